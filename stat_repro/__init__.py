@@ -1,0 +1,1 @@
+"""Structured pruning of trained transformers without gradients (STAT and beyond)."""

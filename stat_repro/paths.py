@@ -1,0 +1,48 @@
+"""Where files go: the clone, the cache, and the shipped configuration.
+
+Nothing is written outside the project root (the clone, or the working directory of an installed
+copy) and the cache folder.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CACHE_VARIABLE = "STAT_REPRO_CACHE"
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def is_clone() -> bool:
+    """Whether the package runs from a source tree (`conf/` beside the package)."""
+    return (_PACKAGE.parent / "conf" / "config.yaml").is_file()
+
+
+def project_root() -> Path:
+    """Root of the clone; for an installed wheel, the working directory."""
+    return _PACKAGE.parent if is_clone() else Path.cwd()
+
+
+def config_dir() -> Path:
+    """Folder of the Hydra groups: `conf/` of the clone, or its copy inside the wheel."""
+    return _PACKAGE.parent / "conf" if is_clone() else _PACKAGE / "conf"
+
+
+def experiments_dir() -> Path:
+    """Folder of the sweep definitions: `experiments/` of the clone, or its copy in the wheel."""
+    return _PACKAGE.parent / "experiments" if is_clone() else _PACKAGE / "experiments"
+
+
+def results_dir() -> Path:
+    """Folder of the stored records."""
+    return project_root() / "results"
+
+
+def cache_dir() -> Path:
+    """`$STAT_REPRO_CACHE`, by default `stat_repro` in the user's cache folder."""
+    explicit = os.environ.get(CACHE_VARIABLE)
+    if explicit:
+        return Path(explicit).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "stat_repro"
