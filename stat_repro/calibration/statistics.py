@@ -1,0 +1,129 @@
+"""Statistics of one site: everything the method needs to know of its activations.
+
+`GramStatistics` is a streamed sum, so its size does not depend on the number of examples.
+`ActivationStatistics` keeps the activations and factors them directly: slower, larger, and the
+oracle the other is tested against. Both answer the same questions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from stat_repro.linalg import blocks, interpolative, pivoting
+
+
+class SiteStatistics(Protocol):
+    """Questions a site's statistics answer; F columns, H units of w columns, k kept columns."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens seen, padding excluded."""
+        ...
+
+    def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
+        """Pivots of A diag(scale), scale of shape (F,)."""
+        ...
+
+    def pivot_units(self, width: int) -> pivoting.PivotedFactor:
+        """Pivots of the activations viewed as (n * w, H), one column per unit."""
+        ...
+
+    def removal_errors(
+        self, order: torch.Tensor, weight: torch.Tensor, column_units: torch.Tensor, width: int
+    ) -> torch.Tensor:
+        """Output error with the first 0..H units of `order` kept; see `linalg.blocks`."""
+        ...
+
+    def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
+        """T of shape (k, F): all columns from the kept ones."""
+        ...
+
+    def output_error(self, difference: torch.Tensor) -> float:
+        """||A difference^T||_F for a change of the consumer, difference of shape (D, F)."""
+        ...
+
+
+@dataclass(frozen=True)
+class GramStatistics:
+    """G = sum over tokens of a a^T.
+
+    Attributes:
+        gram: Shape (F, F), float64.
+        tokens: Tokens in the sum.
+    """
+
+    gram: torch.Tensor
+    tokens: int
+
+    def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
+        """Pivots of A diag(scale) by pivoted Cholesky."""
+        s = scale.to(self.gram)
+        return pivoting.pivoted_cholesky(self.gram * s[:, None] * s[None, :])
+
+    def pivot_units(self, width: int) -> pivoting.PivotedFactor:
+        """Pivots of the units by pivoted Cholesky of their Gram matrix."""
+        return pivoting.pivoted_cholesky(blocks.unit_gram(self.gram, width).contiguous())
+
+    def removal_errors(
+        self, order: torch.Tensor, weight: torch.Tensor, column_units: torch.Tensor, width: int
+    ) -> torch.Tensor:
+        """Output errors from the block factor of G."""
+        factor = blocks.block_factor(self.gram, order, width)
+        return blocks.removal_errors(factor, weight, column_units, width)
+
+    def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
+        """T by Cholesky of G[K, K]."""
+        return interpolative.interpolation_from_gram(self.gram, kept.to(self.gram.device), ridge)
+
+    def output_error(self, difference: torch.Tensor) -> float:
+        """||A difference^T||_F from G."""
+        return interpolative.output_error(self.gram, difference)
+
+
+@dataclass(frozen=True)
+class ActivationStatistics:
+    """The activations themselves.
+
+    Attributes:
+        activations: Shape (n, F), on the CPU in the model's data type.
+    """
+
+    activations: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Rows stored."""
+        return self.activations.shape[0]
+
+    def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
+        """Pivots of A diag(scale) by pivoted QR."""
+        return pivoting.pivoted_qr(self.activations.double() * scale.double().cpu())
+
+    def pivot_units(self, width: int) -> pivoting.PivotedFactor:
+        """Pivots of the (n * w, H) view by pivoted QR."""
+        n, columns = self.activations.shape
+        units = self.activations.view(n, columns // width, width)
+        return pivoting.pivoted_qr(units.transpose(1, 2).reshape(n * width, columns // width))
+
+    def removal_errors(
+        self, order: torch.Tensor, weight: torch.Tensor, column_units: torch.Tensor, width: int
+    ) -> torch.Tensor:
+        """Output errors from the unpivoted QR of the columns in unit order."""
+        offsets = torch.arange(width)
+        columns = (order.cpu()[:, None] * width + offsets).reshape(-1)
+        r = torch.linalg.qr(self.activations.double()[:, columns], mode="r").R
+        factor = r.new_zeros((len(columns), len(columns)))
+        factor[: r.shape[0]] = r
+        return blocks.removal_errors(factor, weight.cpu(), column_units.cpu(), width)
+
+    def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
+        """T by pivoted QR of A[:, K]."""
+        return interpolative.interpolation_from_activations(self.activations, kept, ridge)
+
+    def output_error(self, difference: torch.Tensor) -> float:
+        """||A difference^T||_F, evaluated directly."""
+        product = self.activations.double() @ difference.double().cpu().T
+        return float(torch.linalg.matrix_norm(product))

@@ -1,0 +1,5 @@
+"""Pure linear algebra of the method: tensors in, frozen results out, no modules and no files.
+
+Letters: n rows (tokens), F columns (features), k rank, H units, w columns per unit, D outputs.
+A (n, F) activations; G = A^T A (F, F); T (k, F) interpolation matrix with A ~= A[:, kept] T.
+"""

@@ -1,0 +1,85 @@
+"""Units of several columns: heads and key/value groups.
+
+A unit u of width w owns columns u*w ... (u+1)*w - 1.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from stat_repro.linalg.pivoting import GRAM_RTOL
+
+
+def unit_gram(gram: torch.Tensor, width: int) -> torch.Tensor:
+    """M[a, b] = trace of block (a, b) of G: the Gram matrix of units seen as single columns.
+
+    It is the Gram matrix of the activations viewed as (n * w, H), one column per unit, which is
+    what STAT pivots to order the heads.
+
+    Args:
+        gram: G of shape (H * w, H * w).
+        width: w.
+
+    Returns:
+        M of shape (H, H).
+    """
+    units = gram.shape[0] // width
+    blocks = gram.view(units, width, units, width)
+    return blocks.diagonal(dim1=1, dim2=3).sum(dim=-1)
+
+
+def block_factor(gram: torch.Tensor, order: torch.Tensor, width: int) -> torch.Tensor:
+    """R with R^T R = G in the given order of units, block row by block row.
+
+    Each diagonal block of the Schur complement is inverted by its eigendecomposition; directions
+    at rounding level get zero rows, so rank deficient units are no special case.
+
+    Args:
+        gram: G of shape (H * w, H * w), float64.
+        order: Unit indices, shape (H,).
+        width: w.
+
+    Returns:
+        R of shape (H * w, H * w), columns in the given order of units; row block i holds what
+        unit order[i] adds to the units before it.
+    """
+    columns = (order[:, None] * width + torch.arange(width, device=order.device)).reshape(-1)
+    schur = gram[columns][:, columns].clone()
+    tolerance = GRAM_RTOL * float(schur.diagonal().max()) if len(columns) else 0.0
+    rows = torch.zeros_like(schur)
+    for start in range(0, len(columns), width):
+        block = slice(start, start + width)
+        values, vectors = torch.linalg.eigh(schur[block, block])
+        scale = torch.where(
+            values > tolerance, values.clamp_min(tolerance).rsqrt(), torch.zeros_like(values)
+        )
+        row = (vectors * scale).T @ schur[block, start:]
+        rows[block, start:] = row
+        schur[start:, start:] -= row.T @ row
+    return rows
+
+
+def removal_errors(
+    factor: torch.Tensor, weight: torch.Tensor, column_units: torch.Tensor, width: int
+) -> torch.Tensor:
+    """||residual @ W^T||_F when the first i units of an order are kept, i = 0..H.
+
+    The residual of the best fit from the first i units has the Gram matrix R_i^T R_i, R_i the
+    rows of R from block i on; the orthogonal factor drops out of the norm.
+
+    Args:
+        factor: R of shape (H * w, H * w) from `block_factor`, or of a QR in the same order.
+        weight: Consumer weight W of shape (D, H * w), columns in their original order.
+        column_units: For each position in R the unit whose columns of W read it, shape (H,).
+            The order itself for the true error.
+        width: w.
+
+    Returns:
+        Errors of shape (H + 1,); the last one is 0.
+    """
+    offsets = torch.arange(width, device=column_units.device)
+    columns = (column_units[:, None] * width + offsets).reshape(-1)
+    read = factor @ weight.to(factor)[:, columns].T
+    squares = read.square().sum(dim=1).view(-1, width).sum(dim=1)
+    tails = squares.flip(0).cumsum(0).flip(0)
+    return torch.cat([tails, tails.new_zeros(1)]).sqrt()

@@ -1,0 +1,162 @@
+"""Pivoted factorisations: which columns span the others, and what is lost without the rest.
+
+Pivoted Cholesky of G = A^T A and column-pivoted QR of A give the same pivots and the same R (up
+to signs of rows): A[:, order] = Q R and G[order][:, order] = R^T R.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import torch
+
+# A pivot below this share of the first one is rounding noise: squares are compared for a Gram
+# matrix (relative error eps per entry, F terms), magnitudes for the activations themselves.
+GRAM_RTOL = 1e-14
+QR_RTOL = 1e-13
+
+
+class LinAlgInputError(ValueError):
+    """Input that no factorisation of it would make sense of."""
+
+
+@dataclass(frozen=True)
+class PivotedFactor:
+    """A pivoted factorisation, up to its numerical rank.
+
+    Attributes:
+        order: All F column indices, pivots first (int64). Past the rank the order means nothing.
+        factor: Upper trapezoidal R of shape (rank, F), float64, columns in pivot order.
+    """
+
+    order: torch.Tensor
+    factor: torch.Tensor
+
+    @property
+    def rank(self) -> int:
+        """Numerical rank: pivots above the tolerance."""
+        return self.factor.shape[0]
+
+    @property
+    def magnitudes(self) -> torch.Tensor:
+        """|R_ii| for all F pivots, shape (F,); zero past the rank."""
+        result = self.factor.new_zeros(self.order.shape[0])
+        result[: self.rank] = self.factor.diagonal().abs()
+        return result
+
+    @property
+    def tail_norms(self) -> torch.Tensor:
+        """||R[k:, k:]||_F for k = 0..F, shape (F + 1,): what is lost with the first k pivots."""
+        squares = self.factor.new_zeros(self.order.shape[0] + 1)
+        squares[: self.rank] = self.factor.square().sum(dim=1)
+        return squares.flip(0).cumsum(0).flip(0).sqrt()
+
+
+def check_finite(matrix: torch.Tensor, what: str) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        LinAlgInputError: Names the matrix and the number of bad entries.
+    """
+    bad = int((~torch.isfinite(matrix)).sum())
+    if bad:
+        raise LinAlgInputError(f"{what}: expected finite values, got {bad} NaN or infinite entries")
+
+
+def pivoted_cholesky(
+    gram: torch.Tensor, rtol: float = GRAM_RTOL, *, lapack: bool | None = None
+) -> PivotedFactor:
+    """Pivoted Cholesky factorisation of a positive semidefinite matrix.
+
+    Args:
+        gram: G of shape (F, F), float64.
+        rtol: Pivots (squared lengths) at or below rtol times the first one end the factorisation.
+        lapack: True for LAPACK's dpstrf (CPU), False for the torch loop (any device); None takes
+            LAPACK where the matrix is on the CPU.
+
+    Returns:
+        Pivots and factor on the device of `gram`.
+
+    Raises:
+        LinAlgInputError: Not square, not float64 or not finite.
+    """
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.dtype != torch.float64:
+        raise LinAlgInputError(
+            f"Gram matrix: expected a square float64 matrix, got {tuple(gram.shape)} {gram.dtype}"
+        )
+    check_finite(gram, "Gram matrix")
+    size = gram.shape[0]
+    top = float(gram.diagonal().max()) if size else 0.0
+    if not top > 0.0:
+        empty = gram.new_zeros((0, size))
+        return PivotedFactor(order=torch.arange(size, device=gram.device), factor=empty)
+    if lapack is None:
+        lapack = gram.device.type == "cpu"
+    if lapack:
+        return _pivoted_cholesky_lapack(gram, rtol * top)
+    return _pivoted_cholesky_torch(gram, rtol * top)
+
+
+def _pivoted_cholesky_lapack(gram: torch.Tensor, tolerance: float) -> PivotedFactor:
+    # info 1 means rank deficient, which is a result here and not an error.
+    packed, pivots, rank, info = scipy.linalg.lapack.dpstrf(
+        gram.cpu().numpy(), tol=tolerance, lower=0
+    )
+    if info < 0:
+        raise LinAlgInputError(f"dpstrf refused argument {-info}")
+    order = torch.from_numpy(pivots.astype(np.int64) - 1).to(gram.device)
+    factor = torch.from_numpy(np.triu(packed[:rank])).to(gram.device)
+    return PivotedFactor(order=order, factor=factor)
+
+
+def _pivoted_cholesky_torch(gram: torch.Tensor, tolerance: float) -> PivotedFactor:
+    """Left-looking column by column: row j of R from column p_j of G and the rows above it."""
+    size = gram.shape[0]
+    order = torch.arange(size, device=gram.device)
+    rows = gram.new_zeros((size, size))  # columns in the original order until the end
+    remaining = gram.diagonal().clone()
+    rank = 0
+    for j in range(size):
+        pivot = int(torch.argmax(remaining[order[j:]])) + j
+        column = int(order[pivot])
+        value = float(remaining[column])
+        if value <= tolerance:
+            break
+        order[[j, pivot]] = order[[pivot, j]]
+        row = gram[column] - rows[:j, column] @ rows[:j]
+        row = row / value**0.5
+        row[order[:j]] = 0.0
+        rows[j] = row
+        remaining = remaining - row.square()
+        rank += 1
+    return PivotedFactor(order=order, factor=rows[:rank][:, order].contiguous())
+
+
+def pivoted_qr(activations: torch.Tensor, rtol: float = QR_RTOL) -> PivotedFactor:
+    """Column-pivoted QR (LAPACK geqp3) of the activations themselves: the oracle.
+
+    Args:
+        activations: A of shape (n, F); computed in float64 on the CPU.
+        rtol: Rows of R whose diagonal is at or below rtol times the first one are dropped.
+
+    Raises:
+        LinAlgInputError: Not a matrix or not finite.
+    """
+    if activations.ndim != 2:
+        raise LinAlgInputError(f"activations: expected a matrix, got {tuple(activations.shape)}")
+    check_finite(activations, "activations")
+    matrix = activations.double().cpu().numpy()
+    if min(matrix.shape) == 0:
+        size = matrix.shape[1]
+        empty = torch.zeros((0, size), dtype=torch.float64)
+        return PivotedFactor(order=torch.arange(size), factor=empty)
+    r, pivots = scipy.linalg.qr(matrix, mode="r", pivoting=True, check_finite=False)
+    r = r[: min(matrix.shape)]
+    magnitudes = np.abs(np.diagonal(r))
+    rank = int(np.sum(magnitudes > rtol * magnitudes[0])) if magnitudes[0] > 0 else 0
+    return PivotedFactor(
+        order=torch.from_numpy(pivots.astype(np.int64)),
+        factor=torch.from_numpy(np.ascontiguousarray(r[:rank])),
+    )

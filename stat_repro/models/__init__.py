@@ -1,0 +1,1 @@
+"""What the supported architectures look like, and loading them."""
