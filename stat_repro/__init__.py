@@ -1,1 +1,42 @@
-"""Structured pruning of trained transformers without gradients (STAT and beyond)."""
+"""Structured pruning of trained transformers without gradients (STAT and beyond).
+
+`import stat_repro` also makes pruned models known to transformers, so that
+`AutoModelForSequenceClassification.from_pretrained(folder)` and its siblings load them.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stat_repro.api import Compression, CompressionReport, calibrate, compress
+    from stat_repro.checkpoint import load_plan, save_pruned
+    from stat_repro.plan import LayerPlan, PruningPlan
+
+__version__ = "0.1.0"
+
+# Tables and figures are built from records without torch: paper_figures/build.py asks for that.
+if os.environ.get("STAT_REPRO_LIGHT") != "1":
+    import_module("stat_repro.modeling_stat")
+
+# For the same reason names are loaded when first used.
+_LAZY = {
+    "Compression": "stat_repro.api",
+    "CompressionReport": "stat_repro.api",
+    "LayerPlan": "stat_repro.plan",
+    "PruningPlan": "stat_repro.plan",
+    "calibrate": "stat_repro.api",
+    "compress": "stat_repro.api",
+    "load_plan": "stat_repro.checkpoint",
+    "save_pruned": "stat_repro.checkpoint",
+}
+
+__all__ = [*sorted(_LAZY), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

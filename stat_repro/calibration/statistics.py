@@ -111,13 +111,10 @@ class ActivationStatistics:
     def removal_errors(
         self, order: torch.Tensor, weight: torch.Tensor, column_units: torch.Tensor, width: int
     ) -> torch.Tensor:
-        """Output errors from the unpivoted QR of the columns in unit order."""
-        offsets = torch.arange(width)
-        columns = (order.cpu()[:, None] * width + offsets).reshape(-1)
-        r = torch.linalg.qr(self.activations.double()[:, columns], mode="r").R
-        factor = r.new_zeros((len(columns), len(columns)))
-        factor[: r.shape[0]] = r
-        return blocks.removal_errors(factor, weight.cpu(), column_units.cpu(), width)
+        """Output errors by deflating the activations."""
+        return blocks.removal_errors_from_activations(
+            self.activations.double(), order.cpu(), weight.cpu(), column_units.cpu(), width
+        )
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T by pivoted QR of A[:, K]."""

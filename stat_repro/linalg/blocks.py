@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from stat_repro.linalg.pivoting import GRAM_RTOL
+from stat_repro.linalg.pivoting import GRAM_RTOL, QR_RTOL
 
 
 def unit_gram(gram: torch.Tensor, width: int) -> torch.Tensor:
@@ -43,7 +43,7 @@ def block_factor(gram: torch.Tensor, order: torch.Tensor, width: int) -> torch.T
         R of shape (H * w, H * w), columns in the given order of units; row block i holds what
         unit order[i] adds to the units before it.
     """
-    columns = (order[:, None] * width + torch.arange(width, device=order.device)).reshape(-1)
+    columns = _columns(order, width)
     schur = gram[columns][:, columns].clone()
     tolerance = GRAM_RTOL * float(schur.diagonal().max()) if len(columns) else 0.0
     rows = torch.zeros_like(schur)
@@ -68,7 +68,7 @@ def removal_errors(
     rows of R from block i on; the orthogonal factor drops out of the norm.
 
     Args:
-        factor: R of shape (H * w, H * w) from `block_factor`, or of a QR in the same order.
+        factor: R of shape (H * w, H * w) from `block_factor`.
         weight: Consumer weight W of shape (D, H * w), columns in their original order.
         column_units: For each position in R the unit whose columns of W read it, shape (H,).
             The order itself for the true error.
@@ -77,9 +77,43 @@ def removal_errors(
     Returns:
         Errors of shape (H + 1,); the last one is 0.
     """
-    offsets = torch.arange(width, device=column_units.device)
-    columns = (column_units[:, None] * width + offsets).reshape(-1)
-    read = factor @ weight.to(factor)[:, columns].T
+    read = factor @ weight.to(factor)[:, _columns(column_units, width)].T
     squares = read.square().sum(dim=1).view(-1, width).sum(dim=1)
     tails = squares.flip(0).cumsum(0).flip(0)
     return torch.cat([tails, tails.new_zeros(1)]).sqrt()
+
+
+def removal_errors_from_activations(
+    activations: torch.Tensor,
+    order: torch.Tensor,
+    weight: torch.Tensor,
+    column_units: torch.Tensor,
+    width: int,
+) -> torch.Tensor:
+    """`removal_errors` by deflating the activations themselves, unit by unit.
+
+    A plain QR would not do: for dependent columns it invents directions, and counts them as kept.
+
+    Args:
+        activations: A of shape (n, H * w), float64.
+        order: Unit indices, shape (H,).
+        weight: As in `removal_errors`.
+        column_units: As in `removal_errors`.
+        width: w.
+    """
+    residual = activations[:, _columns(order, width)].clone()
+    readers = weight.to(residual)[:, _columns(column_units, width)]
+    # Directions below this length are rounding noise of the deflation.
+    noise = QR_RTOL * float(torch.linalg.matrix_norm(residual))
+    errors = [torch.linalg.matrix_norm(residual @ readers.T)]
+    for start in range(0, residual.shape[1], width):
+        left, values, _ = torch.linalg.svd(residual[:, start : start + width], full_matrices=False)
+        basis = left[:, values > noise]
+        residual -= basis @ (basis.T @ residual)
+        errors.append(torch.linalg.matrix_norm(residual @ readers.T))
+    return torch.stack(errors)
+
+
+def _columns(units: torch.Tensor, width: int) -> torch.Tensor:
+    offsets = torch.arange(width, device=units.device)
+    return (units[:, None] * width + offsets).reshape(-1)

@@ -1,0 +1,1 @@
+"""Who gets the budget: costs of units, scores that compare layers, sizes per layer."""

@@ -1,0 +1,210 @@
+"""The Python interface: `stat_repro.compress`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from stat_repro.allocation.costs import prunable_costs
+from stat_repro.calibration.capture import Batch, Calibration, CalibrationError, collect_statistics
+from stat_repro.config import ConfigError, PruningConfig
+from stat_repro.measure import Stopwatch
+from stat_repro.methods.base import MethodInput, SiteError
+from stat_repro.methods.registry import METHODS
+from stat_repro.models.adapter import Adapter, adapter_for
+from stat_repro.plan import PruningPlan
+from stat_repro.surgery import prune_model
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What the compression cost and what it did.
+
+    Attributes:
+        ratio: Share of the prunable MACs that was asked to be removed.
+        sequence_length: Mean tokens per example that MACs were counted at.
+        calibration_examples: Rows of the calibration batches.
+        calibration_tokens: Tokens in them, padding excluded.
+        prunable_macs: (dense, pruned) MACs per token of attention and FFN projections and of the
+            attention products.
+        prunable_params: (dense, pruned) parameters of those projections.
+        params: (dense, pruned) parameters of the whole model.
+        site_errors: Relative output error of every site on the calibration data.
+        timings: Seconds per stage; `compress_s` is the whole.
+    """
+
+    ratio: float
+    sequence_length: float
+    calibration_examples: int
+    calibration_tokens: int
+    prunable_macs: tuple[float, float]
+    prunable_params: tuple[int, int]
+    params: tuple[int, int]
+    site_errors: tuple[SiteError, ...]
+    timings: dict[str, float]
+
+    @property
+    def mac_kept_fraction(self) -> float:
+        """Share of the prunable MACs that is left."""
+        return self.prunable_macs[1] / self.prunable_macs[0]
+
+    @property
+    def param_kept_fraction(self) -> float:
+        """Share of all parameters of the model (embeddings included) that is left."""
+        return self.params[1] / self.params[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            **asdict(self),
+            "mac_kept_fraction": self.mac_kept_fraction,
+            "param_kept_fraction": self.param_kept_fraction,
+        }
+
+
+@dataclass(frozen=True)
+class Compression:
+    """The pruned model, how it was cut, and what that cost.
+
+    Attributes:
+        model: A new, physically smaller model; `save_pretrained` stores its per-layer sizes.
+        plan: Kept units per layer.
+        report: Costs, errors per site, timings.
+    """
+
+    model: PreTrainedModel
+    plan: PruningPlan
+    report: CompressionReport
+
+
+def compress(
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    *,
+    ratio: float = 0.5,
+    method: str = "stat",
+    seed: int = 0,
+    statistics: str = "gram",
+    sequence_length: float | None = None,
+    calibration: Calibration | None = None,
+    **options: Any,
+) -> Compression:
+    """Prune a trained transformer to a share of its MACs, without gradients.
+
+    Args:
+        model: BERT, DistilBERT or Llama with any task head; it is not changed.
+        batches: Calibration batches as the model's tokenizer makes them: mappings with `input_ids`
+            (B, S) and `attention_mask`. A list or another iterable that can be read twice.
+        ratio: Share of the prunable MACs that is removed, 0 <= ratio < 1.
+        method: Name of the method.
+        seed: Seed of a method's random choices.
+        statistics: `gram` (streamed) or `exact` (stored activations; small sets only).
+        sequence_length: Mean tokens per example at which MACs are counted; by default that of the
+            batches.
+        calibration: Dense statistics of these batches if they exist already (`calibrate`).
+        **options: Fields of `stat_repro.config.PruningConfig`, such as `allocation="uniform"`.
+
+    Returns:
+        The pruned model, its plan and a report.
+
+    Raises:
+        ConfigError: Unknown or inconsistent options.
+        UnsupportedModelError: No adapter for the model.
+        CalibrationError: Unusable batches.
+        BudgetError: A ratio that cannot be met.
+    """
+    if not 0 <= ratio < 1:
+        raise ConfigError(f"ratio: expected 0 <= ratio < 1 (share removed); got {ratio}")
+    config = _pruning_config(method, options)
+    watch = Stopwatch(next(model.parameters()).device)
+    with watch.stage("compress_s"):
+        adapter = adapter_for(model)
+        if calibration is None:
+            with watch.stage("calibrate_s"):
+                calibration = calibrate(model, batches, statistics=statistics)
+        if sequence_length is None:
+            sequence_length = calibration.mean_length
+        output = METHODS[config.method](
+            MethodInput(
+                model=model,
+                adapter=adapter,
+                batches=_rereadable(batches),
+                ratio=ratio,
+                sequence_length=sequence_length,
+                config=config,
+                statistics=statistics,
+                calibration=calibration,
+                generator=torch.Generator().manual_seed(seed),
+            )
+        )
+        with watch.stage("surgery_s"):
+            pruned = prune_model(model, output.plan, output.edits)
+    report = _report(
+        model, pruned, adapter, output.plan, ratio, sequence_length, calibration,
+        output.errors, {**watch.seconds, **output.timings},
+    )  # fmt: skip
+    return Compression(model=pruned, plan=output.plan, report=report)
+
+
+def calibrate(
+    model: PreTrainedModel, batches: Iterable[Batch], *, statistics: str = "gram"
+) -> Calibration:
+    """Dense statistics of all sites, which several ratios of one calibration set can share."""
+    return collect_statistics(
+        model,
+        adapter_for(model),
+        _rereadable(batches),
+        statistics=statistics,
+        label="statistics of the dense model",
+    )
+
+
+def _pruning_config(method: str, options: dict[str, Any]) -> PruningConfig:
+    valid = set(PruningConfig.__dataclass_fields__)
+    unknown = sorted(set(options) - valid)
+    if unknown:
+        raise ConfigError(
+            f"unknown options {', '.join(unknown)}; valid: {', '.join(sorted(valid - {'method'}))}"
+        )
+    if options.get("authors_compat") and "min_units" not in options:
+        options = {**options, "min_units": 0}
+    return PruningConfig(method=method, **options)
+
+
+def _rereadable(batches: Iterable[Batch]) -> Iterable[Batch]:
+    if isinstance(batches, Iterator):
+        raise CalibrationError(
+            "batches: expected an iterable that can be read twice, such as a list; got "
+            f"{type(batches).__name__}, which is empty after the first pass"
+        )
+    return batches
+
+
+def _report(
+    model: PreTrainedModel,
+    pruned: PreTrainedModel,
+    adapter: Adapter,
+    plan: PruningPlan,
+    ratio: float,
+    sequence_length: float,
+    calibration: Calibration,
+    errors: tuple[SiteError, ...],
+    timings: dict[str, float],
+) -> CompressionReport:
+    dense = prunable_costs(adapter, sequence_length)
+    small = prunable_costs(adapter, sequence_length, plan)
+    return CompressionReport(
+        ratio=ratio,
+        sequence_length=sequence_length,
+        calibration_examples=calibration.examples,
+        calibration_tokens=calibration.tokens,
+        prunable_macs=(dense.macs, small.macs),
+        prunable_params=(dense.params, small.params),
+        params=(model.num_parameters(), pruned.num_parameters()),
+        site_errors=errors,
+        timings=timings,
+    )

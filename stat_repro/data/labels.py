@@ -1,0 +1,115 @@
+"""From the values of a label column to class indices or regression targets."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from stat_repro.data.errors import DataError
+
+
+def class_names(values: list[Any], what: str) -> tuple[str, ...]:
+    """Names of the classes of a training part, in the order of their indices.
+
+    Integers keep their order and must be consecutive, so that 0..K-1 are the class indices
+    themselves; names are sorted.
+
+    Args:
+        values: Labels of the training part: all integers (also as strings) or all strings.
+        what: File and column, for the message.
+
+    Raises:
+        DataError: Missing or mixed labels, gaps between integers, or a single class.
+    """
+    keys = [_label(value, what, row) for row, value in enumerate(values, start=1)]
+    numbers = _integers(set(keys))
+    if numbers is None:
+        names = sorted(set(keys))
+    else:
+        names = [str(number) for number in sorted(numbers)]
+        if max(numbers) - min(numbers) + 1 != len(numbers):
+            raise DataError(
+                f"{what}: expected consecutive class numbers; got {', '.join(names)}. Use names "
+                "(strings that are no numbers) if these are the classes"
+            )
+    if len(names) < 2:
+        raise DataError(f"{what}: expected at least two classes; got only {', '.join(names)}")
+    return tuple(names)
+
+
+def class_indices(values: list[Any], names: tuple[str, ...], what: str) -> list[int]:
+    """Class indices of labels.
+
+    Args:
+        values: Labels, of the kind that `class_names` takes.
+        names: The classes of the training part.
+        what: File and column, for the message.
+
+    Raises:
+        DataError: A label that the training part does not have.
+    """
+    index = {name: position for position, name in enumerate(names)}
+    indices = []
+    for row, value in enumerate(values, start=1):
+        key = _label(value, what, row)
+        if key not in index:
+            raise DataError(
+                f"{what}, row {row}: label {key!r} does not occur in the training part; "
+                f"its classes are {', '.join(names)}"
+            )
+        indices.append(index[key])
+    return indices
+
+
+def targets(values: list[Any], what: str) -> list[float]:
+    """Regression targets.
+
+    Args:
+        values: Numbers, or strings that are numbers.
+        what: File and column, for the message.
+
+    Raises:
+        DataError: A value is no finite number; says which row.
+    """
+    numbers = []
+    for row, value in enumerate(values, start=1):
+        number = math.nan
+        if isinstance(value, (str, Real)) and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except ValueError:
+                number = math.nan
+        if not math.isfinite(number):
+            raise DataError(
+                f"{what}, row {row}: expected a finite number (task=regression); got {value!r}"
+            )
+        numbers.append(number)
+    return numbers
+
+
+def _label(value: Any, what: str, row: int) -> str:
+    """One label as a string; integers in their shortest form, whatever type holds them."""
+    if isinstance(value, (bool, Integral)):
+        return str(int(value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str) and value.strip():
+        number = _integer(value.strip())
+        return value.strip() if number is None else str(number)
+    raise DataError(
+        f"{what}, row {row}: expected a class, an integer or a string; got {value!r} "
+        "(numbers with a fraction are targets of task=regression)"
+    )
+
+
+def _integer(text: str) -> int | None:
+    digits = text[1:] if text[:1] in ("-", "+") else text
+    return int(text) if digits.isascii() and digits.isdigit() else None
+
+
+def _integers(keys: set[str]) -> list[int] | None:
+    """The keys as integers, None if at least one is a name."""
+    numbers = [_integer(key) for key in keys]
+    known = [number for number in numbers if number is not None]
+    return known if len(known) == len(keys) else None

@@ -1,0 +1,190 @@
+"""Labelled sentences for classification and regression."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from stat_repro import assets
+from stat_repro.config import DatasetConfig
+from stat_repro.data.errors import DataError
+from stat_repro.data.labels import class_indices, class_names, targets
+from stat_repro.data.ratings import RatedSnippet, read_ratings
+from stat_repro.data.tables import Columns, column, read_table, texts
+
+SPLITS = ("train", "validation", "test")
+SENTIMENT_NAMES = ("negative", "positive")
+
+# Training, validation and test examples of the packaged sets; the order is a fixed permutation.
+ASSET_SPLITS: dict[str, tuple[int, int, int]] = {
+    "movie_reviews": (8000, 1000, 1605),
+    "amazon_reviews": (2595, 371, 742),
+    "tweets": (2940, 420, 840),
+}
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Labelled sentences in named parts.
+
+    Attributes:
+        name: Label in records and tables.
+        task: `classification` or `regression`.
+        splits: `train` and, where given, `validation` and `test`, with columns `text`,
+            `text_pair` (sentence pairs only) and `label` (class index, or float target).
+        label_names: Class names by index; None for regression.
+        fingerprint: sha256 of the contents per split.
+    """
+
+    name: str
+    task: str
+    splits: dict[str, datasets.Dataset]
+    label_names: tuple[str, ...] | None
+    fingerprint: dict[str, str]
+
+    def split(self, name: str) -> datasets.Dataset:
+        """One part.
+
+        Raises:
+            DataError: The part was not given.
+        """
+        if name not in self.splits:
+            raise DataError(
+                f"{self.name}: expected a {name} part; there are only {', '.join(self.splits)}. "
+                f"Name its file with dataset.{name}=<file>"
+            )
+        return self.splits[name]
+
+
+def load_task_data(config: DatasetConfig) -> TaskData:
+    """Load labelled sentences.
+
+    Args:
+        config: `source` is `asset:movie_reviews`, `asset:amazon_reviews`, `asset:tweets` or
+            `table`; `task` is classification or regression.
+
+    Returns:
+        The parts; a packaged set has all three, a table those whose files are given.
+
+    Raises:
+        DataError: A source, file, column or label that cannot be used.
+        stat_repro.assets.AssetError: A packaged set cannot be fetched.
+    """
+    if config.task not in ("classification", "regression"):
+        raise DataError(
+            f"dataset.task: expected classification or regression for sentences; got {config.task}"
+        )
+    if config.source == "table":
+        columns, names = _read_user_tables(config)
+    else:
+        columns, names = _read_asset(config)
+    return TaskData(
+        name=config.name,
+        task=config.task,
+        splits={part: _dataset(values, config.task) for part, values in columns.items()},
+        label_names=names,
+        fingerprint={part: fingerprint_of(values) for part, values in columns.items()},
+    )
+
+
+def _dataset(columns: Columns, task: str) -> datasets.Dataset:
+    """The columns in memory (nothing is written) with one type per column on every machine."""
+    kinds = {name: datasets.Value("string") for name in columns}
+    kinds["label"] = datasets.Value("int64" if task == "classification" else "float64")
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
+
+
+def fingerprint_of(columns: Columns) -> str:
+    """sha256 of the rows, one JSON line each; equal exactly for equal contents in equal order."""
+    digest = hashlib.sha256()
+    names = sorted(columns)
+    for row in zip(*(columns[name] for name in names), strict=True):
+        line = json.dumps(dict(zip(names, row, strict=True)), sort_keys=True)
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _read_asset(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[str, ...] | None]:
+    prefix, _, name = config.source.partition(":")
+    if prefix != "asset" or name not in ASSET_SPLITS:
+        valid = ", ".join(f"asset:{known}" for known in ASSET_SPLITS)
+        raise DataError(
+            f"dataset.source: expected table, {valid} for task={config.task}; got {config.source!r}"
+        )
+    snippets = read_ratings(assets.text_file(name))
+    classify = config.task == "classification"
+    parts = {
+        part: _sentiment([snippets[row] for row in rows], classify)
+        for part, rows in split_rows(ASSET_SPLITS[name], len(snippets), name).items()
+    }
+    return parts, SENTIMENT_NAMES if classify else None
+
+
+def _sentiment(snippets: list[RatedSnippet], classify: bool) -> Columns:
+    """Sentences with their rating, or with class 1 where the rating is above zero."""
+    return {
+        "text": [snippet.text for snippet in snippets],
+        "label": [int(s.rating > 0) if classify else s.rating for s in snippets],
+    }
+
+
+def split_rows(sizes: tuple[int, int, int], rows: int, name: str) -> dict[str, list[int]]:
+    """The fixed split: consecutive pieces of one permutation of all rows.
+
+    Args:
+        sizes: Examples for training, validation and test.
+        rows: Rows of the file.
+        name: Name of the set, for the message.
+
+    Returns:
+        Row numbers per part.
+
+    Raises:
+        DataError: The sizes do not add up to the rows.
+    """
+    if sum(sizes) != rows:
+        raise DataError(f"{name}: expected {sum(sizes)} rows; got {rows}")
+    order = np.random.RandomState(0).permutation(rows)
+    pieces = np.split(order, np.cumsum(sizes)[:-1])
+    return {part: piece.tolist() for part, piece in zip(SPLITS, pieces, strict=True)}
+
+
+def _read_user_tables(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[str, ...] | None]:
+    """Text and label columns of the user's files; the classes are those of the training part."""
+    if config.train is None:
+        raise DataError(
+            "dataset.train: expected the file with the calibration sentences (csv, tsv, jsonl or "
+            "parquet), for example dataset.train=train.csv dataset.test=test.csv"
+        )
+    given = {"train": config.train, "validation": config.validation, "test": config.test}
+    names: tuple[str, ...] | None = None
+    parts: dict[str, Columns] = {}
+    for part, file in given.items():
+        if file is None:
+            continue
+        path = Path(file).expanduser()
+        table = read_table(path)
+        values = column(table, config.label_column, path, "dataset.label_column")
+        what = f"{path}, column {config.label_column!r}"
+        parts[part] = _text_columns(table, config, path)
+        if config.task == "regression":
+            parts[part]["label"] = targets(values, what)
+        else:
+            if names is None:  # the training part comes first
+                names = class_names(values, what)
+            parts[part]["label"] = class_indices(values, names, what)
+    return parts, names
+
+
+def _text_columns(table: Columns, config: DatasetConfig, path: Path) -> Columns:
+    found = column(table, config.text_column, path, "dataset.text_column")
+    columns = {"text": texts(found, path, config.text_column)}
+    if config.text_pair_column is not None:
+        pair = column(table, config.text_pair_column, path, "dataset.text_pair_column")
+        columns["text_pair"] = texts(pair, path, config.text_pair_column)
+    return columns

@@ -1,0 +1,1 @@
+"""What is measured on the dense and on the pruned model."""

@@ -1,0 +1,146 @@
+"""What the pipeline measures: task metrics or perplexity, fidelity, and the protocol of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from stat_repro.evaluation.fidelity import classification_fidelity, regression_fidelity
+from stat_repro.evaluation.perplexity import compare_language_models
+from stat_repro.metrics import load_metric
+from stat_repro.metrics.scores import NO_CLASS
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """Class with the largest logit, (N); `NO_CLASS` where a logit is not finite.
+
+    Args:
+        logits: (N, C).
+    """
+    broken = ~torch.isfinite(logits).all(dim=1)
+    return logits.argmax(dim=1).masked_fill(broken, NO_CLASS)
+
+
+def task_metrics(logits: Tensor, references: ArrayLike, task: str) -> dict[str, float]:
+    """Metrics of one model on labelled examples.
+
+    Args:
+        logits: (N, C) for classification, (N, 1) for regression.
+        references: Class indices or target values, N.
+        task: `classification` or `regression`.
+
+    Returns:
+        `accuracy`, `f1`, `matthews`, or `pearson`, `spearman` (nan where undefined).
+
+    Raises:
+        ValueError: An unknown task, or logits that do not fit the task.
+    """
+    metric = load_metric(task)
+    outputs = logits.shape[-1]
+    if logits.ndim != 2 or (outputs == 1) != (task == "regression"):
+        wanted = "(examples, 1)" if task == "regression" else "(examples, at least 2 classes)"
+        raise ValueError(f"{task}: expected logits {wanted}; got {tuple(logits.shape)}")
+    if task == "regression":
+        return metric.compute(predictions=logits[:, 0].tolist(), references=references)
+    return metric.compute(
+        predictions=predicted_classes(logits).tolist(), references=references, num_classes=outputs
+    )
+
+
+def evaluate_task(
+    dense_logits: Tensor,
+    pruned_logits: Tensor,
+    references: ArrayLike,
+    task: str,
+    split: str,
+    max_length: int,
+) -> dict[str, Any]:
+    """Task metrics of both models, and fidelity of the pruned one.
+
+    Args:
+        dense_logits: (N, C), finite.
+        pruned_logits: (N, C).
+        references: Class indices or target values, N.
+        task: `classification` or `regression`.
+        split: Part of the data set, for the protocol.
+        max_length: Tokens after which sentences were cut, for the protocol.
+
+    Returns:
+        `dense` and `pruned` (see `task_metrics`), `fidelity` (`kl`, `agreement`, or
+        `mse_to_dense`), `protocol`.
+
+    Raises:
+        ValueError: Logits that do not fit the task or each other, or a dense model that is not
+            finite.
+    """
+    regression = task == "regression"
+    dense = task_metrics(dense_logits, references, task)
+    fidelity = regression_fidelity if regression else classification_fidelity
+    protocol: dict[str, Any] = {
+        "task": task,
+        "split": split,
+        "examples": len(dense_logits),
+        "max_length": max_length,
+        "truncation": "sentences are cut after max_length tokens, special tokens included",
+        "special_tokens": "as the tokenizer adds them",
+        "padding": "to the longest sentence of the batch, masked",
+    }
+    if not regression:
+        classes = dense_logits.shape[1]
+        protocol["classes"] = classes
+        protocol["f1"] = "class 1" if classes == 2 else "macro over the classes that occur"
+    return {
+        "dense": dense,
+        "pruned": task_metrics(pruned_logits, references, task),
+        "fidelity": fidelity(dense_logits, pruned_logits),
+        "protocol": protocol,
+    }
+
+
+def evaluate_language(
+    dense: nn.Module,
+    pruned: nn.Module,
+    windows: Tensor,
+    split: str,
+    join: str,
+    batch_size: int = 4,
+    label: str = "evaluating dense and pruned",
+) -> dict[str, Any]:
+    """Perplexity of both models, and fidelity of the pruned one.
+
+    Args:
+        dense: Reference model.
+        pruned: Pruned model.
+        windows: Token ids, (N, W).
+        split: Part of the data set, for the protocol.
+        join: String between the documents before tokenising, for the protocol.
+        batch_size: Windows per forward pass at most.
+        label: What the progress line says.
+
+    Returns:
+        `dense` and `pruned` (`perplexity`, `nll`; inf for a model with outputs that are not
+        finite), `fidelity` (`kl`, `agreement`, per predicted token), `protocol`.
+
+    Raises:
+        DenseModelError: The dense model's logits are not finite.
+        ValueError: No windows, windows too short, or vocabularies that differ.
+    """
+    scores = compare_language_models(dense, pruned, windows, batch_size, label)
+    return {
+        "dense": {"perplexity": scores.dense_perplexity, "nll": scores.dense_nll},
+        "pruned": {"perplexity": scores.pruned_perplexity, "nll": scores.pruned_nll},
+        "fidelity": {"kl": scores.kl, "agreement": scores.agreement},
+        "protocol": {
+            "task": "language_modeling",
+            "split": split,
+            "windows": scores.windows,
+            "tokens_per_window": windows.shape[1],
+            "predicted_tokens": scores.tokens,
+            "join": join,
+            "special_tokens": "none added",
+            "context": "every window on its own; its first token is not predicted",
+        },
+    }

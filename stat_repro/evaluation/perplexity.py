@@ -1,0 +1,244 @@
+"""Token perplexity of language models, and how far a pruned one is from the dense one.
+
+Protocol: every window of W tokens is scored on its own, without tokens around it. Tokens 1 to
+W - 1 are predicted (W - 1 losses per window, the first token only gives context). The mean negative
+log-likelihood runs over all predicted tokens of all windows, and its exponential is the perplexity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stat_repro.evaluation.predictions import device_of, evaluating
+from stat_repro.progress import Progress
+
+# Upper bound of one model's logits per forward pass; a vocabulary of 49,152 and windows of 512
+# tokens take 100 MB per window in float32.
+LOGIT_BYTES = 256 * 2**20
+# Positions whose log-softmax is computed at once.
+CHUNK_POSITIONS = 128
+
+
+class DenseModelError(ValueError):
+    """The dense model's own output is not finite, so nothing can be compared with it."""
+
+
+def perplexity_of(nll: float) -> float:
+    """exp(nll), inf where that overflows."""
+    try:
+        return math.exp(nll)
+    except OverflowError:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class LanguageScore:
+    """Score of one model.
+
+    Attributes:
+        nll: Mean negative log-likelihood per predicted token, in nats; inf for a model with
+            outputs that are not finite.
+        tokens: Number of predicted tokens.
+        windows: Number of windows.
+    """
+
+    nll: float
+    tokens: int
+    windows: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nll)."""
+        return perplexity_of(self.nll)
+
+
+@dataclass(frozen=True)
+class LanguageComparison:
+    """Scores of the dense and the pruned model on the same windows.
+
+    Attributes:
+        dense_nll: Mean negative log-likelihood per predicted token of the dense model, in nats.
+        pruned_nll: The same of the pruned model; inf if an output is not finite.
+        kl: Mean over the predicted tokens of KL(dense || pruned), in nats; inf likewise.
+        agreement: Share of predicted tokens where both models have the same most likely token.
+        tokens: Number of predicted tokens.
+        windows: Number of windows.
+    """
+
+    dense_nll: float
+    pruned_nll: float
+    kl: float
+    agreement: float
+    tokens: int
+    windows: int
+
+    @property
+    def dense_perplexity(self) -> float:
+        """exp(dense_nll)."""
+        return perplexity_of(self.dense_nll)
+
+    @property
+    def pruned_perplexity(self) -> float:
+        """exp(pruned_nll)."""
+        return perplexity_of(self.pruned_nll)
+
+
+def _check_windows(windows: Tensor, batch_size: int) -> None:
+    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
+        raise ValueError(
+            "perplexity: expected token ids (windows, tokens) with at least one window of at "
+            f"least two tokens; got shape {tuple(windows.shape)}"
+        )
+    if batch_size < 1:
+        raise ValueError(f"perplexity: expected a batch size of at least 1; got {batch_size}")
+
+
+def _window_batches(model: nn.Module, windows: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Windows in batches of at most `batch_size` whose logits stay under `LOGIT_BYTES`."""
+    vocabulary = getattr(model.config, "vocab_size", 1)
+    fits = max(1, LOGIT_BYTES // (4 * vocabulary * windows.shape[1]))
+    yield from windows.split(min(batch_size, fits))
+
+
+def _next_token_logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Logits (B, W - 1, V) of the predicted positions of a batch of windows (B, W)."""
+    return model(input_ids=tokens.to(device_of(model)), use_cache=False).logits[:, :-1]
+
+
+def _chunks(batch: Tensor) -> Iterator[tuple[int, slice]]:
+    """Window and positions of the parts whose log-softmax is computed at once."""
+    windows, tokens = batch.shape
+    for row in range(windows):
+        for start in range(0, tokens - 1, CHUNK_POSITIONS):
+            yield row, slice(start, min(start + CHUNK_POSITIONS, tokens - 1))
+
+
+def _token_nll(log_probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood (T) in float64; inf where the row (T, V) is not a distribution."""
+    nll = -log_probabilities.gather(1, targets[:, None]).squeeze(1).double()
+    return nll.masked_fill(nll.isnan(), torch.inf)
+
+
+def perplexity(
+    model: nn.Module, windows: Tensor, batch_size: int = 4, label: str = "perplexity"
+) -> LanguageScore:
+    """Score of one model, by the protocol of this module.
+
+    Args:
+        model: Causal language model.
+        windows: Token ids, (N, W).
+        batch_size: Windows per forward pass at most; does not change the result beyond rounding.
+        label: What the progress line says.
+
+    Returns:
+        The score; log-softmax in float32 whatever the model's data type, sums in float64.
+
+    Raises:
+        ValueError: No windows, or windows too short to predict anything.
+    """
+    _check_windows(windows, batch_size)
+    count, window = windows.shape
+    total = 0.0
+    with evaluating(model), torch.inference_mode(), Progress(label, count, "windows") as progress:
+        for batch in _window_batches(model, windows, batch_size):
+            logits = _next_token_logits(model, batch)
+            targets = batch[:, 1:].to(logits.device)
+            for row, part in _chunks(batch):
+                log_q = logits[row, part].float().log_softmax(dim=1)
+                total += float(_token_nll(log_q, targets[row, part]).sum())
+            progress.advance(len(batch))
+    tokens = count * (window - 1)
+    return LanguageScore(total / tokens, tokens, count)
+
+
+def _compare_chunk(dense: Tensor, pruned: Tensor, targets: Tensor, place: str) -> Tensor:
+    """Sums over T positions: dense NLL, pruned NLL, KL, agreements; float64, (4,).
+
+    Args:
+        dense: Logits (T, V), float32.
+        pruned: Logits (T, V), float32, same device.
+        targets: Token ids, (T).
+        place: Where the positions are, for the error message.
+    """
+    log_p, log_q = dense.log_softmax(dim=1), pruned.log_softmax(dim=1)
+    # One nan makes the whole row of a log-softmax nan, so one column tells.
+    if bool(log_p[:, 0].isnan().any()):
+        raise DenseModelError(
+            f"perplexity: the dense model's logits are not finite (at or after {place}); "
+            "expected a working model to compare with"
+        )
+    broken = log_q[:, 0].isnan()
+    p = log_p.exp()
+    # A token that the dense model excludes (p = 0) adds nothing, whatever the pruned model says.
+    terms = (p * (log_p - log_q)).masked_fill_(p == 0, 0.0)
+    divergence = terms.sum(dim=1, dtype=torch.float64).masked_fill(broken, torch.inf)
+    same = (dense.argmax(dim=1) == pruned.argmax(dim=1)) & ~broken
+    return torch.stack(
+        [
+            _token_nll(log_p, targets).sum(),
+            _token_nll(log_q, targets).sum(),
+            divergence.sum(),
+            same.sum().double(),
+        ]
+    )
+
+
+def compare_language_models(
+    dense: nn.Module,
+    pruned: nn.Module,
+    windows: Tensor,
+    batch_size: int = 4,
+    label: str = "comparing the language models",
+) -> LanguageComparison:
+    """Perplexity of both models, KL and agreement per predicted token, in one pass over the text.
+
+    Both models see the same batch before the next one, so that no logits are stored. A pruned
+    model whose logits are not finite has infinite perplexity and divergence; such positions count
+    as disagreements.
+
+    Args:
+        dense: Reference model.
+        pruned: Model that is compared with it; may be on another device.
+        windows: Token ids, (N, W).
+        batch_size: Windows per forward pass at most; does not change the result beyond rounding.
+        label: What the progress line says.
+
+    Returns:
+        The comparison; log-softmax in float32 whatever the data types, sums in float64.
+
+    Raises:
+        DenseModelError: The dense model's logits are not finite.
+        ValueError: No windows, windows too short, or vocabularies that differ.
+    """
+    _check_windows(windows, batch_size)
+    count, window = windows.shape
+    sums = torch.zeros(4, dtype=torch.float64)
+    with (
+        evaluating(dense),
+        evaluating(pruned),
+        torch.inference_mode(),
+        Progress(label, count, "windows") as progress,
+    ):
+        for batch in _window_batches(dense, windows, batch_size):
+            dense_logits = _next_token_logits(dense, batch)
+            pruned_logits = _next_token_logits(pruned, batch)
+            if dense_logits.shape != pruned_logits.shape:
+                raise ValueError(
+                    "perplexity: expected models with the same vocabulary; got "
+                    f"{dense_logits.shape[2]} (dense) and {pruned_logits.shape[2]} (pruned) tokens"
+                )
+            targets = batch[:, 1:].to(dense_logits.device)
+            for row, part in _chunks(batch):
+                reference = dense_logits[row, part].float()
+                compared = pruned_logits[row, part].to(reference.device).float()
+                place = f"window {progress.done + row}, predicted token {part.start}"
+                sums += _compare_chunk(reference, compared, targets[row, part], place).cpu()
+            progress.advance(len(batch))
+    tokens = count * (window - 1)
+    dense_nll, pruned_nll, kl, agreement = (sums / tokens).tolist()
+    return LanguageComparison(dense_nll, pruned_nll, kl, agreement, tokens, count)

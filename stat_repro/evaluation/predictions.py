@@ -1,0 +1,84 @@
+"""Outputs of a model on labelled sentences, in the order of the examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from stat_repro.progress import Progress
+
+Batch = dict[str, Tensor]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every module has its own flag back."""
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags.items():
+            module.training = training
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Device of the model's first parameter."""
+    return next(model.parameters()).device
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`, without the labels (a head would compute its loss from them)."""
+    return {key: value.to(device) for key, value in batch.items() if key != "labels"}
+
+
+def predict_logits(
+    model: nn.Module,
+    batches: Iterable[tuple[Sequence[int] | Tensor, Batch]],
+    total: int,
+    label: str = "evaluating",
+) -> Tensor:
+    """Logits of every example.
+
+    Args:
+        model: Model with a head of C outputs.
+        batches: Pairs of example indices (B) and a batch of B padded examples; the indices
+            0 to N - 1 come once each, in any order.
+        total: Number of examples N.
+        label: What the progress line says.
+
+    Returns:
+        float32 logits on the CPU, (N, C), row i for example i.
+
+    Raises:
+        ValueError: No examples, or the indices are not 0 to N - 1 once each.
+    """
+    if total < 1:
+        raise ValueError(f"{label}: expected at least one example; got {total}")
+    device = device_of(model)
+    logits: Tensor | None = None
+    seen = torch.zeros(total, dtype=torch.long)
+    with evaluating(model), torch.inference_mode(), Progress(label, total, "sentences") as progress:
+        for indices, batch in batches:
+            rows = torch.as_tensor(indices, dtype=torch.long)
+            if len(rows) > 0 and (int(rows.min()) < 0 or int(rows.max()) >= total):
+                raise ValueError(
+                    f"{label}: expected example indices from 0 to {total - 1}; "
+                    f"got {int(rows.min())} to {int(rows.max())}"
+                )
+            outputs = model(**to_device(batch, device)).logits.float().cpu()
+            if logits is None:
+                logits = outputs.new_empty(total, outputs.shape[-1])
+            logits[rows] = outputs
+            seen.index_add_(0, rows, torch.ones_like(rows))
+            progress.advance(len(rows))
+    if logits is None or not bool((seen == 1).all()):
+        raise ValueError(
+            f"{label}: expected every one of {total} examples once; "
+            f"{int((seen == 0).sum())} are missing, {int((seen > 1).sum())} came more than once"
+        )
+    # A tensor made in inference mode cannot take part in autograd later; the copy can.
+    return logits.clone()

@@ -1,0 +1,268 @@
+"""Task checkpoints: an encoder with a task head, trained once and cached by its recipe.
+
+The folder's name is a hash of everything that decides its content: base model, training rows,
+labels, `FinetuneConfig`, sentence length and `FINETUNE_VERSION`. Training depends on no random
+state but `FinetuneConfig.seed`, and leaves the caller's random state as it was. Equal recipes give
+equal weights on the same machine; devices, thread counts and library versions change rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from filelock import FileLock, Timeout
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from stat_repro.config import FinetuneConfig
+from stat_repro.data.batching import sentence_batches
+from stat_repro.data.tasks import TaskData
+from stat_repro.evaluation.evaluate import task_metrics
+from stat_repro.evaluation.predictions import predict_logits
+from stat_repro.paths import cache_dir
+from stat_repro.training import seeded, train
+
+# Raise it when a change of this file changes the weights that a recipe leads to.
+FINETUNE_VERSION = 1
+ENCODERS = ("bert", "distilbert")
+EVALUATION_BATCH = 64
+# Parts that a base encoder may lack; anything else missing means a wrong or damaged checkpoint.
+_HEAD_PARTS = ("classifier.", "pre_classifier.", "bert.pooler.")
+_HEADS = {
+    "classification": "ForSequenceClassification",
+    "regression": "ForSequenceClassification",
+    "language_modeling": "ForCausalLM",
+}
+
+
+class FinetuneError(RuntimeError):
+    """A task checkpoint that cannot be made."""
+
+
+def has_task_head(folder: Path, task: str) -> bool:
+    """Whether a checkpoint carries a trained head for the task.
+
+    Args:
+        folder: Hugging Face folder.
+        task: `classification` (two labels or more), `regression` (one) or `language_modeling`.
+
+    Raises:
+        ValueError: An unknown task.
+        FileNotFoundError: No `config.json` in the folder.
+    """
+    if task not in _HEADS:
+        raise ValueError(f"task: expected one of {', '.join(_HEADS)}; got {task!r}")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architectures = config.get("architectures") or []
+    if not any(name.endswith(_HEADS[task]) for name in architectures):
+        return False
+    if task == "language_modeling":
+        return True
+    # A configuration without label names means two labels, the library's default.
+    labels = len(config.get("id2label", ("", "")))
+    return (labels == 1) == (task == "regression")
+
+
+def task_checkpoint(
+    base_folder: Path,
+    base_hash: str,
+    data: TaskData,
+    config: FinetuneConfig,
+    max_length: int,
+    device: torch.device,
+) -> Path:
+    """Folder of the encoder with a trained task head; trained on the first call, then cached.
+
+    Args:
+        base_folder: Hugging Face folder of a BERT or DistilBERT encoder with its tokenizer.
+        base_hash: Hash of the content of that folder.
+        data: Labelled sentences with a `train` split.
+        config: The recipe.
+        max_length: Tokens after which a sentence is cut.
+        device: Where to train.
+
+    Returns:
+        A folder with model, tokenizer and `recipe.json` (recipe, mean training loss per epoch,
+        seconds, metrics on the validation split if there is one, versions).
+
+    Raises:
+        FinetuneError: Training is switched off, the model is no encoder with a recipe, it lacks
+            weights, there is nothing to train on, or the loss is no longer finite.
+    """
+    recipe = _recipe(base_folder, base_hash, data, config, max_length)
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    target = cache_dir() / "checkpoints" / digest[:20]
+    if _is_complete(target):
+        return target
+    if not config.enabled:
+        raise FinetuneError(
+            f"{base_folder.name} has no head for {data.name} ({data.task}) and finetune.enabled is "
+            "false; expected a checkpoint with the head, or finetune=standard to train one"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target):
+        if not _is_complete(target):
+            _make(target, base_folder, data, config, max_length, device, recipe)
+    return target
+
+
+def _recipe(
+    base_folder: Path, base_hash: str, data: TaskData, config: FinetuneConfig, max_length: int
+) -> dict[str, Any]:
+    if data.task not in ("classification", "regression"):
+        raise FinetuneError(
+            f"finetune: expected a classification or regression task; got {data.task}"
+        )
+    model_type = AutoConfig.from_pretrained(base_folder).model_type
+    if model_type not in ENCODERS:
+        raise FinetuneError(
+            f"finetune: there is a recipe for {' and '.join(ENCODERS)}, not for {model_type!r}; "
+            "give a checkpoint that already has the task's head"
+        )
+    if "train" not in data.splits or len(data.splits["train"]) == 0:
+        raise FinetuneError(f"finetune: {data.name} has no training examples")
+    settings = asdict(config)
+    del settings["enabled"]
+    return {
+        "version": FINETUNE_VERSION,
+        "base": base_hash,
+        "task": data.task,
+        "labels": [str(name) for name in data.label_names or ()],
+        "train": rows_hash(data.splits["train"]),
+        "max_length": max_length,
+        "finetune": settings,
+    }
+
+
+def rows_hash(rows: datasets.Dataset) -> str:
+    """Hash of the sentences and labels of a split, in order; independent of where it is stored."""
+    digest = hashlib.sha256()
+    columns = [c for c in ("text", "text_pair", "label") if c in rows.column_names]
+    for values in zip(*(rows[column] for column in columns), strict=True):
+        digest.update(json.dumps(values).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / "recipe.json").is_file()
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """One process trains a recipe; others that want the same one wait for it."""
+    lock = FileLock(target.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print("waiting for another process that trains the same checkpoint", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """No report of newly made head weights, which are meant, and no bars; as before after it."""
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()
+
+
+def _load(base_folder: Path, data: TaskData) -> nn.Module:
+    labels: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
+    if data.task == "classification":
+        names = [str(name) for name in data.label_names]
+        labels = {
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: index for index, name in enumerate(names)},
+            "problem_type": "single_label_classification",
+        }
+    with _quiet_loading():
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            base_folder, dtype=torch.float32, output_loading_info=True, **labels
+        )
+    missing = sorted(k for k in report["missing_keys"] if not k.startswith(_HEAD_PARTS))
+    if missing:
+        raise FinetuneError(
+            f"finetune: {base_folder.name} lacks weights of the encoder, {len(missing)} of them, "
+            f"such as {missing[0]}; expected a complete encoder without its head"
+        )
+    return model
+
+
+def _make(
+    target: Path,
+    base_folder: Path,
+    data: TaskData,
+    config: FinetuneConfig,
+    max_length: int,
+    device: torch.device,
+    recipe: dict[str, Any],
+) -> None:
+    """Train and put the finished folder in place in one step; nothing is left after a failure."""
+    if target.exists():
+        raise FinetuneError(f"{target} is no complete checkpoint; remove it to train it anew")
+    start = time.perf_counter()
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    with seeded(config.seed, device):
+        model = _load(base_folder, data).to(device)
+        losses = train(model, tokenizer, data.splits["train"], data.task, config, max_length)
+    record = {
+        "recipe": recipe,
+        "training_loss": losses,
+        "seconds": time.perf_counter() - start,
+        "validation": _validate(model, tokenizer, data, max_length),
+        "device": str(device),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        with _quiet_loading():
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        text = json.dumps(record, indent=2, sort_keys=True)
+        (temporary / "recipe.json").write_text(text + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _validate(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, data: TaskData, max_length: int
+) -> dict[str, float] | None:
+    rows = data.splits.get("validation")
+    if rows is None or len(rows) == 0:
+        return None
+    batches = sentence_batches(tokenizer, rows, max_length, EVALUATION_BATCH)
+    logits = predict_logits(model, batches, len(rows), "validating the task checkpoint")
+    return task_metrics(logits, list(rows["label"]), data.task)

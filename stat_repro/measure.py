@@ -1,0 +1,133 @@
+"""Wall time per stage, peak memory, and the device a run computes on."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+
+class DeviceError(ValueError):
+    """A device that was asked for and cannot be used."""
+
+
+def available_devices() -> list[str]:
+    """Names that `resolve_device` accepts on this machine, besides `auto`."""
+    names = ["cpu"]
+    names += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return names
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a configuration value.
+
+    Args:
+        name: `auto` (the first of cuda, mps, cpu that is there), `cpu`, `cuda`, `cuda:<i>`, `mps`.
+
+    Returns:
+        The device; `cuda` becomes `cuda:0`, so that memory can be asked for by index.
+
+    Raises:
+        DeviceError: An unknown name, or a device that this machine does not have.
+    """
+    there = available_devices()
+    if name == "auto":
+        if "cuda:0" in there:
+            return torch.device("cuda:0")
+        return torch.device("mps" if "mps" in there else "cpu")
+    kind, _, index = name.partition(":")
+    known = name in ("cpu", "cuda", "mps") or (kind == "cuda" and index.isdecimal())
+    if not known:
+        raise DeviceError(f"device: expected auto, cpu, cuda, cuda:<i> or mps; got {name!r}")
+    wanted = f"cuda:{int(index or 0)}" if kind == "cuda" else name
+    if wanted not in there:
+        raise DeviceError(f"device: {name} is not available here; available: {', '.join(there)}")
+    return torch.device(wanted)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the work queued on an accelerator is finished; nothing to do on the CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+class Stopwatch:
+    """Wall time of named stages.
+
+    Args:
+        device: Device that is synchronised at the borders of each stage; None for none.
+
+    Attributes:
+        seconds: Seconds per stage, in the order in which the stages first ended. A stage that is
+            entered again adds up. The time of a stage includes stages nested in it.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block as stage `name`; a block that raises counts up to the error."""
+        if self.device is not None:
+            synchronize(self.device)
+        start = time.perf_counter()
+        try:
+            yield
+            if self.device is not None:
+                synchronize(self.device)
+        finally:
+            took = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + took
+
+
+def process_peak_rss_bytes() -> int | None:
+    """Largest resident memory of this process since it started; None where it is not told.
+
+    It never goes down: it covers everything that the process did, imports and data included, and
+    no stage can be told from it alone.
+    """
+    # `ru_maxrss` of a forked process starts at the parent's size; the kernel's own mark does not.
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts kibibytes, macOS bytes.
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_memory(device: torch.device) -> dict[str, int | None]:
+    """Peak memory so far, in bytes.
+
+    Args:
+        device: Device of the run.
+
+    Returns:
+        `process_peak_rss_bytes` (see there) and, on a CUDA device, `cuda_peak_allocated_bytes`:
+        the most that torch's allocator had handed out at once since the last
+        `reset_cuda_peak_memory`.
+    """
+    peaks = {"process_peak_rss_bytes": process_peak_rss_bytes()}
+    if device.type == "cuda":
+        peaks["cuda_peak_allocated_bytes"] = torch.cuda.max_memory_allocated(device)
+    return peaks
+
+
+def reset_cuda_peak_memory(device: torch.device) -> None:
+    """Start the CUDA peak anew; other devices have no peak that can be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

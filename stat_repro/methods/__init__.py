@@ -1,0 +1,1 @@
+"""Pruning methods, one file each, and the one literal registry of them."""

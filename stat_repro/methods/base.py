@@ -1,0 +1,75 @@
+"""What a method takes and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from stat_repro.calibration.capture import Batch, Calibration
+from stat_repro.config import PruningConfig
+from stat_repro.models.adapter import Adapter
+from stat_repro.plan import PruningPlan, SiteKind
+from stat_repro.surgery import SiteEdit
+
+
+@dataclass(frozen=True)
+class MethodInput:
+    """Everything a method may look at. The model is left as it was.
+
+    Attributes:
+        model: The dense model.
+        adapter: Its adapter.
+        batches: Calibration batches; may be iterated several times.
+        ratio: Share of the prunable MACs to remove.
+        sequence_length: Mean tokens per example that costs are counted at.
+        config: The method's options.
+        statistics: `gram` or `exact`.
+        calibration: Dense statistics of all sites over `batches`.
+        generator: Source of random choices.
+    """
+
+    model: nn.Module
+    adapter: Adapter
+    batches: Iterable[Batch]
+    ratio: float
+    sequence_length: float
+    config: PruningConfig
+    statistics: str
+    calibration: Calibration
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class SiteError:
+    """What one site's edit costs on the calibration data.
+
+    Attributes:
+        relative_error: ||A W^T - A[:, K] W'^T||_F / ||A W^T||_F with the statistics that the edit
+            was fitted to; null where the dense output is zero.
+    """
+
+    layer: int
+    kind: SiteKind
+    units: int
+    kept: int
+    relative_error: float | None
+
+
+@dataclass(frozen=True)
+class MethodOutput:
+    """A complete plan and the tensors that carry it out.
+
+    Attributes:
+        plan: Kept units of all layers.
+        edits: New consumers of the sites that lose units.
+        errors: One entry per edited site.
+        timings: Seconds per stage of the method.
+    """
+
+    plan: PruningPlan
+    edits: tuple[SiteEdit, ...]
+    errors: tuple[SiteError, ...]
+    timings: Mapping[str, float]

@@ -1,0 +1,198 @@
+"""STAT: Shrinking Transformers After Training (Flynn et al., arXiv 2406.00061).
+
+The order of steps is the one of the authors' released code:
+
+1. statistics of the dense model give the errors of all units, and from them the sizes per layer;
+2. every FFN keeps its first pivots, and the interpolation is folded into its output projection;
+3. head statistics are taken again on the model with folded FFNs, pivoted, cut and folded.
+
+The model given is not changed: step 3 runs on temporarily exchanged Linears.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from stat_repro.allocation.allocate import Sizes, allocate_global, allocate_uniform
+from stat_repro.allocation.authors import AUTHORS_NEURON_SHARE, allocate_authors
+from stat_repro.allocation.costs import UnitCosts, unit_costs
+from stat_repro.allocation.scores import UnitErrors, Vector, decoder_scores, encoder_scores
+from stat_repro.calibration.capture import Calibration, collect_statistics
+from stat_repro.calibration.statistics import SiteStatistics
+from stat_repro.config import ConfigError, PruningConfig
+from stat_repro.linalg.interpolative import fold
+from stat_repro.measure import Stopwatch
+from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
+from stat_repro.models.adapter import Adapter, Site, linear, unit_columns
+from stat_repro.plan import LayerPlan, PruningPlan
+from stat_repro.progress import track
+from stat_repro.surgery import SiteEdit, temporarily_pruned
+
+
+def prune(task: MethodInput) -> MethodOutput:
+    """Plan and edits of STAT for one model and one ratio."""
+    config, adapter, model = task.config, task.adapter, task.model
+    watch = Stopwatch()
+    with watch.stage("errors_s"):
+        errors, neuron_orders = unit_errors(model, adapter, task.calibration, config)
+    with watch.stage("allocate_s"):
+        costs = unit_costs(adapter, task.sequence_length)
+        sizes = allocate(errors, costs, adapter.decoder, task.ratio, config)
+    with watch.stage("fold_ffn_s"):
+        ffn_sites = adapter.of_kind("ffn")
+        ffn = [
+            fold_site(model, site, order[:count], task.calibration, config)
+            for site, order, count in track(
+                list(zip(ffn_sites, neuron_orders, sizes.neurons, strict=True)), "folding FFNs"
+            )
+        ]
+        ffn_edits = [edit for edit, _ in ffn]
+    head_sites = [s for s in adapter.of_kind("attention") if s.units]
+    with watch.stage("recalibrate_s"), temporarily_pruned(model, ffn_sites, ffn_edits):
+        folded = collect_statistics(
+            model,
+            adapter,
+            task.batches,
+            sites=head_sites,
+            statistics=task.statistics,
+            label="statistics of heads with folded FFNs",
+        )
+    with watch.stage("fold_heads_s"):
+        heads = []
+        for site in track(head_sites, "folding heads"):
+            order = folded.statistics[site.layer, "attention"].pivot_units(site.width).order
+            kept = order[: sizes.heads[site.layer]]
+            heads.append(fold_site(model, site, kept, folded, config))
+    results = sorted(heads + ffn, key=lambda pair: (pair[0].layer, pair[0].kind))
+    return MethodOutput(
+        plan=_plan(adapter, [edit for edit, _ in results], sizes),
+        edits=tuple(edit for edit, _ in results),
+        errors=tuple(error for _, error in results),
+        timings=watch.seconds,
+    )
+
+
+def unit_errors(
+    model: nn.Module, adapter: Adapter, calibration: Calibration, config: PruningConfig
+) -> tuple[UnitErrors, list[torch.Tensor]]:
+    """Errors of all units from the dense statistics, and the pivot order of each layer's neurons.
+
+    Neurons: pivots of the activations whose columns are scaled by the norms of the consumer's
+    columns. Heads: pivots of the (tokens * d) x H view; the error of keeping the first i is that
+    of the consumer's output after the least-squares correction.
+    """
+    heads: list[Vector] = []
+    neurons: list[Vector] = []
+    tails: list[Vector] = []
+    orders: list[torch.Tensor] = []
+    for site in track(adapter.sites, "decomposing sites"):
+        if not site.units:
+            (heads if site.kind == "attention" else neurons).append(np.zeros(0))
+            if site.kind == "ffn":
+                tails.append(np.zeros(1))
+                orders.append(torch.zeros(0, dtype=torch.int64))
+            continue
+        weight = linear(model, site.consumer).weight.detach().double()
+        statistics = calibration.statistics[site.layer, site.kind]
+        if site.kind == "ffn":
+            factor = statistics.pivot_columns(weight.norm(dim=0))
+            neurons.append(factor.magnitudes.cpu().numpy())
+            tails.append(factor.tail_norms.cpu().numpy())
+            orders.append(factor.order.cpu())
+        else:
+            heads.append(_head_errors(statistics, weight, site, config).cpu().numpy())
+    return UnitErrors(tuple(heads), tuple(neurons), tuple(tails)), orders
+
+
+def _head_errors(
+    statistics: SiteStatistics, weight: torch.Tensor, site: Site, config: PruningConfig
+) -> torch.Tensor:
+    order = statistics.pivot_units(site.width).order
+    # The authors put the residual's heads back with the permutation instead of its inverse.
+    readers = torch.argsort(order) if config.authors_compat else order
+    return statistics.removal_errors(order, weight, readers, site.width)[:-1]
+
+
+def allocate(
+    errors: UnitErrors, costs: UnitCosts, decoder: bool, ratio: float, config: PruningConfig
+) -> Sizes:
+    """Sizes per layer by the configured recipe and allocation.
+
+    Raises:
+        ConfigError: `authors_compat` for a decoder.
+    """
+    recipe = config.recipe
+    if recipe == "auto":
+        recipe = "decoder" if decoder else "encoder"
+    if config.authors_compat:
+        if recipe == "decoder":
+            raise ConfigError("pruning.authors_compat=true repeats the BERT script: got a decoder")
+        share = config.neuron_mac_share
+        share = AUTHORS_NEURON_SHARE if share is None else share
+        return allocate_authors(encoder_scores(errors), ratio, share, config.balance_factor)
+    if config.neuron_mac_share is not None:
+        costs = costs.with_neuron_share(config.neuron_mac_share)
+    scores = (
+        encoder_scores(errors) if recipe == "encoder" else decoder_scores(errors, config.head_bonus)
+    )
+    if config.allocation == "uniform":
+        return allocate_uniform(scores, costs, ratio, config.min_units)
+    return allocate_global(scores, costs, ratio, config.min_units, config.balance_factor)
+
+
+def fold_site(
+    model: nn.Module,
+    site: Site,
+    kept_units: torch.Tensor,
+    calibration: Calibration,
+    config: PruningConfig,
+) -> tuple[SiteEdit, SiteError]:
+    """Keep these units of a site and fold the correction into its consumer.
+
+    Args:
+        model: The dense model.
+        site: A site of it.
+        kept_units: Unit indices in any order.
+        calibration: Statistics that the correction is fitted to.
+        config: `correction` and `ridge` are used.
+    """
+    kept = tuple(sorted(kept_units.tolist()))
+    weight = linear(model, site.consumer).weight.detach()
+    columns = unit_columns(kept, site.width)
+    if len(kept) == site.units:
+        edit = SiteEdit(site.layer, site.kind, kept, weight.clone(), None)
+        return edit, SiteError(site.layer, site.kind, site.units, len(kept), 0.0)
+    statistics = calibration.statistics[site.layer, site.kind]
+    if config.correction == "lstsq":
+        interpolation = statistics.interpolation(columns, config.ridge)
+        folded = fold(weight, interpolation)
+    else:
+        folded = weight[:, columns.to(weight.device)].double()
+    difference = weight.double().to(folded.device)
+    energy = statistics.output_error(difference)
+    difference = difference.clone()
+    difference[:, columns.to(folded.device)] -= folded
+    error = statistics.output_error(difference) / energy if energy > 0 else None
+    new = folded.to(device=weight.device, dtype=weight.dtype)
+    return (
+        SiteEdit(site.layer, site.kind, kept, new, None),
+        SiteError(site.layer, site.kind, site.units, len(kept), error),
+    )
+
+
+def _plan(adapter: Adapter, edits: Sequence[SiteEdit], sizes: Sizes) -> PruningPlan:
+    kept = {(edit.layer, edit.kind): edit.kept for edit in edits}
+    layers = tuple(
+        LayerPlan(
+            kept_heads=kept.get((i, "attention"), ()),
+            kept_neurons=kept.get((i, "ffn"), ()),
+            heads=adapter.site(i, "attention").units,
+            neurons=adapter.site(i, "ffn").units,
+        )
+        for i in range(adapter.num_layers)
+    )
+    return PruningPlan(layers=layers, method="stat", details=sizes.details)

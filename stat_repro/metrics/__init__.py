@@ -1,0 +1,54 @@
+"""Task metrics: plain functions (`scores`) and `evaluate.Metric` modules around them.
+
+Each module is a folder with a script of the same name, so `evaluate.load(metric_path(name))` works
+without a network. That call copies the script into the cache of `evaluate` (`HF_MODULES_CACHE`);
+`load_metric` makes the same object without copying anything.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import evaluate
+
+from stat_repro.metrics.classification.classification import Classification
+from stat_repro.metrics.regression.regression import Regression
+
+METRICS: dict[str, type[evaluate.Metric]] = {
+    "classification": Classification,
+    "regression": Regression,
+}
+
+
+def _check_name(name: str) -> None:
+    if name not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)}; got {name!r}")
+
+
+def metric_path(name: str) -> str:
+    """Folder to hand to `evaluate.load`.
+
+    Args:
+        name: `classification` or `regression`.
+
+    Raises:
+        ValueError: An unknown name.
+    """
+    _check_name(name)
+    return str(Path(__file__).parent / name)
+
+
+def load_metric(name: str) -> evaluate.Metric:
+    """A metric that keeps its inputs in memory.
+
+    Args:
+        name: `classification` or `regression`.
+
+    Returns:
+        An object with `compute(predictions=..., references=...)`.
+
+    Raises:
+        ValueError: An unknown name.
+    """
+    _check_name(name)
+    return METRICS[name](keep_in_memory=True)

@@ -1,0 +1,360 @@
+"""Pruned BERT, DistilBERT and Llama: the stock models with sizes of their own in every layer.
+
+This file is self-contained: it is part of `stat_repro`, which registers the classes when it is
+imported, and it is copied into every saved model folder, where `trust_remote_code=True` finds it.
+The dense head and neuron counts stay in the config (head sizes and rotary frequencies derive from
+them); the `*_per_layer` lists say what each layer really has.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import transformers as hf
+from huggingface_hub.dataclasses import strict
+from torch import nn
+
+
+def _check_counts(name: str, counts: list[int], layers: int, maximum: int) -> None:
+    """Refuse a per-layer list of the wrong length or with a count outside 0..maximum."""
+    if len(counts) != layers:
+        raise ValueError(
+            f"{name}: expected one entry for each of the {layers} layers; got {len(counts)}"
+        )
+    for layer, count in enumerate(counts):
+        if not 0 <= count <= maximum:
+            raise ValueError(f"{name}, layer {layer}: expected 0 to {maximum}; got {count}")
+
+
+def _check_groups(query_heads: list[int], kv_heads: list[int]) -> None:
+    """Refuse query heads that do not share the key/value heads of their layer evenly."""
+    for layer, (queries, groups) in enumerate(zip(query_heads, kv_heads, strict=True)):
+        if (queries == 0) != (groups == 0) or (groups > 0 and queries % groups != 0):
+            raise ValueError(
+                f"layer {layer}: expected query heads in a multiple of the key/value heads, or "
+                f"none of both; got query_heads_per_layer {queries} and kv_heads_per_layer {groups}"
+            )
+
+
+@strict
+class SizesPerLayerConfig(hf.PreTrainedConfig):
+    """What the configs of all pruned models have in common. None: as in the unpruned model.
+
+    Attributes:
+        query_heads_per_layer: Attention (query) heads of each layer.
+        ffn_size_per_layer: FFN neurons of each layer.
+        attention_output_bias_per_layer: Whether the attention output projection has a bias.
+        ffn_output_bias_per_layer: Whether the last Linear of the FFN has a bias.
+    """
+
+    query_heads_per_layer: list[int] | None = None
+    ffn_size_per_layer: list[int] | None = None
+    attention_output_bias_per_layer: list[bool] | None = None
+    ffn_output_bias_per_layer: list[bool] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        defaults = {
+            "query_heads_per_layer": self.num_attention_heads,
+            "ffn_size_per_layer": self.intermediate_size,
+            "attention_output_bias_per_layer": getattr(self, "attention_bias", True),
+            "ffn_output_bias_per_layer": getattr(self, "mlp_bias", True),
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                setattr(self, name, [value] * self.num_hidden_layers)
+        if getattr(self, "auto_map", None) is None:
+            self.auto_map = _auto_map(type(self).__name__)
+
+    def validate_sizes_per_layer(self) -> None:
+        """Check the per-layer lists (called on construction and on saving)."""
+        limits = {
+            "query_heads_per_layer": self.num_attention_heads,
+            "ffn_size_per_layer": self.intermediate_size,
+            "attention_output_bias_per_layer": 1,
+            "ffn_output_bias_per_layer": 1,
+        }
+        for name, limit in limits.items():
+            _check_counts(name, getattr(self, name), self.num_hidden_layers, limit)
+
+
+@strict
+class StatBertConfig(SizesPerLayerConfig, hf.BertConfig):
+    """`BertConfig` with sizes per layer."""
+
+    model_type = "stat_bert"
+
+
+@strict
+class StatDistilBertConfig(SizesPerLayerConfig, hf.DistilBertConfig):
+    """`DistilBertConfig` with sizes per layer."""
+
+    model_type = "stat_distilbert"
+    attribute_map: ClassVar[dict[str, str]] = {
+        **hf.DistilBertConfig.attribute_map,
+        "intermediate_size": "hidden_dim",
+    }
+
+
+@strict
+class StatLlamaConfig(SizesPerLayerConfig, hf.LlamaConfig):
+    """`LlamaConfig` with sizes per layer.
+
+    Attributes:
+        kv_heads_per_layer: Key/value heads of each layer; None: unpruned. The query heads of a
+            layer must be a multiple of them.
+    """
+
+    model_type = "stat_llama"
+
+    kv_heads_per_layer: list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.kv_heads_per_layer is None:
+            self.kv_heads_per_layer = [self.num_key_value_heads] * self.num_hidden_layers
+
+    def validate_groups(self) -> None:
+        """Check the key/value heads (called on construction and on saving)."""
+        query_heads, kv_heads = self.query_heads_per_layer or [], self.kv_heads_per_layer or []
+        layers, limit = self.num_hidden_layers, self.num_key_value_heads
+        _check_counts("kv_heads_per_layer", kv_heads, layers, limit)
+        _check_groups(query_heads, kv_heads)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Module names relative to the base model (`layers`) and to a layer (the rest)."""
+
+    layers: str
+    heads: tuple[str, str, str]  # query, key, value
+    attention_output: str
+    ffn_inputs: tuple[str, ...]
+    ffn_output: str
+
+
+_NAMES = {
+    StatBertConfig: _Names(
+        layers="encoder.layer",
+        heads=("attention.self.query", "attention.self.key", "attention.self.value"),
+        attention_output="attention.output.dense",
+        ffn_inputs=("intermediate.dense",),
+        ffn_output="output.dense",
+    ),
+    StatDistilBertConfig: _Names(
+        layers="transformer.layer",
+        heads=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        attention_output="attention.out_lin",
+        ffn_inputs=("ffn.lin1",),
+        ffn_output="ffn.lin2",
+    ),
+    StatLlamaConfig: _Names(
+        layers="layers",
+        heads=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        attention_output="self_attn.o_proj",
+        ffn_inputs=("mlp.gate_proj", "mlp.up_proj"),
+        ffn_output="mlp.down_proj",
+    ),
+}
+
+
+def empty_linear(in_features: int, out_features: int, bias: bool, like: nn.Linear) -> nn.Linear:
+    """An uninitialised Linear, zero sizes included, on the device and in the dtype of another.
+
+    `nn.Linear(0, n)` would warn that there is nothing to initialise.
+    """
+    linear = nn.Linear(1, 1, bias=False, device="meta")
+    linear.in_features, linear.out_features = in_features, out_features
+    device, dtype = like.weight.device, like.weight.dtype
+    linear.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+    if bias:
+        linear.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
+    return linear
+
+
+def _resize_layers(model: hf.PreTrainedModel) -> None:
+    """Give every layer the sizes of `model.config`; doing it twice changes nothing."""
+    config = model.config
+    names = _NAMES[type(config)]
+    head_size = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
+
+    def resize(layer: nn.Module, name: str, rows: int, columns: int, bias: bool) -> None:
+        old: Any = layer.get_submodule(name)
+        now = (old.out_features, old.in_features, old.bias is not None)
+        if now != (rows, columns, bias):
+            new = empty_linear(columns, rows, bias, old)
+            model._init_weights(new)
+            layer.set_submodule(name, new)
+
+    for i, layer in enumerate(model.base_model.get_submodule(names.layers)):
+        queries, ffn_size = config.query_heads_per_layer[i], config.ffn_size_per_layer[i]
+        groups = getattr(config, "kv_heads_per_layer", config.query_heads_per_layer)[i]
+        for name, heads in zip(names.heads, (queries, groups, groups), strict=True):
+            old = layer.get_submodule(name)
+            resize(layer, name, heads * head_size, old.in_features, old.bias is not None)
+        bias = config.attention_output_bias_per_layer[i]
+        resize(layer, names.attention_output, config.hidden_size, queries * head_size, bias)
+        for name in names.ffn_inputs:
+            old = layer.get_submodule(name)
+            resize(layer, name, ffn_size, old.in_features, old.bias is not None)
+        bias = config.ffn_output_bias_per_layer[i]
+        resize(layer, names.ffn_output, config.hidden_size, ffn_size, bias)
+
+
+def _arrange_groups(model: hf.PreTrainedModel) -> None:
+    """Tell the attention of every Llama layer its group size and its slot in the cache.
+
+    A cache asks its first slot for the number of tokens seen, and a layer without heads stores
+    nothing: layers with heads get the first slots.
+    """
+    queries, groups = model.config.query_heads_per_layer, model.config.kv_heads_per_layer
+    by_slot = sorted(range(len(groups)), key=lambda i: groups[i] == 0)
+    for slot, i in enumerate(by_slot):
+        attention = model.base_model.layers[i].self_attn
+        attention.layer_idx = slot
+        attention.num_key_value_groups = queries[i] // groups[i] if groups[i] > 0 else 1
+
+
+class _SizesPerLayer(nn.Module):
+    """Builds the stock model, then gives its layers the sizes of the config."""
+
+    def __init__(self, config: SizesPerLayerConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        _resize_layers(self)
+
+
+class _PrunedBert(_SizesPerLayer):
+    config_class = StatBertConfig
+
+
+class _PrunedDistilBert(_SizesPerLayer):
+    config_class = StatDistilBertConfig
+
+
+class _PrunedLlama(_SizesPerLayer):
+    config_class = StatLlamaConfig
+
+    def __init__(self, config: StatLlamaConfig) -> None:
+        super().__init__(config)
+        _arrange_groups(self)
+
+
+class StatBertModel(_PrunedBert, hf.BertModel):
+    """Pruned `BertModel`."""
+
+
+class StatBertForSequenceClassification(_PrunedBert, hf.BertForSequenceClassification):
+    """Pruned `BertForSequenceClassification`."""
+
+
+class StatBertForTokenClassification(_PrunedBert, hf.BertForTokenClassification):
+    """Pruned `BertForTokenClassification`."""
+
+
+class StatBertForQuestionAnswering(_PrunedBert, hf.BertForQuestionAnswering):
+    """Pruned `BertForQuestionAnswering`."""
+
+
+class StatBertForMultipleChoice(_PrunedBert, hf.BertForMultipleChoice):
+    """Pruned `BertForMultipleChoice`."""
+
+
+class StatBertForMaskedLM(_PrunedBert, hf.BertForMaskedLM):
+    """Pruned `BertForMaskedLM`."""
+
+
+class StatDistilBertModel(_PrunedDistilBert, hf.DistilBertModel):
+    """Pruned `DistilBertModel`."""
+
+
+class StatDistilBertForSequenceClassification(
+    _PrunedDistilBert, hf.DistilBertForSequenceClassification
+):
+    """Pruned `DistilBertForSequenceClassification`."""
+
+
+class StatDistilBertForTokenClassification(_PrunedDistilBert, hf.DistilBertForTokenClassification):
+    """Pruned `DistilBertForTokenClassification`."""
+
+
+class StatDistilBertForQuestionAnswering(_PrunedDistilBert, hf.DistilBertForQuestionAnswering):
+    """Pruned `DistilBertForQuestionAnswering`."""
+
+
+class StatDistilBertForMultipleChoice(_PrunedDistilBert, hf.DistilBertForMultipleChoice):
+    """Pruned `DistilBertForMultipleChoice`."""
+
+
+class StatDistilBertForMaskedLM(_PrunedDistilBert, hf.DistilBertForMaskedLM):
+    """Pruned `DistilBertForMaskedLM`."""
+
+
+class StatLlamaModel(_PrunedLlama, hf.LlamaModel):
+    """Pruned `LlamaModel`."""
+
+
+class StatLlamaForCausalLM(_PrunedLlama, hf.LlamaForCausalLM):
+    """Pruned `LlamaForCausalLM`."""
+
+
+class StatLlamaForSequenceClassification(_PrunedLlama, hf.LlamaForSequenceClassification):
+    """Pruned `LlamaForSequenceClassification`."""
+
+
+class StatLlamaForTokenClassification(_PrunedLlama, hf.LlamaForTokenClassification):
+    """Pruned `LlamaForTokenClassification`."""
+
+
+class StatLlamaForQuestionAnswering(_PrunedLlama, hf.LlamaForQuestionAnswering):
+    """Pruned `LlamaForQuestionAnswering`."""
+
+
+# What `AutoModelForX.from_pretrained` gives for each config, here and in a saved folder.
+AUTO_CLASSES: dict[Any, dict[Any, Any]] = {
+    StatBertConfig: {
+        hf.AutoModel: StatBertModel,
+        hf.AutoModelForSequenceClassification: StatBertForSequenceClassification,
+        hf.AutoModelForTokenClassification: StatBertForTokenClassification,
+        hf.AutoModelForQuestionAnswering: StatBertForQuestionAnswering,
+        hf.AutoModelForMultipleChoice: StatBertForMultipleChoice,
+        hf.AutoModelForMaskedLM: StatBertForMaskedLM,
+    },
+    StatDistilBertConfig: {
+        hf.AutoModel: StatDistilBertModel,
+        hf.AutoModelForSequenceClassification: StatDistilBertForSequenceClassification,
+        hf.AutoModelForTokenClassification: StatDistilBertForTokenClassification,
+        hf.AutoModelForQuestionAnswering: StatDistilBertForQuestionAnswering,
+        hf.AutoModelForMultipleChoice: StatDistilBertForMultipleChoice,
+        hf.AutoModelForMaskedLM: StatDistilBertForMaskedLM,
+    },
+    StatLlamaConfig: {
+        hf.AutoModel: StatLlamaModel,
+        hf.AutoModelForCausalLM: StatLlamaForCausalLM,
+        hf.AutoModelForSequenceClassification: StatLlamaForSequenceClassification,
+        hf.AutoModelForTokenClassification: StatLlamaForTokenClassification,
+        hf.AutoModelForQuestionAnswering: StatLlamaForQuestionAnswering,
+    },
+}
+
+
+def _auto_map(config_name: str) -> dict[str, str]:
+    """The `auto_map` of a config: every head, so that any of them loads from a saved folder."""
+    (config_class,) = (c for c in AUTO_CLASSES if c.__name__ == config_name)
+    heads = {
+        auto.__name__: f"modeling_stat.{model.__name__}"
+        for auto, model in AUTO_CLASSES[config_class].items()
+    }
+    return {"AutoConfig": f"modeling_stat.{config_name}", **heads}
+
+
+def _register() -> None:
+    """Make the Auto classes know the pruned ones, and saving copy this file."""
+    for config_class, heads in AUTO_CLASSES.items():
+        hf.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        config_class.register_for_auto_class()
+        for auto, model_class in heads.items():
+            auto.register(config_class, model_class, exist_ok=True)
+            model_class.register_for_auto_class(auto.__name__)
+
+
+_register()

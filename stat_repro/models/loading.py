@@ -1,0 +1,118 @@
+"""Dense models from a packaged asset, a local folder or the Hugging Face hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from stat_repro.assets import model_folder
+from stat_repro.config import ModelConfig
+
+ASSET_PREFIX = "asset:"
+
+# No pickled weights (*.bin) and, unless the user asked for it, no code.
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+
+
+class ModelLoadError(RuntimeError):
+    """A model that could not be had; says what was asked for, what was tried, what to give."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be used.
+
+    Attributes:
+        model: On its device, in evaluation mode.
+        tokenizer: Its tokenizer.
+        folder: Where it was loaded from.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path
+
+
+def checkpoint_folder(config: ModelConfig) -> Path:
+    """A local folder with the checkpoint, fetched if it is an asset or a hub name.
+
+    Raises:
+        ModelLoadError: No such folder, or the hub cannot be reached or does not have it.
+    """
+    path = config.path
+    if path.startswith(ASSET_PREFIX):
+        return model_folder(path.removeprefix(ASSET_PREFIX))
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise ModelLoadError(f"model.path={path}: no such folder")
+    return _from_hub(config)
+
+
+def _from_hub(config: ModelConfig) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [*_HUB_FILES, "*.py"] if config.trust_remote_code else list(_HUB_FILES)
+    try:
+        return Path(
+            snapshot_download(config.path, revision=config.revision, allow_patterns=patterns)
+        )
+    except Exception as error:
+        raise ModelLoadError(
+            f"model.path={config.path}: not a local folder, and the Hugging Face hub did not give "
+            f"it ({type(error).__name__}: {_first_line(error)}). Give a local folder with "
+            "config.json, safetensors weights and tokenizer files: model=hf model.path=<folder>"
+        ) from error
+
+
+def load_checkpoint(
+    folder: Path, task: str, dtype: str, device: torch.device, *, trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load model and tokenizer of a folder for a task.
+
+    Args:
+        folder: Hugging Face folder with safetensors weights.
+        task: `classification`, `regression` or `language_modeling`.
+        dtype: Name of a torch floating point type.
+        device: Where the model goes.
+        trust_remote_code: Whether code in the folder may run.
+
+    Raises:
+        ModelLoadError: Missing files, pickled weights only, or a folder transformers refuses.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelLoadError(f"{folder}: expected a Hugging Face folder, found no config.json")
+    if not list(folder.glob("*.safetensors")):
+        raise ModelLoadError(
+            f"{folder}: expected weights as *.safetensors (pickled weights are not loaded)"
+        )
+    auto = (
+        AutoModelForCausalLM if task == "language_modeling" else AutoModelForSequenceClassification
+    )
+    try:
+        model = auto.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelLoadError(
+            f"{folder}: cannot be loaded as {auto.__name__}: {_first_line(error)}"
+        ) from error
+    return LoadedModel(model=model.to(device).eval(), tokenizer=tokenizer, folder=folder)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,34 @@
+"""Records of runs: their schema, where they are stored, and where they came from. No torch."""
+
+from stat_repro.results.provenance import collect, hash_files
+from stat_repro.results.record import (
+    SCHEMA_VERSION,
+    RecordError,
+    RunRecord,
+    describe_error,
+)
+from stat_repro.results.store import (
+    StudyError,
+    find_record,
+    list_studies,
+    load_records,
+    read_record,
+    save_record,
+    to_frame,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "RecordError",
+    "RunRecord",
+    "StudyError",
+    "collect",
+    "describe_error",
+    "find_record",
+    "hash_files",
+    "list_studies",
+    "load_records",
+    "read_record",
+    "save_record",
+    "to_frame",
+]

@@ -1,0 +1,294 @@
+"""The schema of a run record: what one run found, and everything needed to repeat it.
+
+A record is one strict JSON document. JSON knows no infinity and no nan, yet a perplexity may
+overflow and a correlation may be undefined; such a value is written as null and listed under the
+top-level key `non_finite`, so that null alone always means "not measured":
+
+    "metrics": {"pruned": {"perplexity": null}, ...},
+    "non_finite": {"/metrics/pruned/perplexity": "inf"}
+
+Reading the record gives the number back. The keys of `non_finite` are JSON pointers (RFC 6901).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+import re
+import traceback
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+STATUSES = ("ok", "failed")
+METRIC_GROUPS = ("dense", "pruned", "fidelity", "protocol")
+_NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*")
+_REPEAT_SUFFIX = re.compile(r"\.repeat-\d+$")
+
+
+class RecordError(ValueError):
+    """A record that does not follow the schema; says which key, what was expected and got."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run. The attributes are the top-level keys of the JSON document, in this order.
+
+    Attributes:
+        schema_version: `SCHEMA_VERSION` of the code that wrote the record.
+        run_id: Name of the run, derived from the result-changing config.
+        status: `ok`, or `failed` with `error` set and whatever was known by then.
+        model: Label of the dense model.
+        dataset: Label of the data set.
+        method: Name of the method in the registry.
+        ratio: Share of the prunable MACs that was to be removed, 0 <= ratio < 1.
+        seed: Seed of the calibration draw.
+        mac_kept_fraction: Realised share of the prunable MACs that is kept; null if failed before.
+        param_kept_fraction: Realised share of the prunable parameters that is kept; likewise.
+        metrics: `dense` and `pruned` (the same metric names, plain fractions and not percent),
+            `fidelity` (`kl` in nats and `agreement`, or what the task has instead), `protocol`
+            (the definition of the metrics: split, sizes, how text was joined). Empty if failed.
+        timings: Seconds per stage; `compress_s` (calibration, plan and surgery) at least.
+        costs: Prunable and total MACs and parameters, dense and pruned, and `sequence_length`.
+        memory: Peak memory in bytes.
+        site_errors: One entry per pruned site: layer, kind, sizes, errors.
+        plan: The pruning plan, as `PruningPlan.to_dict`; empty if failed before it was made.
+        config: The whole configuration, as `stat_repro.config.to_dict`.
+        provenance: Commit, versions, hardware, hashes and date, see `results.provenance`.
+        error: Null, or `type`, `message` and `traceback` of what ended the run.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    status: str
+    model: str
+    dataset: str
+    method: str
+    ratio: float
+    seed: int
+    mac_kept_fraction: float | None
+    param_kept_fraction: float | None
+    metrics: dict[str, dict[str, Any]]
+    timings: dict[str, Any]
+    costs: dict[str, Any]
+    memory: dict[str, Any]
+    site_errors: list[Any]
+    plan: dict[str, Any]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    error: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_names(self)
+        if not 0 <= self.ratio < 1:
+            raise RecordError(f"{self.run_id}: ratio: expected 0 <= ratio < 1; got {self.ratio}")
+        for key in ("mac_kept_fraction", "param_kept_fraction"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value <= 1:
+                raise RecordError(f"{self.run_id}: {key}: expected 0 to 1; got {value}")
+        unknown = sorted(set(self.metrics) - set(METRIC_GROUPS))
+        if unknown:
+            raise RecordError(
+                f"{self.run_id}: metrics: unknown keys {unknown}; valid: {', '.join(METRIC_GROUPS)}"
+            )
+        if self.status == "ok":
+            _check_complete(self)
+        elif self.error is None or set(self.error) != {"type", "message", "traceback"}:
+            raise RecordError(
+                f"{self.run_id}: error: a failed run needs the keys type, message and traceback; "
+                f"got {None if self.error is None else sorted(self.error)}"
+            )
+
+    @property
+    def study(self) -> str:
+        """Folder of the record under `results/`."""
+        return str(self.config["study"])
+
+    @property
+    def task(self) -> str:
+        """Task of the data set, one of `stat_repro.config.TASKS`."""
+        return str(self.config["dataset"]["task"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, finite JSON types with the extra key `non_finite`; tuples become lists.
+
+        Raises:
+            RecordError: A value that JSON does not have, named by its place.
+        """
+        non_finite: dict[str, str] = {}
+        data = {f.name: _plain(getattr(self, f.name), f"/{f.name}", non_finite) for f in _FIELDS}
+        return {**data, "non_finite": non_finite}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> RunRecord:
+        """Read what `to_dict` wrote. `data` is not changed.
+
+        Raises:
+            RecordError: Another schema version, missing or unknown keys, or values out of place.
+        """
+        if not isinstance(data, dict):
+            raise RecordError(f"record: expected a JSON object; got {type(data).__name__}")
+        if data.get("schema_version") != SCHEMA_VERSION:
+            raise RecordError(
+                f"schema_version: expected {SCHEMA_VERSION}; got {data.get('schema_version')!r}"
+            )
+        expected = {f.name for f in _FIELDS} | {"non_finite"}
+        missing, unknown = sorted(expected - set(data)), sorted(set(data) - expected)
+        if missing or unknown:
+            raise RecordError(f"record: missing keys {missing}, unknown keys {unknown}")
+        copy = deepcopy(data)
+        if not isinstance(copy["non_finite"], dict):
+            raise RecordError("non_finite: expected an object of JSON pointers")
+        for pointer, name in copy.pop("non_finite").items():
+            _restore(copy, pointer, name)
+        return cls(**copy)
+
+    def to_json(self) -> str:
+        """The document as it is stored: strict JSON, indented, with a final line end."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> RunRecord:
+        """Read what `to_json` wrote.
+
+        Raises:
+            RecordError: Not JSON (nan and infinity included), or not a record.
+        """
+        try:
+            data = json.loads(text, parse_constant=_refuse_constant)
+        except json.JSONDecodeError as err:
+            raise RecordError(f"not a JSON document: {err}") from err
+        return cls.from_dict(data)
+
+
+_FIELDS = fields(RunRecord)
+
+
+def describe_error(error: BaseException) -> dict[str, str]:
+    """The `error` value of a failed record."""
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def _check_types(record: RunRecord) -> None:
+    text, table = (str,), (dict,)
+    expected: dict[str, tuple[type, ...]] = {
+        **dict.fromkeys(("run_id", "status", "model", "dataset", "method"), text),
+        **dict.fromkeys(("schema_version", "seed"), (numbers.Integral,)),
+        "ratio": (numbers.Real,),
+        **dict.fromkeys(("mac_kept_fraction", "param_kept_fraction"), (numbers.Real, type(None))),
+        **dict.fromkeys(("metrics", "timings", "costs", "memory"), table),
+        **dict.fromkeys(("plan", "config", "provenance"), table),
+        "site_errors": (list, tuple),
+        "error": (dict, type(None)),
+    }
+    for key, types in expected.items():
+        value = getattr(record, key)
+        if not isinstance(value, types) or isinstance(value, bool):
+            names = " or ".join(t.__name__ for t in types)
+            raise RecordError(f"{key}: expected {names}; got {value!r}")
+    for group, values in record.metrics.items():
+        if not isinstance(values, dict):
+            raise RecordError(f"metrics.{group}: expected dict; got {values!r}")
+
+
+def _check_names(record: RunRecord) -> None:
+    if record.schema_version != SCHEMA_VERSION:
+        raise RecordError(f"schema_version: expected {SCHEMA_VERSION}; got {record.schema_version}")
+    if record.status not in STATUSES:
+        raise RecordError(f"status: expected one of {', '.join(STATUSES)}; got {record.status!r}")
+    study = record.config.get("study")
+    for key, name in (("run_id", record.run_id), ("config.study", study)):
+        if not isinstance(name, str) or _SAFE_NAME.fullmatch(name) is None:
+            raise RecordError(
+                f"{key}: expected a file name of letters, digits and _.+=- that starts with a "
+                f"letter, digit or underscore; got {name!r}"
+            )
+    if _REPEAT_SUFFIX.search(record.run_id) is not None:
+        raise RecordError(f"run_id: must not end like a repeat's file name; got {record.run_id!r}")
+    dataset = record.config.get("dataset")
+    if not isinstance(dataset, dict) or not isinstance(dataset.get("task"), str):
+        raise RecordError(f"{record.run_id}: config.dataset.task: expected a task; got {dataset!r}")
+
+
+def _check_complete(record: RunRecord) -> None:
+    """A run that is ok has measured everything."""
+    lacking = [f"metrics.{group}" for group in METRIC_GROUPS if not record.metrics.get(group)]
+    if "compress_s" not in record.timings:
+        lacking.append("timings.compress_s")
+    if not record.plan:
+        lacking.append("plan")
+    lacking += [
+        key for key in ("mac_kept_fraction", "param_kept_fraction") if getattr(record, key) is None
+    ]
+    if lacking:
+        raise RecordError(f"{record.run_id}: status ok, but without {', '.join(lacking)}")
+    dense, pruned = set(record.metrics["dense"]), set(record.metrics["pruned"])
+    if dense != pruned:
+        raise RecordError(
+            f"{record.run_id}: metrics: dense has {sorted(dense)}, pruned has {sorted(pruned)}"
+        )
+    for group in ("dense", "pruned", "fidelity"):
+        for name, value in record.metrics[group].items():
+            number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if value is not None and not number:
+                raise RecordError(
+                    f"{record.run_id}: metrics.{group}.{name}: expected a number or null; "
+                    f"got {value!r}"
+                )
+    if record.error is not None:
+        raise RecordError(f"{record.run_id}: status ok, but error is {record.error!r}")
+
+
+def _plain(value: Any, pointer: str, non_finite: dict[str, str]) -> Any:
+    """`value` in JSON types; numbers of other libraries become int and float."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        if math.isfinite(number):
+            return number
+        non_finite[pointer] = "nan" if math.isnan(number) else f"{number:g}"
+        return None
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise RecordError(f"{pointer}: expected text as key; got {key!r}")
+        return {k: _plain(v, f"{pointer}/{_escape(k)}", non_finite) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, f"{pointer}/{i}", non_finite) for i, v in enumerate(value)]
+    raise RecordError(f"{pointer}: expected a JSON value; got {type(value).__name__} {value!r}")
+
+
+def _escape(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def _restore(data: Any, pointer: str, name: str) -> None:
+    """Put the number back where `pointer` leads, which must be a null."""
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    try:
+        for part in parts[:-1]:
+            data = data[int(part)] if isinstance(data, list) else data[part]
+        last: Any = int(parts[-1]) if isinstance(data, list) else parts[-1]
+        if data[last] is not None:
+            raise RecordError(f"non_finite: {pointer}: expected null there; got {data[last]!r}")
+        data[last] = _NON_FINITE[name]
+    except (KeyError, IndexError, TypeError, ValueError) as err:
+        if isinstance(err, RecordError):
+            raise
+        raise RecordError(f"non_finite: {pointer}: {name!r} has no place in the record") from err
+
+
+def _refuse_constant(name: str) -> Any:
+    raise RecordError(f"expected strict JSON; got {name}")

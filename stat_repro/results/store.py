@@ -1,0 +1,213 @@
+"""Where records are kept: one JSON file per run, written whole or not at all, never overwritten.
+
+<root>/<study>/<run_id>.json               the run
+<root>/<study>/<run_id>.repeat-<k>.json    the same run measured again, k = 1, 2, ...
+<root>/<study>/failed/<run_id>-<k>.json    a run that ended in an error, k = 1, 2, ...
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import math
+import os
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stat_repro.results.record import RecordError, RunRecord
+
+_REPEAT = re.compile(r"(?P<run_id>.+)\.repeat-\d+$")
+_FAILED = re.compile(r"(?P<run_id>.+)-\d+$")
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class StudyError(ValueError):
+    """A study that does not exist; the message names those that do."""
+
+
+def save_record(record: RunRecord, root: Path) -> Path:
+    """Store a record under a name of its own, also while other processes store.
+
+    A run that is stored already becomes a repeat; a failed run goes to `failed/`. So no result is
+    lost and none is replaced.
+
+    Args:
+        record: The run.
+        root: Folder of all studies (`results/`).
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        RecordError: A value that JSON does not have.
+        OSError: The file cannot be written; nothing is left behind.
+    """
+    data = record.to_json().encode()
+    study = root / record.study
+    for path in _free_names(study, record):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _write_new(path, data):
+            return path
+    raise AssertionError("the names never end")
+
+
+def find_record(root: Path, study: str, run_id: str) -> Path | None:
+    """File of the run that ended well, or None."""
+    path = root / study / f"{run_id}.json"
+    return path if path.is_file() else None
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read one file and check that it is where it belongs.
+
+    Raises:
+        RecordError: A damaged file, or one whose content is not what its place says; names it.
+    """
+    try:
+        record = RunRecord.from_json(path.read_text(encoding="utf-8"))
+        _check_place(record, path)
+    except (RecordError, UnicodeDecodeError) as err:
+        raise RecordError(f"{path}: {err}") from err
+    return record
+
+
+def list_studies(root: Path) -> list[str]:
+    """Names of the studies with at least one stored record, failed ones included."""
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    return [f.name for f in folders if f.is_dir() and (any(_runs(f)) or any(_failed(f)))]
+
+
+def load_records(
+    root: Path, study: str, *, failed: bool = False, repeats: bool = False
+) -> list[RunRecord]:
+    """Records of a study, sorted by file name, failed ones last.
+
+    Args:
+        root: Folder of all studies.
+        study: Name of the study.
+        failed: Whether failed runs are included.
+        repeats: Whether repeated measurements of a run are included.
+
+    Raises:
+        StudyError: No such study.
+        RecordError: A damaged file, which is named.
+    """
+    folder = root / study
+    if not folder.is_dir():
+        there = ", ".join(list_studies(root)) or "none"
+        raise StudyError(f"study {study!r}: not found under {root}; there are: {there}")
+    paths = [p for p in _runs(folder) if repeats or _REPEAT.fullmatch(p.stem) is None]
+    if failed:
+        paths += _failed(folder)
+    return [read_record(path) for path in paths]
+
+
+def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """One flat row per record, in the order given.
+
+    Columns: the scalar top-level keys; every number and text below `metrics`, `timings`, `costs`,
+    `memory` and `config` under its dotted name (`metrics.pruned.accuracy`,
+    `config.pruning.allocation`); `metrics.protocol` as one JSON text; `error.type` and
+    `error.message`; `undefined`: dotted names of the values that were measured as nan, which a
+    frame cannot tell from those that are missing. Infinite values stay infinite.
+    """
+    scalars = (
+        *("run_id", "status", "model", "dataset", "method", "ratio", "seed"),
+        *("mac_kept_fraction", "param_kept_fraction"),
+    )
+    rows = []
+    for record in records:
+        row: dict[str, Any] = {key: getattr(record, key) for key in scalars}
+        metrics = {k: v for k, v in record.metrics.items() if k != "protocol"}
+        nested = {"metrics": metrics, "timings": record.timings, "costs": record.costs}
+        nested |= {"memory": record.memory, "config": record.config}
+        row |= dict(_flatten(nested, ""))
+        protocol = record.metrics.get("protocol")
+        row["metrics.protocol"] = None if protocol is None else json.dumps(protocol, sort_keys=True)
+        row["error.type"] = None if record.error is None else record.error["type"]
+        row["error.message"] = None if record.error is None else record.error["message"]
+        nan = [k for k, v in row.items() if isinstance(v, float) and math.isnan(v)]
+        row["undefined"] = ",".join(nan)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=None if rows else list(scalars))
+
+
+def _flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, (list, tuple)):
+        yield name, json.dumps(value, sort_keys=True)
+    else:
+        yield name, value
+
+
+def _runs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.json"))
+
+
+def _failed(folder: Path) -> list[Path]:
+    return sorted((folder / "failed").glob("*.json"))
+
+
+def _free_names(study: Path, record: RunRecord) -> Iterator[Path]:
+    """Names to try, in this order; whether one is free is known only when it is taken."""
+    if record.status == "failed":
+        yield from (study / "failed" / f"{record.run_id}-{k}.json" for k in itertools.count(1))
+    yield study / f"{record.run_id}.json"
+    yield from (study / f"{record.run_id}.repeat-{k}.json" for k in itertools.count(1))
+
+
+def _check_place(record: RunRecord, path: Path) -> None:
+    """A record that was copied or renamed by hand would count as something it is not."""
+    is_failed = record.status == "failed"
+    match = (_FAILED if is_failed else _REPEAT).fullmatch(path.stem)
+    run_id = path.stem if match is None else match["run_id"]
+    folder = Path(record.study, "failed") if is_failed else Path(record.study)
+    if (
+        run_id != record.run_id
+        or path.absolute().parent.parts[-len(folder.parts) :] != folder.parts
+    ):
+        raise RecordError(
+            f"the content belongs to run {record.run_id} ({record.status}) of study "
+            f"{record.study}, which is stored under {folder}/"
+        )
+
+
+def _write_new(path: Path, data: bytes) -> bool:
+    """Write a file that must not exist yet; False, and nothing done, if it does."""
+    if path.exists():
+        return False
+    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return _publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, path: Path) -> bool:
+    try:
+        # Unlike a rename, a link fails where the name is taken, so a race has one winner.
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as err:
+        if err.errno not in _NO_HARD_LINKS:
+            raise
+        # A file system without hard links: take the name first, then put the content there.
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return False
+        os.replace(temporary, path)
+    return True

@@ -1,0 +1,300 @@
+"""Changing tensors: from a plan and the corrected consumers to a smaller model.
+
+Which units go and what the corrected weights are is decided elsewhere; here rows of producers are
+selected, consumers replaced, and the result put into a model of the matching `Stat*` class.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from stat_repro import modeling_stat
+from stat_repro.models import adapter as adapters
+from stat_repro.models.adapter import Adapter, Site, adapter_for, linear, unit_columns
+from stat_repro.plan import PlanError, PruningPlan, SiteKind
+
+# The pruned class of every stock class that has one; `class StatX(_PrunedY, X)`.
+_PRUNED_CLASSES: dict[type, type] = {
+    pruned.__bases__[1]: pruned
+    for heads in modeling_stat.AUTO_CLASSES.values()
+    for pruned in heads.values()
+}
+
+
+class SurgeryError(ValueError):
+    """An edit that is missing, does not fit its site, or is not finite."""
+
+
+@dataclass(frozen=True, eq=False)
+class SiteEdit:
+    """What remains of one site, and the corrected consumer.
+
+    Attributes:
+        layer: Index of the transformer layer.
+        kind: `attention` or `ffn`.
+        kept: Kept units, ascending.
+        consumer_weight: New weight of the consumer, shape (D, len(kept) * width), any float dtype
+            (cast to that of the model).
+        consumer_bias: New bias of the consumer, shape (D,); None leaves it as it is.
+    """
+
+    layer: int
+    kind: SiteKind
+    kept: tuple[int, ...]
+    consumer_weight: Tensor
+    consumer_bias: Tensor | None = None
+
+
+def sliced_linear(source: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A new Linear with these tensors on the device, in the dtype and mode of another.
+
+    Args:
+        source: The Linear that is replaced; not changed.
+        weight: Shape (out, in); copied.
+        bias: Shape (out,) or None; copied.
+
+    Returns:
+        The Linear; zero sizes are fine. It is trainable if `source` is.
+    """
+    rows, columns = weight.shape
+    new = modeling_stat.empty_linear(columns, rows, bias is not None, source)
+    with torch.no_grad():
+        new.weight.copy_(weight)
+        if bias is not None:
+            new.bias.copy_(bias)
+    new.requires_grad_(source.weight.requires_grad)
+    return new.train(source.training)
+
+
+def _check_edit(site: Site, edit: SiteEdit, consumer: nn.Linear) -> None:
+    """Refuse an edit that does not fit its site."""
+    kept, width, rows = edit.kept, site.width, consumer.out_features
+    if list(kept) != sorted(set(kept)) or not set(kept) <= set(range(site.units)):
+        raise SurgeryError(
+            f"{site.name}: expected ascending kept units in 0..{site.units - 1}; got {list(kept)}"
+        )
+    shapes = {"weight": (rows, len(kept) * width), "bias": (rows,)}
+    for what, tensor in (("weight", edit.consumer_weight), ("bias", edit.consumer_bias)):
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shapes[what]:
+            raise SurgeryError(
+                f"{site.name}: expected a consumer {what} of shape {shapes[what]} for {len(kept)} "
+                f"kept units of {width} columns; got {tuple(tensor.shape)}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise SurgeryError(f"{site.name}: the new consumer {what} is not finite")
+
+
+def _edited_linears(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, nn.Linear]:
+    """The new producers and the new consumer of a site, by module name."""
+    consumer = linear(model, site.consumer)
+    _check_edit(site, edit, consumer)
+    new: dict[str, nn.Linear] = {}
+    for producer in site.producers:
+        module = linear(model, producer.module)
+        rows = unit_columns(edit.kept, producer.rows_per_unit).to(module.weight.device)
+        bias = None if module.bias is None else module.bias[rows]
+        new[producer.module] = sliced_linear(module, module.weight[rows], bias)
+    bias = consumer.bias if edit.consumer_bias is None else edit.consumer_bias
+    new[site.consumer] = sliced_linear(consumer, edit.consumer_weight, bias)
+    return new
+
+
+def _edits_by_site(
+    sites: Sequence[Site], edits: Sequence[SiteEdit]
+) -> dict[tuple[int, SiteKind], SiteEdit]:
+    """Edits by (layer, kind); refuses two for one site, and one for no site."""
+    known = {(site.layer, site.kind) for site in sites}
+    found: dict[tuple[int, SiteKind], SiteEdit] = {}
+    for edit in edits:
+        key = (edit.layer, edit.kind)
+        if key not in known:
+            raise SurgeryError(f"layer {edit.layer} {edit.kind}: an edit, but no such site")
+        if key in found:
+            raise SurgeryError(f"layer {edit.layer} {edit.kind}: expected one edit, got two")
+        found[key] = edit
+    return found
+
+
+@contextmanager
+def temporarily_pruned(
+    model: nn.Module, sites: Sequence[Site], edits: Sequence[SiteEdit]
+) -> Iterator[None]:
+    """Run a block with the edited sites pruned inside the model itself.
+
+    Sites without an edit stay whole. Hooks on the replaced Linears must be set inside. Afterwards,
+    also after an error, the model has its own modules again; they are never written to.
+
+    Args:
+        model: Any supported model.
+        sites: Sites of the model (at least the edited ones).
+        edits: At most one per site; in a grouped-query model whole groups, as always.
+
+    Raises:
+        SurgeryError: An edit does not fit its site; the model is as before.
+    """
+    by_site = _edits_by_site(sites, edits)
+    new: dict[str, nn.Linear] = {}
+    with torch.no_grad():
+        for site in sites:
+            edit = by_site.get((site.layer, site.kind))
+            if edit is not None:
+                new |= _edited_linears(model, site, edit)
+    own = {name: linear(model, name) for name in new}
+    try:
+        for name, module in new.items():
+            model.set_submodule(name, module)
+        yield
+    finally:
+        for name, module in own.items():
+            model.set_submodule(name, module)
+
+
+def _pruned_class(model: PreTrainedModel) -> type[PreTrainedModel]:
+    """The `Stat*` class of a stock model, or the class itself if it is one."""
+    if type(model) in _PRUNED_CLASSES:
+        return _PRUNED_CLASSES[type(model)]
+    # By name: loaded with trust_remote_code, a pruned model has its own copy of the classes.
+    for pruned in _PRUNED_CLASSES.values():
+        if type(model).__name__ == pruned.__name__:
+            return pruned
+    raise adapters.UnsupportedModelError(
+        f"no pruned form of {type(model).__name__}; supported: "
+        f"{', '.join(sorted(stock.__name__ for stock in _PRUNED_CLASSES))}, and the pruned forms "
+        "of these"
+    )
+
+
+def _pruned_config(
+    model: PreTrainedModel, adapter: Adapter, plan: PruningPlan, new: dict[str, nn.Linear]
+) -> Any:
+    """The config of the pruned model: the dense one and what each layer keeps."""
+
+    def biases(sites: tuple[Site, ...]) -> list[bool]:
+        consumers = [new.get(site.consumer, linear(model, site.consumer)) for site in sites]
+        return [consumer.bias is not None for consumer in consumers]
+
+    attention, ffn = adapter.of_kind("attention"), adapter.of_kind("ffn")
+    ratios = [s.producers[0].rows_per_unit // s.producers[1].rows_per_unit for s in attention]
+    heads = zip(plan.head_counts, ratios, strict=True)
+    lists: dict[str, Any] = {
+        "query_heads_per_layer": [groups * ratio for groups, ratio in heads],
+        "kv_heads_per_layer": list(plan.head_counts),
+        "ffn_size_per_layer": list(plan.neuron_counts),
+        "attention_output_bias_per_layer": biases(attention),
+        "ffn_output_bias_per_layer": biases(ffn),
+    }
+    config_class = _pruned_class(model).config_class
+    if not hasattr(config_class, "kv_heads_per_layer"):
+        del lists["kv_heads_per_layer"]
+    values = model.config.to_dict()
+    # They belong to the class that is left; the new one has its own.
+    for key in ("model_type", "auto_map", "transformers_version", "architectures"):
+        values.pop(key, None)
+    config = config_class(**(values | lists))
+    config._attn_implementation = model.config._attn_implementation
+    config.name_or_path = model.config.name_or_path
+    return config
+
+
+def _empty_model(model: PreTrainedModel, config: Any) -> PreTrainedModel:
+    """The pruned model without weights, on the meta device."""
+    cls = _pruned_class(model)
+    without_pooler = cls is modeling_stat.StatBertModel and model.pooler is None
+    with torch.device("meta"):
+        return cls(config, add_pooling_layer=False) if without_pooler else cls(config)
+
+
+def _tensors(model: PreTrainedModel, new: dict[str, nn.Linear]) -> dict[str, Tensor]:
+    """The state dict of the pruned model; nothing is shared with the source."""
+    replaced = tuple(f"{name}." for name in new)
+    clones: dict[int, Tensor] = {}  # by identity, so that tied weights are copied once
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not name.startswith(replaced):
+            if id(tensor) not in clones:
+                clones[id(tensor)] = tensor.detach().clone()
+            state[name] = clones[id(tensor)]
+    for name, module in new.items():
+        state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+    return state
+
+
+def _carry_over(source: PreTrainedModel, pruned: PreTrainedModel) -> None:
+    """Give the pruned model what a state dict does not hold.
+
+    Tied weights, buffers that are not saved (rotary frequencies and how far they reach, position
+    ids), which parameters are trained, train or eval mode of every module, generation defaults.
+    """
+    tied = pruned.all_tied_weights_keys.items()
+    if all(source.get_parameter(a) is source.get_parameter(b) for a, b in tied):
+        pruned.tie_weights()
+    own = dict(source.named_modules())
+    for name, module in pruned.named_modules():
+        module.training = own[name].training
+        for key in module._non_persistent_buffers_set:
+            setattr(module, key, getattr(own[name], key).detach().clone())
+        if hasattr(own[name], "max_seq_len_cached"):
+            module.max_seq_len_cached = own[name].max_seq_len_cached
+    trained = {name: p.requires_grad for name, p in source.named_parameters()}
+    for name, parameter in pruned.named_parameters():
+        # A bias that the source does not have follows its weight.
+        fallback = trained.get(name.removesuffix("bias") + "weight", True)
+        parameter.requires_grad_(trained.get(name, fallback))
+    if source.can_generate():
+        pruned.generation_config = copy.deepcopy(source.generation_config)
+
+
+def prune_model(
+    model: PreTrainedModel, plan: PruningPlan, edits: Sequence[SiteEdit]
+) -> PreTrainedModel:
+    """A new, smaller model of the matching `Stat*` class.
+
+    Args:
+        model: A stock BERT, DistilBERT or Llama model, or an already pruned one; not changed.
+        plan: The units that stay, as indices into `model`.
+        edits: One for every site that loses units. A site that loses none may have one too (a
+            corrected consumer); without one it keeps its weights.
+
+    Returns:
+        The pruned model: device, dtype, mode, `requires_grad` and attention implementation as in
+        `model`; no tensor is shared with it.
+
+    Raises:
+        UnsupportedModelError: No pruned form of this model class.
+        PlanError: The plan was made for another shape.
+        SurgeryError: An edit is missing or does not fit the plan or its site.
+    """
+    _pruned_class(model)
+    adapter = adapter_for(model)
+    adapter.check_plan(plan)
+    by_site = _edits_by_site(adapter.sites, edits)
+    new: dict[str, nn.Linear] = {}
+    with torch.no_grad():
+        for site in adapter.sites:
+            kept = plan.layers[site.layer].kept(site.kind)
+            edit = by_site.get((site.layer, site.kind))
+            if edit is None and len(kept) < site.units:
+                raise SurgeryError(
+                    f"{site.name}: the plan drops {site.units - len(kept)} of {site.units} units; "
+                    "expected an edit with the new consumer weight, got none"
+                )
+            if edit is not None and edit.kept != kept:
+                raise PlanError(
+                    f"{site.name}: the edit keeps {list(edit.kept)}, the plan {list(kept)}"
+                )
+            if edit is not None:
+                new |= _edited_linears(model, site, edit)
+        pruned = _empty_model(model, _pruned_config(model, adapter, plan, new))
+        pruned.load_state_dict(_tensors(model, new), strict=True, assign=True)
+        _carry_over(model, pruned)
+    return pruned

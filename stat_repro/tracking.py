@@ -1,0 +1,160 @@
+"""A mirror of the records on Weights & Biases. The record on disk is the result; this is a view.
+
+The record is stored before it is mirrored, and nothing is ever read back, so whatever goes wrong
+here costs a line in the log and no run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stat_repro.config import TrackingConfig
+from stat_repro.paths import cache_dir, project_root
+from stat_repro.results.record import RunRecord
+
+_LOG = logging.getLogger(__name__)
+
+_INIT_SECONDS = 60.0
+
+
+def mirror(record: RunRecord, config: TrackingConfig, folder: Path | None = None) -> None:
+    """Write a stored record to W&B, as `config.mode` says.
+
+    `disabled` does not even import wandb. `offline` writes `<folder>/wandb/offline-run-*`, which
+    `wandb sync` can send later; it needs no login and starts no connection. `online` sends to the
+    account that wandb is logged in to. Sent or written are the config, provenance and plan sizes,
+    and as summary all numbers of metrics, costs, timings and memory; no code, no machine
+    statistics, no console output.
+
+    Args:
+        record: The record, already stored.
+        config: Mode, project and entity.
+        folder: Parent of the `wandb/` folder of the runs; the project root if None.
+    """
+    if config.mode == "disabled":
+        return
+    parent = project_root() if folder is None else folder
+    try:
+        with _environment(config.mode, parent):
+            _write(record, config, parent)
+    # Any failure of the mirror, whatever its type, must leave the stored run as it is.
+    except Exception as err:
+        reason = " ".join(str(err).split())
+        _LOG.warning(
+            "Weights & Biases (tracking.mode=%s) failed for %s, whose record is stored and "
+            "unaffected: %s: %s. tracking=disabled turns the mirror off.",
+            config.mode,
+            record.run_id,
+            type(err).__name__,
+            reason,
+        )
+
+
+def mirrored_config(record: RunRecord) -> dict[str, Any]:
+    """What W&B shows as the run's configuration: nested as in the record."""
+    layers = record.plan.get("layers", [])
+    return {
+        "run_id": record.run_id,
+        "study": record.study,
+        "status": record.status,
+        "config": record.config,
+        "provenance": record.provenance,
+        "protocol": record.metrics.get("protocol", {}),
+        "kept_heads": [len(layer["kept_heads"]) for layer in layers],
+        "kept_neurons": [len(layer["kept_neurons"]) for layer in layers],
+    }
+
+
+def mirrored_summary(record: RunRecord) -> dict[str, Any]:
+    """What W&B shows as results: the numbers of the record under names like `pruned/accuracy`."""
+    summary: dict[str, Any] = {
+        "mac_kept_fraction": record.mac_kept_fraction,
+        "param_kept_fraction": record.param_kept_fraction,
+    }
+    groups: dict[str, Any] = {k: v for k, v in record.metrics.items() if k != "protocol"}
+    groups |= {"timings": record.timings, "costs": record.costs, "memory": record.memory}
+    for group, values in groups.items():
+        summary |= {f"{group}/{name}": value for name, value in _numbers(values, "")}
+    if record.error is not None:
+        summary["error"] = f"{record.error['type']}: {record.error['message']}"
+    return {name: value for name, value in summary.items() if value is not None}
+
+
+def _numbers(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield f"{prefix}{name}", value
+
+
+def _write(record: RunRecord, config: TrackingConfig, parent: Path) -> None:
+    # Imported here: wandb reads the environment when it is imported, and takes most of a second.
+    import wandb
+
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        init_timeout=_INIT_SECONDS,
+        login_timeout=_INIT_SECONDS,
+        disable_git=True,
+        disable_code=True,
+        save_code=False,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+    run = wandb.init(
+        mode=config.mode,
+        project=config.project,
+        entity=config.entity,
+        dir=str(parent),
+        name=record.run_id,
+        group=record.study,
+        tags=[record.method, record.model, record.dataset],
+        config=mirrored_config(record),
+        settings=settings,
+        reinit="finish_previous",
+    )
+    run.summary.update(mirrored_summary(record))
+    run.finish(exit_code=0 if record.status == "ok" else 1)
+
+
+@contextmanager
+def _environment(mode: str, parent: Path) -> Iterator[None]:
+    """Wandb's variables for the time of the call; the caller's are put back afterwards."""
+    own = cache_dir() / "wandb"
+    variables = {
+        # The mode as a variable too: with the argument alone, telemetry threads start.
+        "WANDB_MODE": mode,
+        "WANDB_ERROR_REPORTING": "false",
+        "WANDB_SILENT": "true",
+        "WANDB_DIR": str(parent),
+        # All of these are below the user's home folder otherwise.
+        "WANDB_CACHE_DIR": str(own / "cache"),
+        "WANDB_DATA_DIR": str(own / "data"),
+        "WANDB_ARTIFACT_DIR": str(own / "artifacts"),
+    }
+    if mode == "offline":
+        # Online, the login may live in the user's own settings folder.
+        variables["WANDB_CONFIG_DIR"] = str(own / "config")
+    for key, path in variables.items():
+        if key.endswith("_DIR"):
+            Path(path).mkdir(parents=True, exist_ok=True)
+    (parent / "wandb").mkdir(exist_ok=True)
+    before = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

@@ -1,0 +1,162 @@
+"""Supervised training of an encoder with a task head, deterministic for a seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import datasets
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from stat_repro.config import FinetuneConfig
+from stat_repro.data.batching import encode_sentences, pad_batch
+from stat_repro.evaluation.predictions import device_of, to_device
+from stat_repro.progress import Progress
+
+GRADIENT_NORM = 1.0
+# Sentences of similar length share a batch; they are sorted within pools of so many batches.
+POOL_BATCHES = 50
+
+
+class TrainingError(RuntimeError):
+    """Training that went wrong."""
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's random state from `seed` inside the block, and as it was before after it.
+
+    Args:
+        seed: Seed of the CPU's generator and of the one of `device`.
+        device: Device of the block; other accelerators are not touched.
+    """
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    mps = torch.mps.get_rng_state() if device.type == "mps" else None
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        for index in cuda:
+            with torch.cuda.device(index):
+                torch.cuda.manual_seed(seed)
+        if mps is not None:
+            torch.mps.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if mps is not None:
+                torch.mps.set_rng_state(mps)
+
+
+def _epoch_batches(
+    lengths: list[int], batch_size: int, generator: torch.Generator
+) -> Iterator[list[int]]:
+    """One epoch's batches of indices: shuffled, sorted by length within pools, shuffled again."""
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    pool = batch_size * POOL_BATCHES
+    batches = []
+    for start in range(0, len(order), pool):
+        part = sorted(order[start : start + pool], key=lambda index: lengths[index])
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    for index in torch.randperm(len(batches), generator=generator).tolist():
+        yield batches[index]
+
+
+def _optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def learning_rate_factor(step: int, steps: int, warmup_fraction: float) -> float:
+    """Share of the peak rate in step 0 <= `step` < `steps`: linear up, then linear down.
+
+    The peak is reached in the last step of the warm-up; the rate is never 0.
+    """
+    warmup = round(warmup_fraction * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    return (steps - step) / max(1, steps - warmup)
+
+
+def _loss(logits: Tensor, labels: Tensor, task: str) -> Tensor:
+    if task == "regression":
+        return functional.mse_loss(logits[:, 0].float(), labels.float())
+    return functional.cross_entropy(logits.float(), labels)
+
+
+def train(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: datasets.Dataset,
+    task: str,
+    config: FinetuneConfig,
+    max_length: int,
+) -> list[float]:
+    """Train in place: AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches.
+
+    The order of the examples comes from `config.seed`; dropout comes from torch's random state,
+    so call it inside `seeded`.
+
+    Args:
+        model: Model with a head for the task, on its device.
+        tokenizer: Its tokenizer.
+        rows: Columns `text`, possibly `text_pair`, and `label`.
+        task: `classification` (cross-entropy) or `regression` (mean squared error).
+        config: The recipe.
+        max_length: Tokens after which a sentence is cut.
+
+    Returns:
+        Mean training loss of each epoch.
+
+    Raises:
+        TrainingError: The loss is no longer finite.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    chosen = torch.randperm(len(rows), generator=generator)[: config.max_examples].tolist()
+    rows = rows.select(chosen)
+    encoded = encode_sentences(tokenizer, rows, max_length)
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    labels = torch.tensor(list(rows["label"]))
+    device = device_of(model)
+    optimizer = _optimizer(model, config)
+    steps = config.epochs * math.ceil(len(rows) / config.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, steps, config.warmup_fraction)
+    )
+
+    def step(batch: list[int]) -> float:
+        inputs = to_device(pad_batch(tokenizer, encoded, batch), device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+            logits = model(**inputs).logits
+        loss = _loss(logits, labels[batch].to(device), task)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    losses = []
+    model.train()
+    with Progress("fine-tuning", config.epochs * len(rows), "sentences") as progress:
+        for epoch in range(1, config.epochs + 1):
+            total = 0.0
+            for batch in _epoch_batches(lengths, config.batch_size, generator):
+                loss = step(batch)
+                if not math.isfinite(loss):
+                    raise TrainingError(
+                        f"fine-tuning: expected a finite loss; got {loss} in epoch {epoch} "
+                        f"(learning_rate={config.learning_rate} too large?)"
+                    )
+                total += loss * len(batch)
+                progress.advance(len(batch), f"epoch {epoch}/{config.epochs}, loss {loss:.3f}")
+            losses.append(total / len(rows))
+    model.eval()
+    return losses

@@ -1,0 +1,216 @@
+"""Tiny seeded random models for all tests, with plans and batches for them.
+
+The weights are far larger than a fresh initialisation, so that softmax and activations are in
+their nonlinear range and a wrong column is seen in the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import transformers as hf
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from stat_repro.models.adapter import adapter_for, linear, unit_columns
+from stat_repro.plan import LayerPlan, PruningPlan
+from stat_repro.surgery import SiteEdit
+
+VOCABULARY = 67
+LAYERS = 3
+PAD = 0
+
+_ENCODER = {
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 40,
+    "pad_token_id": PAD,
+    "num_labels": 3,
+}
+_BERT = {
+    **_ENCODER,
+    "hidden_size": 24,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 20,
+}
+_DISTILBERT = {**_ENCODER, "dim": 24, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 20}
+_LLAMA = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 6,  # not hidden_size / heads, as in some released models
+    "intermediate_size": 20,
+    "max_position_embeddings": 64,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "num_labels": 3,
+}
+PICO_CONFIGS: dict[str, hf.PreTrainedConfig] = {
+    "bert": hf.BertConfig(**_BERT),
+    "distilbert": hf.DistilBertConfig(**_DISTILBERT),
+    "llama_grouped": hf.LlamaConfig(**_LLAMA),
+    "llama_multi_head": hf.LlamaConfig(**{**_LLAMA, "num_key_value_heads": 6}),
+    "llama_multi_query": hf.LlamaConfig(**{**_LLAMA, "num_key_value_heads": 1}),
+    "llama_tied": hf.LlamaConfig(**_LLAMA, tie_word_embeddings=True),
+    "llama_bias": hf.LlamaConfig(**_LLAMA, attention_bias=True, mlp_bias=True),
+}
+PICO_NAMES = tuple(PICO_CONFIGS)
+LLAMA_NAMES = tuple(name for name in PICO_NAMES if name.startswith("llama"))
+_CLASS_PREFIX = {"bert": "Bert", "distilbert": "DistilBert", "llama": "Llama"}
+_ENCODER_HEADS = (
+    "Model",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "ForMaskedLM",
+)
+_LLAMA_HEADS = (
+    "Model",
+    "ForCausalLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+)
+# Every supported (pico model, head) pair of the three architectures.
+PICO_HEADS = tuple(
+    [(name, head) for name in ("bert", "distilbert") for head in _ENCODER_HEADS]
+    + [("llama_grouped", head) for head in _LLAMA_HEADS]
+)
+
+
+def pico_model(
+    name: str,
+    head: str | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+    seed: int = 0,
+    **changes: Any,
+) -> PreTrainedModel:
+    """A stock model with random weights, in eval mode.
+
+    Args:
+        name: One of `PICO_NAMES`.
+        head: End of the class name (`Model`, `ForMaskedLM`...); by default sequence
+            classification for encoders and causal language modelling for Llama.
+        dtype: Of parameters and buffers.
+        attention: `sdpa` or `eager`.
+        seed: Of the weights; the global generator is left alone.
+        changes: Other config values.
+    """
+    values = {**PICO_CONFIGS[name].to_dict(), **changes}
+    config = type(PICO_CONFIGS[name]).from_dict(values)
+    if head is None:
+        head = "ForCausalLM" if config.model_type == "llama" else "ForSequenceClassification"
+    model_class = getattr(hf, _CLASS_PREFIX[config.model_type] + head)
+    with torch.random.fork_rng():
+        model = model_class._from_config(config, attn_implementation=attention)
+    randomise(model, seed)
+    return model.to(dtype).eval()
+
+
+def randomise(model: nn.Module, seed: int) -> None:
+    """Fill all parameters with seeded random values of order one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 1:
+                offset = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+                parameter.copy_(offset + 0.2 * noise)
+            else:
+                parameter.copy_(noise if "embed" in name else noise / parameter.shape[1] ** 0.5)
+
+
+def pico_batches(
+    model: PreTrainedModel,
+    count: int = 3,
+    *,
+    batch_size: int = 4,
+    length: int = 9,
+    padding_side: str = "right",
+    seed: int = 0,
+) -> list[dict[str, Tensor]]:
+    """Batches of random tokens, all but the first row padded.
+
+    Returns:
+        `input_ids` and `attention_mask` of shape (batch_size, length), for multiple choice
+        (batch_size / 2, 2, length).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for _ in range(count):
+        ids = torch.randint(2, VOCABULARY, (batch_size, length), generator=generator)
+        lengths = torch.randint(2, length, (batch_size,), generator=generator)
+        lengths[0] = length
+        positions = torch.arange(length)
+        if padding_side == "left":
+            positions = positions.flip(0)
+        mask = (positions[None, :] < lengths[:, None]).long()
+        batch = {"input_ids": torch.where(mask == 1, ids, PAD), "attention_mask": mask}
+        if type(model).__name__.endswith("ForMultipleChoice"):
+            batch = {key: value.reshape(-1, 2, length) for key, value in batch.items()}
+        batches.append({key: value.to(model.device) for key, value in batch.items()})
+    return batches
+
+
+@torch.no_grad()
+def pico_outputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """All tensors that a model returns for a batch, in one row."""
+    outputs = model(**batch).to_tuple()
+    return torch.cat([value.reshape(-1) for value in outputs if isinstance(value, Tensor)])
+
+
+def random_plan(
+    model: PreTrainedModel,
+    seed: int = 0,
+    *,
+    empty: Sequence[tuple[int, str]] = (),
+    whole: Sequence[tuple[int, str]] = (),
+) -> PruningPlan:
+    """A plan that keeps a random proper subset of every site.
+
+    Args:
+        model: Any supported model.
+        seed: Of the choice.
+        empty: Sites (layer, kind) that keep nothing.
+        whole: Sites (layer, kind) that keep everything.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    adapter = adapter_for(model)
+    kept: dict[tuple[int, str], tuple[int, ...]] = {}
+    for site in adapter.sites:
+        order = torch.randperm(site.units, generator=generator)
+        number = int(torch.randint(1, max(site.units, 2), (1,), generator=generator))
+        key = (site.layer, site.kind)
+        number = 0 if key in empty else site.units if key in whole else number
+        kept[key] = tuple(sorted(order[:number].tolist()))
+    return PruningPlan(
+        layers=tuple(
+            LayerPlan(
+                kept_heads=kept[i, "attention"],
+                kept_neurons=kept[i, "ffn"],
+                heads=adapter.site(i, "attention").units,
+                neurons=adapter.site(i, "ffn").units,
+            )
+            for i in range(adapter.num_layers)
+        ),
+        method="random",
+    )
+
+
+def selection_edits(model: PreTrainedModel, plan: PruningPlan) -> list[SiteEdit]:
+    """Edits without correction: the consumers' columns of the kept units as they are."""
+    edits = []
+    for site in adapter_for(model).sites:
+        kept = plan.layers[site.layer].kept(site.kind)
+        columns = unit_columns(kept, site.width)
+        weight = linear(model, site.consumer).weight.detach()[:, columns].clone()
+        edits.append(SiteEdit(site.layer, site.kind, kept, weight))
+    return edits

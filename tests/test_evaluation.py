@@ -1,0 +1,321 @@
+"""Predictions, fidelity and perplexity against direct computations."""
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scipy.special import log_softmax
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from stat_repro.evaluation import perplexity as perplexity_module
+from stat_repro.evaluation.evaluate import evaluate_language, evaluate_task, task_metrics
+from stat_repro.evaluation.fidelity import classification_fidelity, regression_fidelity
+from stat_repro.evaluation.perplexity import (
+    DenseModelError,
+    compare_language_models,
+    perplexity,
+    perplexity_of,
+)
+from stat_repro.evaluation.predictions import predict_logits
+
+VOCABULARY = 50
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("STAT_REPRO_CACHE", str(tmp_path / "cache"))
+
+
+class SumHead(nn.Module):
+    """Logits (sum, -sum) of the visible token ids; records how it was called."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.dropout = nn.Dropout(0.5)
+        self.calls = []
+
+    def forward(self, input_ids, attention_mask):
+        self.calls.append((self.training, torch.is_grad_enabled()))
+        total = self.scale * (input_ids * attention_mask).sum(dim=1)
+        return SimpleNamespace(logits=torch.stack([total, -total], dim=1))
+
+
+def _batch(rows):
+    ids = torch.tensor(rows)
+    return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": torch.zeros(len(rows))}
+
+
+def test_logits_come_in_example_order_and_flags_return():
+    model = SumHead().train()
+    model.dropout.eval()
+    batches = [
+        ([3, 0], _batch([[3, 0], [10, 0]])),
+        (torch.tensor([1, 2]), _batch([[1, 1], [2, 2]])),
+    ]
+    logits = predict_logits(model, iter(batches), total=4)
+    assert logits.tolist() == [[10, -10], [2, -2], [4, -4], [3, -3]]
+    assert logits.dtype == torch.float32
+    assert model.calls == [(False, False)] * 2
+    assert model.training
+    assert not model.dropout.training
+    assert not logits.is_inference()
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([0, 1], "1 are missing, 0 came more than once"),
+        ([0, 0], "2 are missing, 1 came more than once"),
+        ([0, 3], "expected example indices from 0 to 2; got 0 to 3"),
+        ([-1, 0], "got -1 to 0"),
+    ],
+)
+def test_wrong_indices_are_refused(indices, message):
+    with pytest.raises(ValueError, match=message):
+        predict_logits(SumHead(), [(indices, _batch([[1], [2]]))], total=3)
+
+
+def test_no_examples_are_refused():
+    with pytest.raises(ValueError, match="at least one example"):
+        predict_logits(SumHead(), [], total=0)
+
+
+def test_fidelity_by_hand():
+    # P = (3/4, 1/4) and (1/2, 1/2) against Q = (1/4, 3/4) and (1/2, 1/2).
+    dense = torch.tensor([[3.0, 1.0], [1.0, 1.0]]).log()
+    pruned = torch.tensor([[1.0, 3.0], [5.0, 5.0]]).log()
+    got = classification_fidelity(dense, pruned)
+    assert got["kl"] == pytest.approx((3 / 4 * math.log(3) - 1 / 4 * math.log(3)) / 2, rel=1e-6)
+    assert got["agreement"] == 0.5
+
+
+def test_kl_is_directed_from_dense_to_pruned():
+    dense = torch.tensor([[0.9, 0.1]]).log()
+    pruned = torch.tensor([[0.5, 0.5]]).log()
+    expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    assert classification_fidelity(dense, pruned)["kl"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_equal_predictions_have_no_divergence():
+    logits = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    got = classification_fidelity(logits, logits + 7.0)
+    assert got["kl"] == pytest.approx(0, abs=1e-12)
+    assert got["agreement"] == 1.0
+
+
+def test_extreme_logits_stay_finite():
+    got = classification_fidelity(torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]]))
+    assert got == {"kl": 2e4, "agreement": 0.0}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_collapsed_model_diverges_and_broken_dense_model_is_an_error(bad):
+    good = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    broken = torch.tensor([[1.0, 0.0], [bad, 0.0]])
+    assert classification_fidelity(good, broken) == {"kl": math.inf, "agreement": 0.5}
+    assert regression_fidelity(good[:, :1], broken[:, :1]) == {"mse_to_dense": math.inf}
+    with pytest.raises(ValueError, match="dense model's logits are not finite"):
+        classification_fidelity(broken, good)
+
+
+def test_fidelity_refuses_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"\(2, 2\) \(dense\) and \(2, 3\)"):
+        classification_fidelity(torch.zeros(2, 2), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="at least two classes"):
+        classification_fidelity(torch.zeros(2, 1), torch.zeros(2, 1))
+    with pytest.raises(ValueError, match="one output"):
+        regression_fidelity(torch.zeros(2, 2), torch.zeros(2, 2))
+
+
+def test_classification_result():
+    dense = torch.tensor([[0.0, 2.0], [2.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    pruned = torch.tensor([[0.0, 2.0], [2.0, 0.0], [1.0, 0.0], [math.nan, 0.0]])
+    got = evaluate_task(dense, pruned, [1, 0, 1, 0], "classification", "test", 128)
+    assert got["dense"] == {"accuracy": 1.0, "f1": 1.0, "matthews": 1.0}
+    assert got["pruned"]["accuracy"] == 0.5
+    assert got["pruned"]["f1"] == pytest.approx(2 / 3)
+    assert got["fidelity"] == {"kl": math.inf, "agreement": 0.5}
+    assert got["protocol"]["examples"] == 4
+    assert got["protocol"]["f1"] == "class 1"
+    assert got["protocol"]["split"] == "test"
+    assert got["protocol"]["max_length"] == 128
+
+
+def test_f1_follows_the_number_of_outputs():
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [2.0, 0.0, 0.0]])
+    # Macro over classes 0 and 1, both 2/3, although a third class exists and does not occur.
+    assert task_metrics(logits, [0, 1, 1], "classification")["f1"] == pytest.approx(2 / 3)
+
+
+def test_regression_result():
+    dense = torch.tensor([[1.0], [2.0], [3.0]])
+    got = evaluate_task(dense, dense + 0.5, [0.0, 1.0, 5.0], "regression", "validation", 64)
+    assert got["pruned"]["pearson"] == pytest.approx(5 / math.sqrt(28))
+    assert got["fidelity"] == {"mse_to_dense": 0.25}
+    constant = evaluate_task(dense, torch.zeros(3, 1), [0.0, 1.0, 5.0], "regression", "test", 64)
+    assert math.isnan(constant["pruned"]["pearson"])
+
+
+@pytest.mark.parametrize(("task", "outputs"), [("classification", 1), ("regression", 2)])
+def test_head_that_does_not_fit_the_task_is_refused(task, outputs):
+    with pytest.raises(ValueError, match=f"{task}: expected logits"):
+        task_metrics(torch.zeros(2, outputs), [0, 1], task)
+
+
+def _llama(seed, dtype=torch.float32):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=64,
+            initializer_range=0.4,
+        )
+        return LlamaForCausalLM(config).to(dtype)
+
+
+@pytest.fixture(scope="module")
+def windows():
+    return torch.randint(0, VOCABULARY, (5, 12), generator=torch.Generator().manual_seed(1))
+
+
+def _direct(model, windows):
+    """Log-probabilities (N, W - 1, V) by scipy in float64, one window at a time."""
+    with torch.no_grad():
+        rows = [model(input_ids=w[None]).logits[0, :-1].double().numpy() for w in windows]
+    return torch.stack([torch.from_numpy(log_softmax(row, axis=-1)) for row in rows])
+
+
+def test_perplexity_equals_direct_computation(windows):
+    model = _llama(0)
+    log_p = _direct(model, windows)
+    nll = -log_p.gather(2, windows[:, 1:, None]).mean().item()
+    got = perplexity(model, windows, batch_size=2)
+    assert got.nll == pytest.approx(nll, rel=1e-6)
+    assert got.perplexity == pytest.approx(math.exp(nll), rel=1e-6)
+    assert (got.tokens, got.windows) == (55, 5)
+
+
+def test_perplexity_equals_the_models_own_loss(windows):
+    model = _llama(0)
+    with torch.no_grad():
+        loss = model(input_ids=windows, labels=windows).loss.item()
+    assert perplexity(model, windows).nll == pytest.approx(loss, rel=1e-6)
+
+
+def test_comparison_equals_direct_computation(windows):
+    dense, pruned = _llama(0), _llama(1)
+    log_p, log_q = _direct(dense, windows), _direct(pruned, windows)
+    got = compare_language_models(dense, pruned, windows, batch_size=2)
+    assert got.kl == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-5)
+    assert got.agreement == pytest.approx((log_p.argmax(-1) == log_q.argmax(-1)).double().mean())
+    assert got.dense_nll == pytest.approx(perplexity(dense, windows).nll, rel=1e-12)
+    assert got.pruned_nll == pytest.approx(perplexity(pruned, windows).nll, rel=1e-12)
+    assert (got.tokens, got.windows) == (55, 5)
+
+
+def test_batches_and_chunks_do_not_change_the_result(windows, monkeypatch):
+    dense, pruned = _llama(0), _llama(1)
+    one = compare_language_models(dense, pruned, windows, batch_size=5)
+    monkeypatch.setattr(perplexity_module, "CHUNK_POSITIONS", 3)
+    monkeypatch.setattr(perplexity_module, "LOGIT_BYTES", 2 * 4 * VOCABULARY * 12)
+    calls = []
+    dense.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    other = compare_language_models(dense, pruned, windows, batch_size=5)
+    assert calls == [2, 2, 1]
+    for name in ("dense_nll", "pruned_nll", "kl", "agreement"):
+        assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-5)
+
+
+def test_model_compared_with_itself(windows):
+    model = _llama(0)
+    got = compare_language_models(model, copy.deepcopy(model), windows)
+    assert got.kl == 0
+    assert got.agreement == 1
+    assert got.dense_nll == got.pruned_nll
+
+
+def test_uniform_model_has_the_vocabulary_as_perplexity(windows):
+    model = _llama(0)
+    model.lm_head.weight.data.zero_()
+    assert perplexity(model, windows).perplexity == pytest.approx(VOCABULARY, rel=1e-6)
+
+
+def test_bfloat16_logits_are_scored_in_float32(windows):
+    model = _llama(0, torch.bfloat16)
+    with torch.no_grad():
+        logits = model(input_ids=windows[:, :]).logits[:, :-1].double()
+    expected = -logits.log_softmax(-1).gather(2, windows[:, 1:, None]).mean().item()
+    assert perplexity(model, windows, batch_size=5).nll == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_collapsed_model_is_a_result_and_broken_dense_model_an_error(windows, bad):
+    dense, broken = _llama(0), _llama(0)
+    broken.lm_head.weight.data[3] = bad
+    got = compare_language_models(dense, broken, windows)
+    assert got.pruned_perplexity == math.inf
+    assert got.kl == math.inf
+    assert got.agreement == 0
+    assert math.isfinite(got.dense_nll)
+    assert perplexity(broken, windows).perplexity == math.inf
+    with pytest.raises(DenseModelError, match="window 0, predicted token 0"):
+        compare_language_models(broken, dense, windows)
+
+
+def test_only_broken_positions_disagree(windows):
+    dense = _llama(0)
+    pruned = copy.deepcopy(dense)
+
+    def spoil(module, args, output):
+        output.logits[:, 4] = math.nan
+
+    pruned.register_forward_hook(spoil)
+    assert compare_language_models(dense, pruned, windows).agreement == pytest.approx(10 / 11)
+
+
+def test_perplexity_overflow_is_inf():
+    assert perplexity_of(800.0) == math.inf
+    assert perplexity_of(math.inf) == math.inf
+    assert perplexity_of(1.0) == math.e
+
+
+def test_training_flags_return(windows):
+    dense, pruned = _llama(0).train(), _llama(1).eval()
+    compare_language_models(dense, pruned, windows)
+    assert dense.training
+    assert not pruned.training
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (3, 1), (8,)])
+def test_windows_that_predict_nothing_are_refused(shape):
+    with pytest.raises(ValueError, match="at least one window of at least two tokens"):
+        perplexity(_llama(0), torch.zeros(shape, dtype=torch.long))
+
+
+def test_different_vocabularies_are_refused(windows):
+    other = _llama(0)
+    other.resize_token_embeddings(VOCABULARY + 1)
+    with pytest.raises(ValueError, match=r"same vocabulary; got 50 .* and 51"):
+        compare_language_models(_llama(0), other, windows)
+
+
+def test_language_result(windows):
+    got = evaluate_language(_llama(0), _llama(1), windows, split="test", join="\n")
+    assert got["dense"]["perplexity"] == pytest.approx(math.exp(got["dense"]["nll"]))
+    assert set(got["pruned"]) == {"perplexity", "nll"}
+    assert set(got["fidelity"]) == {"kl", "agreement"}
+    protocol = got["protocol"]
+    assert (protocol["windows"], protocol["tokens_per_window"]) == (5, 12)
+    assert protocol["predicted_tokens"] == 55
+    assert (protocol["split"], protocol["join"]) == ("test", "\n")

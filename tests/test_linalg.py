@@ -1,0 +1,179 @@
+"""The factorisations against scipy's pivoted QR and against cases with a known answer."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stat_repro.calibration.statistics import ActivationStatistics, GramStatistics
+from stat_repro.linalg import blocks, interpolative, pivoting
+
+
+def activations(n=200, features=24, seed=0, decades=2.0):
+    """Random activations with clear pivot gaps: column norms spread over some decades."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.logspace(0, -decades, features, dtype=torch.float64)
+    return torch.randn(n, features, generator=generator, dtype=torch.float64) * scale
+
+
+def both_statistics(a):
+    return [GramStatistics(a.T @ a, len(a)), ActivationStatistics(a)]
+
+
+@pytest.mark.parametrize("lapack", [True, False])
+@pytest.mark.parametrize("shape", [(200, 24), (24, 24), (10, 24)])
+def test_pivots_and_factor_equal_scipy_pivoted_qr(lapack, shape):
+    a = activations(*shape)
+    r, pivots = scipy.linalg.qr(a.numpy(), mode="r", pivoting=True)
+    rank = min(shape)
+    factor = pivoting.pivoted_cholesky(a.T @ a, lapack=lapack)
+    assert factor.rank == rank
+    assert factor.order[:rank].tolist() == pivots[:rank].tolist()
+    np.testing.assert_allclose(
+        factor.magnitudes[:rank], np.abs(np.diag(r))[:rank], rtol=1e-7, atol=0
+    )
+    signs = np.sign(np.diag(r)[:rank])[:, None]
+    columns = np.argsort(pivots)
+    mine = factor.factor[:, torch.argsort(factor.order)].numpy()
+    np.testing.assert_allclose(mine, (signs * r[:rank])[:, columns], atol=1e-8)
+
+
+@given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 2**31 - 1))
+@settings(max_examples=40, deadline=None)
+def test_factor_rebuilds_any_gram_matrix(features, tokens, seed):
+    a = torch.from_numpy(np.random.RandomState(seed).randn(tokens, features))
+    gram = a.T @ a
+    for lapack in (True, False):
+        factor = pivoting.pivoted_cholesky(gram, lapack=lapack)
+        rebuilt = factor.factor.T @ factor.factor
+        expected = gram[factor.order][:, factor.order]
+        assert torch.allclose(rebuilt, expected, atol=1e-9 * float(gram.diagonal().max()))
+        assert sorted(factor.order.tolist()) == list(range(features))
+        assert factor.rank <= min(tokens, features)
+
+
+def test_tail_norms_are_the_residuals_of_the_best_fit():
+    a = activations(features=8)
+    for statistics in both_statistics(a):
+        factor = statistics.pivot_columns(torch.ones(8))
+        for k in range(9):
+            kept = factor.order[:k]
+            fit = torch.linalg.lstsq(a[:, kept], a).solution if k else torch.zeros(0, 8)
+            residual = torch.linalg.matrix_norm(a - a[:, kept] @ fit.double())
+            assert float(factor.tail_norms[k]) == pytest.approx(float(residual), abs=1e-7)
+
+
+def test_duplicate_and_dead_columns_end_the_factorisation():
+    a = activations(features=6)
+    a = torch.cat([a, a[:, :2], torch.zeros(len(a), 1)], dim=1)
+    for lapack in (True, False):
+        factor = pivoting.pivoted_cholesky(a.T @ a, lapack=lapack)
+        assert factor.rank == 6
+        assert 8 not in factor.order[:6].tolist()
+    assert pivoting.pivoted_qr(a).rank == 6
+
+
+def test_no_energy_has_rank_zero():
+    factor = pivoting.pivoted_cholesky(torch.zeros(4, 4, dtype=torch.float64))
+    assert factor.rank == 0
+    assert factor.magnitudes.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("gram", "message"),
+    [
+        (torch.zeros(3, 2, dtype=torch.float64), "square float64"),
+        (torch.zeros(3, 3), "square float64"),
+        (torch.full((2, 2), float("nan"), dtype=torch.float64), "4 NaN or infinite"),
+    ],
+)
+def test_bad_gram_matrices_are_refused(gram, message):
+    with pytest.raises(pivoting.LinAlgInputError, match=message):
+        pivoting.pivoted_cholesky(gram)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-3, 1.0])
+def test_interpolation_is_the_ridge_least_squares_fit(ridge):
+    a = activations(features=10)
+    kept = torch.tensor([7, 0, 3, 5])
+    damping = ridge * a.square().sum(0).mean()
+    left = a[:, kept]
+    expected = torch.linalg.solve(left.T @ left + damping * torch.eye(4).double(), left.T @ a)
+    for statistics in both_statistics(a):
+        t = statistics.interpolation(kept, ridge)
+        torch.testing.assert_close(t, expected, rtol=1e-8, atol=1e-10)
+        if ridge == 0:
+            assert torch.equal(t[:, kept], torch.eye(4, dtype=torch.float64))
+
+
+def test_duplicated_columns_are_rebuilt_exactly():
+    a = activations(features=5)
+    doubled = torch.cat([a, 3.0 * a], dim=1)
+    weight = torch.randn(4, 10, dtype=torch.float64)
+    kept = torch.arange(5)
+    for statistics in both_statistics(doubled):
+        folded = interpolative.fold(weight, statistics.interpolation(kept, 0.0))
+        torch.testing.assert_close(a @ folded.T, doubled @ weight.T)
+
+
+def test_kept_columns_that_depend_on_each_other_stay_harmless():
+    a = activations(features=5)
+    a = torch.cat([a, a[:, :1]], dim=1)  # column 5 repeats column 0; both are kept
+    kept = torch.tensor([0, 1, 5])
+    weight = torch.randn(4, 6, dtype=torch.float64)
+    best = torch.linalg.lstsq(a[:, [0, 1]], a).solution
+    for statistics in both_statistics(a):
+        t = statistics.interpolation(kept, 0.0)
+        assert bool(torch.isfinite(t).all())
+        torch.testing.assert_close(a[:, kept] @ t, a[:, [0, 1]] @ best)
+        folded = interpolative.fold(weight, t)
+        assert float(folded.abs().max()) < 100
+
+
+def test_fewer_tokens_than_kept_columns_fit_the_calibration_data():
+    a = activations(n=6, features=12)
+    kept = torch.arange(9)
+    for statistics in both_statistics(a):
+        t = statistics.interpolation(kept, 0.0)
+        torch.testing.assert_close(a[:, kept] @ t, a, atol=1e-6, rtol=0)
+
+
+def test_negative_ridge_is_refused():
+    with pytest.raises(pivoting.LinAlgInputError, match="ridge"):
+        GramStatistics(torch.eye(3, dtype=torch.float64), 3).interpolation(torch.arange(2), -1.0)
+
+
+def test_unit_gram_is_the_gram_of_units_as_columns():
+    a = activations(n=50, features=12)
+    view = a.view(50, 3, 4).transpose(1, 2).reshape(200, 3)
+    torch.testing.assert_close(blocks.unit_gram(a.T @ a, 4), view.T @ view)
+    for statistics in both_statistics(a):
+        assert statistics.pivot_units(4).order.tolist() == pivoting.pivoted_qr(view).order.tolist()
+
+
+@pytest.mark.parametrize("duplicate_head", [False, True])
+def test_removal_errors_are_the_realised_output_errors(duplicate_head):
+    a = activations(n=100, features=12)
+    if duplicate_head:
+        a = torch.cat([a[:, :8], a[:, :4]], dim=1)
+    weight = torch.randn(5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    order = torch.tensor([2, 0, 1])
+    realised = []
+    for i in range(4):
+        kept = (order[:i, None] * 4 + torch.arange(4)).reshape(-1)
+        fit = np.linalg.lstsq(a[:, kept].numpy(), a.numpy(), rcond=1e-10)[0]
+        residual = a - a[:, kept] @ torch.from_numpy(fit)
+        realised.append(float(torch.linalg.matrix_norm(residual @ weight.T)))
+    for statistics in both_statistics(a):
+        errors = statistics.removal_errors(order, weight, order, 4)
+        np.testing.assert_allclose(errors.numpy(), realised, atol=1e-6)
+
+
+def test_output_error_is_the_norm_of_the_difference():
+    a = activations(features=6)
+    difference = torch.randn(3, 6, dtype=torch.float64)
+    expected = float(torch.linalg.matrix_norm(a @ difference.T))
+    for statistics in both_statistics(a):
+        assert statistics.output_error(difference) == pytest.approx(expected)

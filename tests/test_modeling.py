@@ -1,0 +1,154 @@
+"""The pruned model classes and their configs."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+from pico_models import PICO_CONFIGS, PICO_HEADS, pico_batches, pico_outputs, randomise
+
+from stat_repro import modeling_stat
+from stat_repro.models.layouts import LAYOUTS
+
+CONFIGS = {
+    "bert": modeling_stat.StatBertConfig,
+    "distilbert": modeling_stat.StatDistilBertConfig,
+    "llama_grouped": modeling_stat.StatLlamaConfig,
+}
+
+
+def stat_config(name: str, **lists: list[int]) -> hf.PreTrainedConfig:
+    values = PICO_CONFIGS[name].to_dict()
+    del values["model_type"]
+    return CONFIGS[name](**values, **lists)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_lists_default_to_the_stock_sizes(name: str) -> None:
+    stock, config = PICO_CONFIGS[name], stat_config(name)
+    assert config.query_heads_per_layer == [stock.num_attention_heads] * 3
+    assert config.ffn_size_per_layer == [20] * 3
+    has_bias = name != "llama_grouped"
+    assert config.attention_output_bias_per_layer == [has_bias] * 3
+    assert config.ffn_output_bias_per_layer == [has_bias] * 3
+
+
+def test_llama_lists_default_to_the_config_of_the_model() -> None:
+    config = stat_config("llama_grouped")
+    assert config.kv_heads_per_layer == [3, 3, 3]
+    values = {**PICO_CONFIGS["llama_bias"].to_dict()}
+    del values["model_type"]
+    biased = modeling_stat.StatLlamaConfig(**values)
+    assert biased.ffn_output_bias_per_layer == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "lists", "message"),
+    [
+        ("bert", {"query_heads_per_layer": [1]}, "one entry for each of the 3 layers; got 1"),
+        ("bert", {"query_heads_per_layer": [1, 5, 1]}, "layer 1: expected 0 to 4; got 5"),
+        ("distilbert", {"ffn_size_per_layer": [1, 1, 21]}, "layer 2: expected 0 to 20; got 21"),
+        ("distilbert", {"ffn_size_per_layer": [-1, 1, 1]}, "layer 0: expected 0 to 20; got -1"),
+        ("bert", {"ffn_output_bias_per_layer": [True]}, "ffn_output_bias_per_layer: expected one"),
+        ("llama_grouped", {"kv_heads_per_layer": [3, 3, 4]}, "layer 2: expected 0 to 3; got 4"),
+        ("llama_grouped", {"query_heads_per_layer": [6, 5, 6]}, "layer 1: expected query heads in"),
+        ("llama_grouped", {"query_heads_per_layer": [0, 6, 6]}, "layer 0: expected query heads in"),
+        ("llama_grouped", {"kv_heads_per_layer": [3, 0, 3]}, "layer 1: expected query heads in"),
+        ("llama_grouped", {"ffn_size_per_layer": [1, 2, "3"]}, "Invalid item at index 2"),
+    ],
+)
+def test_config_refuses_impossible_lists(name: str, lists: dict, message: str) -> None:
+    with pytest.raises(Exception, match=message) as caught:
+        stat_config(name, **lists)
+    assert type(caught.value).__module__ == "huggingface_hub.errors"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_auto_map_names_every_head_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
+    config = stat_config(name, ffn_size_per_layer=[20, 0, 3])
+    heads = modeling_stat.AUTO_CLASSES[type(config)]
+    assert set(config.auto_map) == {"AutoConfig", *(auto.__name__ for auto in heads)}
+    config.save_pretrained(tmp_path)
+    again = hf.AutoConfig.from_pretrained(tmp_path)
+    assert type(again) is type(config)
+    assert again.to_dict() == config.to_dict()
+    for reference in config.auto_map.values():
+        assert hasattr(modeling_stat, reference.removeprefix("modeling_stat."))
+
+
+@pytest.mark.parametrize(("name", "head"), PICO_HEADS)
+def test_every_head_is_built_by_its_auto_class(name: str, head: str) -> None:
+    groups = {"kv_heads_per_layer": [0, 3, 1]} if name == "llama_grouped" else {}
+    heads = [0, 6, 2] if groups else [0, 4, 1]
+    config = stat_config(name, query_heads_per_layer=heads, ffn_size_per_layer=[7, 0, 20], **groups)
+    auto = getattr(hf, "AutoModel" + ("" if head == "Model" else head))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = auto.from_config(config)
+    assert type(model).__name__.startswith("Stat")
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    randomise(model, 0)
+    outputs = pico_outputs(model.eval(), pico_batches(model, 1)[0])
+    assert bool(torch.isfinite(outputs).all())
+
+
+def test_fresh_weights_are_initialised_as_the_stock_ones() -> None:
+    config = stat_config("bert", ffn_size_per_layer=[19, 19, 19])
+    model = hf.AutoModel.from_config(config)
+    dense = model.encoder.layer[0].intermediate.dense
+    assert dense.bias.abs().max() == 0
+    assert 0.5 < dense.weight.std() / config.initializer_range < 1.5
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_fewer_query_heads_per_group_than_the_dense_model(attention: str) -> None:
+    """3 groups of 1 query head instead of 2: equal to a stock model that has them."""
+    config = stat_config("llama_grouped", query_heads_per_layer=[3, 3, 3])
+    values = {**PICO_CONFIGS["llama_grouped"].to_dict(), "num_attention_heads": 3}
+    stock = hf.LlamaForCausalLM._from_config(
+        hf.LlamaConfig.from_dict(values), attn_implementation=attention
+    ).eval()
+    randomise(stock, 0)
+    model = hf.AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    model.load_state_dict(stock.state_dict())
+    batch = pico_batches(model, 1)[0]
+    torch.testing.assert_close(pico_outputs(model, batch), pico_outputs(stock, batch))
+
+
+def test_layers_with_heads_get_the_first_cache_slots() -> None:
+    config = stat_config(
+        "llama_grouped", query_heads_per_layer=[0, 4, 6], kv_heads_per_layer=[0, 2, 3]
+    )
+    for auto in modeling_stat.AUTO_CLASSES[type(config)]:
+        layers = auto.from_config(config).base_model.layers
+        assert [layer.self_attn.layer_idx for layer in layers] == [2, 0, 1]
+
+
+def test_module_names_agree_with_the_layouts() -> None:
+    for config_class, names in modeling_stat._NAMES.items():
+        layout = LAYOUTS[config_class.model_type]
+        assert names.layers == layout.layers
+        assert names.heads == (layout.query, *layout.key_value)
+        assert names.attention_output == layout.attention_output
+        assert names.ffn_inputs == layout.ffn_inputs
+        assert names.ffn_output == layout.ffn_output
+
+
+def test_file_is_self_contained() -> None:
+    tree = ast.parse(Path(modeling_stat.__file__).read_text(encoding="utf-8"))
+    imported = {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add((node.module or "").split(".")[0])
+    assert imported - set(sys.stdlib_module_names) == {"torch", "transformers", "huggingface_hub"}
