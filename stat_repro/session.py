@@ -115,6 +115,7 @@ def _load_dense(config: RunConfig) -> DenseModel:
         text = load_text_data(config.dataset)
     else:
         data = load_task_data(config.dataset)
+        data.split(config.evaluation.split)  # a missing part is told before anything is trained
     finetuned = not language and not has_task_head(folder, config.dataset.task)
     if finetuned:
         if not config.finetune.enabled:
@@ -148,14 +149,20 @@ def _load_dense(config: RunConfig) -> DenseModel:
 
 
 def _check_labels(data: TaskData, loaded: LoadedModel, config: RunConfig) -> None:
-    """Refuse a checkpoint whose number of outputs is not the data's number of labels."""
-    outputs = loaded.model.config.num_labels
-    expected = 1 if data.label_names is None else len(data.label_names)
-    if outputs != expected:
+    """Refuse a checkpoint whose outputs are not the data's labels.
+
+    Names in another order would score the right answers as wrong ones. A checkpoint without names
+    (LABEL_0, ...) can only be checked for their number.
+    """
+    model_config = loaded.model.config
+    expected = ("a number",) if data.label_names is None else data.label_names
+    names = tuple(model_config.id2label[i] for i in range(model_config.num_labels))
+    same_set = {n.lower() for n in names} == {n.lower() for n in expected}
+    reordered = same_set and [n.lower() for n in names] != [n.lower() for n in expected]
+    if len(names) != len(expected) or reordered:
         raise ConfigError(
-            f"{config.model.path} has {outputs} outputs (labels "
-            f"{list(loaded.model.config.id2label.values())}), the data set {data.name} needs "
-            f"{expected} ({list(data.label_names or ['a number'])})"
+            f"{config.model.path} has the outputs {list(names)}, the data set {data.name} needs "
+            f"{list(expected)}, in this order"
         )
 
 

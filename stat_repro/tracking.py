@@ -25,7 +25,7 @@ _INIT_SECONDS = 60.0
 def mirror(record: RunRecord, config: TrackingConfig, folder: Path | None = None) -> None:
     """Write a stored record to W&B, as `config.mode` says.
 
-    `disabled` does not even import wandb. `offline` writes `<folder>/wandb/offline-run-*`, which
+    `disabled` does not even import wandb. `offline` writes `<folder>/offline-run-*`, which
     `wandb sync` can send later; it needs no login and starts no connection. `online` sends to the
     account that wandb is logged in to. Sent or written are the config, provenance and plan sizes,
     and as summary all numbers of metrics, costs, timings and memory; no code, no machine
@@ -34,11 +34,15 @@ def mirror(record: RunRecord, config: TrackingConfig, folder: Path | None = None
     Args:
         record: The record, already stored.
         config: Mode, project and entity.
-        folder: Parent of the `wandb/` folder of the runs; the project root if None.
+        folder: Folder of the runs, `wandb/` of the project root if None. wandb wants it to be
+            called `wandb`; below a folder of another name, it makes one.
     """
     if config.mode == "disabled":
         return
-    parent = project_root() if folder is None else folder
+    if folder is None:
+        parent = project_root()
+    else:
+        parent = folder.parent if folder.name == "wandb" else folder
     try:
         with _environment(config.mode, parent):
             _write(record, config, parent)
@@ -110,8 +114,9 @@ def _write(record: RunRecord, config: TrackingConfig, parent: Path) -> None:
         x_disable_machine_info=True,
         x_save_requirements=False,
     )
+    mode: Any = config.mode  # checked by the schema
     run = wandb.init(
-        mode=config.mode,
+        mode=mode,
         project=config.project,
         entity=config.entity,
         dir=str(parent),
@@ -148,13 +153,16 @@ def _environment(mode: str, parent: Path) -> Iterator[None]:
         if key.endswith("_DIR"):
             Path(path).mkdir(parents=True, exist_ok=True)
     (parent / "wandb").mkdir(exist_ok=True)
-    before = {key: os.environ.get(key) for key in variables}
+    before = _wandb_variables()
     os.environ.update(variables)
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+        # Also those that wandb set itself, which would tie child processes to this one's service.
+        for key in _wandb_variables():
+            del os.environ[key]
+        os.environ.update(before)
+
+
+def _wandb_variables() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}

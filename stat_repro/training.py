@@ -122,7 +122,7 @@ def train(
     chosen = torch.randperm(len(rows), generator=generator)[: config.max_examples].tolist()
     rows = rows.select(chosen)
     encoded = encode_sentences(tokenizer, rows, max_length)
-    lengths = [len(ids) for ids in encoded["input_ids"]]
+    lengths = [len(example["input_ids"]) for example in encoded]
     labels = torch.tensor(list(rows["label"]))
     device = device_of(model)
     optimizer = _optimizer(model, config)

@@ -6,7 +6,7 @@ Two forms share one interface: labelled sentences and windows of running text.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,9 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, ConfigError, DatasetConfig, EvaluationConfig
 from stat_repro.data.batching import (
+    SentenceInputs,
     encode_sentences,
     length_bucketed,
-    pad_batch,
     sentence_batches,
     window_batches,
 )
@@ -38,12 +38,12 @@ class CalibrationSet:
     """Calibration batches that can be read repeatedly, and what identifies them.
 
     Attributes:
-        batches: Padded batches.
+        batches: Padded batches, made when they are read.
         indices: Drawn examples of the training part, in the order of the draw.
         digest: sha256 over the token ids of the drawn examples.
     """
 
-    batches: tuple[Batch, ...]
+    batches: Sequence[Batch]
     indices: tuple[int, ...]
     digest: str
 
@@ -104,16 +104,8 @@ class SentenceWorkload:
         self.config = config
         self.tokenizer = tokenizer
         self.fingerprint = dict(data.fingerprint)
-        self._train = encode_sentences(tokenizer, self._split("train"), config.max_length)
+        self._train = encode_sentences(tokenizer, data.split("train"), config.max_length)
         self.sequence_length = float(np.mean([len(row["input_ids"]) for row in self._train]))
-
-    def _split(self, name: str) -> Dataset:
-        if name not in self.data.splits:
-            raise ConfigError(
-                f"dataset {self.data.name} has no {name} part; it has "
-                f"{', '.join(sorted(self.data.splits))} (dataset.{name}=<file>)"
-            )
-        return self.data.splits[name]
 
     def calibration(self, config: CalibrationConfig, seed: int) -> CalibrationSet:
         """Sentences of the training part, batched by length."""
@@ -121,13 +113,13 @@ class SentenceWorkload:
         drawn = [self._train[i] for i in indices]
         groups = length_bucketed([len(row["input_ids"]) for row in drawn], config.batch_size)
         return CalibrationSet(
-            batches=tuple(pad_batch(self.tokenizer, drawn, group) for group in groups),
+            batches=SentenceInputs(self.tokenizer, drawn, groups),
             indices=indices,
             digest=_digest([row["input_ids"] for row in drawn]),
         )
 
     def _evaluated(self, config: EvaluationConfig) -> Dataset:
-        rows = self._split(config.split)
+        rows = self.data.split(config.split)
         limit = config.max_examples
         return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
@@ -179,7 +171,7 @@ class WindowWorkload:
         indices = draw_indices(len(self._pool), config.examples, seed, config.replacement)
         windows = self._pool[torch.tensor(indices)]
         return CalibrationSet(
-            batches=tuple(window_batches(windows, config.batch_size)),
+            batches=window_batches(windows, config.batch_size),
             indices=indices,
             digest=_digest(windows.tolist()),
         )

@@ -6,9 +6,11 @@ their nonlinear range and a wrong column is seen in the output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pytest
 import torch
 import transformers as hf
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ _ENCODER = {
     "vocab_size": VOCABULARY,
     "max_position_embeddings": 40,
     "pad_token_id": PAD,
-    "num_labels": 3,
+    "num_labels": 2,
 }
 _BERT = {
     **_ENCODER,
@@ -48,7 +50,7 @@ _LLAMA = {
     "pad_token_id": PAD,
     "bos_token_id": 1,
     "eos_token_id": None,
-    "num_labels": 3,
+    "num_labels": 2,
 }
 PICO_CONFIGS: dict[str, hf.PreTrainedConfig] = {
     "bert": hf.BertConfig(**_BERT),
@@ -84,6 +86,25 @@ PICO_HEADS = tuple(
 )
 
 
+# Named sets of sites (layer, kind) that a plan may leave without units.
+EMPTY_SITES = {
+    "first": [(0, "attention"), (0, "ffn")],
+    "middle": [(1, "attention"), (1, "ffn")],
+    "last": [(2, "attention"), (2, "ffn")],
+    "all heads": [(i, "attention") for i in range(3)],
+    "everything": [(i, kind) for i in range(3) for kind in ("attention", "ffn")],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def single_thread() -> Iterator[None]:
+    """Import this into a test module that runs pico models: several threads are 4 times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def pico_model(
     name: str,
     head: str | None = None,
@@ -99,7 +120,7 @@ def pico_model(
         name: One of `PICO_NAMES`.
         head: End of the class name (`Model`, `ForMaskedLM`...); by default sequence
             classification for encoders and causal language modelling for Llama.
-        dtype: Of parameters and buffers.
+        dtype: Of the parameters.
         attention: `sdpa` or `eager`.
         seed: Of the weights; the global generator is left alone.
         changes: Other config values.
@@ -112,7 +133,9 @@ def pico_model(
     with torch.random.fork_rng():
         model = model_class._from_config(config, attn_implementation=attention)
     randomise(model, seed)
-    return model.to(dtype).eval()
+    for parameter in model.parameters():  # as from_pretrained, which leaves buffers in float32
+        parameter.data = parameter.data.to(dtype)
+    return model.eval()
 
 
 def randomise(model: nn.Module, seed: int) -> None:
@@ -214,3 +237,15 @@ def selection_edits(model: PreTrainedModel, plan: PruningPlan) -> list[SiteEdit]
         weight = linear(model, site.consumer).weight.detach()[:, columns].clone()
         edits.append(SiteEdit(site.layer, site.kind, kept, weight))
     return edits
+
+
+def masked_model(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
+    """The dense model with the consumers' columns of the dropped units set to zero."""
+    model = copy.deepcopy(model)
+    for site in adapter_for(model).sites:
+        kept = unit_columns(plan.layers[site.layer].kept(site.kind), site.width)
+        weight = linear(model, site.consumer).weight
+        dropped = torch.ones(weight.shape[1], dtype=torch.bool)
+        dropped[kept] = False
+        weight.data[:, dropped] = 0
+    return model

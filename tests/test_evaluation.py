@@ -2,14 +2,17 @@
 
 import copy
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from scipy.special import log_softmax
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from stat_repro.config import EvaluationConfig
 from stat_repro.evaluation import perplexity as perplexity_module
 from stat_repro.evaluation.evaluate import evaluate_language, evaluate_task, task_metrics
 from stat_repro.evaluation.fidelity import classification_fidelity, regression_fidelity
@@ -319,3 +322,10 @@ def test_language_result(windows):
     assert (protocol["windows"], protocol["tokens_per_window"]) == (5, 12)
     assert protocol["predicted_tokens"] == 55
     assert (protocol["split"], protocol["join"]) == ("test", "\n")
+
+
+@pytest.mark.parametrize(("name", "examples"), [("full", None), ("quick", 200)])
+def test_configurations_fit_the_schema(name, examples):
+    given = OmegaConf.load(Path(__file__).parent.parent / "conf" / "evaluation" / f"{name}.yaml")
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluationConfig), given))
+    assert config == EvaluationConfig(split="test", max_examples=examples)

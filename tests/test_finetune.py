@@ -6,13 +6,14 @@ import random
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
-from stat_repro.data.tasks import TaskData
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
@@ -28,6 +29,7 @@ from transformers import (
 
 from stat_repro import finetune, training
 from stat_repro.config import FinetuneConfig
+from stat_repro.data.task_data import TaskData, fingerprint_of
 from stat_repro.evaluation.evaluate import predicted_classes
 from stat_repro.finetune import FinetuneError, has_task_head, task_checkpoint
 from stat_repro.training import TrainingError, learning_rate_factor
@@ -36,6 +38,15 @@ CPU = torch.device("cpu")
 GOOD, BAD = ("fine", "lovely", "superb"), ("dull", "awful", "dire")
 FILLER = ("the", "film", "was", "and", "plot", "actor", "a", "of")
 QUICK = FinetuneConfig(epochs=8, batch_size=16, learning_rate=3e-3, seed=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Threads only cost time on models this small, much of it on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -94,15 +105,13 @@ def _rows(count, seed, regression=False):
 
 def _data(task="classification", train=160):
     regression = task == "regression"
+    splits = {"train": _rows(train, 0, regression), "validation": _rows(40, 1, regression)}
     return TaskData(
         name="toy",
         task=task,
-        splits={
-            "train": _rows(train, 0, regression),
-            "validation": _rows(40, 1, regression),
-        },
+        splits=splits,
         label_names=None if regression else ("negative", "positive"),
-        fingerprint="toy",
+        fingerprint={name: fingerprint_of(rows.to_dict()) for name, rows in splits.items()},
     )
 
 
@@ -391,3 +400,20 @@ def test_task_head_is_read_from_the_configuration(tmp_path, config, task, expect
 def test_unknown_task_is_refused(tmp_path):
     with pytest.raises(ValueError, match="expected one of classification, regression"):
         has_task_head(tmp_path, "glue")
+
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("standard", {"enabled": True, "bfloat16": False, "max_examples": None}),
+        ("short", {"enabled": True, "epochs": 1, "max_examples": 600}),
+        ("none", {"enabled": False}),
+    ],
+)
+def test_configurations_fit_the_schema(name, expected):
+    given = OmegaConf.load(CONF / "finetune" / f"{name}.yaml")
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(FinetuneConfig), given))
+    assert {key: getattr(config, key) for key in expected} == expected

@@ -10,10 +10,26 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
-from pico_models import PICO_CONFIGS, PICO_HEADS, pico_batches, pico_outputs, randomise
+from pico_models import (  # noqa: F401
+    EMPTY_SITES,
+    LLAMA_NAMES,
+    PICO_CONFIGS,
+    PICO_HEADS,
+    masked_model,
+    pico_batches,
+    pico_model,
+    pico_outputs,
+    random_plan,
+    randomise,
+    selection_edits,
+    single_thread,
+)
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from stat_repro import modeling_stat
 from stat_repro.models.layouts import LAYOUTS
+from stat_repro.surgery import prune_model
 
 CONFIGS = {
     "bert": modeling_stat.StatBertConfig,
@@ -76,7 +92,7 @@ def test_auto_map_names_every_head_and_survives_a_round_trip(name: str, tmp_path
     config.save_pretrained(tmp_path)
     again = hf.AutoConfig.from_pretrained(tmp_path)
     assert type(again) is type(config)
-    assert again.to_dict() == config.to_dict()
+    assert again.to_diff_dict() == config.to_diff_dict()
     for reference in config.auto_map.values():
         assert hasattr(modeling_stat, reference.removeprefix("modeling_stat."))
 
@@ -152,3 +168,37 @@ def test_file_is_self_contained() -> None:
             assert node.level == 0
             imported.add((node.module or "").split(".")[0])
     assert imported - set(sys.stdlib_module_names) == {"torch", "transformers", "huggingface_hub"}
+
+
+def generated(model: PreTrainedModel, batch: dict[str, Tensor], **options: object) -> Tensor:
+    return model.generate(
+        **batch, max_new_tokens=8, do_sample=False, output_logits=True,
+        return_dict_in_generate=True, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LLAMA_NAMES)
+@pytest.mark.parametrize("where", ["none", *EMPTY_SITES])
+def test_generation_is_equal_with_and_without_cache(where: str, name: str) -> None:
+    model = pico_model(name, dtype=torch.float64)
+    plan = random_plan(model, empty=EMPTY_SITES.get(where, []))
+    pruned = prune_model(model, plan, selection_edits(model, plan))
+    batch = pico_batches(model, 1, padding_side="left")[0]
+    reference = generated(masked_model(model, plan), batch, use_cache=False)
+    cases = {"none": {"use_cache": False}, "dynamic": {"use_cache": True}}
+    if name == "llama_grouped":
+        cases["static"] = {"cache_implementation": "static", "disable_compile": True}
+    for case, options in cases.items():
+        result = generated(pruned, batch, **options)
+        assert torch.equal(result.sequences, reference.sequences), case
+        torch.testing.assert_close(result.logits, reference.logits, rtol=1e-9, atol=1e-9, msg=case)
+
+
+def test_beam_search_is_equal_with_and_without_cache() -> None:
+    model = pico_model("llama_grouped", dtype=torch.float64)
+    plan = random_plan(model, empty=EMPTY_SITES["first"])
+    pruned = prune_model(model, plan, selection_edits(model, plan))
+    batch = pico_batches(model, 1, padding_side="left")[0]
+    with_cache = generated(pruned, batch, num_beams=3)
+    without = generated(pruned, batch, num_beams=3, use_cache=False)
+    assert torch.equal(with_cache.sequences, without.sequences)

@@ -162,7 +162,7 @@ def collect_statistics(
     options = {"use_cache": False} if adapter.decoder else {}
     with inference(model), input_hooks(model, chosen, receive):
         for batch in track(batches, label):
-            inputs = {k: v.to(device) for k, v in batch.items() if k != "labels"}
+            inputs = {k: _rows(v).to(device) for k, v in batch.items() if k != "labels"}
             mask = token_mask(inputs)
             tokens += int(mask.sum())
             examples += mask.shape[0]
@@ -183,6 +183,11 @@ def _finish(site: Site, collector: _GramSum | _RowStore) -> SiteStatistics:
     if not bool(torch.isfinite(values).all()):
         raise CalibrationError(f"{site.name}: NaN or infinite activations on the calibration data")
     return result
+
+
+def _rows(value: torch.Tensor) -> torch.Tensor:
+    """(B, choices, S) of multiple choice as (B * choices, S), which is what the backbone gets."""
+    return value.flatten(0, 1) if value.ndim == 3 else value
 
 
 def token_mask(batch: Batch) -> torch.Tensor:

@@ -40,18 +40,18 @@ def read_table(path: Path) -> Columns:
         if ending == ".jsonl":
             columns = _read_jsonl(path)
         elif ending == ".parquet":
-            columns = _columns(pd.read_parquet(path))
+            columns = _columns(pd.read_parquet(path), path)
         else:
-            separator, quoting = (",", csv.QUOTE_MINIMAL) if ending == ".csv" else ("\t", 3)
             columns = _columns(
                 pd.read_csv(
                     path,
-                    sep=separator,
-                    quoting=quoting,  # type: ignore[arg-type]
+                    sep="," if ending == ".csv" else "\t",
+                    quoting=csv.QUOTE_MINIMAL if ending == ".csv" else csv.QUOTE_NONE,
                     dtype=str,
                     keep_default_na=False,
                     encoding="utf-8-sig",
-                )
+                ),
+                path,
             )
     except DataError:
         raise
@@ -64,10 +64,12 @@ def read_table(path: Path) -> Columns:
     return columns
 
 
-def _columns(frame: pd.DataFrame) -> Columns:
-    if not isinstance(frame.index, pd.RangeIndex):
+def _columns(frame: pd.DataFrame, path: Path) -> Columns:
+    # pandas takes a surplus first field of csv rows for an index, and shifts the columns.
+    if path.suffix.lower() != ".parquet" and not isinstance(frame.index, pd.RangeIndex):
         raise DataError(
-            "a row has more fields than the header has columns (quote fields that hold a separator)"
+            f"{path}: rows have more fields than the header ({', '.join(map(str, frame.columns))})"
+            "; quote fields that hold a separator"
         )
     return {str(name): frame[name].tolist() for name in frame.columns}
 

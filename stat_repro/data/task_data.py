@@ -169,9 +169,9 @@ def _read_user_tables(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[
             continue
         path = Path(file).expanduser()
         table = read_table(path)
+        parts[part] = _text_columns(table, config, path)
         values = column(table, config.label_column, path, "dataset.label_column")
         what = f"{path}, column {config.label_column!r}"
-        parts[part] = _text_columns(table, config, path)
         if config.task == "regression":
             parts[part]["label"] = targets(values, what)
         else:

@@ -45,10 +45,14 @@ def prune(task: MethodInput) -> MethodOutput:
     with watch.stage("fold_ffn_s"):
         ffn_sites = adapter.of_kind("ffn")
         ffn = [
-            fold_site(model, site, order[:count], task.calibration, config)
-            for site, order, count in track(
-                list(zip(ffn_sites, neuron_orders, sizes.neurons, strict=True)), "folding FFNs"
+            fold_site(
+                model,
+                site,
+                neuron_orders[site.layer][: sizes.neurons[site.layer]],
+                task.calibration,
+                config,
             )
+            for site in track(ffn_sites, "folding FFNs", unit="sites")
         ]
         ffn_edits = [edit for edit, _ in ffn]
     head_sites = [s for s in adapter.of_kind("attention") if s.units]
@@ -63,7 +67,7 @@ def prune(task: MethodInput) -> MethodOutput:
         )
     with watch.stage("fold_heads_s"):
         heads = []
-        for site in track(head_sites, "folding heads"):
+        for site in track(head_sites, "folding heads", unit="sites"):
             order = folded.statistics[site.layer, "attention"].pivot_units(site.width).order
             kept = order[: sizes.heads[site.layer]]
             heads.append(fold_site(model, site, kept, folded, config))
@@ -89,7 +93,7 @@ def unit_errors(
     neurons: list[Vector] = []
     tails: list[Vector] = []
     orders: list[torch.Tensor] = []
-    for site in track(adapter.sites, "decomposing sites"):
+    for site in track(adapter.sites, "decomposing sites", unit="sites"):
         if not site.units:
             (heads if site.kind == "attention" else neurons).append(np.zeros(0))
             if site.kind == "ffn":

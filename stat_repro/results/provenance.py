@@ -41,6 +41,8 @@ def collect(
     dtypes: Mapping[str, str],
     data_hashes: Mapping[str, str],
     model_hash: str | None,
+    base_model_hash: str | None = None,
+    finetuned: bool | None = None,
     root: Path | None = None,
 ) -> dict[str, Any]:
     """The `provenance` of a record.
@@ -50,6 +52,8 @@ def collect(
         dtypes: Data types by role, for example `{"model": "float32", "factorisation": "float64"}`.
         data_hashes: sha256 of the data by part, for example `calibration` and `test`.
         model_hash: sha256 of the dense model's files, see `hash_files`; None where unknown.
+        base_model_hash: The same of the checkpoint that was given, before any fine-tuning.
+        finetuned: Whether the task head was trained here.
         root: Folder whose git state counts; the clone if None (an installed copy has none).
 
     Returns:
@@ -71,6 +75,8 @@ def collect(
         "dtypes": dict(dtypes),
         "data_hashes": dict(data_hashes),
         "model_hash": model_hash,
+        "base_model_hash": base_model_hash,
+        "finetuned": finetuned,
     }
 
 

@@ -48,7 +48,7 @@ class RunRecord:
         ratio: Share of the prunable MACs that was to be removed, 0 <= ratio < 1.
         seed: Seed of the calibration draw.
         mac_kept_fraction: Realised share of the prunable MACs that is kept; null if failed before.
-        param_kept_fraction: Realised share of the prunable parameters that is kept; likewise.
+        param_kept_fraction: Realised share of all parameters of the model that is kept; likewise.
         metrics: `dense` and `pruned` (the same metric names, plain fractions and not percent),
             `fidelity` (`kl` in nats and `agreement`, or what the task has instead), `protocol`
             (the definition of the metrics: split, sizes, how text was joined). Empty if failed.

@@ -1,0 +1,47 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything goes into .venv and the cache
+# (STAT_REPRO_CACHE, by default stat_repro in the user's cache folder).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Pip's own notes on its indexes are noise here; errors still show.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint paper assets clean help
+
+help:
+	@echo "make demo   prune a real model at two ratios, show table and figure"
+	@echo "make test   lint, types and tests, offline, no GPU"
+	@echo "make lint   ruff and mypy"
+	@echo "make paper  tables and figures of all stored studies"
+	@echo "make clean  remove .venv and everything built (not the cache, not results/)"
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --requirement requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m stat_repro.assets minilm movie_reviews
+	$(BIN)/python run.py -m ratio=0.3,0.5
+	$(BIN)/python paper_figures/build.py --study local
+
+assets: $(STAMP)
+	$(BIN)/python -m stat_repro.assets
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint assets
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 $(BIN)/python -m pytest
+
+paper: $(STAMP)
+	$(BIN)/python paper_figures/build.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist outputs wandb \
+		paper_figures/out
+	find stat_repro tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,140 @@
+"""Tables and figures of the stored records: `python paper_figures/build.py [--study NAME ...]`.
+
+Reads results/<study>/*.json, and writes paper_figures/out/<study>/: table.md, table.tex, table.csv
+and figure_<model>_<dataset>_<metric>.pdf and .png. Needs no torch and takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+# Before the package is imported: it would import torch, to register the pruned architectures.
+os.environ["STAT_REPRO_LIGHT"] = "1"
+
+from stat_repro import reporting
+from stat_repro.paths import project_root, results_dir
+from stat_repro.results import (
+    RecordError,
+    RunRecord,
+    StudyError,
+    list_studies,
+    load_records,
+    to_frame,
+)
+
+# Beside the task's headline: how far the pruned model is from the dense one, which is far less
+# noisy than accuracy.
+FIDELITY_FIGURES = ("kl", "agreement", "mse_to_dense")
+
+
+class NothingToShow(StudyError):
+    """A study without a successful run."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build what the arguments ask for; 0 only if every study was built."""
+    options = _parse(argv)
+    built, damaged = 0, False
+    for study in options.study or list_studies(options.results):
+        try:
+            build_study(options.results, study, options.out)
+            built += 1
+        except (StudyError, RecordError, reporting.ReportError) as err:
+            print(f"error: study {study}: {err}", file=sys.stderr)
+            # A study of failed runs only matters to the one who asks for it by name.
+            damaged |= options.study is not None or not isinstance(err, NothingToShow)
+    if built == 0:
+        print(
+            f"error: no table or figure was built from {options.results}; a run stores a record "
+            f"there, for example `python run.py ratio=0.5`",
+            file=sys.stderr,
+        )
+    return 1 if damaged or built == 0 else 0
+
+
+def build_study(results: Path, study: str, out: Path) -> list[Path]:
+    """Write the tables and figures of one study and print its summary.
+
+    Returns:
+        The files.
+
+    Raises:
+        StudyError: No such study.
+        NothingToShow: No successful run in it.
+        RecordError: A damaged record.
+        ReportError: Records that do not fit together.
+    """
+    records = load_records(results, study, failed=True)
+    good = [record for record in records if record.status == "ok"]
+    if not good:
+        raise NothingToShow(f"no successful run to show, {len(records)} failed{_failures(records)}")
+    frame = to_frame(good)
+    folder = out / study
+    summary = reporting.to_text(reporting.summary_table(frame))
+    files = _tables(frame, study, folder) + _figures(frame, folder)
+    print(f"study {study}: {len(good)} runs\n\n{summary}")
+    done = {record.run_id for record in good}
+    bad = [record for record in records if record.run_id not in done]
+    if bad:
+        print(f"{len(bad)} failed runs are not shown:{_failures(bad)}\n")
+    print(f"written to {folder}: {', '.join(path.name for path in files)}\n")
+    return files
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--study", nargs="+", metavar="NAME", help="studies to build (default: all with records)"
+    )
+    parser.add_argument("--results", type=Path, default=results_dir(), help="folder of the records")
+    parser.add_argument(
+        "--out", type=Path, default=project_root() / "paper_figures" / "out", help="output folder"
+    )
+    return parser.parse_args(argv)
+
+
+def _tables(frame: pd.DataFrame, study: str, folder: Path) -> list[Path]:
+    table = reporting.result_table(frame)
+    notes = [
+        "mean ± sample standard deviation over calibration seeds (n); - was not measured",
+        *(f"protocol of {line}" for line in reporting.protocol_lines(frame)),
+        *reporting.record_lines(frame),
+    ]
+    texts = {
+        "table.md": reporting.to_markdown(table, study, notes),
+        "table.tex": reporting.to_latex(table, study, notes),
+        "table.csv": reporting.to_csv(frame, notes),
+    }
+    for name, text in texts.items():
+        reporting.replace_file(folder / name, text.encode())
+    return [folder / name for name in texts]
+
+
+def _figures(frame: pd.DataFrame, folder: Path) -> list[Path]:
+    files = []
+    groups = frame[["model", "dataset", "config.dataset.task"]].drop_duplicates()
+    for model, dataset, task in groups.itertuples(index=False):
+        for quantity in (reporting.HEADLINE[task], *FIDELITY_FIGURES):
+            data = reporting.figure_data(frame, model, dataset, quantity)
+            if data is not None:
+                figure = reporting.draw(data)
+                files += reporting.save(figure, folder / data.name, data.records)
+    return files
+
+
+def _failures(records: Sequence[RunRecord]) -> str:
+    return "".join(
+        f"\n  {r.run_id}: {r.error['type']}: {(r.error['message'].splitlines() or [''])[0]}"
+        for r in records
+        if r.error is not None
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

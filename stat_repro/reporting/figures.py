@@ -1,0 +1,253 @@
+"""Figures as functions of a frame of records: first plain numbers, then their drawing."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stat_repro.paths import cache_dir
+from stat_repro.reporting.files import replace_file
+from stat_repro.reporting.points import aggregate, protocol_text, record_lines
+from stat_repro.reporting.styles import VariantStyle, quantity_style, variant_style
+
+_PERCENT = 100.0
+_TICK_GAP = 0.06  # share of the x axis that a tick label needs for itself
+_LABEL_CHARACTERS = 44  # that fit beside the y axis
+_RC: dict[str, Any] = {
+    "font.size": 9,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 8,
+    "axes.grid": True,
+    "grid.alpha": 0.4,
+    "grid.linewidth": 0.6,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "stat_repro",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One variant: a point per ratio, ascending in x.
+
+    Attributes:
+        label: The variant.
+        style: Its look.
+        x: MACs kept in percent, mean over the seeds.
+        y: Mean over the seeds, in shown units.
+        low: Smallest value of a seed.
+        high: Largest value of a seed.
+        n: Seeds per point.
+        ratios: Ratio of each point.
+        left_out: Ratios whose value is not finite; they have no point.
+    """
+
+    label: str
+    style: VariantStyle
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    n: tuple[int, ...]
+    ratios: tuple[float, ...]
+    left_out: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """Everything a figure shows.
+
+    Attributes:
+        model: Label of the model.
+        dataset: Label of the data set.
+        quantity: Name of the metric.
+        y_label: Its words, with unit and protocol.
+        log: Whether y is logarithmic.
+        dense: Values of the dense model, one if all variants share it, in shown units.
+        series: One per variant, in the order of the legend.
+        records: Count and hash of the records shown.
+    """
+
+    model: str
+    dataset: str
+    quantity: str
+    y_label: str
+    log: bool
+    dense: tuple[float, ...]
+    series: tuple[Series, ...]
+    records: str
+
+    @property
+    def name(self) -> str:
+        """File name without ending."""
+        parts = (self.model, self.dataset, self.quantity)
+        return "_".join(["figure", *(re.sub(r"[^A-Za-z0-9_.-]+", "-", part) for part in parts)])
+
+
+def figure_data(frame: pd.DataFrame, model: str, dataset: str, quantity: str) -> FigureData | None:
+    """Numbers of the figure of one metric against MACs kept; None where nothing was measured.
+
+    Args:
+        frame: Successful runs, as `stat_repro.results.to_frame` gives them.
+        model: Label of the model.
+        dataset: Label of the data set.
+        quantity: Name of a metric, as in `stat_repro.reporting.styles.QUANTITIES`.
+    """
+    rows = frame[(frame["model"] == model) & (frame["dataset"] == dataset)]
+    points = aggregate(rows)
+    points = points[points["quantity"] == quantity]
+    if points.empty:
+        return None
+    style = quantity_style(quantity)
+    dense = sorted({float(f"{v * style.scale:.9g}") for v in points["dense"] if math.isfinite(v)})
+    series = [_series(group, style.scale) for _, group in points.groupby("variant", sort=False)]
+    protocols = sorted(set(rows["metrics.protocol"]))
+    protocol = protocol_text(protocols[0], brief=True) if len(protocols) == 1 else "see the table"
+    lowest = min((y for one in series for y in one.low), default=0.0)
+    return FigureData(
+        model=model,
+        dataset=dataset,
+        quantity=quantity,
+        y_label=f"{style.label}\n{protocol}",
+        # A divergence of zero (ratio 0) has no logarithm.
+        log=style.log and lowest > 0,
+        dense=tuple(dense),
+        series=tuple(series),
+        records=record_lines(rows)[0],
+    )
+
+
+def draw(data: FigureData) -> Any:
+    """The `matplotlib.figure.Figure` of the numbers, made without global state."""
+    matplotlib = _matplotlib()
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with matplotlib.rc_context(_RC):
+        # The margin at the bottom is for the line about the records.
+        layout = ConstrainedLayoutEngine(rect=(0, 0.025, 1, 0.975))
+        figure = Figure(figsize=(5.6, 3.9), layout=layout)
+        axes = figure.add_subplot()
+        for value in data.dense:
+            axes.axhline(value, color="black", linestyle="--", linewidth=1, label="dense")
+        for series in data.series:
+            _draw_series(axes, series)
+        if data.log:
+            _log_axis(axes)
+        _ratio_ticks(axes, data)
+        axes.set_xlabel("MACs kept (%), and the ratio that was asked for")
+        label, _, protocol = data.y_label.partition("\n")
+        axes.set_ylabel("\n".join([label, *textwrap.wrap(protocol, _LABEL_CHARACTERS)]))
+        axes.set_title(f"{data.model}, {data.dataset}")
+        axes.legend(fontsize=8)
+        figure.text(0.995, 0.002, data.records, ha="right", va="bottom", fontsize=5, color="0.4")
+    return figure
+
+
+def save(figure: Any, stem: Path, records: str) -> list[Path]:
+    """Write `<stem>.pdf` and `<stem>.png`, byte for byte the same for the same numbers.
+
+    Args:
+        figure: What `draw` returned.
+        stem: Path without ending.
+        records: Goes into the metadata of both files.
+
+    Returns:
+        The files.
+    """
+    matplotlib = _matplotlib()
+    # Dates would make every build differ.
+    pdf: dict[str, Any] = {"metadata": {"CreationDate": None, "Subject": records}}
+    png: dict[str, Any] = {"metadata": {"Software": None, "Description": records}, "dpi": 160}
+    files = []
+    with matplotlib.rc_context(_RC):
+        for ending, options in (("pdf", pdf), ("png", png)):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=ending, **options)
+            # Not `with_suffix`, which would cut a name at its last dot.
+            files.append(stem.with_name(f"{stem.name}.{ending}"))
+            replace_file(files[-1], buffer.getvalue())
+    return files
+
+
+def _series(group: pd.DataFrame, scale: float) -> Series:
+    first = group.iloc[0]
+    drawn = group[group["not_finite"] == 0].sort_values("mac_kept", kind="stable")
+    style = variant_style(
+        *(first[key] for key in ("method", "allocation", "correction", "authors_compat", "extras"))
+    )
+    return Series(
+        label=first["variant"],
+        style=style,
+        x=tuple(_PERCENT * drawn["mac_kept"]),
+        y=tuple(scale * drawn["mean"]),
+        low=tuple(scale * drawn["low"]),
+        high=tuple(scale * drawn["high"]),
+        n=tuple(int(n) for n in drawn["n"]),
+        ratios=tuple(drawn["ratio"]),
+        left_out=tuple(group.loc[group["not_finite"] > 0, "ratio"]),
+    )
+
+
+def _draw_series(axes: Any, series: Series) -> None:
+    label, style = series.label, series.style
+    if series.n:
+        fewest, most = min(series.n), max(series.n)
+        label += f" (n={most})" if fewest == most else f" (n={fewest} to {most})"
+    if series.left_out:
+        label += f"; not finite at {', '.join(f'{r:g}' for r in series.left_out)}"
+    axes.plot(
+        series.x,
+        series.y,
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.line,
+        markersize=4.5,
+        linewidth=1.4,
+        label=label,
+    )
+    if any(n > 1 for n in series.n):
+        axes.fill_between(
+            series.x, series.low, series.high, color=style.colour, alpha=0.18, linewidth=0
+        )
+
+
+def _log_axis(axes: Any) -> None:
+    """Logarithmic y with plain numbers, also where less than a decade is shown."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _ratio_ticks(axes: Any, data: FigureData) -> None:
+    ratios = sorted({r for one in data.series for r in one.ratios + one.left_out})
+    places: list[float] = []
+    labels = []
+    low, high = axes.get_xlim()
+    for ratio in ratios:
+        place = _PERCENT * (1 - ratio)
+        if all(abs(place - other) >= _TICK_GAP * (high - low) for other in places):
+            places.append(place)
+            labels.append(f"{place:.3g}\n({ratio:g})")
+    axes.set_xticks(places, labels)
+
+
+def _matplotlib() -> Any:
+    """Matplotlib, with its font cache in the project's cache folder unless the user has one."""
+    if "MPLCONFIGDIR" not in os.environ:
+        folder = cache_dir() / "matplotlib"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["MPLCONFIGDIR"] = str(folder)
+    import matplotlib
+
+    return matplotlib

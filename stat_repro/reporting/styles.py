@@ -1,0 +1,132 @@
+"""How quantities and variants look, the same in every table and figure.
+
+A look belongs to the thing itself, never to the order in which things were drawn: the same method
+keeps its colour when another one joins the study.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+# The metric that stands for a task in the summary and the main figure.
+HEADLINE = {
+    "classification": "accuracy",
+    "regression": "pearson",
+    "language_modeling": "perplexity",
+}
+
+
+@dataclass(frozen=True)
+class QuantityStyle:
+    """How a measured number is shown.
+
+    Attributes:
+        label: Words on axes and in tables, with the unit.
+        scale: Factor from the record's value to the shown one.
+        decimals: Decimal places shown.
+        log: Whether its axis is logarithmic.
+        fraction: Whether the record's value must be at most 1.
+    """
+
+    label: str
+    scale: float = 1.0
+    decimals: int = 3
+    log: bool = False
+    fraction: bool = False
+
+
+# In the order of the tables.
+QUANTITIES = {
+    "accuracy": QuantityStyle("accuracy (%)", 100, 2, fraction=True),
+    "pearson": QuantityStyle("Pearson correlation", fraction=True),
+    "perplexity": QuantityStyle("token perplexity", decimals=2, log=True),
+    "f1": QuantityStyle("F1 (%)", 100, 2, fraction=True),
+    "matthews": QuantityStyle("Matthews correlation", fraction=True),
+    "spearman": QuantityStyle("Spearman correlation", fraction=True),
+    "nll": QuantityStyle("negative log-likelihood (nats per token)"),
+    "agreement": QuantityStyle("agreement with dense (%)", 100, 2, fraction=True),
+    "kl": QuantityStyle("KL from dense (nats)", decimals=4, log=True),
+    "mse_to_dense": QuantityStyle("mean squared difference to dense", decimals=4, log=True),
+    "mac_kept_fraction": QuantityStyle("MACs kept (%)", 100, 2, fraction=True),
+    "param_kept_fraction": QuantityStyle("parameters kept (%)", 100, 2, fraction=True),
+    "compress_s": QuantityStyle("time to compress (s)", decimals=1),
+}
+
+METHOD_LABELS = {"stat": "STAT"}
+
+
+@dataclass(frozen=True)
+class VariantStyle:
+    """Look of a series: colour (hex), marker and line style of matplotlib, place in the legend."""
+
+    colour: str
+    marker: str
+    line: str
+    order: int
+
+
+# By method, allocation, correction and authors_compat. Colours: Okabe and Ito, which stay apart
+# for colour-blind readers.
+_KNOWN = {
+    ("stat", "global", "lstsq", False): VariantStyle("#0072B2", "o", "-", 0),
+    ("stat", "uniform", "lstsq", False): VariantStyle("#009E73", "s", "-", 1),
+    ("stat", "global", "lstsq", True): VariantStyle("#D55E00", "D", "-", 2),
+    ("stat", "global", "none", False): VariantStyle("#E69F00", "^", "-", 3),
+    ("stat", "uniform", "none", False): VariantStyle("#CC79A7", "v", "-", 4),
+}
+_OTHER_COLOURS = ("#56B4E9", "#882255", "#999933", "#44AA99", "#AA4499", "#661100")
+_OTHER_MARKERS = ("P", "X", "*", "<", ">", "p")
+_OTHER_LINES = ("--", ":", "-.")
+
+
+def quantity_style(name: str) -> QuantityStyle:
+    """Look of a quantity; one that is not listed is shown under its own name."""
+    return QUANTITIES.get(name, QuantityStyle(name, decimals=4))
+
+
+def quantity_order(name: str) -> tuple[int, str]:
+    """Sort key of quantities: the listed order, then by name; fidelity and costs come last."""
+    names = list(QUANTITIES)
+    # What is not listed is a metric, so it belongs before the fidelity to the dense model.
+    place = names.index(name) if name in QUANTITIES else names.index("agreement") - 0.5
+    return int(2 * place), name
+
+
+def variant_style(
+    method: str, allocation: str, correction: str, authors_compat: bool, extras: Collection[str]
+) -> VariantStyle:
+    """Look of a variant.
+
+    Args:
+        method: Name in the registry.
+        allocation: Name of the allocation.
+        correction: Name of the correction.
+        authors_compat: Whether the authors' slips are repeated.
+        extras: Further settings that differ from the schema's defaults, as `key=value`.
+    """
+    key = (method, allocation, correction, authors_compat)
+    base = _KNOWN.get(key)
+    if base is None:
+        number = _stable_number(repr(key))
+        base = VariantStyle(
+            _OTHER_COLOURS[number % len(_OTHER_COLOURS)],
+            _OTHER_MARKERS[number // len(_OTHER_COLOURS) % len(_OTHER_MARKERS)],
+            "-",
+            len(_KNOWN) + number % 1000,
+        )
+    if not extras:
+        return base
+    # The same method with another setting: same colour, another line and marker.
+    number = _stable_number(", ".join(sorted(extras)))
+    return replace(
+        base,
+        line=_OTHER_LINES[number % len(_OTHER_LINES)],
+        marker=_OTHER_MARKERS[number // len(_OTHER_LINES) % len(_OTHER_MARKERS)],
+    )
+
+
+def _stable_number(text: str) -> int:
+    """A number that belongs to the text in every process (Python's own hash is salted)."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])

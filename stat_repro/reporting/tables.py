@@ -1,0 +1,176 @@
+"""Tables as functions of a frame of records: first a frame of text, then its spelling."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from stat_repro.reporting.points import ReportError, aggregate
+from stat_repro.reporting.styles import HEADLINE, QuantityStyle, quantity_style
+
+MISSING = "-"
+
+_LATEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}"},
+}
+_ROW = ["model", "dataset", "variant", "quantity"]
+_NUMERIC_COLUMNS = (
+    *("model", "dataset", "task", "variant", "ratio", "quantity", "n", "mean", "std"),
+    *("low", "high", "not_finite", "dense", "dense_std", "mac_kept"),
+)
+
+
+def result_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text cells: one row per model, data set, variant and quantity; one column per ratio.
+
+    A cell is `mean ± standard deviation (n=seeds)`, and `-` where nothing was measured. `dense` is
+    the value of the dense model.
+
+    Args:
+        frame: Successful runs, as `stat_repro.results.to_frame` gives them.
+
+    Raises:
+        ReportError: As `aggregate`.
+    """
+    points = aggregate(frame)
+    ratios = sorted(points["ratio"].unique())
+    rows = []
+    for key, group in points.groupby(_ROW, sort=False):
+        style = quantity_style(str(group.iloc[0]["quantity"]))
+        row = dict(zip(_ROW, key, strict=True))
+        row["quantity"] = style.label
+        row["dense"] = _value(group.iloc[0], style, "dense")
+        cells = {point["ratio"]: _cell(point, style) for _, point in group.iterrows()}
+        rows.append(row | {f"ratio {ratio:g}": cells.get(ratio, MISSING) for ratio in ratios})
+    return pd.DataFrame(rows)
+
+
+def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Text cells: one row per model, data set, variant and ratio, with what matters most.
+
+    The metric is the headline of the task. Values are means over the seeds; `runs` says of how
+    many. The column `variant` is there only where a model and data set has several.
+
+    Raises:
+        ReportError: As `aggregate`.
+    """
+    points = aggregate(frame)
+    rows = []
+    for (model, dataset, variant, ratio), group in points.groupby(
+        ["model", "dataset", "variant", "ratio"], sort=False
+    ):
+        by_name = {point["quantity"]: point for _, point in group.iterrows()}
+        task = group.iloc[0]["task"]
+        headline = HEADLINE.get(task)
+        if headline is None or headline not in by_name:
+            raise ReportError(
+                f"{dataset}: expected the metric {headline!r} of task {task!r}; "
+                f"got {', '.join(by_name)}"
+            )
+        style = quantity_style(headline)
+        rows.append(
+            {
+                "model": model,
+                "task": dataset,
+                "variant": variant,
+                "ratio": f"{ratio:g}",
+                "MACs kept": _mean(by_name, "mac_kept_fraction", " %"),
+                "params kept": _mean(by_name, "param_kept_fraction", " %"),
+                "metric": style.label,
+                "dense": _value(by_name[headline], style, "dense"),
+                "pruned": _mean(by_name, headline),
+                "agreement": _mean(by_name, "agreement", " %"),
+                "KL": _mean(by_name, "kl"),
+                "compress": _mean(by_name, "compress_s", " s"),
+                "runs": str(by_name[headline]["n"]),
+            }
+        )
+    table = pd.DataFrame(rows)
+    several = table.groupby(["model", "task"])["variant"].nunique().max() > 1
+    return table if several else table.drop(columns="variant")
+
+
+def to_text(table: pd.DataFrame) -> str:
+    """Columns aligned for a terminal, numbers to the right."""
+    cells = [list(table.columns), *table.astype(str).values.tolist()]
+    right = [all(_is_number(text) for text in column) for column in zip(*cells[1:], strict=True)]
+    widths = [max(len(text) for text in column) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            text.rjust(width) if to_right else text.ljust(width)
+            for text, width, to_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+
+
+def to_markdown(table: pd.DataFrame, title: str, notes: Sequence[str]) -> str:
+    """A Markdown document: title, table, and the notes as a list."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
+    lines = ["| " + " | ".join(str(c).replace("|", r"\|") for c in row) + " |" for row in rows]
+    return "\n".join([f"# {title}", "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def to_latex(table: pd.DataFrame, title: str, notes: Sequence[str]) -> str:
+    """A booktabs `tabular`, with title and notes as comments above it."""
+    columns = "l" * len(_ROW) + "r" * (len(table.columns) - len(_ROW))
+    lines = [f"% {note}" for note in (title, *notes)]
+    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(list(table.columns))]
+    lines += [r"\midrule", *(_latex_row(row) for row in table.values.tolist()), r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+
+
+def to_csv(frame: pd.DataFrame, notes: Sequence[str]) -> str:
+    """The numbers behind `result_table` in the record's units, one row per point and quantity.
+
+    The notes are lines that start with `#` (`pandas.read_csv(path, comment="#")` leaves them out).
+    Empty means not measured; `inf` and `nan` were measured.
+    """
+    points = aggregate(frame)[list(_NUMERIC_COLUMNS)]
+    buffer = io.StringIO()
+    buffer.writelines(f"# {note}\n" for note in notes)
+    # A mean that is nan was measured as such (see `aggregate`); other nan are absent.
+    text = points.assign(mean=["nan" if math.isnan(v) else repr(v) for v in points["mean"]])
+    text.to_csv(buffer, index=False, lineterminator="\n")
+    return buffer.getvalue()
+
+
+def _cell(point: Any, style: QuantityStyle) -> str:
+    text = _value(point, style, "mean")
+    if 0 < point["not_finite"] < point["n"]:
+        return f"{text} in {point['not_finite']} of {point['n']}"
+    return f"{text} (n={point['n']})"
+
+
+def _value(point: Any, style: QuantityStyle, name: str) -> str:
+    """Mean, and standard deviation where there is one that shows."""
+    value, spread = point[name], point["std" if name == "mean" else "dense_std"]
+    if name == "dense" and math.isnan(value):
+        return MISSING
+    text = f"{style.scale * value:.{style.decimals}f}"
+    # All seeds share the dense model; the spread of equal numbers is rounding.
+    shown = not math.isnan(spread) and (name == "mean" or spread > 1e-9 * abs(value))
+    return f"{text} ± {style.scale * spread:.{style.decimals}f}" if shown else text
+
+
+def _mean(points: dict[Any, Any], name: str, unit: str = "") -> str:
+    if name not in points:
+        return MISSING
+    style = quantity_style(name)
+    return f"{style.scale * points[name]['mean']:.{style.decimals}f}{unit}"
+
+
+def _is_number(text: str) -> bool:
+    return text == MISSING or text.split(" ")[0].lstrip("-").replace(".", "", 1).isdecimal()
+
+
+def _latex_row(cells: Sequence[Any]) -> str:
+    return " & ".join("".join(_LATEX.get(c, c) for c in str(cell)) for cell in cells) + r" \\"

@@ -1,0 +1,17 @@
+"""Shared set-up: tiny tests use one thread, which is faster for them and kind to the machine."""
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def _threads(request):
+    real = request.node.get_closest_marker("real") is not None
+    torch.set_num_threads(THREADS if real else 1)

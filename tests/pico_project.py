@@ -1,0 +1,75 @@
+"""A checkpoint and files on disk that the whole program runs on in a second."""
+
+import random
+from pathlib import Path
+
+from pico_data import WORDS, word_tokenizer
+from pico_models import pico_model
+
+
+def save_checkpoint(folder: Path, name: str, **changes) -> Path:
+    """A tiny random model with its tokenizer as a Hugging Face folder."""
+    pico_model(name, **changes).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_table(path: Path, rows: int, seed: int = 0) -> Path:
+    """Labelled sentences: label 1 if a word of the upper half comes first."""
+    pick = random.Random(seed)
+    lines = ["text,label"]
+    for _ in range(rows):
+        words = [pick.choice(WORDS) for _ in range(pick.randint(3, 9))]
+        lines.append(f"{' '.join(words)},{'up' if words[0] in WORDS[20:] else 'down'}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def write_text(path: Path, words: int, seed: int = 0) -> Path:
+    """Running text."""
+    pick = random.Random(seed)
+    path.write_text(" ".join(pick.choice(WORDS) for _ in range(words)), encoding="utf-8")
+    return path
+
+
+def sentence_overrides(folder: Path) -> list[str]:
+    """Overrides for a pico BERT classifier on a table of the user."""
+    checkpoint = save_checkpoint(
+        folder / "bert", "bert", id2label={0: "down", 1: "up"}, label2id={"down": 0, "up": 1}
+    )
+    return [
+        "model=hf",
+        f"model.path={checkpoint}",
+        "model.name=pico",
+        "dataset=table_file",
+        f"dataset.train={write_table(folder / 'train.csv', 60)}",
+        f"dataset.test={write_table(folder / 'test.csv', 30, seed=1)}",
+        "dataset.max_length=16",
+        "calibration.examples=40",
+        *_common(folder),
+    ]
+
+
+def text_overrides(folder: Path) -> list[str]:
+    """Overrides for a pico Llama on text files of the user."""
+    checkpoint = save_checkpoint(folder / "llama", "llama_grouped")
+    return [
+        "model=hf",
+        f"model.path={checkpoint}",
+        "model.name=pico",
+        "dataset=text_file",
+        f"dataset.train={write_text(folder / 'train.txt', 900)}",
+        f"dataset.test={write_text(folder / 'test.txt', 200, seed=1)}",
+        "dataset.window=16",
+        "calibration.examples=40",
+        *_common(folder),
+    ]
+
+
+def _common(folder: Path) -> list[str]:
+    return [
+        f"results={folder / 'results'}",
+        "tracking=disabled",
+        f"hydra.run.dir={folder / 'hydra'}",
+        f"hydra.sweep.dir={folder / 'hydra'}",
+    ]

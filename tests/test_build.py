@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from made_up_records import language_record, make_config, make_failure, make_record, sweep
+
+from stat_repro import results
+from stat_repro.config import CalibrationConfig
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    """paper_figures/build.py as a module; its request for a light package stays inside."""
+    before = os.environ.get("STAT_REPRO_LIGHT")
+    spec = importlib.util.spec_from_file_location("build", ROOT / "paper_figures" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if before is None:
+        del os.environ["STAT_REPRO_LIGHT"]
+    return module
+
+
+def store(folder: Path, *records: results.RunRecord) -> None:
+    for record in records:
+        results.save_record(record, folder)
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_build_is_complete_and_the_same_every_time(
+    tmp_path: Path, build: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [*sweep({0.3: [0.8, 0.9], 0.5: [0.7, 0.6]}), language_record(61.5)]
+    store(tmp_path / "results", *records)
+    other = make_config(study="second", calibration=CalibrationConfig(examples=64))
+    store(tmp_path / "results", make_record(config=other), make_failure(config=other, ratio=0.9))
+    arguments = ["--results", str(tmp_path / "results"), "--out"]
+    assert build.main([*arguments, str(tmp_path / "a")]) == 0
+    printed = capsys.readouterr().out
+    assert "study made_up: 5 runs" in printed
+    assert "study second: 1 runs" in printed
+    assert "1 failed runs are not shown" in printed
+    assert "ValueError: it broke" in printed
+    assert str(tmp_path / "a" / "made_up") in printed
+    first = outputs(tmp_path / "a" / "made_up")
+    names = [f"figure_pico_reviews_{q}" for q in ("accuracy", "kl", "agreement")]
+    names += [f"figure_pico_prose_{q}" for q in ("perplexity", "kl", "agreement")]
+    figures = {f"{name}.{ending}" for name in names for ending in ("pdf", "png")}
+    assert set(first) == {"table.md", "table.tex", "table.csv", *figures}
+    for name in ("table.md", "table.tex", "table.csv"):
+        text = first[name].decode()
+        assert all(record.run_id in text.replace("\\_", "_") for record in records)
+        assert 'split="test"' in text
+    digest = first["table.md"].decode().partition("sorted ids ")[2][:16]
+    assert digest.encode() in first["table.tex"]
+
+    # In a new process, with another seed of Python's hash.
+    command = [sys.executable, str(ROOT / "paper_figures" / "build.py"), *arguments]
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "b"), "--study", "made_up"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert outputs(tmp_path / "b" / "made_up") == first
+    assert not (tmp_path / "b" / "second").exists()
+
+
+def test_build_writes_only_where_it_says(tmp_path: Path) -> None:
+    store(tmp_path / "results", make_record())
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k not in ("MPLCONFIGDIR",)}
+    environment |= {"HOME": str(home), "STAT_REPRO_CACHE": str(tmp_path / "cache")}
+    environment |= {"XDG_CACHE_HOME": str(home / "c"), "XDG_CONFIG_HOME": str(home / "d")}
+    command = [sys.executable, str(ROOT / "paper_figures" / "build.py")]
+    command += ["--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert list(home.iterdir()) == []
+    assert {p.name for p in tmp_path.iterdir()} == {"results", "out", "cache", "home"}
+    assert (tmp_path / "cache" / "matplotlib").is_dir()
+
+
+def test_build_without_records_fails_clearly(
+    tmp_path: Path, build: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]
+    assert build.main(arguments) == 1
+    assert "no table or figure was built" in capsys.readouterr().err
+    store(tmp_path / "results", make_failure())
+    assert build.main(arguments) == 1
+    assert "no successful run to show, 1 failed" in capsys.readouterr().err
+    store(tmp_path / "results", make_record(config=make_config(study="fine")))
+    assert build.main([*arguments, "--study", "fin"]) == 1
+    assert "'fin': not found" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    # A local study in which everything failed does not spoil the others, unless asked for.
+    assert build.main(arguments) == 0
+    assert build.main([*arguments, "--study", "fine", "made_up"]) == 1
+    shutil.rmtree(tmp_path / "out")
+
+
+def test_build_of_a_damaged_study_names_the_file_and_builds_the_others(
+    tmp_path: Path, build: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "results"
+    store(root, make_record(config=make_config(study="fine")))
+    path = results.save_record(make_record(), root)
+    path.write_text("{}")
+    assert build.main(["--results", str(root), "--out", str(tmp_path / "out")]) == 1
+    assert str(path) in capsys.readouterr().err
+    assert (tmp_path / "out" / "fine" / "table.md").is_file()

@@ -1,0 +1,141 @@
+"""Streaming statistics: equal to what stored activations give, and the model untouched."""
+
+import pytest
+import torch
+from pico_models import PICO_NAMES, pico_batches, pico_model
+
+from stat_repro.calibration.capture import CalibrationError, collect_statistics, token_mask
+from stat_repro.models.adapter import adapter_for, linear
+
+
+def bits(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same_bits(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize("name", PICO_NAMES)
+def test_gram_is_that_of_the_stored_activations(name):
+    model = pico_model(name, dtype=torch.float64)
+    batches = pico_batches(model)
+    adapter = adapter_for(model)
+    gram = collect_statistics(model, adapter, batches)
+    exact = collect_statistics(model, adapter, batches, statistics="exact")
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    assert gram.tokens == exact.tokens == tokens
+    assert gram.examples == sum(len(batch["input_ids"]) for batch in batches)
+    assert set(gram.statistics) == {(site.layer, site.kind) for site in adapter.sites}
+    for key, statistics in gram.statistics.items():
+        a = exact.statistics[key].activations
+        assert a.shape[0] == statistics.tokens == tokens
+        torch.testing.assert_close(statistics.gram, a.T @ a)
+        assert float(a.abs().max()) > 0
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_padding_does_not_count(padding_side):
+    model = pico_model("bert", dtype=torch.float64)
+    adapter = adapter_for(model)
+    (batch,) = pico_batches(model, count=1, padding_side=padding_side)
+    longer = {
+        key: torch.nn.functional.pad(value, (0, 5) if padding_side == "right" else (5, 0))
+        for key, value in batch.items()
+    }
+    if padding_side == "left":  # absolute positions move; give both the same ones
+        batch["position_ids"] = torch.arange(9)[None] + 5
+    short = collect_statistics(model, adapter, [batch])
+    long = collect_statistics(model, adapter, [longer])
+    assert short.tokens == long.tokens
+    for key, statistics in short.statistics.items():
+        torch.testing.assert_close(statistics.gram, long.statistics[key].gram)
+
+
+def test_batches_add_up():
+    model = pico_model("llama_grouped", dtype=torch.float64)
+    adapter = adapter_for(model)
+    batches = pico_batches(model, count=2)
+    whole = collect_statistics(model, adapter, batches)
+    parts = [collect_statistics(model, adapter, [batch]) for batch in batches]
+    for key, statistics in whole.statistics.items():
+        total = sum(part.statistics[key].gram for part in parts)
+        torch.testing.assert_close(statistics.gram, total)
+
+
+def test_float32_model_is_summed_in_float64():
+    model = pico_model("bert")
+    calibration = collect_statistics(model, adapter_for(model), pico_batches(model))
+    assert {s.gram.dtype for s in calibration.statistics.values()} == {torch.float64}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_model_is_left_as_it_was(training):
+    model = pico_model("bert")
+    model.train(training)
+    model.bert.encoder.layer[1].eval()
+    flags = [module.training for module in model.modules()]
+    before = bits(model)
+    batches = [
+        {**batch, "labels": torch.zeros(4, dtype=torch.long)} for batch in pico_batches(model)
+    ]
+    collect_statistics(model, adapter_for(model), batches)
+    assert same_bits(before, model.state_dict())
+    assert [module.training for module in model.modules()] == flags
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_model_is_left_as_it_was_after_an_error():
+    model = pico_model("bert").train()
+    bad = {"input_ids": torch.full((1, 4), 10**6)}
+    with pytest.raises(IndexError):
+        collect_statistics(model, adapter_for(model), [bad])
+    assert model.training
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_multiple_choice_batches_are_flattened():
+    model = pico_model("bert", "ForMultipleChoice")
+    calibration = collect_statistics(model, adapter_for(model), pico_batches(model, count=1))
+    assert calibration.examples == 4
+
+
+def test_non_finite_activations_name_the_site():
+    model = pico_model("bert")
+    linear(model, "bert.encoder.layer.1.intermediate.dense").weight.data[3] = float("nan")
+    with pytest.raises(CalibrationError, match="layer 1 ffn"):
+        collect_statistics(model, adapter_for(model), pico_batches(model))
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "no tokens"),
+        ([{"attention_mask": torch.ones(2, 3)}], "input_ids"),
+        (
+            [{"input_ids": torch.ones(2, 3).long(), "attention_mask": torch.ones(2, 1, 3, 3)}],
+            "attention_mask",
+        ),
+    ],
+)
+def test_unusable_batches_are_refused(batches, message):
+    model = pico_model("bert")
+    with pytest.raises(CalibrationError, match=message):
+        collect_statistics(model, adapter_for(model), batches)
+
+
+def test_unknown_statistics_are_refused():
+    model = pico_model("bert")
+    with pytest.raises(CalibrationError, match="gram, exact"):
+        collect_statistics(model, adapter_for(model), [], statistics="sketch")
+
+
+def test_chunked_feed_forward_is_refused():
+    model = pico_model("bert", chunk_size_feed_forward=3)
+    with pytest.raises(CalibrationError, match="chunk_size_feed_forward"):
+        collect_statistics(model, adapter_for(model), pico_batches(model))
+
+
+def test_mask_defaults_to_all_tokens():
+    assert bool(token_mask({"input_ids": torch.zeros(2, 3)}).all())

@@ -1,0 +1,106 @@
+"""`python run.py` as a user types it, on tiny models and files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pico_project import sentence_overrides, text_overrides
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(arguments, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *arguments],
+        cwd=cwd,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def records_in(folder):
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def test_a_sweep_from_another_directory_survives_a_failing_point(tmp_path):
+    """The main job: two ratios, one bad point each way; all told at the end, exit status 1."""
+    overrides = sentence_overrides(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    home = tmp_path / "home"
+    elsewhere.mkdir()
+    home.mkdir()
+    done = run(
+        ["-m", "ratio=0.3,0.5,1.5", "pruning.min_units=1,500", *overrides],
+        elsewhere,
+        HOME=str(home),
+    )
+    assert done.returncode == 1, done.stderr
+    ok = records_in(tmp_path / "results" / "local")
+    assert [record["ratio"] for record in ok] == [0.3, 0.5]
+    for record in ok:
+        assert record["status"] == "ok"
+        assert 0 < 1 - record["ratio"] - record["mac_kept_fraction"] + 0.02 < 0.04
+        assert record["param_kept_fraction"] < 1
+        assert {"accuracy", "f1", "matthews"} <= set(record["metrics"]["pruned"])
+        assert {"kl", "agreement"} <= set(record["metrics"]["fidelity"])
+        assert record["timings"]["compress_s"] > record["timings"]["calibrate_s"] > 0
+        assert record["provenance"]["packages"]["torch"]
+        assert record["memory"]["process_peak_rss_bytes"] > 0
+    failed = records_in(tmp_path / "results" / "local" / "failed")
+    assert [record["error"]["type"] for record in failed] == ["BudgetError"] * 2
+    assert "4 of 6 points failed" in done.stdout
+    assert "BudgetError" in done.stdout
+    assert "0 <= ratio < 1 (share of the MACs removed); got 1.5" in done.stdout
+    assert "accuracy" in done.stdout
+    assert list(elsewhere.iterdir()) == []
+    assert [p.relative_to(home) for p in home.rglob("*") if p.is_file()] == []
+
+
+def test_language_model_run_saves_a_model_and_is_not_repeated(tmp_path):
+    overrides = [*text_overrides(tmp_path), "ratio=0.2", f"save_to={tmp_path / 'models'}"]
+    first = run(overrides, tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    (record,) = records_in(tmp_path / "results" / "local")
+    assert record["metrics"]["protocol"]["tokens_per_window"] == 16
+    assert record["metrics"]["pruned"]["perplexity"] > 1
+    saved = tmp_path / "models" / record["run_id"]
+    assert {"model.safetensors", "plan.json", "run_config.json", "README.md"} <= {
+        path.name for path in saved.iterdir()
+    }
+    assert json.loads((saved / "plan.json").read_text()) == record["plan"]
+    again = run(overrides, tmp_path)
+    assert again.returncode == 0
+    assert "already stored" in again.stdout + again.stderr
+    assert len(records_in(tmp_path / "results" / "local")) == 1
+    repeated = run([*overrides, "if_stored=repeat", "save_to=null"], tmp_path)
+    assert repeated.returncode == 0, repeated.stdout + repeated.stderr
+    records = records_in(tmp_path / "results" / "local")
+    assert len(records) == 2
+    assert records[0]["run_id"] == records[1]["run_id"]
+    assert records[0]["metrics"] == records[1]["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rato=0.3"], "rato"),
+        (["+rato=0.3"], "rato"),
+        (["ratio=1.5"], "0 <= ratio < 1"),
+        (["model=hf", "model.path=./nowhere"], "no such folder"),
+        (["model=hf"], "model.path=<value>"),
+        (["sweep=tabel1"], "tabel1"),
+        (["device=cuda:9"], "available"),
+    ],
+)
+def test_bad_command_lines_end_with_one_message_and_status_1(arguments, message, tmp_path):
+    places = [f"results={tmp_path}", "tracking=disabled", f"hydra.run.dir={tmp_path}"]
+    done = run([*arguments, *places], tmp_path)
+    assert done.returncode == 1
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

