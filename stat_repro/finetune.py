@@ -10,10 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +20,6 @@ from typing import Any
 
 import torch
 import transformers
-from filelock import FileLock, Timeout
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -33,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from stat_repro.cache import build_once
 from stat_repro.config import FinetuneConfig
 from stat_repro.data.batching import sentence_batches
 from stat_repro.data.task_data import TaskData
@@ -63,7 +59,8 @@ def has_task_head(folder: Path, task: str) -> bool:
 
     Args:
         folder: Hugging Face folder.
-        task: `classification` (two labels or more), `regression` (one) or `language_modeling`.
+        task: One of `stat_repro.config.TASKS`. Whether the head has the right outputs for a data
+            set is another question.
 
     Raises:
         ValueError: An unknown task.
@@ -73,13 +70,7 @@ def has_task_head(folder: Path, task: str) -> bool:
         raise ValueError(f"task: expected one of {', '.join(_HEADS)}; got {task!r}")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     architectures = config.get("architectures") or []
-    if not any(name.endswith(_HEADS[task]) for name in architectures):
-        return False
-    if task == "language_modeling":
-        return True
-    # A configuration without label names means two labels, the library's default.
-    labels = len(config.get("id2label", ("", "")))
-    return (labels == 1) == (task == "regression")
+    return any(name.endswith(_HEADS[task]) for name in architectures)
 
 
 def task_checkpoint(
@@ -111,18 +102,16 @@ def task_checkpoint(
     recipe = _recipe(base_folder, base_hash, data, config, max_length)
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     target = cache_dir() / "checkpoints" / digest[:20]
-    if _is_complete(target):
-        return target
-    if not config.enabled:
+    if not target.is_dir() and not config.enabled:
         raise FinetuneError(
             f"{base_folder.name} has no head for {data.name} ({data.task}) and finetune.enabled is "
             "false; expected a checkpoint with the head, or finetune=standard to train one"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target):
-        if not _is_complete(target):
-            _make(target, base_folder, data, config, max_length, device, recipe)
-    return target
+    return build_once(
+        f"checkpoint-{target.name}",
+        lambda out: _make(out, base_folder, data, config, max_length, device, recipe),
+        target,
+    )
 
 
 def _recipe(
@@ -151,25 +140,6 @@ def _recipe(
         "max_length": max_length,
         "finetune": settings,
     }
-
-
-def _is_complete(folder: Path) -> bool:
-    return (folder / "recipe.json").is_file()
-
-
-@contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """One process trains a recipe; others that want the same one wait for it."""
-    lock = FileLock(target.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print("waiting for another process that trains the same checkpoint", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -210,7 +180,7 @@ def _load(base_folder: Path, data: TaskData) -> PreTrainedModel:
 
 
 def _make(
-    target: Path,
+    out: Path,
     base_folder: Path,
     data: TaskData,
     config: FinetuneConfig,
@@ -218,9 +188,7 @@ def _make(
     device: torch.device,
     recipe: dict[str, Any],
 ) -> None:
-    """Train and put the finished folder in place in one step; nothing is left after a failure."""
-    if target.exists():
-        raise FinetuneError(f"{target} is no complete checkpoint; remove it to train it anew")
+    """Train and write the finished checkpoint."""
     start = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     with seeded(config.seed, device):
@@ -234,17 +202,11 @@ def _make(
         "device": str(device),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        with _quiet_loading():
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-        text = json.dumps(record, indent=2, sort_keys=True)
-        (temporary / "recipe.json").write_text(text + "\n", encoding="utf-8")
-        temporary.chmod(0o755)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _quiet_loading():
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    text = json.dumps(record, indent=2, sort_keys=True)
+    (out / "recipe.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _validate(

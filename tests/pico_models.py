@@ -7,10 +7,9 @@ their nonlinear range and a wrong column is seen in the output.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pytest
 import torch
 import transformers as hf
 from torch import Tensor, nn
@@ -94,15 +93,6 @@ EMPTY_SITES = {
     "all heads": [(i, "attention") for i in range(3)],
     "everything": [(i, kind) for i in range(3) for kind in ("attention", "ffn")],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def single_thread() -> Iterator[None]:
-    """Import this into a test module that runs pico models: several threads are 4 times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pico_model(

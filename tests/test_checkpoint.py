@@ -13,14 +13,13 @@ import pytest
 import torch
 import transformers as hf
 import yaml
-from pico_models import (  # noqa: F401
+from pico_models import (
     PICO_HEADS,
     pico_batches,
     pico_model,
     pico_outputs,
     random_plan,
     selection_edits,
-    single_thread,
 )
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models

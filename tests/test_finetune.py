@@ -1,5 +1,6 @@
 """Fine-tuning of a tiny random BERT on separable sentences: learning, caching, determinism."""
 
+import errno
 import json
 import math
 import random
@@ -28,6 +29,7 @@ from transformers import (
 )
 
 from stat_repro import finetune, training
+from stat_repro.cache import AssetError
 from stat_repro.config import FinetuneConfig
 from stat_repro.data.task_data import TaskData, fingerprint_of
 from stat_repro.evaluation.evaluate import predicted_classes
@@ -38,15 +40,6 @@ CPU = torch.device("cpu")
 GOOD, BAD = ("fine", "lovely", "superb"), ("dull", "awful", "dire")
 FILLER = ("the", "film", "was", "and", "plot", "actor", "a", "of")
 QUICK = FinetuneConfig(epochs=8, batch_size=16, learning_rate=3e-3, seed=1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Threads only cost time on models this small, much of it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -130,8 +123,9 @@ def _weights(folder):
 
 
 def _entries(tmp_path):
-    folder = tmp_path / "cache" / "checkpoints"
-    return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
+    """What is in the cache, finished or not."""
+    folders = [tmp_path / "cache" / "checkpoints", *(tmp_path / "cache" / "partial").glob("*.tmp")]
+    return sorted(p.name for f in folders if f.is_dir() for p in f.iterdir())
 
 
 def test_learns_a_separable_task_and_stores_its_recipe(base, data):
@@ -175,7 +169,6 @@ def test_regression(base):
     # The targets are -1 and 1: predicting the mean would leave a loss of 1.
     assert record["training_loss"][-1] < 0.3
     assert has_task_head(folder, "regression")
-    assert not has_task_head(folder, "classification")
 
 
 def test_seed_decides_everything_and_the_callers_state_stays(base, data, tmp_path, monkeypatch):
@@ -265,23 +258,14 @@ def test_interrupted_saving_leaves_nothing(base, data, tmp_path, monkeypatch):
 
     def full_disk(*args, **kwargs):
         present.extend(_entries(tmp_path))
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(AssetError, match="the disk is full"):
         _train(base, data)
     # The half-written folder was there, under another name than the final one.
-    assert len(present) == 1
-    assert present[0].startswith(".")
+    assert present == ["folder"]
     assert _entries(tmp_path) == []
-
-
-def test_incomplete_folder_is_not_taken(base, data, monkeypatch):
-    _fake_training(monkeypatch)
-    folder = _train(base, data)
-    (folder / "recipe.json").unlink()
-    with pytest.raises(FinetuneError, match="no complete checkpoint; remove it"):
-        _train(base, data)
 
 
 def test_switched_off_training_is_an_error(base, data):
@@ -382,12 +366,7 @@ def test_epoch_takes_every_example_once_in_batches_of_like_length():
         ({}, "classification", False),
         ({"architectures": None}, "regression", False),
         ({"architectures": ["BertForSequenceClassification"]}, "classification", True),
-        ({"architectures": ["BertForSequenceClassification"]}, "regression", False),
-        (
-            {"architectures": ["DistilBertForSequenceClassification"], "id2label": {"0": "L"}},
-            "regression",
-            True,
-        ),
+        ({"architectures": ["DistilBertForSequenceClassification"]}, "regression", True),
         ({"architectures": ["LlamaForCausalLM"]}, "language_modeling", True),
         ({"architectures": ["LlamaModel"]}, "language_modeling", False),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
-from pico_models import (  # noqa: F401
+from pico_models import (
     EMPTY_SITES,
     LLAMA_NAMES,
     PICO_CONFIGS,
@@ -22,7 +22,6 @@ from pico_models import (  # noqa: F401
     random_plan,
     randomise,
     selection_edits,
-    single_thread,
 )
 from torch import Tensor
 from transformers import PreTrainedModel

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 import transformers as hf
-from pico_models import (  # noqa: F401
+from pico_models import (
     EMPTY_SITES,
     PICO_HEADS,
     PICO_NAMES,
@@ -18,7 +18,6 @@ from pico_models import (  # noqa: F401
     pico_outputs,
     random_plan,
     selection_edits,
-    single_thread,
 )
 from torch import Tensor
 from transformers import PreTrainedModel

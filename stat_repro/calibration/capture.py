@@ -19,6 +19,7 @@ from stat_repro.calibration.statistics import (
     SiteStatistics,
 )
 from stat_repro.models.adapter import Adapter, Site, linear
+from stat_repro.models.modes import evaluating
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
 
@@ -104,19 +105,6 @@ def input_hooks(
             handle.remove()
 
 
-@contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the training flags of all modules are put back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def collect_statistics(
     model: nn.Module,
     adapter: Adapter,
@@ -160,7 +148,7 @@ def collect_statistics(
         collectors[site.layer, site.kind].add(value[mask])
 
     options = {"use_cache": False} if adapter.decoder else {}
-    with inference(model), input_hooks(model, chosen, receive):
+    with evaluating(model), torch.inference_mode(), input_hooks(model, chosen, receive):
         for batch in track(batches, label):
             inputs = {k: _rows(v).to(device) for k, v in batch.items() if k != "labels"}
             mask = token_mask(inputs)

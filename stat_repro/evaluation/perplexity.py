@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stat_repro.evaluation.predictions import device_of, evaluating
+from stat_repro.evaluation.predictions import device_of
+from stat_repro.models.modes import evaluating
 from stat_repro.progress import Progress
 
 # Upper bound of one model's logits per forward pass; a vocabulary of 49,152 and windows of 512
