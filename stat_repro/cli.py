@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from stat_repro.config import ConfigError, RunConfig, from_hydra, run_id
@@ -66,7 +67,9 @@ class SweepAccount(Callback):
         if failed:
             print(f"\n{len(failed)} of {len(outcomes)} points failed:")
             for outcome in failed:
-                print(f"  {outcome.point}: {outcome.error}\n    {outcome.record}")
+                print(f"  {outcome.point}: {outcome.error}")
+                if outcome.record is not None:
+                    print(f"    {outcome.record}")
             raise SystemExit(1)
 
 
@@ -90,6 +93,8 @@ def run_point(cfg: DictConfig) -> Outcome:
         config = from_hydra(cfg)
     except (ConfigError, OmegaConfBaseException) as error:
         return Outcome(point, "failed", None, _line(error))
+    from transformers.utils import logging as transformers_logging
+
     from stat_repro.pipeline import failed_record, run_experiment
     from stat_repro.results.store import find_record, save_record
     from stat_repro.tracking import mirror
@@ -99,6 +104,8 @@ def run_point(cfg: DictConfig) -> Outcome:
     if stored is not None and config.if_stored == "skip":
         log.info("already stored: %s (if_stored=repeat measures it again)", stored)
         return Outcome(point, "stored", str(stored), None)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     log.info("run %s", run_id(config))
     try:
         record = run_experiment(config, _session())
@@ -139,11 +146,8 @@ def _job(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Compose the configuration from the command line and run it."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    OmegaConf.register_new_resolver("stat_repro_root", lambda: str(project_root()), replace=True)
+    # Read by conf/config.yaml, here and in the processes of a parallel launcher.
+    os.environ["STAT_REPRO_ROOT"] = str(project_root())
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     Plugins.instance().register(ExperimentSearchPath)
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()

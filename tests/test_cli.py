@@ -62,6 +62,15 @@ def test_a_sweep_from_another_directory_survives_a_failing_point(tmp_path):
     assert [p.relative_to(home) for p in home.rglob("*") if p.is_file()] == []
 
 
+def test_the_parallel_launcher_gives_the_same_account(tmp_path):
+    overrides = [o for o in sentence_overrides(tmp_path) if not o.startswith("hydra.")]
+    done = run(["-m", "ratio=0.3,1.5", "launcher=joblib", *overrides], tmp_path)
+    assert done.returncode == 1
+    assert [r["ratio"] for r in records_in(tmp_path / "results" / "local")] == [0.3]
+    assert "1 of 2 points failed" in done.stdout
+    assert "0 <= ratio < 1" in done.stdout
+
+
 def test_language_model_run_saves_a_model_and_is_not_repeated(tmp_path):
     overrides = [*text_overrides(tmp_path), "ratio=0.2", f"save_to={tmp_path / 'models'}"]
     first = run(overrides, tmp_path)

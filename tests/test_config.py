@@ -8,7 +8,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stat_repro import paths
@@ -18,7 +17,6 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def compose_run(*overrides):
-    OmegaConf.register_new_resolver("stat_repro_root", lambda: "root", replace=True)
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return from_hydra(compose("config", overrides=list(overrides)))

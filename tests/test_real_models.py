@@ -1,0 +1,137 @@
+"""The packaged real models, small: what a user would notice first if it broke."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+import stat_repro
+from stat_repro.assets import model_folder
+from stat_repro.config import DatasetConfig
+from stat_repro.data.batching import sentence_batches, window_batches
+from stat_repro.data.task_data import load_task_data
+from stat_repro.data.text_data import load_text_data, token_windows
+
+pytestmark = pytest.mark.real
+
+
+def movie_batches(tokenizer, examples):
+    config = DatasetConfig(
+        name="movie_reviews", task="classification", source="asset:movie_reviews"
+    )
+    rows = load_task_data(config).splits["train"]
+    return sentence_batches(tokenizer, rows, 128, 32, range(examples)).inputs
+
+
+@pytest.mark.parametrize("name", ["minilm", "distilminilm"])
+def test_encoder_keeps_its_sentence_embeddings(name):
+    """At half of the MACs the corrected encoder stays far closer to the dense one than without."""
+    model = AutoModel.from_pretrained(model_folder(name)).eval()
+    batches = movie_batches(AutoTokenizer.from_pretrained(model_folder(name)), 128)
+
+    def embeddings(encoder):
+        rows = []
+        with torch.no_grad():
+            for batch in batches[:2]:
+                mask = batch["attention_mask"][..., None]
+                rows.append((encoder(**batch).last_hidden_state * mask).sum(1) / mask.sum(1))
+        return torch.cat(rows)
+
+    dense = embeddings(model)
+    similarity = {}
+    for correction in ("lstsq", "none"):
+        result = stat_repro.compress(model, batches, ratio=0.5, correction=correction)
+        assert result.report.mac_kept_fraction == pytest.approx(0.5, abs=1e-3)
+        pruned = embeddings(result.model)
+        similarity[correction] = float(torch.cosine_similarity(dense, pruned).mean())
+    assert similarity["lstsq"] > 0.9
+    assert similarity["lstsq"] > similarity["none"] + 0.05
+
+
+@pytest.fixture(scope="module")
+def small_llama(tmp_path_factory):
+    """SmolLM2 at ratio 0.2, calibrated on 2,048 tokens, in memory and on disk."""
+    folder = model_folder("smollm2")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    config = DatasetConfig(
+        name="nyt", task="language_modeling", source="asset:nyt_editorials", join=" "
+    )
+    text = load_text_data(config)
+    windows = token_windows(tokenizer, text.calibration, text.join, 256)[:8]
+    result = stat_repro.compress(model, window_batches(windows, 4), ratio=0.2)
+    saved = tmp_path_factory.mktemp("smollm2") / "pruned"
+    stat_repro.save_pruned(
+        result.model, saved, plan=result.plan, tokenizer=tokenizer, base_model="asset:smollm2"
+    )
+    return result, tokenizer, saved
+
+
+def test_pruned_llama_generates_the_same_with_and_without_cache(small_llama):
+    result, tokenizer, _ = small_llama
+    assert result.report.mac_kept_fraction == pytest.approx(0.8, abs=1e-3)
+    assert min(result.plan.head_counts) >= 1
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": tokenizer.eos_token_id}
+    cached = result.model.generate(**prompt, **options, use_cache=True)
+    uncached = result.model.generate(**prompt, **options, use_cache=False)
+    assert cached.shape[1] > prompt["input_ids"].shape[1]
+    assert torch.equal(cached, uncached)
+
+
+RELOAD = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, way = sys.argv[1:]
+if way == "import":
+    import stat_repro
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=way == "remote").eval()
+ids = AutoTokenizer.from_pretrained(folder)("One two three four", return_tensors="pt")
+assert ("stat_repro" in sys.modules) == (way == "import")
+with torch.no_grad():
+    torch.save(model(**ids).logits, folder + "/" + way + ".pt")
+"""
+
+
+@pytest.mark.parametrize("way", ["import", "remote"])
+def test_saved_llama_gives_equal_logits_in_a_new_process(small_llama, way, tmp_path, monkeypatch):
+    result, tokenizer, saved = small_llama
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    subprocess.run([sys.executable, "-c", RELOAD, str(saved), way], check=True, timeout=300)
+    ids = tokenizer("One two three four", return_tensors="pt")
+    with torch.no_grad():
+        expected = result.model(**ids).logits
+    assert torch.equal(torch.load(saved / f"{way}.pt", weights_only=True), expected)
+
+
+PEAK = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_real_models import movie_batches
+from transformers import AutoModel, AutoTokenizer
+from stat_repro import calibrate
+from stat_repro.assets import model_folder
+from stat_repro.measure import peak_memory
+folder = model_folder("minilm")
+model = AutoModel.from_pretrained(folder)
+batches = movie_batches(AutoTokenizer.from_pretrained(folder), 1024)[: int(sys.argv[1]) // 32]
+print(calibrate(model, batches).examples, peak_memory(model.device)["process_peak_rss_bytes"])
+"""
+
+
+def test_calibration_memory_does_not_grow_with_the_examples(request):
+    peaks = {}
+    for examples in (64, 512):
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, str(examples), str(request.path.parent)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        seen, peak = done.stdout.split()
+        assert int(seen) == examples
+        peaks[examples] = int(peak)
+    assert peaks[512] == pytest.approx(peaks[64], rel=0.05), peaks
