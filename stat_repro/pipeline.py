@@ -67,13 +67,8 @@ def _record(
     timings = {**watch.seconds, **report.timings, "calibrate_s": calibrated.seconds}
     timings["compress_s"] = report.timings["compress_s"] + calibrated.seconds
     return RunRecord(
-        run_id=run_id(config),
+        **_identity(config),
         status="ok",
-        model=config.model.name,
-        dataset=config.dataset.name,
-        method=config.pruning.method,
-        ratio=config.ratio,
-        seed=config.seed,
         mac_kept_fraction=report.mac_kept_fraction,
         param_kept_fraction=report.param_kept_fraction,
         metrics=metrics,
@@ -95,10 +90,22 @@ def _record(
         memory=peak_memory(dense.loaded.model.device),
         site_errors=[asdict(error) for error in report.site_errors],
         plan=compression.plan.to_dict(),
-        config=to_dict(config),
         provenance=_provenance(config, dense, calibrated),
         error=None,
     )
+
+
+def _identity(config: RunConfig) -> dict[str, Any]:
+    """What a record says of any run, successful or not."""
+    return {
+        "run_id": run_id(config),
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "method": config.pruning.method,
+        "ratio": config.ratio,
+        "seed": config.seed,
+        "config": to_dict(config),
+    }
 
 
 def _provenance(
@@ -136,13 +143,8 @@ def _save(
 def failed_record(config: RunConfig, error: BaseException) -> RunRecord:
     """The record of a run that raised."""
     return RunRecord(
-        run_id=run_id(config),
+        **_identity(config),
         status="failed",
-        model=config.model.name,
-        dataset=config.dataset.name,
-        method=config.pruning.method,
-        ratio=config.ratio,
-        seed=config.seed,
         mac_kept_fraction=None,
         param_kept_fraction=None,
         metrics={},
@@ -151,7 +153,6 @@ def failed_record(config: RunConfig, error: BaseException) -> RunRecord:
         memory={},
         site_errors=[],
         plan={},
-        config=to_dict(config),
         provenance=collect(
             device=config.device, dtypes={"model": config.dtype}, data_hashes={}, model_hash=None
         ),
