@@ -82,8 +82,7 @@ def test_stored_tables_and_figures_are_those_of_the_records(tmp_path, monkeypatc
     stored = ROOT / "paper_figures" / "out"
     studies = sorted(p.name for p in stored.iterdir() if p.is_dir() and p.name != "local")
     assert studies
-    names = [argument for study in studies for argument in ("--study", study)]
-    assert build.main([*names, "--out", str(tmp_path)]) == 0
+    assert build.main(["--study", *studies, "--out", str(tmp_path)]) == 0
     for study in studies:
         for name in ("table.md", "table.tex", "table.csv"):
             assert (tmp_path / study / name).read_bytes() == (stored / study / name).read_bytes()

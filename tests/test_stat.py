@@ -1,5 +1,7 @@
 """The method end to end on tiny models, against cases with a known answer."""
 
+import re
+
 import pytest
 import torch
 from pico_models import PICO_NAMES, pico_batches, pico_model, pico_outputs
@@ -204,6 +206,15 @@ def test_ridge_shrinks_the_correction():
         return sum(float(layer.output.dense.weight.detach().norm()) for layer in layers)
 
     assert norm(damped) < norm(plain)
+
+
+def test_too_few_tokens_are_told_with_the_layer(caplog):
+    model = pico_model("bert", dtype=torch.float64)
+    batch = {"input_ids": torch.arange(2, 8)[None]}
+    result = stat_repro.compress(model, [batch], ratio=0.3)
+    assert "6 calibration tokens are fewer than the neurons kept" in caplog.text
+    assert re.search(r"first: layer \d ffn", caplog.text)
+    assert bool(torch.isfinite(logits(result.model, batch)).all())
 
 
 def test_bfloat16_model_is_calibrated_and_stays_bfloat16():

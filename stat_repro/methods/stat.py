@@ -11,6 +11,7 @@ The model given is not changed: step 3 runs on temporarily exchanged Linears.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,8 @@ from stat_repro.models.adapter import Adapter, Site, linear, unit_columns
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.progress import track
 from stat_repro.surgery import SiteEdit, temporarily_pruned
+
+log = logging.getLogger("stat_repro")
 
 
 def prune(task: MethodInput) -> MethodOutput:
@@ -55,6 +58,7 @@ def prune(task: MethodInput) -> MethodOutput:
             for site in track(ffn_sites, "folding FFNs", unit="sites")
         ]
         ffn_edits = [edit for edit, _ in ffn]
+    _warn_of_few_tokens(ffn_sites, ffn_edits, task.calibration.tokens)
     head_sites = [s for s in adapter.of_kind("attention") if s.units]
     with watch.stage("recalibrate_s"), temporarily_pruned(model, ffn_sites, ffn_edits):
         folded = collect_statistics(
@@ -186,6 +190,20 @@ def fold_site(
         SiteEdit(site.layer, site.kind, kept, new, None),
         SiteError(site.layer, site.kind, site.units, len(kept), error),
     )
+
+
+def _warn_of_few_tokens(sites: Sequence[Site], edits: Sequence[SiteEdit], tokens: int) -> None:
+    """With fewer tokens than kept neurons the fit is exact on the calibration data only."""
+    short = [s for s, e in zip(sites, edits, strict=True) if tokens < len(e.kept) < s.units]
+    if short:
+        log.warning(
+            "%d calibration tokens are fewer than the neurons kept in %d of %d FFNs (first: %s); "
+            "give more examples or a ridge",
+            tokens,
+            len(short),
+            len(sites),
+            short[0].name,
+        )
 
 
 def _plan(adapter: Adapter, edits: Sequence[SiteEdit], sizes: Sizes) -> PruningPlan:
