@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Pip's own notes on its indexes are noise here; errors still show.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Nothing is written outside the clone and the cache, not even by pip.
+CACHE := $(or $(STAT_REPRO_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stat_repro)
+export PIP_CACHE_DIR := $(CACHE)/pip
 
 .PHONY: demo test lint paper assets clean help
 
@@ -17,9 +19,11 @@ help:
 	@echo "make clean  remove .venv and everything built (not the cache, not results/)"
 
 $(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+		sys.exit(0 if v >= (3, 11) else "expected Python 3.11 or later, got %d.%d; make PYTHON=..." % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --requirement requirements.lock
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) install --requirement requirements.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
 demo: $(STAMP)

@@ -112,6 +112,11 @@ def _load_dense(config: RunConfig) -> DenseModel:
     base_hash = hash_files(folder)
     language = config.dataset.task == "language_modeling"
     if language:
+        if not has_task_head(folder, config.dataset.task):
+            raise ConfigError(
+                f"{config.model.path} is no causal language model, which {config.dataset.name} "
+                "(perplexity) needs; choose another model or a dataset with labels"
+            )
         text = load_text_data(config.dataset)
     else:
         data = load_task_data(config.dataset)

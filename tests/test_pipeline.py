@@ -107,6 +107,31 @@ def test_a_bare_encoder_without_finetuning_is_refused(tmp_path):
         Session().dense(config)
 
 
+def test_an_encoder_is_refused_for_perplexity(tmp_path):
+    arguments = text_overrides(tmp_path)
+    encoder = save_checkpoint(tmp_path / "encoder", "bert")
+    with pytest.raises(ConfigError, match="no causal language model"):
+        Session().dense(compose_here(arguments, f"model.path={encoder}"))
+
+
+def test_regression_from_a_bare_encoder(tmp_path, monkeypatch):
+    """Fine-tuning, Pearson and Spearman, and the distance to the dense predictions."""
+    monkeypatch.setenv("STAT_REPRO_CACHE", str(tmp_path / "cache"))
+    arguments = sentence_overrides(tmp_path)
+    bare = save_checkpoint(tmp_path / "bare", "bert", head="Model")
+    for name in ("train", "test"):
+        table = tmp_path / f"{name}.csv"
+        table.write_text(table.read_text().replace(",up", ",1.5").replace(",down", ",-0.5"))
+    config = compose_here(
+        arguments, f"model.path={bare}", "dataset.task=regression", "finetune.epochs=1"
+    )
+    record = run_experiment(config, Session())
+    assert set(record.metrics["pruned"]) == {"pearson", "spearman"}
+    assert record.metrics["fidelity"]["mse_to_dense"] > 0
+    assert record.provenance["finetuned"] is True
+    assert record.provenance["model_hash"] != record.provenance["base_model_hash"]
+
+
 def test_a_missing_evaluation_part_is_told_first(tmp_path):
     config = compose_here(sentence_overrides(tmp_path), "evaluation.split=validation")
     with pytest.raises(ValueError, match="validation"):
