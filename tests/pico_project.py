@@ -34,6 +34,7 @@ def write_text(path: Path, words: int, seed: int = 0) -> Path:
 
 def sentence_overrides(folder: Path) -> list[str]:
     """Overrides for a pico BERT classifier on a table of the user."""
+    folder.mkdir(exist_ok=True)
     checkpoint = save_checkpoint(
         folder / "bert", "bert", id2label={0: "down", 1: "up"}, label2id={"down": 0, "up": 1}
     )

@@ -8,6 +8,7 @@ from pico_project import save_checkpoint, sentence_overrides, text_overrides
 from test_config import compose_run
 from transformers import AutoModelForSequenceClassification
 
+from stat_repro.allocation.costs import BudgetError
 from stat_repro.config import ConfigError, run_id
 from stat_repro.models.loading import ModelLoadError, checkpoint_folder
 from stat_repro.pipeline import failed_record, run_experiment
@@ -35,6 +36,86 @@ def test_a_shared_session_finds_what_separate_runs_find(overrides, tmp_path):
     alone = [findings(run_experiment(config, Session())) for config in configs]
     assert shared == alone
     assert len({str(found["plan"]) for found in shared}) == len(configs)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "change"),
+    [
+        (sentence_overrides, "pruning.recipe=decoder"),
+        (sentence_overrides, "pruning.balance_factor=50"),
+        (sentence_overrides, "pruning.min_units=2"),
+        (sentence_overrides, "pruning=stat_uniform"),
+        (sentence_overrides, "pruning=stat_authors"),
+        (sentence_overrides, "pruning.neuron_mac_share=0.9"),
+        (sentence_overrides, "calibration.examples=9"),
+        (sentence_overrides, "calibration.replacement=true"),
+        (text_overrides, "pruning.recipe=encoder"),
+        (text_overrides, "pruning.head_bonus=50"),
+    ],
+)
+def test_options_that_move_the_plan(overrides, change, tmp_path):
+    arguments = [*overrides(tmp_path), "ratio=0.5"]
+    session = Session()
+    base = run_experiment(compose_here(arguments), session)
+    changed = run_experiment(compose_here(arguments, change), session)
+    assert changed.run_id != base.run_id
+    assert changed.plan["layers"] != base.plan["layers"]
+
+
+def test_without_a_floor_a_layer_may_lose_its_attention(tmp_path):
+    arguments = [*text_overrides(tmp_path), "ratio=0.75"]
+    with pytest.raises(BudgetError, match="min_units=1"):
+        run_experiment(compose_here(arguments), Session())
+    record = run_experiment(compose_here(arguments, "pruning=stat_no_floor"), Session())
+    assert 0 in [len(layer["kept_heads"]) for layer in record.plan["layers"]]
+    assert record.metrics["pruned"]["perplexity"] > 1
+
+
+@pytest.mark.parametrize(
+    "change", ["pruning.ridge=0.1", "pruning.correction=none", "dataset.max_length=4"]
+)
+def test_options_that_move_the_result(change, tmp_path):
+    arguments = sentence_overrides(tmp_path)
+    base = run_experiment(compose_here(arguments), Session())
+    changed = run_experiment(compose_here(arguments, change), Session())
+    assert changed.metrics["fidelity"]["kl"] != base.metrics["fidelity"]["kl"]
+
+
+@pytest.mark.parametrize("change", ["calibration.statistics=exact", "calibration.batch_size=3"])
+def test_options_that_must_not_move_the_plan(change, tmp_path):
+    arguments = [*sentence_overrides(tmp_path), "dtype=float64"]
+    base = run_experiment(compose_here(arguments), Session())
+    changed = run_experiment(compose_here(arguments, change), Session())
+    assert changed.plan["layers"] == base.plan["layers"]
+    kl = base.metrics["fidelity"]["kl"]
+    assert changed.metrics["fidelity"]["kl"] == pytest.approx(kl, rel=1e-4)
+
+
+def test_evaluation_options(tmp_path):
+    arguments = [*text_overrides(tmp_path), "dtype=bfloat16", "device=cpu"]
+    config = compose_here(arguments, "evaluation.max_examples=3", "evaluation.batch_size=2")
+    record = run_experiment(config, Session())
+    assert record.metrics["protocol"]["windows"] == 3
+    assert record.provenance["dtypes"]["model"] == "bfloat16"
+    validation = [*sentence_overrides(tmp_path / "s"), f"dataset.validation={tmp_path}/s/test.csv"]
+    record = run_experiment(compose_here(validation, "evaluation.split=validation"), Session())
+    assert record.metrics["protocol"]["split"] == "validation"
+
+
+def test_code_in_a_model_folder_runs_only_when_asked_for(tmp_path):
+    """A pruned folder under a foreign model type: refused, then loaded with trust_remote_code."""
+    arguments = [*sentence_overrides(tmp_path), f"save_to={tmp_path / 'models'}"]
+    record = run_experiment(compose_here(arguments), Session())
+    folder = tmp_path / "models" / record.run_id
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"stat_bert"', '"foreign_bert"'))
+    code = folder / "modeling_stat.py"
+    code.write_text(code.read_text().replace('"stat_bert"', '"foreign_bert"'))
+    again = [*arguments, f"model.path={folder}", "save_to=null"]
+    with pytest.raises(ModelLoadError, match="trust_remote_code"):
+        Session().dense(compose_here(again))
+    dense = Session().dense(compose_here(again, "model.trust_remote_code=true"))
+    assert dense.loaded.model.config.model_type == "foreign_bert"
 
 
 def test_session_calibrates_once_per_seed(tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def _from_hub(config: ModelConfig) -> Path:
     except Exception as error:
         raise ModelLoadError(
             f"model.path={config.path}: not a local folder, and the Hugging Face hub did not give "
-            f"it ({type(error).__name__}: {_first_line(error)}). Give a local folder with "
+            f"it ({type(error).__name__}: {_one_line(error)}). Give a local folder with "
             "config.json, safetensors weights and tokenizer files: model=hf model.path=<folder>"
         ) from error
 
@@ -109,10 +109,11 @@ def load_checkpoint(
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelLoadError(
-            f"{folder}: cannot be loaded as {auto.__name__}: {_first_line(error)}"
+            f"{folder}: cannot be loaded as {auto.__name__}: {_one_line(error)}"
         ) from error
     return LoadedModel(model=model.to(device).eval(), tokenizer=tokenizer, folder=folder)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _one_line(error: Exception) -> str:
+    """The message on one line; transformers puts what to do at its end."""
+    return " ".join(str(error).split()) or type(error).__name__
