@@ -1,7 +1,11 @@
 """Shared set-up: tiny tests use one thread, which is faster for them and kind to the machine."""
 
 import os
+import tempfile
 
+# Code of model folders that tests load goes to a folder of its own, not to the user's.
+_MODULES = tempfile.TemporaryDirectory(prefix="stat_repro_modules_")
+os.environ["HF_MODULES_CACHE"] = _MODULES.name
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
