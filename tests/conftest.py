@@ -9,8 +9,8 @@ os.environ["HF_MODULES_CACHE"] = _MODULES.name
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import pytest
-import torch
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 THREADS = torch.get_num_threads()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,22 @@ def test_the_parallel_launcher_gives_the_same_account(tmp_path):
     assert [r["ratio"] for r in records_in(tmp_path / "results" / "local")] == [0.3]
     assert "1 of 2 points failed" in done.stdout
     assert "0 <= ratio < 1" in done.stdout
+
+
+SWEEPS = sorted((ROOT / "experiments" / "sweep").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.stem)
+def test_every_stored_sweep_runs_small(sweep, tmp_path):
+    """All variants of the study at one ratio and seed, on tiny models and files."""
+    header = sweep.read_text(encoding="utf-8")
+    for word in ("# Claim:", f"# Command: python run.py -m sweep={sweep.stem}", "# Cost:"):
+        assert word in header
+    overrides = text_overrides if "smollm2" in sweep.stem else sentence_overrides
+    done = run([f"sweep={sweep.stem}", "ratio=0.4", "seed=0", *overrides(tmp_path)], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (params,) = re.findall(r"^      pruning: (.*)$", header, flags=re.MULTILINE)
+    assert len(records_in(tmp_path / "results" / sweep.stem)) == len(params.split(","))
 
 
 def test_language_model_run_saves_a_model_and_is_not_repeated(tmp_path):

@@ -104,7 +104,7 @@ def unit_errors(
                 tails.append(np.zeros(1))
                 orders.append(torch.zeros(0, dtype=torch.int64))
             continue
-        weight = linear(model, site.consumer).weight.detach().double()
+        weight = _float64(linear(model, site.consumer).weight)
         statistics = calibration.statistics[site.layer, site.kind]
         if site.kind == "ffn":
             factor = statistics.pivot_columns(weight.norm(dim=0))
@@ -175,21 +175,26 @@ def fold_site(
         edit = SiteEdit(site.layer, site.kind, kept, weight.clone(), None)
         return edit, SiteError(site.layer, site.kind, site.units, len(kept), 0.0)
     statistics = calibration.statistics[site.layer, site.kind]
+    exact = _float64(weight)
     if config.correction == "lstsq":
-        interpolation = statistics.interpolation(columns, config.ridge)
-        folded = fold(weight, interpolation)
+        folded = fold(exact, statistics.interpolation(columns, config.ridge)).to(exact.device)
     else:
-        folded = weight[:, columns.to(weight.device)].double()
-    difference = weight.double().to(folded.device)
-    energy = statistics.output_error(difference)
-    difference = difference.clone()
-    difference[:, columns.to(folded.device)] -= folded
+        folded = exact[:, columns.to(exact.device)]
+    energy = statistics.output_error(exact)
+    difference = exact.clone()
+    difference[:, columns.to(exact.device)] -= folded
     error = statistics.output_error(difference) / energy if energy > 0 else None
     new = folded.to(device=weight.device, dtype=weight.dtype)
     return (
         SiteEdit(site.layer, site.kind, kept, new, None),
         SiteError(site.layer, site.kind, site.units, len(kept), error),
     )
+
+
+def _float64(weight: torch.Tensor) -> torch.Tensor:
+    """A float64 copy, on the CPU where the device (mps) has no float64."""
+    home = "cpu" if weight.device.type == "mps" else weight.device
+    return weight.detach().to(device=home, dtype=torch.float64, copy=True)
 
 
 def _warn_of_few_tokens(sites: Sequence[Site], edits: Sequence[SiteEdit], tokens: int) -> None:
