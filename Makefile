@@ -16,7 +16,7 @@ help:
 	@echo "make test   lint, types and tests, offline, no GPU"
 	@echo "make lint   ruff and mypy"
 	@echo "make paper  tables and figures of all stored studies"
-	@echo "make clean  remove .venv and everything built (not the cache, not results/)"
+	@echo "make clean  remove .venv and what is not kept by git (not the cache, not results/)"
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
@@ -30,6 +30,7 @@ demo: $(STAMP)
 	$(BIN)/python -m stat_repro.assets minilm movie_reviews
 	$(BIN)/python run.py -m ratio=0.3,0.5
 	$(BIN)/python paper_figures/build.py --study local
+	@echo "More: . .venv/bin/activate, then python run.py as in README.md"
 
 assets: $(STAMP)
 	$(BIN)/python -m stat_repro.assets
@@ -47,5 +48,5 @@ paper: $(STAMP)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist outputs wandb \
-		paper_figures/out
+		paper_figures/out/local
 	find stat_repro tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,7 +17,7 @@ from stat_repro.methods.base import MethodInput, SiteError
 from stat_repro.methods.registry import METHODS
 from stat_repro.models.adapter import Adapter, adapter_for
 from stat_repro.plan import PruningPlan
-from stat_repro.surgery import prune_model
+from stat_repro.surgery import prune_model, pruned_class
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ def compress(
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
         adapter = adapter_for(model)
+        pruned_class(model)  # refuse an unknown task head before the work, not after it
         if calibration is None:
             with watch.stage("calibrate_s"):
                 calibration = calibrate(model, batches, statistics=statistics)

@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from stat_repro.config import ConfigError, RunConfig, from_hydra, run_id
+from stat_repro.config import ConfigError, RunConfig, from_hydra
 from stat_repro.paths import config_dir, experiments_dir, project_root, results_dir
 
 log = logging.getLogger("stat_repro")
@@ -62,7 +62,7 @@ class SweepAccount(Callback):
         folder = Path(config.hydra.sweep.dir)
         files = sorted(folder.glob(f"*/{OUTCOME_FILE}"), key=lambda f: int(f.parent.name))
         outcomes = [Outcome(**json.loads(f.read_text(encoding="utf-8"))) for f in files]
-        _print_table([o for o in outcomes if o.status != "failed"])
+        good = _print_table([o for o in outcomes if o.status != "failed"])
         failed = [o for o in outcomes if o.status == "failed"]
         if failed:
             print(f"\n{len(failed)} of {len(outcomes)} points failed:")
@@ -70,20 +70,29 @@ class SweepAccount(Callback):
                 print(f"  {outcome.point}: {outcome.error}")
                 if outcome.record is not None:
                     print(f"    {outcome.record}")
+        if failed or not good:
             raise SystemExit(1)
 
 
-def _print_table(outcomes: list[Outcome]) -> None:
+def _print_table(outcomes: list[Outcome]) -> bool:
+    """Show the records of these points; false, with the reason, if they cannot be shown."""
+    from stat_repro.reporting import ReportError
     from stat_repro.reporting.tables import summary_table, to_text
+    from stat_repro.results.record import RecordError
     from stat_repro.results.store import read_record, to_frame
 
     paths = [Path(o.record) for o in outcomes if o.record is not None]
-    if paths:
-        print()
-        print(to_text(summary_table(to_frame([read_record(path) for path in paths]))))
-        print("\nrecords:")
-        for path in paths:
-            print(f"  {path}")
+    if not paths:
+        return True
+    try:
+        table = to_text(summary_table(to_frame([read_record(path) for path in paths])))
+    except (RecordError, ReportError) as error:
+        print(f"\nno table: {_line(error)}")
+        return False
+    print(f"\n{table}\n\nrecords:")
+    for path in paths:
+        print(f"  {path}")
+    return True
 
 
 def run_point(cfg: DictConfig) -> Outcome:
@@ -93,28 +102,43 @@ def run_point(cfg: DictConfig) -> Outcome:
         config = from_hydra(cfg)
     except (ConfigError, OmegaConfBaseException) as error:
         return Outcome(point, "failed", None, _line(error))
+    try:
+        return _run(point, config)
+    except Exception as error:  # a record is there already, or nothing could be stored
+        log.error("failed: %s", _line(error))
+        return Outcome(point, "failed", None, _line(error))
+
+
+def _run(point: str, config: RunConfig) -> Outcome:
     from transformers.utils import logging as transformers_logging
 
-    from stat_repro.pipeline import failed_record, run_experiment
+    from stat_repro.identity import identify
+    from stat_repro.pipeline import failed_record, model_folder, run_experiment, save_model
     from stat_repro.results.store import find_record, save_record
     from stat_repro.tracking import mirror
 
     root = results_dir() if config.results is None else Path(config.results).expanduser()
-    stored = find_record(root, config.study, run_id(config))
-    if stored is not None and config.if_stored == "skip":
+    name = identify(config)
+    stored = find_record(root, config.study, name)
+    folder = model_folder(config, name)
+    model_there = folder is None or folder.exists()
+    if stored is not None and model_there and config.if_stored == "skip":
         log.info("already stored: %s (if_stored=repeat measures it again)", stored)
         return Outcome(point, "stored", str(stored), None)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    log.info("run %s", run_id(config))
+    log.info("run %s", name)
     try:
-        record = run_experiment(config, _session())
+        experiment = run_experiment(config, _session(), name)
     except Exception as error:  # every failure of a point is recorded, told at the end, exit 1
-        path = save_record(failed_record(config, error), root)
+        path = save_record(failed_record(config, name, error), root)
         log.error("failed: %s", _line(error))
         return Outcome(point, "failed", str(path), _line(error))
-    path = save_record(record, root)
-    mirror(record, config.tracking, project_root() / "wandb")
+    path = save_record(experiment.record, root)
+    mirror(experiment.record, config.tracking, project_root() / "wandb")
+    if folder is not None and not folder.exists():
+        save_model(config, experiment, folder)
+        log.info("pruned model: %s", folder)
     return Outcome(point, "ok", str(path), None)
 
 
@@ -141,7 +165,8 @@ def _job(cfg: DictConfig) -> None:
     if outcome.status == "failed":
         print(f"failed: {outcome.error}" + (f"\n  {outcome.record}" if outcome.record else ""))
         raise SystemExit(1)
-    _print_table([outcome])
+    if not _print_table([outcome]):
+        raise SystemExit(1)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 
 TASKS = ("classification", "regression", "language_modeling")
 METHODS = ("stat",)
@@ -317,7 +317,15 @@ def from_hydra(cfg: DictConfig) -> RunConfig:
         omegaconf.errors.OmegaConfBaseException: An unknown key or a wrong type.
     """
     plain = OmegaConf.to_container(cfg, resolve=True)
-    merged = OmegaConf.merge(OmegaConf.structured(RunConfig), plain)
+    schema = OmegaConf.structured(RunConfig)
+    try:
+        merged = OmegaConf.merge(schema, plain)
+    except ConfigKeyError as error:
+        full_key = str(error.full_key)
+        level = OmegaConf.select(schema, full_key.rpartition(".")[0] or "@") or schema
+        raise ConfigError(
+            f"unknown key {full_key}; valid here: {', '.join(str(key) for key in level)}"
+        ) from None
     try:
         config = OmegaConf.to_object(merged)
     except MissingMandatoryValue as error:

@@ -87,7 +87,7 @@ def task_checkpoint(
         base_folder: Hugging Face folder of a BERT or DistilBERT encoder with its tokenizer.
         base_hash: Hash of the content of that folder.
         data: Labelled sentences with a `train` split.
-        config: The recipe.
+        config: The recipe; whether to train at all (`enabled`) is the caller's question.
         max_length: Tokens after which a sentence is cut.
         device: Where to train.
 
@@ -96,17 +96,12 @@ def task_checkpoint(
         seconds, metrics on the validation split if there is one, versions).
 
     Raises:
-        FinetuneError: Training is switched off, the model is no encoder with a recipe, it lacks
-            weights, there is nothing to train on, or the loss is no longer finite.
+        FinetuneError: The model is no encoder with a recipe, it lacks weights, there is nothing to
+            train on, or the loss is no longer finite.
     """
     recipe = _recipe(base_folder, base_hash, data, config, max_length)
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     target = cache_dir() / "checkpoints" / digest[:20]
-    if not target.is_dir() and not config.enabled:
-        raise FinetuneError(
-            f"{base_folder.name} has no head for {data.name} ({data.task}) and finetune.enabled is "
-            "false; expected a checkpoint with the head, or finetune=standard to train one"
-        )
     return build_once(
         f"checkpoint-{target.name}",
         lambda out: _make(out, base_folder, data, config, max_length, device, recipe),

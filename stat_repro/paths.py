@@ -1,7 +1,7 @@
 """Where files go: the clone, the cache, and the shipped configuration.
 
 Nothing is written outside the project root (the clone, or the working directory of an installed
-copy) and the cache folder.
+copy) and the cache folder; models asked for by hub name go to the Hugging Face library's own cache.
 """
 
 from __future__ import annotations

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-import traceback
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from stat_repro.api import Compression, compress
-from stat_repro.checkpoint import save_pruned
-from stat_repro.config import RunConfig, run_id, to_dict
-from stat_repro.measure import Stopwatch, peak_memory
+from stat_repro.checkpoint import PLAN_FILE, save_pruned
+from stat_repro.config import ConfigError, RunConfig, to_dict
+from stat_repro.identity import identify
+from stat_repro.measure import Stopwatch, peak_memory, reset_cuda_peak_memory, resolve_device
 from stat_repro.results.provenance import collect
-from stat_repro.results.record import RunRecord
+from stat_repro.results.record import RunRecord, describe_error
 from stat_repro.session import CalibratedModel, DenseModel, Session
 
 
-def run_experiment(config: RunConfig, session: Session) -> RunRecord:
+@dataclass(frozen=True)
+class Experiment:
+    """What a run leaves: its record, not stored yet, and the pruned model.
+
+    Attributes:
+        record: The record.
+        compression: Pruned model, plan and report.
+        tokenizer: The model's tokenizer.
+    """
+
+    record: RunRecord
+    compression: Compression
+    tokenizer: PreTrainedTokenizerBase
+
+
+def run_experiment(config: RunConfig, session: Session, name: str | None = None) -> Experiment:
     """Load, calibrate, plan, cut, evaluate: the whole of one run.
 
     Args:
         config: The run.
         session: Values shared with other runs of the process.
-
-    Returns:
-        The record of the run, not stored yet.
+        name: Its `run_id` if it is known already (`identify`).
     """
+    name = identify(config) if name is None else name
     watch = Stopwatch()
+    reset_cuda_peak_memory(resolve_device(config.device))
     with watch.stage("total_s"):
         with watch.stage("load_s"):
             dense = session.dense(config)
@@ -48,14 +65,13 @@ def run_experiment(config: RunConfig, session: Session) -> RunRecord:
                 session.dense_outputs(config),
                 config.evaluation,
             )
-    record = _record(config, dense, calibrated, compression, metrics, watch)
-    if config.save_to is not None:
-        _save(config, dense, compression, record)
-    return record
+    record = _record(config, name, dense, calibrated, compression, metrics, watch)
+    return Experiment(record, compression, dense.loaded.tokenizer)
 
 
 def _record(
     config: RunConfig,
+    name: str,
     dense: DenseModel,
     calibrated: CalibratedModel,
     compression: Compression,
@@ -67,7 +83,7 @@ def _record(
     timings = {**watch.seconds, **report.timings, "calibrate_s": calibrated.seconds}
     timings["compress_s"] = report.timings["compress_s"] + calibrated.seconds
     return RunRecord(
-        **_identity(config),
+        **_identity(config, name),
         status="ok",
         mac_kept_fraction=report.mac_kept_fraction,
         param_kept_fraction=report.param_kept_fraction,
@@ -95,10 +111,10 @@ def _record(
     )
 
 
-def _identity(config: RunConfig) -> dict[str, Any]:
+def _identity(config: RunConfig, name: str) -> dict[str, Any]:
     """What a record says of any run, successful or not."""
     return {
-        "run_id": run_id(config),
+        "run_id": name,
         "model": config.model.name,
         "dataset": config.dataset.name,
         "method": config.pruning.method,
@@ -121,16 +137,29 @@ def _provenance(
     )
 
 
-def _save(
-    config: RunConfig, dense: DenseModel, compression: Compression, record: RunRecord
-) -> None:
-    assert config.save_to is not None
+def model_folder(config: RunConfig, name: str) -> Path | None:
+    """Where the pruned model of this run goes; None if it is not to be saved.
+
+    Raises:
+        ConfigError: The place is taken by something that is no folder of this package.
+    """
+    if config.save_to is None:
+        return None
+    folder = Path(config.save_to).expanduser() / name
+    if folder.exists() and not (folder / PLAN_FILE).is_file():
+        raise ConfigError(f"save_to: {folder} exists and is no saved model; choose another folder")
+    return folder
+
+
+def save_model(config: RunConfig, experiment: Experiment, folder: Path) -> None:
+    """Write the pruned model with tokenizer, plan, configuration and card."""
+    record = experiment.record
     save_pruned(
-        compression.model,
-        Path(config.save_to).expanduser() / record.run_id,
-        plan=compression.plan,
-        tokenizer=dense.loaded.tokenizer,
-        run_config=to_dict(config),
+        experiment.compression.model,
+        folder,
+        plan=experiment.compression.plan,
+        tokenizer=experiment.tokenizer,
+        run_config=record.config,
         record_summary={
             "mac_kept_fraction": record.mac_kept_fraction,
             "param_kept_fraction": record.param_kept_fraction,
@@ -140,10 +169,10 @@ def _save(
     )
 
 
-def failed_record(config: RunConfig, error: BaseException) -> RunRecord:
+def failed_record(config: RunConfig, name: str, error: BaseException) -> RunRecord:
     """The record of a run that raised."""
     return RunRecord(
-        **_identity(config),
+        **_identity(config, name),
         status="failed",
         mac_kept_fraction=None,
         param_kept_fraction=None,
@@ -156,9 +185,5 @@ def failed_record(config: RunConfig, error: BaseException) -> RunRecord:
         provenance=collect(
             device=config.device, dtypes={"model": config.dtype}, data_hashes={}, model_hash=None
         ),
-        error={
-            "type": type(error).__name__,
-            "message": str(error),
-            "traceback": "".join(traceback.format_exception(error)),
-        },
+        error=describe_error(error),
     )

@@ -71,7 +71,10 @@ class Session:
     def _shared(self, kind: str, key: dict[str, Any], make: Callable[[], T]) -> T:
         text = json.dumps(key, sort_keys=True)
         if kind not in self._values or self._values[kind][0] != text:
-            self._values.pop(kind, None)  # free the old value before making the new one
+            # Free what is old before making what is new; all else belongs to the dense model.
+            self._values.pop(kind, None)
+            if kind == "dense":
+                self._values.clear()
             self._values[kind] = (text, make())
         return self._values[kind][1]
 
@@ -108,6 +111,10 @@ def _dense_key(config: RunConfig) -> dict[str, Any]:
 
 def _load_dense(config: RunConfig) -> DenseModel:
     device = resolve_device(config.device)
+    if config.dataset.task == "language_modeling" and config.evaluation.split != "test":
+        raise ConfigError(
+            f"evaluation.split: running text has only a test part; got {config.evaluation.split!r}"
+        )
     folder = checkpoint_folder(config.model)
     base_hash = hash_files(folder)
     language = config.dataset.task == "language_modeling"
@@ -167,7 +174,8 @@ def _check_labels(data: TaskData, loaded: LoadedModel, config: RunConfig) -> Non
     if len(names) != len(expected) or reordered:
         raise ConfigError(
             f"{config.model.path} has the outputs {list(names)}, the data set {data.name} needs "
-            f"{list(expected)}, in this order"
+            f"{list(expected)}, in this order (class numbers in the label column are taken as the "
+            "checkpoint's own)"
         )
 
 

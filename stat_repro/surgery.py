@@ -159,7 +159,7 @@ def temporarily_pruned(
             model.set_submodule(name, module)
 
 
-def _pruned_class(model: PreTrainedModel) -> type[PreTrainedModel]:
+def pruned_class(model: PreTrainedModel) -> type[PreTrainedModel]:
     """The `Stat*` class of a stock model, or the class itself if it is one."""
     if type(model) in _PRUNED_CLASSES:
         return _PRUNED_CLASSES[type(model)]
@@ -193,7 +193,7 @@ def _pruned_config(
         "attention_output_bias_per_layer": biases(attention),
         "ffn_output_bias_per_layer": biases(ffn),
     }
-    config_class = _pruned_class(model).config_class
+    config_class = pruned_class(model).config_class
     if not hasattr(config_class, "kv_heads_per_layer"):
         del lists["kv_heads_per_layer"]
     values = model.config.to_dict()
@@ -208,7 +208,7 @@ def _pruned_config(
 
 def _empty_model(model: PreTrainedModel, config: Any) -> PreTrainedModel:
     """The pruned model without weights, on the meta device."""
-    cls = _pruned_class(model)
+    cls = pruned_class(model)
     without_pooler = cls is modeling_stat.StatBertModel and model.pooler is None
     with torch.device("meta"):
         return cls(config, add_pooling_layer=False) if without_pooler else cls(config)
@@ -274,7 +274,7 @@ def prune_model(
         PlanError: The plan was made for another shape.
         SurgeryError: An edit is missing or does not fit the plan or its site.
     """
-    _pruned_class(model)
+    pruned_class(model)
     adapter = adapter_for(model)
     adapter.check_plan(plan)
     by_site = _edits_by_site(adapter.sites, edits)

@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stat_repro.config import CalibrationConfig, ConfigError, DatasetConfig, EvaluationConfig
+from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
 from stat_repro.data.batching import (
     SentenceInputs,
     encode_sentences,
@@ -188,10 +188,6 @@ class WindowWorkload:
         config: EvaluationConfig,
     ) -> dict[str, Any]:
         """Perplexity and fidelity on the evaluated windows, both models side by side."""
-        if config.split != "test":
-            raise ConfigError(
-                f"evaluation.split: running text has only a test part; got {config.split!r}"
-            )
         windows = self._evaluation[: config.max_examples]
         return evaluate_language(
             dense, pruned, windows, config.split, self.config.join, config.batch_size

@@ -113,6 +113,7 @@ def test_non_finite_activations_name_the_site():
     [
         ([], "no tokens"),
         ([{"attention_mask": torch.ones(2, 3)}], "input_ids"),
+        ([{"input_ids": torch.ones(2, 3).long(), "idx": [1, 2]}], "key idx: expected a tensor"),
         (
             [{"input_ids": torch.ones(2, 3).long(), "attention_mask": torch.ones(2, 1, 3, 3)}],
             "attention_mask",

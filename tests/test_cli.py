@@ -112,6 +112,59 @@ def test_language_model_run_saves_a_model_and_is_not_repeated(tmp_path):
     assert records[0]["metrics"] == records[1]["metrics"]
 
 
+def test_a_stored_run_is_still_saved_when_a_model_is_asked_for(tmp_path):
+    overrides = [*sentence_overrides(tmp_path), "ratio=0.2"]
+    assert run(overrides, tmp_path).returncode == 0
+    saving = [*overrides, f"save_to={tmp_path / 'models'}"]
+    assert run(saving, tmp_path).returncode == 0
+    records = records_in(tmp_path / "results" / "local")
+    assert len(records) == 2
+    saved = tmp_path / "models" / records[0]["run_id"]
+    assert (saved / "model.safetensors").is_file()
+    # Asked again, also for a repeat, nothing is lost and nothing is overwritten.
+    before = (saved / "model.safetensors").stat().st_mtime_ns
+    assert run([*saving, "if_stored=repeat"], tmp_path).returncode == 0
+    assert len(records_in(tmp_path / "results" / "local")) == 3
+    assert (saved / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_taken_place_is_told_before_the_work(tmp_path):
+    overrides = [*sentence_overrides(tmp_path), "ratio=0.2"]
+    assert run(overrides, tmp_path).returncode == 0
+    (record,) = records_in(tmp_path / "results" / "local")
+    taken = tmp_path / "models" / record["run_id"]
+    taken.mkdir(parents=True)
+    (taken / "notes.txt").write_text("mine")
+    done = run([*overrides, f"save_to={tmp_path / 'models'}"], tmp_path)
+    assert done.returncode == 1
+    assert "is no saved model" in done.stdout
+    assert [p.name for p in taken.iterdir()] == ["notes.txt"]
+
+
+def test_other_content_under_the_same_names_is_another_run(tmp_path):
+    overrides = [*sentence_overrides(tmp_path), "ratio=0.2"]
+    assert run(overrides, tmp_path).returncode == 0
+    table = tmp_path / "test.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(lines[:20]) + "\n")
+    done = run(overrides, tmp_path)
+    assert done.returncode == 0
+    assert "already stored" not in done.stdout + done.stderr
+    records = records_in(tmp_path / "results" / "local")
+    assert sorted(r["metrics"]["protocol"]["examples"] for r in records) == [19, 30]
+
+
+def test_a_damaged_record_hides_no_failure(tmp_path):
+    overrides = sentence_overrides(tmp_path)
+    assert run([*overrides, "ratio=0.2"], tmp_path).returncode == 0
+    (path,) = (tmp_path / "results" / "local").glob("*.json")
+    path.write_text(path.read_text()[:-30])
+    done = run(["-m", "ratio=0.2,1.5", *overrides], tmp_path)
+    assert done.returncode == 1
+    assert "no table: RecordError" in done.stdout
+    assert "1 of 2 points failed" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -58,7 +58,7 @@ def test_defaults():
 )
 def test_unknown_keys_options_and_types_are_refused(override):
     key = override.strip("+").split("=")[0].split(".")[-1]
-    with pytest.raises((HydraException, OmegaConfBaseException), match=key):
+    with pytest.raises((ConfigError, HydraException, OmegaConfBaseException), match=key):
         compose_run(override)
 
 

@@ -268,11 +268,6 @@ def test_interrupted_saving_leaves_nothing(base, data, tmp_path, monkeypatch):
     assert _entries(tmp_path) == []
 
 
-def test_switched_off_training_is_an_error(base, data):
-    with pytest.raises(FinetuneError, match=r"no head for toy \(classification\)"):
-        _train(base, data, replace(QUICK, enabled=False))
-
-
 def test_decoder_is_refused(tmp_path, data):
     config = LlamaConfig(
         vocab_size=18,

@@ -132,6 +132,25 @@ def test_kept_columns_that_depend_on_each_other_stay_harmless():
         assert float(folded.abs().max()) < 100
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_noise_of_the_models_precision_is_not_fitted(dtype):
+    """Columns of exact rank 12, computed in low precision: no coefficient explodes."""
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(400, 12, generator=generator) @ torch.randn(12, 24, generator=generator)
+    a = (exact * torch.logspace(0, -3, 24)).to(dtype)
+    kept = torch.arange(20)
+    gram = GramStatistics(a.double().T @ a.double(), len(a), dtype)
+    for statistics in (gram, ActivationStatistics(a)):
+        t = statistics.interpolation(kept, 0.0)
+        fit = a[:, kept].double() @ t
+        error = torch.linalg.vector_norm(fit - a.double(), dim=0)
+        assert float((error / torch.linalg.vector_norm(a.double(), dim=0)).max()) < 0.02
+        # Relative to the lengths of the columns, which span three decades.
+        lengths = torch.linalg.vector_norm(a.double(), dim=0)
+        relative = t * lengths[kept, None] / lengths
+        assert float(relative.abs().max()) < 20
+
+
 def test_fewer_tokens_than_kept_columns_fit_the_calibration_data():
     a = activations(n=6, features=12)
     kept = torch.arange(9)

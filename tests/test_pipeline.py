@@ -9,14 +9,27 @@ from test_config import compose_run
 from transformers import AutoModelForSequenceClassification
 
 from stat_repro.allocation.costs import BudgetError
-from stat_repro.config import ConfigError, run_id
+from stat_repro.config import ConfigError
+from stat_repro.identity import identify
 from stat_repro.models.loading import ModelLoadError, checkpoint_folder
-from stat_repro.pipeline import failed_record, run_experiment
+from stat_repro.pipeline import failed_record, model_folder, run_experiment, save_model
 from stat_repro.session import Session
 
 
 def compose_here(overrides, *more):
     return compose_run(*[o for o in overrides if not o.startswith("hydra.")], *more)
+
+
+def run_one(config, session=None):
+    return run_experiment(config, session or Session()).record
+
+
+def save_one(config):
+    """Run and save as the command line does; the record and the folder."""
+    experiment = run_experiment(config, Session())
+    folder = model_folder(config, experiment.record.run_id)
+    save_model(config, experiment, folder)
+    return experiment.record, folder
 
 
 def findings(record):
@@ -32,8 +45,8 @@ def test_a_shared_session_finds_what_separate_runs_find(overrides, tmp_path):
         compose_here(arguments, f"ratio={r}", f"seed={s}") for s in (0, 1) for r in (0.2, 0.4)
     ]
     session = Session()
-    shared = [findings(run_experiment(config, session)) for config in configs]
-    alone = [findings(run_experiment(config, Session())) for config in configs]
+    shared = [findings(run_one(config, session)) for config in configs]
+    alone = [findings(run_one(config)) for config in configs]
     assert shared == alone
     assert len({str(found["plan"]) for found in shared}) == len(configs)
 
@@ -56,8 +69,8 @@ def test_a_shared_session_finds_what_separate_runs_find(overrides, tmp_path):
 def test_options_that_move_the_plan(overrides, change, tmp_path):
     arguments = [*overrides(tmp_path), "ratio=0.5"]
     session = Session()
-    base = run_experiment(compose_here(arguments), session)
-    changed = run_experiment(compose_here(arguments, change), session)
+    base = run_one(compose_here(arguments), session)
+    changed = run_one(compose_here(arguments, change), session)
     assert changed.run_id != base.run_id
     assert changed.plan["layers"] != base.plan["layers"]
 
@@ -65,8 +78,8 @@ def test_options_that_move_the_plan(overrides, change, tmp_path):
 def test_without_a_floor_a_layer_may_lose_its_attention(tmp_path):
     arguments = [*text_overrides(tmp_path), "ratio=0.75"]
     with pytest.raises(BudgetError, match="min_units=1"):
-        run_experiment(compose_here(arguments), Session())
-    record = run_experiment(compose_here(arguments, "pruning=stat_no_floor"), Session())
+        run_one(compose_here(arguments), Session())
+    record = run_one(compose_here(arguments, "pruning=stat_no_floor"), Session())
     assert 0 in [len(layer["kept_heads"]) for layer in record.plan["layers"]]
     assert record.metrics["pruned"]["perplexity"] > 1
 
@@ -76,16 +89,16 @@ def test_without_a_floor_a_layer_may_lose_its_attention(tmp_path):
 )
 def test_options_that_move_the_result(change, tmp_path):
     arguments = sentence_overrides(tmp_path)
-    base = run_experiment(compose_here(arguments), Session())
-    changed = run_experiment(compose_here(arguments, change), Session())
+    base = run_one(compose_here(arguments), Session())
+    changed = run_one(compose_here(arguments, change), Session())
     assert changed.metrics["fidelity"]["kl"] != base.metrics["fidelity"]["kl"]
 
 
 @pytest.mark.parametrize("change", ["calibration.statistics=exact", "calibration.batch_size=3"])
 def test_options_that_must_not_move_the_plan(change, tmp_path):
     arguments = [*sentence_overrides(tmp_path), "dtype=float64"]
-    base = run_experiment(compose_here(arguments), Session())
-    changed = run_experiment(compose_here(arguments, change), Session())
+    base = run_one(compose_here(arguments), Session())
+    changed = run_one(compose_here(arguments, change), Session())
     assert changed.plan["layers"] == base.plan["layers"]
     kl = base.metrics["fidelity"]["kl"]
     assert changed.metrics["fidelity"]["kl"] == pytest.approx(kl, rel=1e-4)
@@ -94,19 +107,18 @@ def test_options_that_must_not_move_the_plan(change, tmp_path):
 def test_evaluation_options(tmp_path):
     arguments = [*text_overrides(tmp_path), "dtype=bfloat16", "device=cpu"]
     config = compose_here(arguments, "evaluation.max_examples=3", "evaluation.batch_size=2")
-    record = run_experiment(config, Session())
+    record = run_one(config)
     assert record.metrics["protocol"]["windows"] == 3
     assert record.provenance["dtypes"]["model"] == "bfloat16"
     validation = [*sentence_overrides(tmp_path / "s"), f"dataset.validation={tmp_path}/s/test.csv"]
-    record = run_experiment(compose_here(validation, "evaluation.split=validation"), Session())
+    record = run_one(compose_here(validation, "evaluation.split=validation"), Session())
     assert record.metrics["protocol"]["split"] == "validation"
 
 
 def test_code_in_a_model_folder_runs_only_when_asked_for(tmp_path):
     """A pruned folder under a foreign model type: refused, then loaded with trust_remote_code."""
     arguments = [*sentence_overrides(tmp_path), f"save_to={tmp_path / 'models'}"]
-    record = run_experiment(compose_here(arguments), Session())
-    folder = tmp_path / "models" / record.run_id
+    _, folder = save_one(compose_here(arguments))
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"stat_bert"', '"foreign_bert"'))
     code = folder / "modeling_stat.py"
@@ -128,27 +140,26 @@ def test_session_calibrates_once_per_seed(tmp_path, monkeypatch):
     arguments = sentence_overrides(tmp_path)
     for seed in (0, 1):
         for ratio in (0.2, 0.3, 0.4):
-            run_experiment(compose_here(arguments, f"ratio={ratio}", f"seed={seed}"), session)
+            run_one(compose_here(arguments, f"ratio={ratio}", f"seed={seed}"), session)
     assert len(calls) == 2
 
 
 def test_saved_model_of_a_run_has_the_pruned_metrics(tmp_path):
     config = compose_here(sentence_overrides(tmp_path), f"save_to={tmp_path / 'models'}")
-    record = run_experiment(config, Session())
-    folder = tmp_path / "models" / record.run_id
+    record, folder = save_one(config)
     again = compose_here(
         sentence_overrides(tmp_path / "second" if (tmp_path / "second").mkdir() is None else None),
         f"model.path={folder}",
         "ratio=0",
     )
-    reloaded = run_experiment(again, Session())
+    reloaded = run_one(again)
     assert reloaded.metrics["dense"] == record.metrics["pruned"]
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert model.num_parameters() == record.costs["params"]["pruned"]
 
 
 def test_record_names_data_model_and_calibration(tmp_path):
-    record = run_experiment(compose_here(sentence_overrides(tmp_path)), Session())
+    record = run_one(compose_here(sentence_overrides(tmp_path)), Session())
     provenance = record.provenance
     assert {"train", "test", "calibration"} <= set(provenance["data_hashes"])
     assert len(provenance["model_hash"]) == 64
@@ -163,9 +174,9 @@ def test_failed_record_keeps_config_and_traceback(tmp_path):
     try:
         raise RuntimeError("it broke")
     except RuntimeError as error:
-        record = failed_record(config, error)
+        record = failed_record(config, "name", error)
     assert record.status == "failed"
-    assert record.run_id == run_id(config)
+    assert record.run_id == "name"
     assert record.error["message"] == "it broke"
     assert "test_pipeline" in record.error["traceback"]
 
@@ -206,11 +217,33 @@ def test_regression_from_a_bare_encoder(tmp_path, monkeypatch):
     config = compose_here(
         arguments, f"model.path={bare}", "dataset.task=regression", "finetune.epochs=1"
     )
-    record = run_experiment(config, Session())
+    record = run_one(config)
     assert set(record.metrics["pruned"]) == {"pearson", "spearman"}
     assert record.metrics["fidelity"]["mse_to_dense"] > 0
     assert record.provenance["finetuned"] is True
     assert record.provenance["model_hash"] != record.provenance["base_model_hash"]
+
+
+def test_running_text_has_no_validation_part(tmp_path):
+    config = compose_here(text_overrides(tmp_path), "evaluation.split=validation")
+    with pytest.raises(ConfigError, match="only a test part"):
+        Session().dense(config)
+
+
+def test_a_folder_without_a_model_is_told(tmp_path):
+    config = compose_here(sentence_overrides(tmp_path), f"model.path={tmp_path}")
+    with pytest.raises(ModelLoadError, match=r"found no config\.json"):
+        Session().dense(config)
+
+
+def test_a_moved_file_is_the_same_run(tmp_path):
+    arguments = sentence_overrides(tmp_path)
+    name = identify(compose_here(arguments))
+    moved = tmp_path / "moved.csv"
+    (tmp_path / "train.csv").rename(moved)
+    assert identify(compose_here(arguments, f"dataset.train={moved}")) == name
+    moved.write_text(moved.read_text() + "w1 w2,up\n")
+    assert identify(compose_here(arguments, f"dataset.train={moved}")) != name
 
 
 def test_a_missing_evaluation_part_is_told_first(tmp_path):

@@ -29,6 +29,7 @@ def test_code_prunes_saves_and_loads(tmp_path, monkeypatch):
     exec(prune, names)
     dense, pruned = names["model"], names["result"].model
     assert pruned.num_parameters() < dense.num_parameters()
+    names = {}
     exec(load, names)
     assert type(names["model"]) is type(pruned)
     assert names["model"].num_parameters() == pruned.num_parameters()
@@ -80,7 +81,8 @@ def test_stored_tables_and_figures_are_those_of_the_records(tmp_path, monkeypatc
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     stored = ROOT / "paper_figures" / "out"
-    studies = sorted(p.name for p in stored.iterdir() if p.is_dir() and p.name != "local")
+    sweeps = (ROOT / "experiments" / "sweep").glob("*.yaml")
+    studies = sorted(path.stem for path in sweeps if (ROOT / "results" / path.stem).is_dir())
     assert studies
     assert build.main(["--study", *studies, "--out", str(tmp_path)]) == 0
     for study in studies:

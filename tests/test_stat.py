@@ -4,12 +4,15 @@ import re
 
 import pytest
 import torch
-from pico_models import PICO_NAMES, pico_batches, pico_model, pico_outputs
+from pico_models import PICO_CONFIGS, PICO_NAMES, pico_batches, pico_model, pico_outputs
+from transformers import BertForPreTraining
 
 import stat_repro
-from stat_repro.allocation.costs import BudgetError
+from stat_repro.allocation.allocate import head_splits
+from stat_repro.allocation.costs import BudgetError, UnitCosts
 from stat_repro.calibration.capture import CalibrationError
 from stat_repro.config import ConfigError, PruningConfig
+from stat_repro.linalg.pivoting import LinAlgInputError
 from stat_repro.methods.stat import fold_site
 from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
 from stat_repro.surgery import temporarily_pruned
@@ -184,6 +187,40 @@ def test_pruned_models_can_be_pruned_again():
     twice = stat_repro.compress(once.model, batches, ratio=0.3)
     assert twice.model.num_parameters() < once.model.num_parameters()
     assert bool(torch.isfinite(logits(twice.model, batches[0])).all())
+
+
+def test_layers_of_different_sizes_are_refused_by_the_authors_allocation():
+    model = pico_model("bert", dtype=torch.float64)
+    batches = pico_batches(model)
+    once = stat_repro.compress(model, batches, ratio=0.4).model
+    with pytest.raises(BudgetError, match="layers of one size"):
+        stat_repro.compress(once, batches, ratio=0.2, authors_compat=True)
+
+
+def test_a_budget_that_cannot_be_used_up_is_not_refused():
+    """One head costs more than all neurons: what is left over stays unused."""
+    model = pico_model("llama_multi_query", dtype=torch.float64)
+    adapter = adapter_for(model)
+    length = 5.0
+    head = adapter.of_kind("attention")[0].unit_macs(length)
+    neurons = sum(s.units * s.unit_macs(length) for s in adapter.of_kind("ffn"))
+    costs = UnitCosts(head=head + neurons, neuron=1.0, heads=(1, 1), neurons=(5, 5))
+    splits = list(head_splits(costs, 0.2, 0))
+    assert splits == [(1, 10)]
+
+
+def test_non_finite_weights_name_the_site():
+    model = pico_model("bert")
+    linear(model, "bert.encoder.layer.2.output.dense").weight.data[0, 0] = float("nan")
+    with pytest.raises(LinAlgInputError, match=r"layer 2 ffn .*expected finite values, got 1"):
+        stat_repro.compress(model, pico_batches(model))
+
+
+def test_an_unknown_task_head_is_refused_before_the_work(monkeypatch):
+    model = BertForPreTraining(PICO_CONFIGS["bert"])
+    monkeypatch.setattr("stat_repro.api.calibrate", lambda *a, **k: pytest.fail("calibrated"))
+    with pytest.raises(UnsupportedModelError, match="no pruned form of BertForPreTraining"):
+        stat_repro.compress(model, pico_batches(model))
 
 
 def test_floor_of_units():

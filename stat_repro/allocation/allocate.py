@@ -85,6 +85,7 @@ def head_splits(costs: UnitCosts, ratio: float, min_units: int) -> Iterator[tupl
     fewest = floor_units(costs.neurons, min_units)
     start = max(floor_units(costs.heads, min_units), math.floor(keep * all_heads + _ROUNDING))
     found = False
+    unusable: tuple[int, int] | None = None
     for heads in range(start, all_heads + 1):
         neurons = math.floor((budget - heads * costs.head) / costs.neuron + _ROUNDING)
         if neurons < fewest:
@@ -92,7 +93,12 @@ def head_splits(costs: UnitCosts, ratio: float, min_units: int) -> Iterator[tupl
         if neurons <= all_neurons:
             found = True
             yield heads, neurons
-    if not found:
+        else:
+            unusable = heads, all_neurons
+    if not found and unusable is not None:
+        # One head more costs more than the budget has, all neurons cost less: some is left over.
+        yield unusable
+    elif not found:
         needed = start * costs.head + fewest * costs.neuron
         raise BudgetError(
             f"ratio={ratio} leaves {budget:.0f} MACs per token, but {start} heads and {fewest} "

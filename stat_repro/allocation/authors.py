@@ -21,6 +21,10 @@ def allocate_authors(
 ) -> Sizes:
     """Sizes per layer as the script computes them.
 
+    Not repeated is where the script fails or cannot be meant: negative neuron budgets (which it
+    only survives with 12 layers), the truncation of R at 3,100 rows and 14 heads, and pinv's
+    minimum-norm solution with fewer tokens than kept units.
+
     Differences from `allocate_global`: only whole average head counts are tried; the head cutoff
     is the smallest error that was avoided, not the largest that is lost; counts come from
     comparisons with cutoffs (ties under-fill neurons and over-fill heads); the neuron budget is
@@ -35,6 +39,12 @@ def allocate_authors(
     Raises:
         BudgetError: A ratio at which the script itself fails.
     """
+    for kind, units in (("heads", scores.heads), ("neurons", scores.neurons)):
+        sizes = sorted({len(u) for u in units})
+        if len(sizes) != 1:
+            raise BudgetError(
+                f"authors_compat: the script knows layers of one size; got {kind} {sizes}"
+            )
     mu = round(1.0 - ratio, 12)  # the script is given mu itself, 0.1 and not 1 - 0.9
     layers, heads, width = len(scores.heads), len(scores.heads[0]), len(scores.neurons[0])
     head_errors = np.sort(np.concatenate(scores.heads))[::-1]

@@ -54,17 +54,19 @@ class _GramSum:
     """Running G of one site; float64 sums, on the model's device where that has float64."""
 
     def __init__(self, site: Site, device: torch.device) -> None:
+        self.dtype = torch.float64
         home = torch.device("cpu") if device.type == "mps" else device
         self.gram = torch.zeros(site.columns, site.columns, dtype=torch.float64, device=home)
         self.tokens = 0
 
     def add(self, rows: torch.Tensor) -> None:
+        self.dtype = rows.dtype
         rows = rows.to(device=self.gram.device, dtype=torch.float64)
         self.gram.addmm_(rows.T, rows)
         self.tokens += rows.shape[0]
 
     def finish(self) -> GramStatistics:
-        return GramStatistics(gram=self.gram, tokens=self.tokens)
+        return GramStatistics(gram=self.gram, tokens=self.tokens, dtype=self.dtype)
 
 
 class _RowStore:
@@ -145,12 +147,12 @@ def collect_statistics(
                 f"{site.name}: expected input of shape {tuple(mask.shape)} + (columns,), got "
                 f"{tuple(value.shape)} (chunk_size_feed_forward must be 0)"
             )
-        collectors[site.layer, site.kind].add(value[mask])
+        collectors[site.layer, site.kind].add(value[mask.to(value.device)])
 
     options = {"use_cache": False} if adapter.decoder else {}
     with evaluating(model), torch.inference_mode(), input_hooks(model, chosen, receive):
         for batch in track(batches, label):
-            inputs = {k: _rows(v).to(device) for k, v in batch.items() if k != "labels"}
+            inputs = {k: _rows(k, v).to(device) for k, v in batch.items() if k != "labels"}
             mask = token_mask(inputs)
             tokens += int(mask.sum())
             examples += mask.shape[0]
@@ -173,8 +175,12 @@ def _finish(site: Site, collector: _GramSum | _RowStore) -> SiteStatistics:
     return result
 
 
-def _rows(value: torch.Tensor) -> torch.Tensor:
+def _rows(key: str, value: torch.Tensor) -> torch.Tensor:
     """(B, choices, S) of multiple choice as (B * choices, S), which is what the backbone gets."""
+    if not isinstance(value, torch.Tensor):
+        raise CalibrationError(
+            f"calibration batch, key {key}: expected a tensor, got {type(value).__name__}"
+        )
     return value.flatten(0, 1) if value.ndim == 3 else value
 
 

@@ -53,10 +53,12 @@ class GramStatistics:
     Attributes:
         gram: Shape (F, F), float64.
         tokens: Tokens in the sum.
+        dtype: Type that the activations were computed in; sets what counts as noise.
     """
 
     gram: torch.Tensor
     tokens: int
+    dtype: torch.dtype = torch.float64
 
     def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
         """Pivots of A diag(scale) by pivoted Cholesky."""
@@ -76,7 +78,9 @@ class GramStatistics:
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T by Cholesky of G[K, K]."""
-        return interpolative.interpolation_from_gram(self.gram, kept.to(self.gram.device), ridge)
+        rtol = pivoting.NOISE_RTOL[self.dtype]
+        kept = kept.to(self.gram.device)
+        return interpolative.interpolation_from_gram(self.gram, kept, ridge, rtol)
 
     def output_error(self, difference: torch.Tensor) -> float:
         """||A difference^T||_F from G."""
@@ -118,7 +122,8 @@ class ActivationStatistics:
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T by pivoted QR of A[:, K]."""
-        return interpolative.interpolation_from_activations(self.activations, kept, ridge)
+        rtol = pivoting.NOISE_RTOL[self.activations.dtype]
+        return interpolative.interpolation_from_activations(self.activations, kept, ridge, rtol)
 
     def output_error(self, difference: torch.Tensor) -> float:
         """||A difference^T||_F, evaluated directly."""

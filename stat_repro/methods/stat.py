@@ -26,6 +26,7 @@ from stat_repro.calibration.capture import Calibration, collect_statistics
 from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.linalg.interpolative import fold
+from stat_repro.linalg.pivoting import check_finite
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
 from stat_repro.models.adapter import Adapter, Site, linear, unit_columns
@@ -39,7 +40,7 @@ log = logging.getLogger("stat_repro")
 def prune(task: MethodInput) -> MethodOutput:
     """Plan and edits of STAT for one model and one ratio."""
     config, adapter, model = task.config, task.adapter, task.model
-    watch = Stopwatch()
+    watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("errors_s"):
         errors, neuron_orders = unit_errors(model, adapter, task.calibration, config)
     with watch.stage("allocate_s"):
@@ -104,7 +105,7 @@ def unit_errors(
                 tails.append(np.zeros(1))
                 orders.append(torch.zeros(0, dtype=torch.int64))
             continue
-        weight = _float64(linear(model, site.consumer).weight)
+        weight = _float64(consumer_weight(model, site))
         statistics = calibration.statistics[site.layer, site.kind]
         if site.kind == "ffn":
             factor = statistics.pivot_columns(weight.norm(dim=0))
@@ -169,7 +170,7 @@ def fold_site(
         config: `correction` and `ridge` are used.
     """
     kept = tuple(sorted(kept_units.tolist()))
-    weight = linear(model, site.consumer).weight.detach()
+    weight = consumer_weight(model, site)
     columns = unit_columns(kept, site.width)
     if len(kept) == site.units:
         edit = SiteEdit(site.layer, site.kind, kept, weight.clone(), None)
@@ -189,6 +190,17 @@ def fold_site(
         SiteEdit(site.layer, site.kind, kept, new, None),
         SiteError(site.layer, site.kind, site.units, len(kept), error),
     )
+
+
+def consumer_weight(model: nn.Module, site: Site) -> torch.Tensor:
+    """W of the site's consumer, (D, F).
+
+    Raises:
+        LinAlgInputError: It is not finite; names the site.
+    """
+    weight = linear(model, site.consumer).weight.detach()
+    check_finite(weight, f"{site.name}, weight of the consumer")
+    return weight
 
 
 def _float64(weight: torch.Tensor) -> torch.Tensor:

@@ -46,17 +46,28 @@ def checkpoint_folder(config: ModelConfig) -> Path:
     """A local folder with the checkpoint, fetched if it is an asset or a hub name.
 
     Raises:
-        ModelLoadError: No such folder, or the hub cannot be reached or does not have it.
+        ModelLoadError: No such folder, no weights in safetensors, or the hub cannot be reached or
+            does not have it.
     """
     path = config.path
     if path.startswith(ASSET_PREFIX):
         return model_folder(path.removeprefix(ASSET_PREFIX))
     folder = Path(path).expanduser()
     if folder.is_dir():
-        return folder.resolve()
+        return _checked(folder.resolve())
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise ModelLoadError(f"model.path={path}: no such folder")
-    return _from_hub(config)
+    return _checked(_from_hub(config))
+
+
+def _checked(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise ModelLoadError(f"{folder}: expected a Hugging Face folder, found no config.json")
+    if not list(folder.glob("*.safetensors")):
+        raise ModelLoadError(
+            f"{folder}: expected weights as *.safetensors (pickled weights are not loaded)"
+        )
+    return folder
 
 
 def _from_hub(config: ModelConfig) -> Path:
@@ -88,14 +99,8 @@ def load_checkpoint(
         trust_remote_code: Whether code in the folder may run.
 
     Raises:
-        ModelLoadError: Missing files, pickled weights only, or a folder transformers refuses.
+        ModelLoadError: A folder that transformers refuses.
     """
-    if not (folder / "config.json").is_file():
-        raise ModelLoadError(f"{folder}: expected a Hugging Face folder, found no config.json")
-    if not list(folder.glob("*.safetensors")):
-        raise ModelLoadError(
-            f"{folder}: expected weights as *.safetensors (pickled weights are not loaded)"
-        )
     auto = (
         AutoModelForCausalLM if task == "language_modeling" else AutoModelForSequenceClassification
     )
