@@ -1,5 +1,6 @@
 """The schema as the command line meets it: every group composes, everything else is refused."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stat_repro import paths
@@ -147,3 +149,16 @@ def test_paths_follow_the_environment(monkeypatch, tmp_path):
 def test_schema_rejects_by_construction():
     with pytest.raises(ConfigError, match="seed"):
         replace(RunConfig(), seed=-1)
+
+
+def test_stored_records_still_have_the_id_of_their_configuration():
+    """A change of the schema that renames finished runs would measure them all again."""
+    sweeps = (CONF.parent / "experiments" / "sweep").glob("*.yaml")
+    studies = [CONF.parent / "results" / sweep.stem for sweep in sorted(sweeps)]
+    paths = [path for study in studies for path in sorted(study.glob("*.json"))]
+    assert paths
+    for path in paths:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        config = from_hydra(OmegaConf.create(record["config"]))
+        if config.model.path.startswith("asset:") and config.dataset.source.startswith("asset:"):
+            assert run_id(config) == record["run_id"], path.name
