@@ -55,21 +55,34 @@ def table_row(label):
     return [float(cell) for cell in row.split("|")]
 
 
+ACCURACY, AGREEMENT = "metrics.pruned.accuracy", "metrics.fidelity.agreement"
+PERPLEXITY = "metrics.pruned.perplexity"
+COMPAT, FLOOR = "config.pruning.authors_compat", "config.pruning.min_units"
+ALLOCATION = "config.pruning.allocation"
+MINILM, DISTIL = "movie_reviews_minilm", "movie_reviews_distilminilm"
+NYT = "nyt_editorials_smollm2"
+
+
 @pytest.mark.parametrize(
-    ("label", "compat", "column"),
+    ("label", "study", "chosen", "column", "scale", "digits"),
     [
-        ("test accuracy, STAT", False, "metrics.pruned.accuracy"),
-        ("test accuracy, the authors' script repeated", True, "metrics.pruned.accuracy"),
-        ("agreement with the dense model, STAT", False, "metrics.fidelity.agreement"),
+        ("test accuracy, STAT", MINILM, {COMPAT: False}, ACCURACY, 100, 2),
+        ("test accuracy, the authors' script repeated", MINILM, {COMPAT: True}, ACCURACY, 100, 2),
+        ("agreement with the dense model, STAT", MINILM, {COMPAT: False}, AGREEMENT, 100, 2),
+        ("test accuracy, DistilBERT form", DISTIL, {}, ACCURACY, 100, 2),
+        ("perplexity, STAT", NYT, {FLOOR: 1, ALLOCATION: "global"}, PERPLEXITY, 1, 1),
+        ("perplexity, STAT without a floor", NYT, {FLOOR: 0}, PERPLEXITY, 1, 1),
+        ("perplexity, STAT, uniform sizes", NYT, {ALLOCATION: "uniform"}, PERPLEXITY, 1, 1),
     ],
 )
-def test_numbers_are_those_of_the_records(label, compat, column):
+def test_numbers_are_those_of_the_records(label, study, chosen, column, scale, digits):
     from stat_repro.results.store import load_records, to_frame
 
-    frame = to_frame(load_records(ROOT / "results", "movie_reviews_minilm"))
-    chosen = frame[frame["config.pruning.authors_compat"] == compat]
-    means = 100 * chosen.groupby("ratio")[column].mean()
-    assert table_row(label) == [round(float(value), 2) for value in means]
+    frame = to_frame(load_records(ROOT / "results", study))
+    for key, value in chosen.items():
+        frame = frame[frame[key] == value]
+    means = scale * frame.groupby("ratio")[column].mean()
+    assert table_row(label) == [round(float(value), digits) for value in means]
 
 
 def test_stored_tables_and_figures_are_those_of_the_records(tmp_path, monkeypatch):

@@ -155,7 +155,9 @@ def protocol_text(protocol: str, *, brief: bool = False) -> str:
     if brief:
         items = {k: v for k, v in items if k != "task" and _is_brief(v)}.items()
     # Text is quoted as in JSON, so that a line end used as a joint can be seen.
-    return ", ".join(f"{key}={v if brief else json.dumps(v)}" for key, v in items)
+    return ", ".join(
+        f"{key}={v if brief and str(v).strip() else json.dumps(v)}" for key, v in items
+    )
 
 
 def _is_brief(value: Any) -> bool:
