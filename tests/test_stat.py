@@ -4,7 +4,15 @@ import re
 
 import pytest
 import torch
-from pico_models import PICO_CONFIGS, PICO_NAMES, pico_batches, pico_model, pico_outputs
+from pico_models import (
+    PICO_CONFIGS,
+    PICO_NAMES,
+    pico_batches,
+    pico_model,
+    pico_outputs,
+    random_plan,
+    selection_edits,
+)
 from transformers import BertForPreTraining
 
 import stat_repro
@@ -15,7 +23,7 @@ from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.linalg.pivoting import LinAlgInputError
 from stat_repro.methods.stat import fold_site
 from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
-from stat_repro.surgery import temporarily_pruned
+from stat_repro.surgery import prune_model, temporarily_pruned
 
 
 def logits(model, batch):
@@ -221,6 +229,21 @@ def test_an_unknown_task_head_is_refused_before_the_work(monkeypatch):
     monkeypatch.setattr("stat_repro.api.calibrate", lambda *a, **k: pytest.fail("calibrated"))
     with pytest.raises(UnsupportedModelError, match="no pruned form of BertForPreTraining"):
         stat_repro.compress(model, pico_batches(model))
+
+
+@pytest.mark.parametrize("gone", ["attention", "ffn"])
+@pytest.mark.parametrize("name", ["bert", "llama_grouped"])
+def test_a_model_that_lost_one_kind_entirely_can_be_pruned_further(name, gone):
+    model = pico_model(name, dtype=torch.float64)
+    plan = random_plan(model, empty=[(layer, gone) for layer in range(3)])
+    emptied = prune_model(model, plan, selection_edits(model, plan))
+    batches = pico_batches(model)
+    for allocation in ("global", "uniform"):
+        result = stat_repro.compress(
+            emptied, batches, ratio=0.4, allocation=allocation, min_units=0
+        )
+        assert result.report.mac_kept_fraction <= 0.6 + 1e-9
+        assert bool(torch.isfinite(logits(result.model, batches[0])).all())
 
 
 def test_floor_of_units():

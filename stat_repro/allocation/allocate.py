@@ -87,7 +87,13 @@ def head_splits(costs: UnitCosts, ratio: float, min_units: int) -> Iterator[tupl
     found = False
     unusable: tuple[int, int] | None = None
     for heads in range(start, all_heads + 1):
-        neurons = math.floor((budget - heads * costs.head) / costs.neuron + _ROUNDING)
+        left = budget - heads * costs.head
+        # A model without any neurons left (already pruned) has no price for one.
+        neurons = (
+            math.floor(left / costs.neuron + _ROUNDING)
+            if all_neurons
+            else min(0, math.floor(left + _ROUNDING))
+        )
         if neurons < fewest:
             break
         if neurons <= all_neurons:

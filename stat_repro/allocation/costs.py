@@ -57,11 +57,13 @@ def unit_costs(adapter: Adapter, sequence_length: float) -> UnitCosts:
     costs: dict[SiteKind, float] = {}
     for kind in ("attention", "ffn"):
         values = {site.unit_macs(sequence_length) for site in adapter.of_kind(kind) if site.units}
-        if len(values) != 1:
+        if len(values) > 1:
             raise BudgetError(
-                f"expected one cost per {kind} unit in all layers, got {sorted(values) or 'none'}"
+                f"expected one cost per {kind} unit in all layers, got {sorted(values)}"
             )
-        costs[kind] = values.pop()
+        costs[kind] = values.pop() if values else 0.0
+    if not any(site.units for site in adapter.sites):
+        raise BudgetError("nothing to prune: expected heads or neurons in at least one layer")
     return UnitCosts(
         head=costs["attention"],
         neuron=costs["ffn"],
