@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from stat_repro.allocation.costs import prunable_costs
@@ -57,14 +56,6 @@ class CompressionReport:
         """Share of all parameters of the model (embeddings included) that is left."""
         return self.params[1] / self.params[0]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            **asdict(self),
-            "mac_kept_fraction": self.mac_kept_fraction,
-            "param_kept_fraction": self.param_kept_fraction,
-        }
-
 
 @dataclass(frozen=True)
 class Compression:
@@ -87,7 +78,6 @@ def compress(
     *,
     ratio: float = 0.5,
     method: str = "stat",
-    seed: int = 0,
     statistics: str = "gram",
     sequence_length: float | None = None,
     calibration: Calibration | None = None,
@@ -101,7 +91,6 @@ def compress(
             (B, S) and `attention_mask`. A list or another iterable that can be read twice.
         ratio: Share of the prunable MACs that is removed, 0 <= ratio < 1.
         method: Name of the method.
-        seed: Seed of a method's random choices.
         statistics: `gram` (streamed) or `exact` (stored activations; small sets only).
         sequence_length: Mean tokens per example at which MACs are counted; by default that of the
             batches.
@@ -139,7 +128,6 @@ def compress(
                 config=config,
                 statistics=statistics,
                 calibration=calibration,
-                generator=torch.Generator().manual_seed(seed),
             )
         )
         with watch.stage("surgery_s"):

@@ -135,7 +135,7 @@ def _run(point: str, config: RunConfig) -> Outcome:
         log.error("failed: %s", _line(error))
         return Outcome(point, "failed", str(path), _line(error))
     path = save_record(experiment.record, root)
-    mirror(experiment.record, config.tracking, project_root() / "wandb")
+    mirror(experiment.record, config.tracking)
     if folder is not None and not folder.exists():
         save_model(config, experiment, folder)
         log.info("pruned model: %s", folder)

@@ -270,7 +270,7 @@ class RunConfig:
 
     Attributes:
         ratio: Share of the prunable MACs that is removed, 0 <= ratio < 1.
-        seed: Seed of the calibration draw (and of random choices of a method).
+        seed: Seed of the calibration draw.
         study: Folder of the record below `results`.
         results: Folder of all studies; null for `results/` of the clone.
         device: `auto`, `cpu`, `cuda`, `cuda:<i>` or `mps`.
@@ -304,6 +304,9 @@ class RunConfig:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("if_stored", self.if_stored, IF_STORED)
         _file_name("study", self.study)
+        split = self.evaluation.split
+        if self.dataset.task == "language_modeling" and split != "test":
+            raise ConfigError(f"evaluation.split: running text has only a test part; got {split!r}")
 
 
 def from_hydra(cfg: DictConfig) -> RunConfig:

@@ -52,7 +52,6 @@ def run_experiment(config: RunConfig, session: Session, name: str | None = None)
             dense.loaded.model,
             calibrated.examples,
             ratio=config.ratio,
-            seed=config.seed,
             statistics=config.calibration.statistics,
             sequence_length=dense.workload.sequence_length,
             calibration=calibrated.calibration,

@@ -111,15 +111,12 @@ def _dense_key(config: RunConfig) -> dict[str, Any]:
 
 def _load_dense(config: RunConfig) -> DenseModel:
     device = resolve_device(config.device)
-    if config.dataset.task == "language_modeling" and config.evaluation.split != "test":
-        raise ConfigError(
-            f"evaluation.split: running text has only a test part; got {config.evaluation.split!r}"
-        )
     folder = checkpoint_folder(config.model)
     base_hash = hash_files(folder)
     language = config.dataset.task == "language_modeling"
+    has_head = has_task_head(folder, config.dataset.task)
     if language:
-        if not has_task_head(folder, config.dataset.task):
+        if not has_head:
             raise ConfigError(
                 f"{config.model.path} is no causal language model, which {config.dataset.name} "
                 "(perplexity) needs; choose another model or a dataset with labels"
@@ -128,7 +125,7 @@ def _load_dense(config: RunConfig) -> DenseModel:
     else:
         data = load_task_data(config.dataset)
         data.split(config.evaluation.split)  # a missing part is told before anything is trained
-    finetuned = not language and not has_task_head(folder, config.dataset.task)
+    finetuned = not has_head
     if finetuned:
         if not config.finetune.enabled:
             raise ConfigError(

@@ -39,12 +39,10 @@ class CalibrationSet:
 
     Attributes:
         batches: Padded batches, made when they are read.
-        indices: Drawn examples of the training part, in the order of the draw.
         digest: sha256 over the token ids of the drawn examples.
     """
 
     batches: Sequence[Batch]
-    indices: tuple[int, ...]
     digest: str
 
     def __iter__(self) -> Iterator[Batch]:
@@ -114,7 +112,6 @@ class SentenceWorkload:
         groups = length_bucketed([len(row["input_ids"]) for row in drawn], config.batch_size)
         return CalibrationSet(
             batches=SentenceInputs(self.tokenizer, drawn, groups),
-            indices=indices,
             digest=_digest([row["input_ids"] for row in drawn]),
         )
 
@@ -172,7 +169,6 @@ class WindowWorkload:
         windows = self._pool[torch.tensor(indices)]
         return CalibrationSet(
             batches=window_batches(windows, config.batch_size),
-            indices=indices,
             digest=_digest(windows.tolist()),
         )
 

@@ -225,9 +225,8 @@ def test_regression_from_a_bare_encoder(tmp_path, monkeypatch):
 
 
 def test_running_text_has_no_validation_part(tmp_path):
-    config = compose_here(text_overrides(tmp_path), "evaluation.split=validation")
     with pytest.raises(ConfigError, match="only a test part"):
-        Session().dense(config)
+        compose_here(text_overrides(tmp_path), "evaluation.split=validation")
 
 
 def test_a_folder_without_a_model_is_told(tmp_path):

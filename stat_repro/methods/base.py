@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from stat_repro.calibration.capture import Batch, Calibration
@@ -28,7 +27,6 @@ class MethodInput:
         config: The method's options.
         statistics: `gram` or `exact`.
         calibration: Dense statistics of all sites over `batches`.
-        generator: Source of random choices.
     """
 
     model: nn.Module
@@ -39,7 +37,6 @@ class MethodInput:
     config: PruningConfig
     statistics: str
     calibration: Calibration
-    generator: torch.Generator
 
 
 @dataclass(frozen=True)
