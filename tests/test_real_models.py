@@ -1,5 +1,6 @@
 """The packaged real models, small: what a user would notice first if it broke."""
 
+import os
 import subprocess
 import sys
 
@@ -122,6 +123,9 @@ print(calibrate(model, batches).examples, peak_memory(model.device)["process_pea
 
 
 def test_calibration_memory_does_not_grow_with_the_examples(request):
+    # glibc raises its own threshold for mapped blocks as it goes, and then keeps freed ones: noise of
+    # 3 % and more. Fixed, freed blocks go back, and what is measured is what the code holds.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     peaks = {}
     for examples in (64, 512):
         done = subprocess.run(
@@ -130,6 +134,7 @@ def test_calibration_memory_does_not_grow_with_the_examples(request):
             capture_output=True,
             text=True,
             timeout=300,
+            env=environment,
         )
         seen, peak = done.stdout.split()
         assert int(seen) == examples
