@@ -123,8 +123,8 @@ print(calibrate(model, batches).examples, peak_memory(model.device)["process_pea
 
 
 def test_calibration_memory_does_not_grow_with_the_examples(request):
-    # glibc raises its own threshold for mapped blocks as it goes, and then keeps freed ones: noise of
-    # 3 % and more. Fixed, freed blocks go back, and what is measured is what the code holds.
+    # glibc raises its own threshold for mapped blocks as it goes, and then keeps freed ones: noise
+    # of 3 % and more. Fixed, freed blocks go back, and what is measured is what the code holds.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     peaks = {}
     for examples in (64, 512):
