@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-import torch
-
 from stat_repro.api import calibrate
 from stat_repro.calibration.capture import Calibration
 from stat_repro.config import ConfigError, RunConfig
@@ -23,7 +21,7 @@ from stat_repro.finetune import has_task_head, task_checkpoint
 from stat_repro.measure import Stopwatch, resolve_device
 from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint
 from stat_repro.results.provenance import hash_files
-from stat_repro.workload import CalibrationSet, SentenceWorkload, WindowWorkload, Workload
+from stat_repro.workloads import CalibrationSet, SentenceWorkload, WindowWorkload, Workload
 
 T = TypeVar("T")
 
@@ -82,8 +80,8 @@ class Session:
         """The dense model with its task head, and its data."""
         return self._shared("dense", _dense_key(config), lambda: _load_dense(config))
 
-    def dense_outputs(self, config: RunConfig) -> torch.Tensor | None:
-        """Outputs of the dense model on the evaluated part, where they are small."""
+    def dense_outputs(self, config: RunConfig) -> Any:
+        """What the evaluations of several pruned models share of the dense one."""
         dense = self.dense(config)
         key = {**_dense_key(config), "evaluation": asdict(config.evaluation)}
         return self._shared(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.config import PruningConfig, RunConfig, result_config, to_dict
+from stat_repro.config import PruningConfig, later_defaults, neutral_keys
 from stat_repro.reporting.styles import METHOD_LABELS, quantity_order, quantity_style, variant_style
 
 # Settings that a table shows in a column of their own.
@@ -38,18 +38,18 @@ class ReportError(ValueError):
 
 def neutral_columns() -> frozenset[str]:
     """Columns of settings that make no variant: as the run id sees it, or shown on their own."""
-    default = RunConfig()
-    neutral = _leaves(to_dict(default), "config") - _leaves(result_config(default), "config")
-    return neutral | {f"config.{key}" for key in _OWN_COLUMN}
+    return frozenset(f"config.{key}" for key in (*neutral_keys(), *_OWN_COLUMN))
 
 
-def _leaves(tree: dict[str, Any], name: str) -> frozenset[str]:
-    """Dotted names of the values of nested settings."""
-    found: frozenset[str] = frozenset()
-    for key, value in tree.items():
-        inner = f"{name}.{key}"
-        found |= _leaves(value, inner) if isinstance(value, dict) else {inner}
-    return found
+def _completed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Settings that a record is too old to have, at the value that it was run with."""
+    added = {}
+    for key, value in later_defaults().items():
+        column = f"config.{key}"
+        shown = json.dumps(value) if isinstance(value, list) else value
+        if column in frame and shown is not None:
+            added[column] = frame[column].where(frame[column].notna(), shown)
+    return frame.assign(**added)
 
 
 def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
     if failed:
         raise ReportError(f"expected successful runs; got failed ones: {', '.join(failed)}")
     # One after the other: the rows of a filtered frame may share an index.
-    frame = frame.reset_index(drop=True)
+    frame = _completed(frame.reset_index(drop=True))
     found: dict[Any, tuple[str, tuple[str, ...], tuple[int, str]]] = {}
     for _, group in frame.groupby(["model", "dataset"], sort=False):
         columns = _differing(group)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 HEADLINE = {
     "classification": "accuracy",
     "regression": "pearson",
+    "question_answering": "f1",
     "language_modeling": "perplexity",
 }
 
@@ -42,6 +43,7 @@ QUANTITIES = {
     "accuracy": QuantityStyle("accuracy (%)", 100, 2, fraction=True),
     "pearson": QuantityStyle("Pearson correlation", fraction=True),
     "perplexity": QuantityStyle("token perplexity", decimals=2, log=True),
+    "exact_match": QuantityStyle("exact match (%)", 100, 2, fraction=True),
     "f1": QuantityStyle("F1 (%)", 100, 2, fraction=True),
     "matthews": QuantityStyle("Matthews correlation", fraction=True),
     "spearman": QuantityStyle("Spearman correlation", fraction=True),

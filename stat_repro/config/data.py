@@ -1,0 +1,179 @@
+"""Data sets and what is measured on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from stat_repro.config.checks import ConfigError, at_least, file_name, one_of
+
+TASKS = ("classification", "regression", "question_answering", "language_modeling")
+PARTS = ("train", "validation", "test")
+BOS = ("none", "first", "window")
+
+
+@dataclass
+class AnswerConfig:
+    """How answers are read off the outputs of a question answering head.
+
+    Attributes:
+        stride: Tokens that neighbouring windows of a long context share.
+        n_best: Start and end positions considered per window, and answers kept per question.
+        max_answer_length: Tokens of an answer at most.
+        null_threshold: SQuAD 2.0: no answer is given where the score of "no answer" exceeds the
+            best answer's by more than this.
+    """
+
+    stride: int = 128
+    n_best: int = 20
+    max_answer_length: int = 30
+    null_threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least("dataset.answers.stride", self.stride, 0)
+        at_least("dataset.answers.n_best", self.n_best, 1)
+        at_least("dataset.answers.max_answer_length", self.max_answer_length, 1)
+
+
+@dataclass
+class DatasetConfig:
+    """What the model is calibrated and evaluated on.
+
+    Attributes:
+        name: Label in records and tables.
+        task: One of `TASKS`.
+        source: Kind of source: `asset:<name>` for packaged data, `table` or `text` for files of
+            the user, `glue:<task>`, `squad` or `corpus:<name>` for the benchmarks.
+        path: Benchmarks: a name on the Hugging Face hub, or a local file or folder.
+        revision: Revision on the hub; ignored for local data.
+        train: File of the calibration (and fine-tuning) part; files of the user only.
+        validation: File of the validation part, may be null.
+        test: File of the evaluated part.
+        held_out: Benchmarks given as one file: share of its documents, fixed, that becomes the
+            validation part; the rest is the training part.
+        calibration_split: Part that calibration examples are drawn from.
+        evaluation_split: Default of `evaluation.split`.
+        calibration_corpus: Corpora: another corpus to calibrate on; null for the evaluated one.
+        calibration_path: As `path`, for `calibration_corpus`.
+        text_column: Column of the (first) sentence.
+        text_pair_column: Column of the second sentence; null for single sentences.
+        label_column: Column of the label: class index or name, or a number for regression.
+        max_length: Tokens after which a sentence is cut; question answering: tokens per window.
+        window: Tokens per window (language modelling).
+        join: String between documents before tokenising (language modelling).
+        bos: Language modelling: `none`, `first` (special tokens as the tokenizer adds them to the
+            whole text, the way pruning papers report) or `window` (BOS in front of every window,
+            part of its length).
+        answers: Question answering: how answers are read off.
+        calibration_examples: Default number of calibration sentences or windows.
+        calibration_batch_size: Default number of them per forward pass.
+    """
+
+    name: str = MISSING
+    task: str = MISSING
+    source: str = MISSING
+    path: str | None = None
+    revision: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    held_out: float | None = None
+    calibration_split: str = "train"
+    evaluation_split: str = "test"
+    calibration_corpus: str | None = None
+    calibration_path: str | None = None
+    text_column: str = "text"
+    text_pair_column: str | None = None
+    label_column: str = "label"
+    max_length: int = 128
+    window: int = 512
+    join: str = "\n"
+    bos: str = "none"
+    answers: AnswerConfig = field(default_factory=AnswerConfig)
+    calibration_examples: int = 512
+    calibration_batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        file_name("dataset.name", self.name)
+        if self.task != MISSING:
+            one_of("dataset.task", self.task, TASKS)
+        one_of("dataset.calibration_split", self.calibration_split, PARTS)
+        one_of("dataset.evaluation_split", self.evaluation_split, PARTS[1:])
+        one_of("dataset.bos", self.bos, BOS)
+        at_least("dataset.max_length", self.max_length, 2)
+        at_least("dataset.window", self.window, 2)
+        at_least("dataset.calibration_examples", self.calibration_examples, 1)
+        if self.held_out is not None and not 0 < self.held_out < 1:
+            raise ConfigError(f"dataset.held_out: expected between 0 and 1; got {self.held_out}")
+
+
+@dataclass
+class ZeroShotConfig:
+    """Tasks of lm-eval for causal language models.
+
+    Attributes:
+        tasks: Names of its tasks; none by default.
+        include: Folder with further task files (YAML), which may name local data.
+        examples: Evaluate the first so many examples of each task; all if null.
+        shots: Solved examples in front of each question.
+    """
+
+    tasks: list[str] = field(default_factory=list)
+    include: str | None = None
+    examples: int | None = None
+    shots: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("evaluation.zero_shot.examples", self.examples, 1)
+        at_least("evaluation.zero_shot.shots", self.shots, 0)
+
+
+@dataclass
+class EvaluationConfig:
+    """What is measured on the dense and on the pruned model.
+
+    Attributes:
+        split: Part of the data set that is evaluated.
+        max_examples: Evaluate the first so many examples or windows; all if null.
+        batch_size: Examples per forward pass.
+        zero_shot: Further tasks for causal language models.
+    """
+
+    split: str = "test"
+    max_examples: int | None = None
+    batch_size: int = 64
+    zero_shot: ZeroShotConfig = field(default_factory=ZeroShotConfig)
+
+    def __post_init__(self) -> None:
+        one_of("evaluation.split", self.split, PARTS[1:])
+        at_least("evaluation.max_examples", self.max_examples, 1)
+        at_least("evaluation.batch_size", self.batch_size, 1)
+
+
+@dataclass
+class CostConfig:
+    """Measured cost of the dense and of the pruned model, side by side in one process.
+
+    Attributes:
+        enabled: Measure latency, throughput and memory; MACs, parameters and size always are.
+        batch_sizes: Batches to time.
+        sequence_length: Tokens per example; null for the mean length of the data set, rounded.
+        warmup: Forward passes before the clock starts.
+        repeats: Timed forward passes of each model, in turns.
+    """
+
+    enabled: bool = False
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 32])
+    sequence_length: int | None = None
+    warmup: int = 3
+    repeats: int = 20
+
+    def __post_init__(self) -> None:
+        if not self.batch_sizes:
+            raise ConfigError("cost.batch_sizes: expected at least one batch size; got none")
+        for size in self.batch_sizes:
+            at_least("cost.batch_sizes", size, 1)
+        at_least("cost.sequence_length", self.sequence_length, 1)
+        at_least("cost.warmup", self.warmup, 0)
+        at_least("cost.repeats", self.repeats, 1)

@@ -1,0 +1,70 @@
+"""The dense model: where it comes from, and how an encoder without a task head gets one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from stat_repro.config.checks import ConfigError, at_least, file_name
+
+
+@dataclass
+class ModelConfig:
+    """The dense model.
+
+    Attributes:
+        name: Label in records and tables.
+        path: `asset:<name>` for a packaged model, else a local folder or a Hugging Face name.
+        revision: Revision on the hub; ignored for folders.
+        trust_remote_code: Whether code of the model's folder may run. Off unless asked for.
+        labels: Class names in the order of the outputs, for checkpoints that name them LABEL_0 and
+            so on; null takes the checkpoint's own names.
+    """
+
+    name: str = MISSING
+    path: str = MISSING
+    revision: str | None = None
+    trust_remote_code: bool = False
+    labels: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        file_name("model.name", self.name)
+
+
+@dataclass
+class FinetuneConfig:
+    """How an encoder without a task head becomes a task checkpoint.
+
+    Attributes:
+        enabled: Train when the checkpoint lacks the task's head; if false that is an error.
+        epochs: Passes over the training split.
+        max_examples: Train on the first so many examples of the shuffled split; all if null.
+        batch_size: Sentences per step.
+        learning_rate: Peak of the linear warm-up and decay.
+        warmup_fraction: Share of the steps that warm up.
+        weight_decay: AdamW decay of matrices (biases and norms have none).
+        seed: Seed of head initialisation, order and dropout; apart from the calibration seed.
+        bfloat16: Autocast the forward pass to bfloat16.
+    """
+
+    enabled: bool = True
+    epochs: int = 2
+    max_examples: int | None = None
+    batch_size: int = 32
+    learning_rate: float = 5e-5
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    seed: int = 0
+    bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        at_least("finetune.epochs", self.epochs, 1)
+        at_least("finetune.batch_size", self.batch_size, 1)
+        at_least("finetune.max_examples", self.max_examples, 1)
+        if not self.learning_rate > 0:
+            raise ConfigError(f"finetune.learning_rate: expected > 0; got {self.learning_rate}")
+        if not 0 <= self.warmup_fraction <= 1:
+            raise ConfigError(
+                f"finetune.warmup_fraction: expected 0 to 1; got {self.warmup_fraction}"
+            )

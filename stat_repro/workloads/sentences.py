@@ -1,0 +1,84 @@
+"""Labelled sentences: classification and regression."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
+from stat_repro.data.batching import (
+    SentenceInputs,
+    encode_sentences,
+    length_bucketed,
+    sentence_batches,
+)
+from stat_repro.data.sampling import draw_indices
+from stat_repro.data.task_data import TaskData
+from stat_repro.evaluation.evaluate import evaluate_task
+from stat_repro.evaluation.predictions import predict_logits
+from stat_repro.workloads.base import CalibrationSet, digest_of
+
+
+class SentenceWorkload:
+    """Labelled sentences (classification, regression)."""
+
+    def __init__(
+        self, data: TaskData, config: DatasetConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self.data = data
+        self.config = config
+        self.tokenizer = tokenizer
+        self.fingerprint = dict(data.fingerprint)
+        self._pool = encode_sentences(
+            tokenizer, data.split(config.calibration_split), config.max_length
+        )
+        self.sequence_length = float(np.mean([len(row["input_ids"]) for row in self._pool]))
+
+    def calibration(self, config: CalibrationConfig, seed: int) -> CalibrationSet:
+        """Sentences of the training part, batched by length."""
+        indices = draw_indices(len(self._pool), config.examples, seed, config.replacement)
+        drawn = [self._pool[i] for i in indices]
+        groups = length_bucketed([len(row["input_ids"]) for row in drawn], config.batch_size)
+        return CalibrationSet(
+            batches=SentenceInputs(self.tokenizer, drawn, groups),
+            digest=digest_of([row["input_ids"] for row in drawn]),
+        )
+
+    def _evaluated(self, config: EvaluationConfig) -> Dataset:
+        rows = self.data.split(config.split)
+        limit = config.max_examples
+        return rows if limit is None else rows.select(range(min(limit, len(rows))))
+
+    def _logits(self, model: nn.Module, config: EvaluationConfig, label: str) -> torch.Tensor:
+        rows = self._evaluated(config)
+        batches = sentence_batches(self.tokenizer, rows, self.config.max_length, config.batch_size)
+        return predict_logits(model, batches, len(rows), label)
+
+    def dense_outputs(self, model: nn.Module, config: EvaluationConfig) -> torch.Tensor:
+        """Logits of the dense model, (N, C)."""
+        return self._logits(model, config, "evaluating the dense model")
+
+    def evaluate(
+        self,
+        dense: PreTrainedModel,
+        pruned: PreTrainedModel,
+        dense_outputs: torch.Tensor | None,
+        config: EvaluationConfig,
+    ) -> dict[str, Any]:
+        """Task metrics and fidelity on the evaluated part."""
+        if dense_outputs is None:
+            dense_outputs = self.dense_outputs(dense, config)
+        logits = self._logits(pruned, config, "evaluating the pruned model")
+        return evaluate_task(
+            dense_outputs,
+            logits,
+            self._evaluated(config)["label"],
+            self.config.task,
+            config.split,
+            self.config.max_length,
+        )
