@@ -8,6 +8,9 @@ _MODULES = tempfile.TemporaryDirectory(prefix="stat_repro_modules_")
 os.environ["HF_MODULES_CACHE"] = _MODULES.name
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Nothing asks the hub: without this every refused connection is tried again for seconds.
+for _name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
+    os.environ.setdefault(_name, "1")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
