@@ -1,7 +1,8 @@
 """Tables and figures of the stored records: `python paper_figures/build.py [--study NAME ...]`.
 
 Reads results/<study>/*.json, and writes paper_figures/out/<study>/: table.md, table.tex, table.csv
-and figure_<model>_<dataset>_<metric>.pdf and .png. Needs no torch and takes seconds.
+and figure_<model>_<dataset>_<metric>.pdf and .png; where costs were measured (cost=measured) also
+table_cost.* and figure_<model>_<dataset>_speedup.*. Needs no torch and takes seconds.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ def build_study(results: Path, study: str, out: Path) -> list[Path]:
     folder = out / study
     summary = reporting.to_text(reporting.summary_table(frame))
     files = _tables(frame, study, folder) + _figures(frame, folder)
+    measured = reporting.measured_runs(frame)
+    if not measured.empty:
+        files += _costs(measured, study, folder)
     print(f"study {study}: {len(good)} runs\n\n{summary}")
     done = {record.run_id for record in good}
     bad = [record for record in records if record.run_id not in done]
@@ -106,11 +110,35 @@ def _tables(frame: pd.DataFrame, study: str, folder: Path) -> list[Path]:
         *(f"protocol of {line}" for line in reporting.protocol_lines(frame)),
         *reporting.record_lines(frame),
     ]
-    texts = {
-        "table.md": reporting.to_markdown(table, study, notes),
-        "table.tex": reporting.to_latex(table, study, notes),
-        "table.csv": reporting.to_csv(frame, notes),
-    }
+    return _write(
+        folder,
+        {
+            "table.md": reporting.to_markdown(table, study, notes),
+            "table.tex": reporting.to_latex(table, study, notes),
+            "table.csv": reporting.to_csv(frame, notes),
+        },
+    )
+
+
+def _costs(frame: pd.DataFrame, study: str, folder: Path) -> list[Path]:
+    """Tables and figures of the runs whose costs were measured."""
+    table = reporting.cost_table(frame)
+    notes = [*reporting.cost_notes(frame), *reporting.record_lines(frame)]
+    title = f"{study}, measured cost"
+    files = _write(
+        folder,
+        {
+            "table_cost.md": reporting.to_markdown(table, title, notes),
+            "table_cost.tex": reporting.to_latex(table, title, notes),
+            "table_cost.csv": reporting.cost_csv(frame, notes),
+        },
+    )
+    for data in reporting.cost_figure_data(frame):
+        files += reporting.save(reporting.draw_costs(data), folder / data.name, data.records)
+    return files
+
+
+def _write(folder: Path, texts: dict[str, str]) -> list[Path]:
     for name, text in texts.items():
         reporting.replace_file(folder / name, text.encode())
     return [folder / name for name in texts]

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from stat_repro.allocation.costs import prunable_costs
 from stat_repro.calibration.capture import Batch, Calibration, CalibrationError, collect_statistics
 from stat_repro.config import ConfigError, PruningConfig
+from stat_repro.config.checks import at_least
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, SiteError
 from stat_repro.methods.registry import METHODS
@@ -25,6 +26,7 @@ class CompressionReport:
 
     Attributes:
         ratio: Share of the prunable MACs that was asked to be removed.
+        round_to: What the neurons kept per layer were rounded to; 1: not rounded.
         sequence_length: Mean tokens per example that MACs were counted at.
         calibration_examples: Rows of the calibration batches.
         calibration_tokens: Tokens in them, padding excluded.
@@ -37,6 +39,7 @@ class CompressionReport:
     """
 
     ratio: float
+    round_to: int
     sequence_length: float
     calibration_examples: int
     calibration_tokens: int
@@ -77,6 +80,7 @@ def compress(
     batches: Iterable[Batch],
     *,
     ratio: float = 0.5,
+    round_to: int = 1,
     method: str = "stat",
     statistics: str = "gram",
     sequence_length: float | None = None,
@@ -90,6 +94,8 @@ def compress(
         batches: Calibration batches as the model's tokenizer makes them: mappings with `input_ids`
             (B, S) and `attention_mask`. A list or another iterable that can be read twice.
         ratio: Share of the prunable MACs that is removed, 0 <= ratio < 1.
+        round_to: Neurons kept per layer are a multiple of this where the layer loses any; the total
+            stays within the budget. Heads are not rounded: `head_dim` is a round number already.
         method: Name of the method.
         statistics: `gram` (streamed) or `exact` (stored activations; small sets only).
         sequence_length: Mean tokens per example at which MACs are counted; by default that of the
@@ -108,6 +114,7 @@ def compress(
     """
     if not 0 <= ratio < 1:
         raise ConfigError(f"ratio: expected 0 <= ratio < 1 (share removed); got {ratio}")
+    at_least("round_to", round_to, 1)
     config = _pruning_config(method, options)
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
@@ -128,12 +135,13 @@ def compress(
                 config=config,
                 statistics=statistics,
                 calibration=calibration,
+                round_to=round_to,
             )
         )
         with watch.stage("surgery_s"):
             pruned = prune_model(model, output.plan, output.edits)
     report = _report(
-        model, pruned, adapter, output.plan, ratio, sequence_length, calibration,
+        model, pruned, adapter, output.plan, ratio, round_to, sequence_length, calibration,
         output.errors, {**watch.seconds, **output.timings},
     )  # fmt: skip
     return Compression(model=pruned, plan=output.plan, report=report)
@@ -179,6 +187,7 @@ def _report(
     adapter: Adapter,
     plan: PruningPlan,
     ratio: float,
+    round_to: int,
     sequence_length: float,
     calibration: Calibration,
     errors: tuple[SiteError, ...],
@@ -188,6 +197,7 @@ def _report(
     small = prunable_costs(adapter, sequence_length, plan)
     return CompressionReport(
         ratio=ratio,
+        round_to=round_to,
         sequence_length=sequence_length,
         calibration_examples=calibration.examples,
         calibration_tokens=calibration.tokens,

@@ -22,30 +22,28 @@ import torch
 import transformers
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from stat_repro.cache import build_once
 from stat_repro.config import FinetuneConfig
-from stat_repro.data.batching import sentence_batches
+from stat_repro.data.context_windows import check_windows
+from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
-from stat_repro.evaluation.evaluate import task_metrics
-from stat_repro.evaluation.predictions import predict_logits
 from stat_repro.paths import cache_dir
+from stat_repro.supervision import QuestionSupervision, SentenceSupervision, Supervision
 from stat_repro.training import seeded, train
 
 # Raise it when a change of this file changes the weights that a recipe leads to.
 FINETUNE_VERSION = 1
 ENCODERS = ("bert", "distilbert")
-EVALUATION_BATCH = 64
 # Parts that a base encoder may lack; anything else missing means a wrong or damaged checkpoint.
-_HEAD_PARTS = ("classifier.", "pre_classifier.", "bert.pooler.")
+_HEAD_PARTS = ("classifier.", "pre_classifier.", "bert.pooler.", "qa_outputs.")
 _HEADS = {
     "classification": "ForSequenceClassification",
     "regression": "ForSequenceClassification",
+    "question_answering": "ForQuestionAnswering",
     "language_modeling": "ForCausalLM",
 }
 
@@ -76,20 +74,22 @@ def has_task_head(folder: Path, task: str) -> bool:
 def task_checkpoint(
     base_folder: Path,
     base_hash: str,
-    data: TaskData,
+    data: TaskData | QuestionData,
     config: FinetuneConfig,
     max_length: int,
     device: torch.device,
+    stride: int = 0,
 ) -> Path:
     """Folder of the encoder with a trained task head; trained on the first call, then cached.
 
     Args:
         base_folder: Hugging Face folder of a BERT or DistilBERT encoder with its tokenizer.
         base_hash: Hash of the content of that folder.
-        data: Labelled sentences with a `train` split.
+        data: Labelled sentences or questions with a `train` split.
         config: The recipe; whether to train at all (`enabled`) is the caller's question.
-        max_length: Tokens after which a sentence is cut.
+        max_length: Tokens after which a sentence is cut; question answering: tokens per window.
         device: Where to train.
+        stride: Question answering: tokens that neighbouring windows share.
 
     Returns:
         A folder with model, tokenizer and `recipe.json` (recipe, mean training loss per epoch,
@@ -98,43 +98,54 @@ def task_checkpoint(
     Raises:
         FinetuneError: The model is no encoder with a recipe, it lacks weights, there is nothing to
             train on, or the loss is no longer finite.
+        stat_repro.data.errors.DataError: Windows that the model or the tokenizer cannot take.
     """
-    recipe = _recipe(base_folder, base_hash, data, config, max_length)
+    supervision = _supervision(data, max_length, stride)
+    positions = _encoder_positions(base_folder)
+    if supervision.rows == 0:
+        raise FinetuneError(f"finetune: {data.name} has no training examples")
+    if isinstance(data, QuestionData):
+        check_windows(max_length, stride, positions)
+    settings = asdict(config)
+    del settings["enabled"]
+    recipe = {
+        "version": FINETUNE_VERSION,
+        "base": base_hash,
+        "task": data.task,
+        "train": data.fingerprint["train"],
+        "max_length": max_length,
+        "finetune": settings,
+        **supervision.recipe,
+    }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     target = cache_dir() / "checkpoints" / digest[:20]
     return build_once(
         f"checkpoint-{target.name}",
-        lambda out: _make(out, base_folder, data, config, max_length, device, recipe),
+        lambda out: _make(out, base_folder, supervision, config, device, recipe),
         target,
     )
 
 
-def _recipe(
-    base_folder: Path, base_hash: str, data: TaskData, config: FinetuneConfig, max_length: int
-) -> dict[str, Any]:
+def _supervision(data: TaskData | QuestionData, max_length: int, stride: int) -> Supervision:
+    if isinstance(data, QuestionData):
+        return QuestionSupervision(data, max_length, stride)
     if data.task not in ("classification", "regression"):
         raise FinetuneError(
-            f"finetune: expected a classification or regression task; got {data.task}"
+            "finetune: expected a classification, regression or question answering task; got "
+            f"{data.task}"
         )
-    model_type = AutoConfig.from_pretrained(base_folder).model_type
-    if model_type not in ENCODERS:
+    return SentenceSupervision(data, max_length)
+
+
+def _encoder_positions(base_folder: Path) -> int:
+    """Positions of the encoder; refuses a model that there is no recipe for."""
+    config = AutoConfig.from_pretrained(base_folder)
+    if config.model_type not in ENCODERS:
         raise FinetuneError(
-            f"finetune: there is a recipe for {' and '.join(ENCODERS)}, not for {model_type!r}; "
-            "give a checkpoint that already has the task's head"
+            f"finetune: there is a recipe for {' and '.join(ENCODERS)}, not for "
+            f"{config.model_type!r}; give a checkpoint that already has the task's head"
         )
-    if "train" not in data.splits or len(data.splits["train"]) == 0:
-        raise FinetuneError(f"finetune: {data.name} has no training examples")
-    settings = asdict(config)
-    del settings["enabled"]
-    return {
-        "version": FINETUNE_VERSION,
-        "base": base_hash,
-        "task": data.task,
-        "labels": list(data.label_names or ()),
-        "train": data.fingerprint["train"],
-        "max_length": max_length,
-        "finetune": settings,
-    }
+    return config.max_position_embeddings
 
 
 @contextmanager
@@ -152,18 +163,10 @@ def _quiet_loading() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def _load(base_folder: Path, data: TaskData) -> PreTrainedModel:
-    labels: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
-    if data.task == "classification":
-        names = data.label_names or ()
-        labels = {
-            "id2label": dict(enumerate(names)),
-            "label2id": {name: index for index, name in enumerate(names)},
-            "problem_type": "single_label_classification",
-        }
+def _load(base_folder: Path, supervision: Supervision) -> PreTrainedModel:
     with _quiet_loading():
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            base_folder, dtype=torch.float32, output_loading_info=True, **labels
+        model, report = supervision.auto_class.from_pretrained(
+            base_folder, dtype=torch.float32, output_loading_info=True, **supervision.head
         )
     missing = sorted(k for k in report["missing_keys"] if not k.startswith(_HEAD_PARTS))
     if missing:
@@ -177,9 +180,8 @@ def _load(base_folder: Path, data: TaskData) -> PreTrainedModel:
 def _make(
     out: Path,
     base_folder: Path,
-    data: TaskData,
+    supervision: Supervision,
     config: FinetuneConfig,
-    max_length: int,
     device: torch.device,
     recipe: dict[str, Any],
 ) -> None:
@@ -187,13 +189,13 @@ def _make(
     start = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     with seeded(config.seed, device):
-        model = _load(base_folder, data).to(device)
-        losses = train(model, tokenizer, data.splits["train"], data.task, config, max_length)
+        model = _load(base_folder, supervision).to(device)
+        losses = train(model, tokenizer, supervision, config)
     record = {
         "recipe": recipe,
         "training_loss": losses,
         "seconds": time.perf_counter() - start,
-        "validation": _validate(model, tokenizer, data, max_length),
+        "validation": supervision.validate(model, tokenizer),
         "device": str(device),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
@@ -202,14 +204,3 @@ def _make(
         tokenizer.save_pretrained(out)
     text = json.dumps(record, indent=2, sort_keys=True)
     (out / "recipe.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _validate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData, max_length: int
-) -> dict[str, float] | None:
-    rows = data.splits.get("validation")
-    if rows is None or len(rows) == 0:
-        return None
-    batches = sentence_batches(tokenizer, rows, max_length, EVALUATION_BATCH)
-    logits = predict_logits(model, batches, len(rows), "validating the task checkpoint")
-    return task_metrics(logits, list(rows["label"]), data.task)

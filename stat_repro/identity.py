@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stat_repro.config import RunConfig, run_id
+from stat_repro.config import DatasetConfig, RunConfig, run_id
+from stat_repro.data.corpora import CORPORA
+from stat_repro.data.corpus_files import files_of
+from stat_repro.data.errors import DataError
+from stat_repro.data.glue import GLUE_TASKS
+from stat_repro.data.local_parts import content_files, part_files
 from stat_repro.results.provenance import hash_files
+
+# What a folder of data is told by; anything else in it (readmes, scripts) does not count.
+_DATA_ENDINGS = (".arrow", ".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
 
 
 def identify(config: RunConfig) -> str:
@@ -23,8 +32,41 @@ def identify(config: RunConfig) -> str:
         for part in ("train", "validation", "test")
         if (path := getattr(data, part)) is not None
     }
+    contents |= {
+        key: _data_content(data, path)
+        for key in ("path", "calibration_path")
+        if (path := getattr(data, key)) is not None
+    }
     model = replace(config.model, path=_folder_content(config.model.path))
     return run_id(replace(config, dataset=replace(data, **contents), model=model))
+
+
+def _data_content(data: DatasetConfig, path: str) -> str:
+    """A benchmark's local file or folder by content; a name on the hub as it is."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return _file_content(path)
+    digest = hashlib.sha256()
+    for name, file in _data_files(data, folder):
+        digest.update(f"{name}\0{_file_content(str(file))}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _data_files(data: DatasetConfig, folder: Path) -> list[tuple[str, Path]]:
+    """The files of a local copy that can be read, by what they are called in it."""
+    benchmark, _, name = data.source.partition(":")
+    if benchmark == "glue" and name in GLUE_TASKS:
+        task = GLUE_TASKS[name]
+        with suppress(DataError):  # loading it gives the message
+            parts = part_files(folder, task.parts, task.subfolders, "dataset.path")
+            return [(part, file) for part in parts for file in content_files(parts[part])]
+    if benchmark == "corpus":
+        # A folder of C4 may hold a thousand shards, of which two are read.
+        corpora = [CORPORA[n] for n in {name, data.calibration_corpus} if n in CORPORA]
+        read = {file for corpus in corpora for file in files_of(corpus, folder)}
+        return sorted((str(f.relative_to(folder)), f) for f in content_files(sorted(read)))
+    files = [file for file in folder.rglob("*") if file.suffix.lower() in _DATA_ENDINGS]
+    return sorted((str(file.relative_to(folder)), file) for file in files if file.is_file())
 
 
 def _file_content(path: str) -> str:

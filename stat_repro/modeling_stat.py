@@ -1,4 +1,6 @@
-"""Pruned BERT, DistilBERT and Llama: the stock models with sizes of their own in every layer.
+"""Pruned encoders and decoders: the stock models with sizes of their own in every layer.
+
+BERT, DistilBERT, Llama, Mistral, Qwen2 and OPT.
 
 This file is self-contained: it is part of `stat_repro`, which registers the classes when it is
 imported, and it is copied into every saved model folder, where `trust_remote_code=True` finds it.
@@ -13,6 +15,10 @@ import torch
 import transformers as hf
 from huggingface_hub.dataclasses import strict
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaAttention
+from transformers.models.mistral.modeling_mistral import MistralAttention
+from transformers.models.opt.modeling_opt import OPTAttention
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 
 
 def _check_counts(name: str, counts: list[int], layers: int, maximum: int) -> None:
@@ -54,17 +60,22 @@ class SizesPerLayerConfig(hf.PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        attention_bias, ffn_bias = self._output_biases()
         defaults = {
             "query_heads_per_layer": self.num_attention_heads,
             "ffn_size_per_layer": self.intermediate_size,
-            "attention_output_bias_per_layer": getattr(self, "attention_bias", True),
-            "ffn_output_bias_per_layer": getattr(self, "mlp_bias", True),
+            "attention_output_bias_per_layer": attention_bias,
+            "ffn_output_bias_per_layer": ffn_bias,
         }
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 setattr(self, name, [value] * self.num_hidden_layers)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = _auto_map(type(self).__name__)
+
+    def _output_biases(self) -> tuple[bool, bool]:
+        """Whether the unpruned attention output and FFN output have a bias."""
+        return True, True
 
     def validate_sizes_per_layer(self) -> None:
         """Check the per-layer lists (called on construction and on saving)."""
@@ -97,15 +108,13 @@ class StatDistilBertConfig(SizesPerLayerConfig, hf.DistilBertConfig):
 
 
 @strict
-class StatLlamaConfig(SizesPerLayerConfig, hf.LlamaConfig):
-    """`LlamaConfig` with sizes per layer.
+class GroupsPerLayerConfig(SizesPerLayerConfig):
+    """What the configs of decoders with grouped queries have in common.
 
     Attributes:
         kv_heads_per_layer: Key/value heads of each layer; None: unpruned. The query heads of a
             layer must be a multiple of them.
     """
-
-    model_type = "stat_llama"
 
     kv_heads_per_layer: list[int] | None = None
 
@@ -114,12 +123,53 @@ class StatLlamaConfig(SizesPerLayerConfig, hf.LlamaConfig):
         if self.kv_heads_per_layer is None:
             self.kv_heads_per_layer = [self.num_key_value_heads] * self.num_hidden_layers
 
+    def _output_biases(self) -> tuple[bool, bool]:
+        return False, False
+
     def validate_groups(self) -> None:
         """Check the key/value heads (called on construction and on saving)."""
         query_heads, kv_heads = self.query_heads_per_layer or [], self.kv_heads_per_layer or []
         layers, limit = self.num_hidden_layers, self.num_key_value_heads
         _check_counts("kv_heads_per_layer", kv_heads, layers, limit)
         _check_groups(query_heads, kv_heads)
+
+
+@strict
+class StatLlamaConfig(GroupsPerLayerConfig, hf.LlamaConfig):
+    """`LlamaConfig` with sizes per layer."""
+
+    model_type = "stat_llama"
+
+    def _output_biases(self) -> tuple[bool, bool]:
+        return self.attention_bias, self.mlp_bias
+
+
+@strict
+class StatMistralConfig(GroupsPerLayerConfig, hf.MistralConfig):
+    """`MistralConfig` with sizes per layer."""
+
+    model_type = "stat_mistral"
+
+
+@strict
+class StatQwen2Config(GroupsPerLayerConfig, hf.Qwen2Config):
+    """`Qwen2Config` with sizes per layer."""
+
+    model_type = "stat_qwen2"
+
+
+@strict
+class StatOPTConfig(SizesPerLayerConfig, hf.OPTConfig):
+    """`OPTConfig` with sizes per layer."""
+
+    model_type = "stat_opt"
+    attribute_map: ClassVar[dict[str, str]] = {
+        **hf.OPTConfig.attribute_map,
+        "intermediate_size": "ffn_dim",
+    }
+
+    def _output_biases(self) -> tuple[bool, bool]:
+        return self.enable_bias, self.enable_bias
 
 
 @dataclass(frozen=True)
@@ -133,7 +183,16 @@ class _Names:
     ffn_output: str
 
 
-_NAMES = {
+# Llama and the decoders that are built like it.
+_GATED = _Names(
+    layers="layers",
+    heads=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    attention_output="self_attn.o_proj",
+    ffn_inputs=("mlp.gate_proj", "mlp.up_proj"),
+    ffn_output="mlp.down_proj",
+)
+
+_NAMES: dict[type, _Names] = {
     StatBertConfig: _Names(
         layers="encoder.layer",
         heads=("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -148,12 +207,15 @@ _NAMES = {
         ffn_inputs=("ffn.lin1",),
         ffn_output="ffn.lin2",
     ),
-    StatLlamaConfig: _Names(
-        layers="layers",
+    StatLlamaConfig: _GATED,
+    StatMistralConfig: _GATED,
+    StatQwen2Config: _GATED,
+    StatOPTConfig: _Names(
+        layers="decoder.layers",
         heads=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        attention_output="self_attn.o_proj",
-        ffn_inputs=("mlp.gate_proj", "mlp.up_proj"),
-        ffn_output="mlp.down_proj",
+        attention_output="self_attn.out_proj",
+        ffn_inputs=("fc1",),
+        ffn_output="fc2",
     ),
 }
 
@@ -170,6 +232,70 @@ def empty_linear(in_features: int, out_features: int, bias: bool, like: nn.Linea
     if bias:
         linear.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
     return linear
+
+
+class _WithoutHeads(nn.Module):
+    """The attention of a decoder layer that lost all its heads: only the output bias is left.
+
+    It still counts the tokens in its slot of the cache, with one number each: a model asks one
+    slot of a kind for the tokens seen, whichever layer it belongs to.
+    """
+
+    output: ClassVar[str] = "o_proj"
+
+    def forward(
+        self, hidden_states: torch.Tensor, past_key_values: Any = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output (B, S, D) and empty attention weights (B, 0, S, tokens seen)."""
+        batch, length, _ = hidden_states.shape
+        marks = hidden_states.new_zeros(batch, 1, length, 1)
+        if past_key_values is not None:
+            marks, _ = past_key_values.update(marks, marks, self.layer_idx)
+        output = self.get_submodule(self.output)(hidden_states[..., :0])
+        return output, hidden_states.new_empty(batch, 0, length, marks.shape[-2])
+
+
+class _LlamaWithoutHeads(_WithoutHeads, LlamaAttention):
+    pass
+
+
+class _MistralWithoutHeads(_WithoutHeads, MistralAttention):
+    pass
+
+
+class _Qwen2WithoutHeads(_WithoutHeads, Qwen2Attention):
+    pass
+
+
+class _OPTWithoutHeads(_WithoutHeads, OPTAttention):
+    output = "out_proj"
+
+
+_WITHOUT_HEADS: dict[type, type] = {
+    LlamaAttention: _LlamaWithoutHeads,
+    MistralAttention: _MistralWithoutHeads,
+    Qwen2Attention: _Qwen2WithoutHeads,
+    OPTAttention: _OPTWithoutHeads,
+}
+
+
+def count_heads(attention: Any) -> None:
+    """Make an attention module work with as many heads as its projections have.
+
+    Encoders need no telling and stay as they are, as does any other module.
+    """
+    for stock, without_heads in _WITHOUT_HEADS.items():
+        if not isinstance(attention, stock):
+            continue
+        queries = attention.q_proj.out_features // attention.head_dim
+        groups = attention.k_proj.out_features // attention.head_dim
+        if (groups == 0) != isinstance(attention, _WithoutHeads):
+            # The same module with another forward pass: names, hooks and weights stay.
+            attention.__class__ = stock if groups else without_heads
+        if stock is OPTAttention:
+            attention.num_heads = queries
+        elif groups:
+            attention.num_key_value_groups = queries // groups
 
 
 def _resize_layers(model: hf.PreTrainedModel) -> None:
@@ -199,20 +325,7 @@ def _resize_layers(model: hf.PreTrainedModel) -> None:
             resize(layer, name, ffn_size, old.in_features, old.bias is not None)
         bias = config.ffn_output_bias_per_layer[i]
         resize(layer, names.ffn_output, config.hidden_size, ffn_size, bias)
-
-
-def _arrange_groups(model: hf.PreTrainedModel) -> None:
-    """Tell the attention of every Llama layer its group size and its slot in the cache.
-
-    A cache asks its first slot for the number of tokens seen, and a layer without heads stores
-    nothing: layers with heads get the first slots.
-    """
-    queries, groups = model.config.query_heads_per_layer, model.config.kv_heads_per_layer
-    by_slot = sorted(range(len(groups)), key=lambda i: groups[i] == 0)
-    for slot, i in enumerate(by_slot):
-        attention = model.base_model.layers[i].self_attn
-        attention.layer_idx = slot
-        attention.num_key_value_groups = queries[i] // groups[i] if groups[i] > 0 else 1
+        count_heads(layer.get_submodule(names.heads[0].rpartition(".")[0]))
 
 
 class _SizesPerLayer(nn.Module):
@@ -234,9 +347,17 @@ class _PrunedDistilBert(_SizesPerLayer):
 class _PrunedLlama(_SizesPerLayer):
     config_class = StatLlamaConfig
 
-    def __init__(self, config: StatLlamaConfig) -> None:
-        super().__init__(config)
-        _arrange_groups(self)
+
+class _PrunedMistral(_SizesPerLayer):
+    config_class = StatMistralConfig
+
+
+class _PrunedQwen2(_SizesPerLayer):
+    config_class = StatQwen2Config
+
+
+class _PrunedOPT(_SizesPerLayer):
+    config_class = StatOPTConfig
 
 
 class StatBertModel(_PrunedBert, hf.BertModel):
@@ -309,6 +430,62 @@ class StatLlamaForQuestionAnswering(_PrunedLlama, hf.LlamaForQuestionAnswering):
     """Pruned `LlamaForQuestionAnswering`."""
 
 
+class StatMistralModel(_PrunedMistral, hf.MistralModel):
+    """Pruned `MistralModel`."""
+
+
+class StatMistralForCausalLM(_PrunedMistral, hf.MistralForCausalLM):
+    """Pruned `MistralForCausalLM`."""
+
+
+class StatMistralForSequenceClassification(_PrunedMistral, hf.MistralForSequenceClassification):
+    """Pruned `MistralForSequenceClassification`."""
+
+
+class StatMistralForTokenClassification(_PrunedMistral, hf.MistralForTokenClassification):
+    """Pruned `MistralForTokenClassification`."""
+
+
+class StatMistralForQuestionAnswering(_PrunedMistral, hf.MistralForQuestionAnswering):
+    """Pruned `MistralForQuestionAnswering`."""
+
+
+class StatQwen2Model(_PrunedQwen2, hf.Qwen2Model):
+    """Pruned `Qwen2Model`."""
+
+
+class StatQwen2ForCausalLM(_PrunedQwen2, hf.Qwen2ForCausalLM):
+    """Pruned `Qwen2ForCausalLM`."""
+
+
+class StatQwen2ForSequenceClassification(_PrunedQwen2, hf.Qwen2ForSequenceClassification):
+    """Pruned `Qwen2ForSequenceClassification`."""
+
+
+class StatQwen2ForTokenClassification(_PrunedQwen2, hf.Qwen2ForTokenClassification):
+    """Pruned `Qwen2ForTokenClassification`."""
+
+
+class StatQwen2ForQuestionAnswering(_PrunedQwen2, hf.Qwen2ForQuestionAnswering):
+    """Pruned `Qwen2ForQuestionAnswering`."""
+
+
+class StatOPTModel(_PrunedOPT, hf.OPTModel):
+    """Pruned `OPTModel`."""
+
+
+class StatOPTForCausalLM(_PrunedOPT, hf.OPTForCausalLM):
+    """Pruned `OPTForCausalLM`."""
+
+
+class StatOPTForSequenceClassification(_PrunedOPT, hf.OPTForSequenceClassification):
+    """Pruned `OPTForSequenceClassification`."""
+
+
+class StatOPTForQuestionAnswering(_PrunedOPT, hf.OPTForQuestionAnswering):
+    """Pruned `OPTForQuestionAnswering`."""
+
+
 # What `AutoModelForX.from_pretrained` gives for each config, here and in a saved folder.
 AUTO_CLASSES: dict[Any, dict[Any, Any]] = {
     StatBertConfig: {
@@ -333,6 +510,26 @@ AUTO_CLASSES: dict[Any, dict[Any, Any]] = {
         hf.AutoModelForSequenceClassification: StatLlamaForSequenceClassification,
         hf.AutoModelForTokenClassification: StatLlamaForTokenClassification,
         hf.AutoModelForQuestionAnswering: StatLlamaForQuestionAnswering,
+    },
+    StatMistralConfig: {
+        hf.AutoModel: StatMistralModel,
+        hf.AutoModelForCausalLM: StatMistralForCausalLM,
+        hf.AutoModelForSequenceClassification: StatMistralForSequenceClassification,
+        hf.AutoModelForTokenClassification: StatMistralForTokenClassification,
+        hf.AutoModelForQuestionAnswering: StatMistralForQuestionAnswering,
+    },
+    StatQwen2Config: {
+        hf.AutoModel: StatQwen2Model,
+        hf.AutoModelForCausalLM: StatQwen2ForCausalLM,
+        hf.AutoModelForSequenceClassification: StatQwen2ForSequenceClassification,
+        hf.AutoModelForTokenClassification: StatQwen2ForTokenClassification,
+        hf.AutoModelForQuestionAnswering: StatQwen2ForQuestionAnswering,
+    },
+    StatOPTConfig: {
+        hf.AutoModel: StatOPTModel,
+        hf.AutoModelForCausalLM: StatOPTForCausalLM,
+        hf.AutoModelForSequenceClassification: StatOPTForSequenceClassification,
+        hf.AutoModelForQuestionAnswering: StatOPTForQuestionAnswering,
     },
 }
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from stat_repro.api import Compression, compress
 from stat_repro.checkpoint import PLAN_FILE, save_pruned
 from stat_repro.config import ConfigError, RunConfig, to_dict
+from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.identity import identify
 from stat_repro.measure import Stopwatch, peak_memory, reset_cuda_peak_memory, resolve_device
 from stat_repro.results.provenance import collect
@@ -47,11 +48,14 @@ def run_experiment(config: RunConfig, session: Session, name: str | None = None)
     with watch.stage("total_s"):
         with watch.stage("load_s"):
             dense = session.dense(config)
+        if config.cost.enabled:  # refused before the work, not after it
+            timed_length(config.cost, dense.loaded.model, dense.workload.sequence_length)
         calibrated = session.calibrated(config)
         compression = compress(
             dense.loaded.model,
             calibrated.examples,
             ratio=config.ratio,
+            round_to=config.round_to,
             statistics=config.calibration.statistics,
             sequence_length=dense.workload.sequence_length,
             calibration=calibrated.calibration,
@@ -64,8 +68,27 @@ def run_experiment(config: RunConfig, session: Session, name: str | None = None)
                 session.dense_outputs(config),
                 config.evaluation,
             )
-    record = _record(config, name, dense, calibrated, compression, metrics, watch)
+        memory = peak_memory(dense.loaded.model.device)  # of the run, without the cost stage
+        with watch.stage("cost_s"):
+            costs = _costs(config, dense, compression)
+    found = {"metrics": metrics, "costs": costs, "memory": memory}
+    record = _record(config, name, dense, calibrated, compression, found, watch)
     return Experiment(record, compression, dense.loaded.tokenizer)
+
+
+def _costs(config: RunConfig, dense: DenseModel, compression: Compression) -> dict[str, Any]:
+    """Costs of both models; those that need a clock only where they were asked for."""
+    model, pruned, report = dense.loaded.model, compression.model, compression.report
+    costs = {
+        "sequence_length": report.sequence_length,
+        "round_to": report.round_to,
+        **counted_costs(model, pruned, report.sequence_length),
+        "calibration_examples": report.calibration_examples,
+        "calibration_tokens": report.calibration_tokens,
+    }
+    if config.cost.enabled:
+        costs["measured"] = measured_costs(model, pruned, config.cost, report.sequence_length)
+    return costs
 
 
 def _record(
@@ -74,7 +97,7 @@ def _record(
     dense: DenseModel,
     calibrated: CalibratedModel,
     compression: Compression,
-    metrics: dict[str, Any],
+    found: dict[str, Any],
     watch: Stopwatch,
 ) -> RunRecord:
     report = compression.report
@@ -86,23 +109,8 @@ def _record(
         status="ok",
         mac_kept_fraction=report.mac_kept_fraction,
         param_kept_fraction=report.param_kept_fraction,
-        metrics=metrics,
+        **found,
         timings=timings,
-        costs={
-            "sequence_length": report.sequence_length,
-            "prunable_macs_per_token": {
-                "dense": report.prunable_macs[0],
-                "pruned": report.prunable_macs[1],
-            },
-            "prunable_params": {
-                "dense": report.prunable_params[0],
-                "pruned": report.prunable_params[1],
-            },
-            "params": {"dense": report.params[0], "pruned": report.params[1]},
-            "calibration_examples": report.calibration_examples,
-            "calibration_tokens": report.calibration_tokens,
-        },
-        memory=peak_memory(dense.loaded.model.device),
         site_errors=[asdict(error) for error in report.site_errors],
         plan=compression.plan.to_dict(),
         provenance=_provenance(config, dense, calibrated),

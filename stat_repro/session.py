@@ -20,6 +20,7 @@ from stat_repro.data.text_data import load_text_data
 from stat_repro.finetune import has_task_head, task_checkpoint
 from stat_repro.measure import Stopwatch, resolve_device
 from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint
+from stat_repro.models.outputs import OutputOrder, match_outputs
 from stat_repro.results.provenance import hash_files
 from stat_repro.workloads import CalibrationSet, SentenceWorkload, WindowWorkload, Workload
 
@@ -98,7 +99,10 @@ class Session:
 
 
 def _dense_key(config: RunConfig) -> dict[str, Any]:
+    language = config.dataset.task == "language_modeling"
     return {
+        # The text of the evaluated part alone is loaded; tables come with all their parts.
+        "split": config.evaluation.split if language else None,
         "model": asdict(config.model),
         "dataset": asdict(config.dataset),
         "finetune": asdict(config.finetune),
@@ -113,13 +117,14 @@ def _load_dense(config: RunConfig) -> DenseModel:
     base_hash = hash_files(folder)
     language = config.dataset.task == "language_modeling"
     has_head = has_task_head(folder, config.dataset.task)
+    _check_override(config, has_head)
     if language:
         if not has_head:
             raise ConfigError(
                 f"{config.model.path} is no causal language model, which {config.dataset.name} "
                 "(perplexity) needs; choose another model or a dataset with labels"
             )
-        text = load_text_data(config.dataset)
+        text = load_text_data(config.dataset, config.evaluation.split)
     else:
         data = load_task_data(config.dataset)
         data.split(config.evaluation.split)  # a missing part is told before anything is trained
@@ -142,10 +147,11 @@ def _load_dense(config: RunConfig) -> DenseModel:
     )
     workload: Workload
     if language:
-        workload = WindowWorkload(text, config.dataset, loaded.tokenizer)
+        positions = getattr(loaded.model.config, "max_position_embeddings", None)
+        workload = WindowWorkload(text, config.dataset, loaded.tokenizer, positions)
     else:
-        _check_labels(data, loaded, config)
-        workload = SentenceWorkload(data, config.dataset, loaded.tokenizer)
+        outputs = _output_order(data, loaded, config)
+        workload = SentenceWorkload(data, config.dataset, loaded.tokenizer, outputs)
     return DenseModel(
         loaded=loaded,
         workload=workload,
@@ -155,23 +161,35 @@ def _load_dense(config: RunConfig) -> DenseModel:
     )
 
 
-def _check_labels(data: TaskData, loaded: LoadedModel, config: RunConfig) -> None:
-    """Refuse a checkpoint whose outputs are not the data's labels.
+def _check_override(config: RunConfig, has_head: bool) -> None:
+    """Refuse names for outputs that are trained here or are no classes."""
+    task, labels = config.dataset.task, config.model.labels
+    if labels is not None and not (has_head and task == "classification"):
+        reason = f"task {task} has no classes"
+        if task == "classification":
+            reason = "the head is trained here and has the data set's names"
+        raise ConfigError(f"model.labels: expected null, because {reason}; got {labels}")
 
-    Names in another order would score the right answers as wrong ones. A checkpoint without names
-    (LABEL_0, ...) can only be checked for their number.
-    """
+
+def _output_order(data: TaskData, loaded: LoadedModel, config: RunConfig) -> OutputOrder:
+    """How to read the checkpoint's outputs as the data's labels; refused where they do not fit."""
     model_config = loaded.model.config
-    expected = ("a number",) if data.label_names is None else data.label_names
-    names = tuple(model_config.id2label[i] for i in range(model_config.num_labels))
-    same_set = {n.lower() for n in names} == {n.lower() for n in expected}
-    reordered = same_set and [n.lower() for n in names] != [n.lower() for n in expected]
-    if len(names) != len(expected) or reordered:
-        raise ConfigError(
-            f"{config.model.path} has the outputs {list(names)}, the data set {data.name} needs "
-            f"{list(expected)}, in this order (class numbers in the label column are taken as the "
-            "checkpoint's own)"
-        )
+    names = [model_config.id2label[i] for i in range(model_config.num_labels)]
+    if data.label_names is None:
+        if len(names) != 1:
+            raise ConfigError(
+                f"{config.model.path} has the outputs [{', '.join(names)}], {data.name} needs one, "
+                "a number"
+            )
+        return OutputOrder()
+    return match_outputs(
+        names,
+        data.label_names,
+        labels=config.model.labels,
+        names_needed=data.glue is not None and data.glue.disputed_order,
+        checkpoint=config.model.path,
+        data=data.name,
+    )
 
 
 def _calibrate(dense: DenseModel, config: RunConfig) -> CalibratedModel:

@@ -151,12 +151,18 @@ def temporarily_pruned(
                 new |= _edited_linears(model, site, edit)
     own = {name: linear(model, name) for name in new}
     try:
-        for name, module in new.items():
-            model.set_submodule(name, module)
+        _replace(model, new)
         yield
     finally:
-        for name, module in own.items():
-            model.set_submodule(name, module)
+        _replace(model, own)
+
+
+def _replace(model: nn.Module, linears: dict[str, nn.Linear]) -> None:
+    """Put the Linears into their places; attention modules learn how many heads they have."""
+    for name, module in linears.items():
+        model.set_submodule(name, module)
+    for parent in {name.rpartition(".")[0] for name in linears}:
+        modeling_stat.count_heads(model.get_submodule(parent))
 
 
 def pruned_class(model: PreTrainedModel) -> type[PreTrainedModel]:
@@ -260,7 +266,7 @@ def prune_model(
     """A new, smaller model of the matching `Stat*` class.
 
     Args:
-        model: A stock BERT, DistilBERT or Llama model, or an already pruned one; not changed.
+        model: A stock model of a supported class, or an already pruned one; not changed.
         plan: The units that stay, as indices into `model`.
         edits: One for every site that loses units. A site that loses none may have one too (a
             corrected consumer); without one it keeps its weights.

@@ -6,19 +6,18 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import datasets
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from stat_repro.config import FinetuneConfig
-from stat_repro.data.batching import encode_sentences, pad_batch
+from stat_repro.data.batching import pad_batch
 from stat_repro.evaluation.predictions import device_of, to_device
 from stat_repro.progress import Progress
+from stat_repro.supervision import Supervision
 
 GRADIENT_NORM = 1.0
-# Sentences of similar length share a batch; they are sorted within pools of so many batches.
+# Examples of similar length share a batch; they are sorted within pools of so many batches.
 POOL_BATCHES = 50
 
 
@@ -85,19 +84,11 @@ def learning_rate_factor(step: int, steps: int, warmup_fraction: float) -> float
     return (steps - step) / max(1, steps - warmup)
 
 
-def _loss(logits: Tensor, labels: Tensor, task: str) -> Tensor:
-    if task == "regression":
-        return functional.mse_loss(logits[:, 0].float(), labels.float())
-    return functional.cross_entropy(logits.float(), labels)
-
-
 def train(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    rows: datasets.Dataset,
-    task: str,
+    supervision: Supervision,
     config: FinetuneConfig,
-    max_length: int,
 ) -> list[float]:
     """Train in place: AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches.
 
@@ -107,10 +98,8 @@ def train(
     Args:
         model: Model with a head for the task, on its device.
         tokenizer: Its tokenizer.
-        rows: Columns `text`, possibly `text_pair`, and `label`.
-        task: `classification` (cross-entropy) or `regression` (mean squared error).
+        supervision: Training rows and the loss on them.
         config: The recipe.
-        max_length: Tokens after which a sentence is cut.
 
     Returns:
         Mean training loss of each epoch.
@@ -119,23 +108,22 @@ def train(
         TrainingError: The loss is no longer finite.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    chosen = torch.randperm(len(rows), generator=generator)[: config.max_examples].tolist()
-    rows = rows.select(chosen)
-    encoded = encode_sentences(tokenizer, rows, max_length)
-    lengths = [len(example["input_ids"]) for example in encoded]
-    labels = torch.tensor(list(rows["label"]))
+    rows = torch.randperm(supervision.rows, generator=generator)[: config.max_examples].tolist()
+    examples = supervision.encode(tokenizer, rows)
+    lengths = [len(example["input_ids"]) for example in examples.encoded]
+    count = len(lengths)
     device = device_of(model)
     optimizer = _optimizer(model, config)
-    steps = config.epochs * math.ceil(len(rows) / config.batch_size)
+    steps = config.epochs * math.ceil(count / config.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, steps, config.warmup_fraction)
     )
 
     def step(batch: list[int]) -> float:
-        inputs = to_device(pad_batch(tokenizer, encoded, batch), device)
+        inputs = to_device(pad_batch(tokenizer, examples.encoded, batch), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-            logits = model(**inputs).logits
-        loss = _loss(logits, labels[batch].to(device), task)
+            outputs = model(**inputs)
+        loss = examples.loss(outputs, inputs, batch)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         optimizer.step()
@@ -145,7 +133,7 @@ def train(
 
     losses = []
     model.train()
-    with Progress("fine-tuning", config.epochs * len(rows), "sentences") as progress:
+    with Progress("fine-tuning", config.epochs * count, examples.unit) as progress:
         for epoch in range(1, config.epochs + 1):
             total = 0.0
             for batch in _epoch_batches(lengths, config.batch_size, generator):
@@ -157,6 +145,6 @@ def train(
                     )
                 total += loss * len(batch)
                 progress.advance(len(batch), f"epoch {epoch}/{config.epochs}, loss {loss:.3f}")
-            losses.append(total / len(rows))
+            losses.append(total / count)
     model.eval()
     return losses

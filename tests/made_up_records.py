@@ -5,7 +5,15 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from stat_repro.config import DatasetConfig, ModelConfig, PruningConfig, RunConfig, run_id, to_dict
+from stat_repro.config import (
+    CostConfig,
+    DatasetConfig,
+    ModelConfig,
+    PruningConfig,
+    RunConfig,
+    run_id,
+    to_dict,
+)
 from stat_repro.results import RunRecord
 
 PLAN = {
@@ -88,3 +96,34 @@ def sweep(accuracies: dict[float, list[float]], **changes: Any) -> list[RunRecor
 def language_record(perplexity: float, **changes: Any) -> RunRecord:
     config = make_config("language_modeling")
     return make_record({"perplexity": perplexity}, {"perplexity": 50.0}, config=config, **changes)
+
+
+def cost_entry(kept: float, speedup: float, batch: int = 1, **changes: Any) -> dict[str, Any]:
+    """A measurement of a model that keeps this share of its prunable MACs; dense takes 10 ms."""
+    whole, prunable = 10e6, 8e6
+    macs = {"dense": whole, "pruned": whole - (1 - kept) * prunable}
+    return {
+        "batch_size": batch,
+        "sequence_length": 128,
+        "warmup": 3,
+        "repeats": 20,
+        "threads": 2,
+        "device": "cpu",
+        "dtype": "float32",
+        "macs_per_token": macs,
+        "prunable_macs_per_token": {"dense": prunable, "pruned": kept * prunable},
+        "latency_s": {"dense": {"median": 0.01}, "pruned": {"median": 0.01 / speedup}},
+        "tokens_per_s": {"dense": 12800.0 * batch, "pruned": 12800.0 * batch * speedup},
+        "speedup": {"of_medians": speedup, "q25": speedup - 0.1, "q75": speedup + 0.2},
+        "peak_memory_bytes": {"dense": 9e7, "pruned": 7e7},
+    } | changes
+
+
+def measured_record(*entries: dict[str, Any], round_to: int = 1, **changes: Any) -> RunRecord:
+    config = make_config(cost=CostConfig(enabled=True), round_to=round_to)
+    costs = {
+        "params": {"dense": 22_700_000, "pruned": 17_300_000},
+        "size_bytes": {"dense": 90_800_000, "pruned": 69_200_000},
+        "measured": list(entries),
+    }
+    return make_record(config=config, costs=costs, **changes)

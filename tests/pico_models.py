@@ -51,6 +51,29 @@ _LLAMA = {
     "eos_token_id": None,
     "num_labels": 2,
 }
+_MISTRAL = {**_LLAMA, "sliding_window": 4}  # fewer than the tokens of a batch
+_QWEN2 = {**_LLAMA, "num_attention_heads": 4, "num_key_value_heads": 2}
+del _QWEN2["head_dim"]  # hidden_size / heads in this architecture
+_MIXED_WINDOWS = {
+    "use_sliding_window": True,
+    "sliding_window": 4,
+    "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+}
+_OPT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "ffn_dim": 20,
+    "max_position_embeddings": 40,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "num_labels": 2,
+}
+# OPT-350m: norms after the sums, word embeddings of a size of their own.
+_POST_NORM = {"do_layer_norm_before": False, "word_embed_proj_dim": 16}
+_BARE = {"tie_word_embeddings": False, "enable_bias": False, "layer_norm_elementwise_affine": False}
 PICO_CONFIGS: dict[str, hf.PreTrainedConfig] = {
     "bert": hf.BertConfig(**_BERT),
     "distilbert": hf.DistilBertConfig(**_DISTILBERT),
@@ -59,10 +82,25 @@ PICO_CONFIGS: dict[str, hf.PreTrainedConfig] = {
     "llama_multi_query": hf.LlamaConfig(**{**_LLAMA, "num_key_value_heads": 1}),
     "llama_tied": hf.LlamaConfig(**_LLAMA, tie_word_embeddings=True),
     "llama_bias": hf.LlamaConfig(**_LLAMA, attention_bias=True, mlp_bias=True),
+    "mistral": hf.MistralConfig(**_MISTRAL),
+    "mistral_multi_query": hf.MistralConfig(**{**_MISTRAL, "num_key_value_heads": 1}),
+    "qwen2": hf.Qwen2Config(**_QWEN2),
+    "qwen2_tied": hf.Qwen2Config(**_QWEN2, tie_word_embeddings=True),
+    "qwen2_mixed": hf.Qwen2Config(**_QWEN2, **_MIXED_WINDOWS),
+    "opt": hf.OPTConfig(**_OPT),  # tied, as released
+    "opt_post_norm": hf.OPTConfig(**_OPT, **_POST_NORM),
+    "opt_bare": hf.OPTConfig(**_OPT, **_BARE),
 }
 PICO_NAMES = tuple(PICO_CONFIGS)
 LLAMA_NAMES = tuple(name for name in PICO_NAMES if name.startswith("llama"))
-_CLASS_PREFIX = {"bert": "Bert", "distilbert": "DistilBert", "llama": "Llama"}
+_CLASS_PREFIX = {
+    "bert": "Bert",
+    "distilbert": "DistilBert",
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "opt": "OPT",
+}
 _ENCODER_HEADS = (
     "Model",
     "ForSequenceClassification",
@@ -71,17 +109,22 @@ _ENCODER_HEADS = (
     "ForMultipleChoice",
     "ForMaskedLM",
 )
-_LLAMA_HEADS = (
+_DECODER_HEADS = (
     "Model",
     "ForCausalLM",
     "ForSequenceClassification",
     "ForTokenClassification",
     "ForQuestionAnswering",
 )
-# Every supported (pico model, head) pair of the three architectures.
+ENCODERS = ("bert", "distilbert")
+DECODER_NAMES = tuple(name for name in PICO_NAMES if name not in ENCODERS)
+# One pico model for every architecture, and every supported (pico model, head) pair of these.
+REPRESENTATIVES = (*ENCODERS, "llama_grouped", "mistral", "qwen2", "opt")
 PICO_HEADS = tuple(
-    [(name, head) for name in ("bert", "distilbert") for head in _ENCODER_HEADS]
-    + [("llama_grouped", head) for head in _LLAMA_HEADS]
+    (name, head)
+    for name in REPRESENTATIVES
+    for head in (_ENCODER_HEADS if name in ENCODERS else _DECODER_HEADS)
+    if (name, head) != ("opt", "ForTokenClassification")  # there is none
 )
 
 
@@ -93,6 +136,16 @@ EMPTY_SITES = {
     "all heads": [(i, "attention") for i in range(3)],
     "everything": [(i, kind) for i in range(3) for kind in ("attention", "ffn")],
 }
+
+
+def precise_dtype(name: str, attention: str) -> torch.dtype:
+    """float64, where that works.
+
+    In float64 the eager attention of transformers gives NaN for a token that may attend to nothing
+    (its softmax is float32): padding that is longer than a sliding window.
+    """
+    windows = getattr(PICO_CONFIGS[name], "sliding_window", None) is not None
+    return torch.float32 if windows and attention == "eager" else torch.float64
 
 
 def pico_model(
@@ -109,7 +162,7 @@ def pico_model(
     Args:
         name: One of `PICO_NAMES`.
         head: End of the class name (`Model`, `ForMaskedLM`...); by default sequence
-            classification for encoders and causal language modelling for Llama.
+            classification for encoders and causal language modelling for decoders.
         dtype: Of the parameters.
         attention: `sdpa` or `eager`.
         seed: Of the weights; the global generator is left alone.
@@ -118,7 +171,7 @@ def pico_model(
     values = {**PICO_CONFIGS[name].to_dict(), **changes}
     config = type(PICO_CONFIGS[name]).from_dict(values)
     if head is None:
-        head = "ForCausalLM" if config.model_type == "llama" else "ForSequenceClassification"
+        head = "ForSequenceClassification" if name in ENCODERS else "ForCausalLM"
     model_class = getattr(hf, _CLASS_PREFIX[config.model_type] + head)
     with torch.random.fork_rng():
         model = model_class._from_config(config, attn_implementation=attention)

@@ -9,7 +9,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from made_up_records import language_record, make_config, make_failure, make_record, sweep
+from made_up_records import (
+    cost_entry,
+    language_record,
+    make_config,
+    make_failure,
+    make_record,
+    measured_record,
+    sweep,
+)
 
 from stat_repro import results
 from stat_repro.config import CalibrationConfig
@@ -80,6 +88,22 @@ def test_build_is_complete_and_the_same_every_time(
     assert done.returncode == 0, done.stderr
     assert outputs(tmp_path / "b" / "made_up") == first
     assert not (tmp_path / "b" / "second").exists()
+
+
+def test_build_adds_costs_of_the_runs_that_measured_them(tmp_path: Path, build: ModuleType) -> None:
+    record = measured_record(cost_entry(0.5, 1.25), ratio=0.3)
+    store(tmp_path / "results", make_record(), record)
+    arguments = ["--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]
+    assert build.main(arguments) == 0
+    files = outputs(tmp_path / "out" / "made_up")
+    assert {name for name in files if "cost" in name or "speedup" in name} == {
+        *(f"table_cost.{ending}" for ending in ("md", "tex", "csv")),
+        *(f"figure_pico_reviews_speedup.{ending}" for ending in ("pdf", "png")),
+    }
+    text = files["table_cost.md"].decode()
+    assert "1.25 (1.15 to 1.45)" in text
+    assert f"record {record.run_id}" in text
+    assert make_record().run_id not in text
 
 
 def test_build_writes_only_where_it_says(tmp_path: Path) -> None:

@@ -17,15 +17,18 @@ from stat_repro.data.batching import (
     sentence_batches,
     window_batches,
 )
+from stat_repro.data.corpora import CORPORA
 from stat_repro.data.errors import DataError
+from stat_repro.data.glue import GLUE_TASKS
 from stat_repro.data.ratings import RatedSnippet, read_ratings
 from stat_repro.data.sampling import draw_indices
 from stat_repro.data.text_data import (
+    TextPart,
     articles_of,
     load_text_data,
     split_documents,
-    token_windows,
 )
+from stat_repro.data.windows import token_windows
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -47,9 +50,9 @@ def test_real_editorials():
     config = DatasetConfig(name="nyt", task="language_modeling", source="asset:nyt_editorials")
     text = load_text_data(config)
     whole = articles_of(read_ratings(assets.text_file("nyt_editorials")))
-    assert text.evaluation + text.calibration == whole
+    assert text.evaluation.documents + text.calibration.documents == whole
     assert len(whole) == 498
-    share = sum(map(len, text.evaluation)) / sum(map(len, whole))
+    share = sum(map(len, text.evaluation.documents)) / sum(map(len, whole))
     assert 0.18 < share <= 0.2
 
 
@@ -68,8 +71,8 @@ def test_own_texts(tmp_path):
     a.write_text("first\n\nsecond\n")
     b.write_text("third — ok", encoding="utf-8")
     text = load_text_data(text_config(a, b))
-    assert text.calibration == ("first\n\nsecond\n",)
-    assert text.evaluation == ("third — ok",)
+    assert text.calibration.documents == ("first\n\nsecond\n",)
+    assert text.evaluation.documents == ("third — ok",)
     assert text.fingerprint["calibration"] != text.fingerprint["evaluation"]
 
 
@@ -89,20 +92,39 @@ def test_own_texts_that_cannot_be_used(tmp_path):
     ]:
         with pytest.raises(DataError, match=message):
             load_text_data(text_config(train, test))
-    with pytest.raises(DataError, match=r"text or asset:nyt_editorials.*'asset:tweets'"):
+    with pytest.raises(DataError, match=r"text, asset:nyt_editorials.*'asset:tweets'"):
         load_text_data(DatasetConfig(name="n", task="language_modeling", source="asset:tweets"))
 
 
 def test_token_windows(caplog):
     tokenizer = word_tokenizer()
-    documents = (" ".join(WORDS[:15]), " ".join(WORDS[15:40]))
-    windows = token_windows(tokenizer, documents, " ", 12)
+    part = TextPart((" ".join(WORDS[:15]), " ".join(WORDS[15:40])), " ")
+    got = token_windows(tokenizer, part, 12)
     first = tokenizer.convert_tokens_to_ids("w0")
-    assert windows.tolist() == torch.arange(first, first + 36).view(3, 12).tolist()
-    assert windows.dtype == torch.long
+    assert got.ids.tolist() == torch.arange(first, first + 36).view(3, 12).tolist()
+    assert got.ids.dtype == torch.long
+    assert (got.dropped, got.special) == (4, "none added")
     assert caplog.text == ""  # the text is longer than model_max_length
     with pytest.raises(DataError, match=r"at least 41 tokens.*found 40"):
-        token_windows(tokenizer, documents, " ", 41)
+        token_windows(tokenizer, part, 41)
+
+
+def test_bos_in_front_of_the_text_or_of_every_window():
+    tokenizer = word_tokenizer()
+    part = TextPart((" ".join(WORDS),), " ")
+    ids = tokenizer.convert_tokens_to_ids(WORDS)
+    first = token_windows(tokenizer, part, 10, "first")  # [CLS] in front, [SEP] behind
+    assert first.ids.flatten().tolist() == [tokenizer.convert_tokens_to_ids("[CLS]"), *ids[:39]]
+    assert (first.dropped, first.special[-3:]) == (2, ": 2")
+    with pytest.raises(DataError, match=r"dataset\.bos=window: .*no BOS token"):
+        token_windows(tokenizer, part, 10, "window")
+    tokenizer.bos_token = "[CLS]"
+    every = token_windows(tokenizer, part, 10, "window")
+    assert every.ids[:, 0].tolist() == [tokenizer.bos_token_id] * 4
+    assert every.ids[:, 1:].flatten().tolist() == ids[:36]
+    assert every.dropped == 4
+    limited = token_windows(tokenizer, TextPart(part.documents, " ", windows=2), 10)
+    assert limited.ids.tolist() == [ids[:10], ids[10:20]]
 
 
 # --- draws -------------------------------------------------------------------------------------
@@ -216,7 +238,8 @@ def test_dataset_configs_fit_the_schema(path):
     config = OmegaConf.to_object(merged)
     assert config.name == path.stem
     prefix, _, name = config.source.partition(":")
-    assert name in assets.TEXTS if prefix == "asset" else config.source in ("table", "text")
+    known = {"asset": assets.TEXTS, "corpus": CORPORA, "glue": GLUE_TASKS}
+    assert name in known[prefix] if name else prefix in ("table", "text", "squad")
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=lambda p: p.stem)

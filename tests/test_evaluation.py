@@ -314,7 +314,7 @@ def test_different_vocabularies_are_refused(windows):
 
 
 def test_language_result(windows):
-    got = evaluate_language(_llama(0), _llama(1), windows, split="test", join="\n")
+    got = evaluate_language(_llama(0), _llama(1), windows, {"split": "test", "join": "\n"})
     assert got["dense"]["perplexity"] == pytest.approx(math.exp(got["dense"]["nll"]))
     assert set(got["pruned"]) == {"perplexity", "nll"}
     assert set(got["fidelity"]) == {"kl", "agreement"}
@@ -327,5 +327,12 @@ def test_language_result(windows):
 @pytest.mark.parametrize(("name", "examples"), [("full", None), ("quick", 200)])
 def test_configurations_fit_the_schema(name, examples):
     given = OmegaConf.load(Path(__file__).parent.parent / "conf" / "evaluation" / f"{name}.yaml")
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EvaluationConfig), given))
-    assert config == EvaluationConfig(split="test", max_examples=examples)
+    # The part is the data set's own, so the option is resolved beside one.
+    whole = OmegaConf.create({"dataset": {"evaluation_split": "validation"}, "evaluation": given})
+    config = OmegaConf.to_object(
+        OmegaConf.merge(
+            OmegaConf.structured(EvaluationConfig),
+            OmegaConf.to_container(whole, resolve=True)["evaluation"],
+        )
+    )
+    assert config == EvaluationConfig(split="validation", max_examples=examples)

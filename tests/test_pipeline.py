@@ -181,16 +181,6 @@ def test_failed_record_keeps_config_and_traceback(tmp_path):
     assert "test_pipeline" in record.error["traceback"]
 
 
-def test_labels_in_another_order_are_refused(tmp_path):
-    arguments = sentence_overrides(tmp_path)
-    other = save_checkpoint(
-        tmp_path / "other", "bert", id2label={0: "up", 1: "down"}, label2id={"up": 0, "down": 1}
-    )
-    config = compose_here(arguments, f"model.path={other}")
-    with pytest.raises(ConfigError, match=r"\['up', 'down'\].*\['down', 'up'\]"):
-        Session().dense(config)
-
-
 def test_a_bare_encoder_without_finetuning_is_refused(tmp_path):
     arguments = sentence_overrides(tmp_path)
     bare = save_checkpoint(tmp_path / "bare", "bert", head="Model")

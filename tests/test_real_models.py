@@ -13,7 +13,8 @@ from stat_repro.assets import model_folder
 from stat_repro.config import DatasetConfig
 from stat_repro.data.batching import sentence_batches, window_batches
 from stat_repro.data.task_data import load_task_data
-from stat_repro.data.text_data import load_text_data, token_windows
+from stat_repro.data.text_data import load_text_data
+from stat_repro.data.windows import token_windows
 
 pytestmark = pytest.mark.real
 
@@ -61,7 +62,7 @@ def small_llama(tmp_path_factory):
         name="nyt", task="language_modeling", source="asset:nyt_editorials", join=" "
     )
     text = load_text_data(config)
-    windows = token_windows(tokenizer, text.calibration, text.join, 256)[:8]
+    windows = token_windows(tokenizer, text.calibration, 256).ids[:8]
     result = stat_repro.compress(model, window_batches(windows, 4), ratio=0.2)
     saved = tmp_path_factory.mktemp("smollm2") / "pruned"
     stat_repro.save_pruned(

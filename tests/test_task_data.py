@@ -26,8 +26,10 @@ def write_rows(path: Path, rows=ROWS, names=("text", "label")) -> Path:
     elif path.suffix == ".tsv":
         lines = ["\t".join(map(str, row)) for row in [names, *rows]]
         path.write_text("\n".join(lines) + "\n")
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(dict(zip(names, r, strict=True))) + "\n" for r in rows))
+    elif path.suffix in (".json", ".jsonl"):
+        objects = [dict(zip(names, row, strict=True)) for row in rows]
+        lines = "".join(json.dumps(row) + "\n" for row in objects)
+        path.write_text(lines if path.suffix == ".jsonl" else json.dumps(objects, indent=2))
     else:
         frame.to_parquet(path)
     return path
@@ -38,7 +40,7 @@ def table_config(task: str = "classification", **files) -> DatasetConfig:
     return DatasetConfig(name="mine", task=task, source="table", **changes)
 
 
-@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet"])
 def test_every_format_gives_the_same_rows(tmp_path, ending):
     path = write_rows(tmp_path / f"t.{ending}")
     data = load_task_data(table_config(train=path, test=path))
@@ -51,6 +53,13 @@ def test_every_format_gives_the_same_rows(tmp_path, ending):
     assert data.fingerprint["train"] == data.fingerprint["test"]
     reference = load_task_data(table_config(train=write_rows(tmp_path / "r.csv")))
     assert data.fingerprint["train"] == reference.fingerprint["train"]
+
+
+def test_json_with_one_object_per_line(tmp_path):
+    array = load_task_data(table_config(train=write_rows(tmp_path / "array.json")))
+    write_rows(tmp_path / "lines.jsonl").rename(tmp_path / "lines.json")
+    lines = load_task_data(table_config(train=tmp_path / "lines.json"))
+    assert lines.fingerprint == array.fingerprint
 
 
 def test_fingerprint_follows_content_and_order(tmp_path):
@@ -133,13 +142,19 @@ def test_missing_values_of_typed_formats(tmp_path, ending, rows, message):
 
 BAD_FILES = {
     "absent.csv": (None, "expected a file; there is none"),
-    "t.xlsx": (b"x", r"file ending in \.csv, \.tsv, \.jsonl, \.parquet; got '\.xlsx'"),
+    "t.xlsx": (b"x", r"file ending in \.csv, \.tsv, \.json, \.jsonl, \.parquet; got '\.xlsx'"),
     "zero.csv": (b"", "the file is empty"),
     "zero.jsonl": (b"", "table is empty"),
     "columns.csv": (b"sentence,class\na,x\n", "column 'text'.*has sentence, class"),
     "json.jsonl": (b'{"text": "a", "label": 1}\n{oops\n', "line 2: not JSON"),
     "keys.jsonl": (b'{"text": "a", "label": 1}\n{"text": "b"}\n', "line 2: expected the keys"),
     "list.jsonl": (b"[1]\n", "line 1: expected an object"),
+    "array.jsonl": (b'[{"text": "a", "label": 1}]\n', "line 1: expected an object"),
+    "scalars.json": (b"[1]\n", "element 1: expected an object; got 1"),
+    "keys.json": (b'[{"text": "a"}, {"label": 1}]', "element 2: expected the keys"),
+    "cut.json": (b'[{"text": "a"}, ', "cut.json: not JSON"),
+    "empty.json": (b"[]", "table is empty"),
+    "pretty.json": (b'{\n"text": "a"\n}\n', "line 1: not JSON .one array of objects, or one obj"),
     "ragged.csv": (b"text,label\na,x\nb,c,y\n", "cannot be read as csv"),
     "wide.csv": (b"text,label\na,b,x\nc,d,y\n", r"more fields than the header \(text, label\)"),
     "short.csv": (b"text,label\na,x\nb\n", "row 2: expected a class"),

@@ -14,7 +14,7 @@ from stat_repro.allocation.costs import BudgetError, UnitCosts
 from stat_repro.allocation.scores import UnitErrors, Vector
 
 # A budget that is met exactly must not lose a unit to rounding of the quotient.
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,16 @@ def head_splits(costs: UnitCosts, ratio: float, min_units: int) -> Iterator[tupl
     budget = keep * costs.total
     all_heads, all_neurons = sum(costs.heads), sum(costs.neurons)
     fewest = floor_units(costs.neurons, min_units)
-    start = max(floor_units(costs.heads, min_units), math.floor(keep * all_heads + _ROUNDING))
+    start = max(floor_units(costs.heads, min_units), math.floor(keep * all_heads + ROUNDING))
     found = False
     unusable: tuple[int, int] | None = None
     for heads in range(start, all_heads + 1):
         left = budget - heads * costs.head
         # A model without any neurons left (already pruned) has no price for one.
         neurons = (
-            math.floor(left / costs.neuron + _ROUNDING)
+            math.floor(left / costs.neuron + ROUNDING)
             if all_neurons
-            else min(0, math.floor(left + _ROUNDING))
+            else min(0, math.floor(left + ROUNDING))
         )
         if neurons < fewest:
             break

@@ -142,6 +142,8 @@ def collect_statistics(
     mask = torch.empty(0)
 
     def receive(site: Site, value: torch.Tensor) -> None:
+        if value.shape[:-1] == (mask.numel(),):  # OPT's FFN reads the rows of a batch as one
+            value = value.unflatten(0, mask.shape)
         if value.shape[:-1] != mask.shape:
             raise CalibrationError(
                 f"{site.name}: expected input of shape {tuple(mask.shape)} + (columns,), got "

@@ -43,6 +43,7 @@ def from_hub(
     subset: str | None = None,
     revision: str | None = None,
     data_files: str | None = None,
+    first: int | None = None,
 ) -> datasets.Dataset:
     """One split of a data set on the Hugging Face hub, through its library's own cache.
 
@@ -54,13 +55,18 @@ def from_hub(
         subset: Configuration of the data set.
         revision: Branch, tag or commit; the default branch if None.
         data_files: Files of the repository to read instead of all of the split.
+        first: Read only the first so many rows, without fetching the rest; nothing is cached.
 
     Raises:
         DataError: It cannot be had; says what was asked for, what was tried, what to give instead.
     """
     files = None if data_files is None else {split: data_files}
+    options = {"split": split, "revision": revision, "data_files": files}
     try:
-        return datasets.load_dataset(name, subset, split=split, revision=revision, data_files=files)
+        if first is None:
+            return datasets.load_dataset(name, subset, **options)
+        rows = datasets.load_dataset(name, subset, streaming=True, **options)
+        return datasets.Dataset.from_list(list(rows.take(first)))
     except Exception as error:
         asked = f"{name}{f' ({subset})' if subset else ''}, split {split}"
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -62,6 +62,36 @@ def class_indices(values: list[Any], names: tuple[str, ...], what: str) -> list[
     return indices
 
 
+def hidden(values: list[Any]) -> bool:
+    """Whether all labels are -1, as those of a benchmark's test part are."""
+    return all(not isinstance(value, bool) and str(value) in ("-1", "-1.0") for value in values)
+
+
+def fixed_indices(values: list[Any], names: tuple[str, ...], what: str) -> list[int]:
+    """Class indices of labels whose classes are fixed by a benchmark.
+
+    Args:
+        values: Names of classes, or their indices (also as strings).
+        names: The classes in the benchmark's order.
+        what: File and column, for the message.
+
+    Raises:
+        DataError: Anything else, -1 (a hidden label) included; says which row.
+    """
+    index = {str(position): position for position in range(len(names))}
+    index |= {name: position for position, name in enumerate(names)}
+    indices = []
+    for row, value in enumerate(values, start=1):
+        key = _label(value, what, row)
+        if key not in index:
+            raise DataError(
+                f"{what}, row {row}: expected {', '.join(names)}, or 0 to {len(names) - 1} in this "
+                f"order; got {key!r}{' (a hidden label)' if key == '-1' else ''}"
+            )
+        indices.append(index[key])
+    return indices
+
+
 def targets(values: list[Any], what: str) -> list[float]:
     """Regression targets.
 

@@ -1,29 +1,37 @@
-"""The user's own tables: csv, tsv, jsonl and parquet files as plain columns."""
+"""Tables in files: csv, tsv, json, jsonl and parquet as plain columns."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from stat_repro.data.errors import DataError
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+# Separator and quoting by ending; a quotation mark in a tsv file is part of the text.
+_SEPARATED: dict[str, tuple[str, Literal[0, 3]]] = {
+    ".csv": (",", csv.QUOTE_MINIMAL),
+    ".tsv": ("\t", csv.QUOTE_NONE),
+}
 
 Columns = dict[str, list[Any]]
 
 
-def read_table(path: Path) -> Columns:
+def read_table(path: Path, names: Sequence[str] | None = None) -> Columns:
     """Read all columns of a table.
 
     Fields of csv and tsv files stay strings, so that a sentence such as "None" or "1" survives; a
-    tsv file knows no quotes, a quotation mark is part of the text.
+    tsv file knows no quotes. A json file holds one array of objects, or one object per line as
+    jsonl does.
 
     Args:
-        path: File with one of `ENDINGS`, UTF-8; csv and tsv with a header line.
+        path: File with one of `ENDINGS`, UTF-8.
+        names: csv and tsv: the columns of a file without a header line; with one if None.
 
     Returns:
         Values by column name, all lists of the same length.
@@ -37,22 +45,12 @@ def read_table(path: Path) -> Columns:
     if not path.is_file():
         raise DataError(f"{path}: expected a file; there is none (working folder {Path.cwd()})")
     try:
-        if ending == ".jsonl":
-            columns = _read_jsonl(path)
+        if ending in (".json", ".jsonl"):
+            columns = _read_json(path)
         elif ending == ".parquet":
             columns = _columns(pd.read_parquet(path), path)
         else:
-            columns = _columns(
-                pd.read_csv(
-                    path,
-                    sep="," if ending == ".csv" else "\t",
-                    quoting=csv.QUOTE_MINIMAL if ending == ".csv" else csv.QUOTE_NONE,
-                    dtype=str,
-                    keep_default_na=False,
-                    encoding="utf-8-sig",
-                ),
-                path,
-            )
+            columns = _columns(_read_separated(path, names), path)
     except DataError:
         raise
     except pd.errors.EmptyDataError:
@@ -62,6 +60,27 @@ def read_table(path: Path) -> Columns:
     if not columns or not next(iter(columns.values())):
         raise DataError(f"{path}: expected at least one row; the table is empty")
     return columns
+
+
+def first_fields(path: Path) -> list[str]:
+    """Fields of the first line of a csv or tsv file; none where the file is empty."""
+    separator, quoting = _SEPARATED[path.suffix.lower()]
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+        return next(csv.reader(lines, delimiter=separator, quoting=quoting), [])
+
+
+def _read_separated(path: Path, names: Sequence[str] | None) -> pd.DataFrame:
+    separator, quoting = _SEPARATED[path.suffix.lower()]
+    return pd.read_csv(
+        path,
+        sep=separator,
+        quoting=quoting,
+        header="infer" if names is None else None,
+        names=None if names is None else list(names),
+        dtype=str,
+        keep_default_na=False,
+        encoding="utf-8-sig",
+    )
 
 
 def _columns(frame: pd.DataFrame, path: Path) -> Columns:
@@ -74,28 +93,44 @@ def _columns(frame: pd.DataFrame, path: Path) -> Columns:
     return {str(name): frame[name].tolist() for name in frame.columns}
 
 
-def _read_jsonl(path: Path) -> Columns:
-    """One JSON object per line; all lines must have the keys of the first."""
+def _read_json(path: Path) -> Columns:
+    """Objects that all have the keys of the first."""
     columns: Columns = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not JSON: {error}") from None
+    for place, row in _json_values(path):
         if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: expected an object; got {line[:60]!r}")
+            raise DataError(f"{path}, {place}: expected an object; got {json.dumps(row)[:60]}")
         if not columns:
             columns = {name: [] for name in row}
         if set(row) != set(columns):
             raise DataError(
-                f"{path}, line {number}: expected the keys of the first line, "
+                f"{path}, {place}: expected the keys of the first object, "
                 f"{sorted(columns)}; got {sorted(row)}"
             )
         for name, value in row.items():
             columns[name].append(value)
     return columns
+
+
+def _json_values(path: Path) -> Iterator[tuple[str, Any]]:
+    """The values of a json or jsonl file, each with its place for messages."""
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: not JSON: {error}") from None
+        yield from ((f"element {number}", value) for number, value in enumerate(values, start=1))
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", json.loads(line)
+        except json.JSONDecodeError as error:
+            forms = "one object per line"
+            if path.suffix.lower() == ".json":
+                forms = f"one array of objects, or {forms}"
+            raise DataError(f"{path}, line {number}: not JSON ({forms}): {error}") from None
 
 
 def column(columns: Columns, name: str, path: Path, key: str) -> list[Any]:
@@ -117,14 +152,22 @@ def column(columns: Columns, name: str, path: Path, key: str) -> list[Any]:
     return columns[name]
 
 
-def texts(values: list[Any], path: Path, name: str) -> list[str]:
+def texts(
+    values: list[Any], path: Path | str, name: str, *, empty_allowed: bool = False
+) -> list[str]:
     """The values of a text column.
+
+    Args:
+        values: The values.
+        path: Where they are from, for the message.
+        name: Name of the column, for the message.
+        empty_allowed: Whether a text may be empty, as a few in published benchmarks are.
 
     Raises:
         DataError: A value is missing, empty or no string; says which row.
     """
     for row, value in enumerate(values, start=1):
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not (value.strip() or empty_allowed):
             raise DataError(
                 f"{path}, column {name!r}, row {row}: expected a text; got "
                 f"{'an empty one' if isinstance(value, str) else repr(value)}"

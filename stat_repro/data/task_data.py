@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
@@ -13,6 +13,7 @@ import numpy as np
 from stat_repro import assets
 from stat_repro.config import DatasetConfig
 from stat_repro.data.errors import DataError
+from stat_repro.data.glue import GlueTask, glue_task, load_glue
 from stat_repro.data.labels import class_indices, class_names, targets
 from stat_repro.data.ratings import RatedSnippet, read_ratings
 from stat_repro.data.tables import Columns, column, read_table, texts
@@ -39,6 +40,8 @@ class TaskData:
             `text_pair` (sentence pairs only) and `label` (class index, or float target).
         label_names: Class names by index; None for regression.
         fingerprint: sha256 of the contents per split.
+        absent: Why a part is not there, where there is more to say than that it was not given.
+        glue: What GLUE fixes, if this is one of its tasks.
     """
 
     name: str
@@ -46,17 +49,20 @@ class TaskData:
     splits: dict[str, datasets.Dataset]
     label_names: tuple[str, ...] | None
     fingerprint: dict[str, str]
+    absent: dict[str, str] = field(default_factory=dict)
+    glue: GlueTask | None = None
 
     def split(self, name: str) -> datasets.Dataset:
         """One part.
 
         Raises:
-            DataError: The part was not given.
+            DataError: The part is not there; says why, or how to give it.
         """
         if name not in self.splits:
+            why = self.absent.get(name, f"Name its file with dataset.{name}=<file>")
             raise DataError(
                 f"{self.name}: expected a {name} part; there are only {', '.join(self.splits)}. "
-                f"Name its file with dataset.{name}=<file>"
+                f"{why}"
             )
         return self.splits[name]
 
@@ -65,11 +71,12 @@ def load_task_data(config: DatasetConfig) -> TaskData:
     """Load labelled sentences.
 
     Args:
-        config: `source` is `asset:movie_reviews`, `asset:amazon_reviews`, `asset:tweets` or
-            `table`; `task` is classification or regression.
+        config: `source` is `asset:movie_reviews`, `asset:amazon_reviews`, `asset:tweets`,
+            `glue:<task>` or `table`; `task` is classification or regression.
 
     Returns:
-        The parts; a packaged set has all three, a table those whose files are given.
+        The parts; a packaged set has all three, a table those whose files are given, and a
+        benchmark those that have labels.
 
     Raises:
         DataError: A source, file, column or label that cannot be used.
@@ -79,7 +86,13 @@ def load_task_data(config: DatasetConfig) -> TaskData:
         raise DataError(
             f"dataset.task: expected classification or regression for sentences; got {config.task}"
         )
-    if config.source == "table":
+    absent: dict[str, str] = {}
+    benchmark = None
+    if config.source.startswith("glue:"):
+        benchmark = glue_task(config)
+        columns, absent = load_glue(config, benchmark)
+        names = benchmark.classes
+    elif config.source == "table":
         columns, names = _read_user_tables(config)
     else:
         columns, names = _read_asset(config)
@@ -89,6 +102,8 @@ def load_task_data(config: DatasetConfig) -> TaskData:
         splits={part: _dataset(values, config.task) for part, values in columns.items()},
         label_names=names,
         fingerprint={part: fingerprint_of(values) for part, values in columns.items()},
+        absent=absent,
+        glue=benchmark,
     )
 
 
@@ -114,7 +129,8 @@ def _read_asset(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[str, .
     if prefix != "asset" or name not in ASSET_SPLITS:
         valid = ", ".join(f"asset:{known}" for known in ASSET_SPLITS)
         raise DataError(
-            f"dataset.source: expected table, {valid} for task={config.task}; got {config.source!r}"
+            f"dataset.source: expected table, glue:<task>, {valid} for task={config.task}; got "
+            f"{config.source!r}"
         )
     snippets = read_ratings(assets.text_file(name))
     classify = config.task == "classification"
@@ -158,8 +174,8 @@ def _read_user_tables(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[
     """Text and label columns of the user's files; the classes are those of the training part."""
     if config.train is None:
         raise DataError(
-            "dataset.train: expected the file with the calibration sentences (csv, tsv, jsonl or "
-            "parquet), for example dataset.train=train.csv dataset.test=test.csv"
+            "dataset.train: expected the file with the calibration sentences (csv, tsv, json, "
+            "jsonl or parquet), for example dataset.train=train.csv dataset.test=test.csv"
         )
     given = {"train": config.train, "validation": config.validation, "test": config.test}
     names: tuple[str, ...] | None = None

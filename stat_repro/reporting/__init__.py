@@ -1,6 +1,15 @@
 """Records to tables and figures. No torch; matplotlib is imported only to draw."""
 
-from stat_repro.reporting.figures import FigureData, Series, draw, figure_data, save
+from stat_repro.reporting.canvas import save
+from stat_repro.reporting.cost_figures import CostFigureData, cost_figure_data, draw_costs
+from stat_repro.reporting.costs import (
+    cost_csv,
+    cost_notes,
+    cost_points,
+    cost_table,
+    measured_runs,
+)
+from stat_repro.reporting.figures import FigureData, Series, draw, figure_data
 from stat_repro.reporting.files import replace_file
 from stat_repro.reporting.points import ReportError, aggregate, protocol_lines, record_lines
 from stat_repro.reporting.styles import HEADLINE
@@ -15,12 +24,20 @@ from stat_repro.reporting.tables import (
 
 __all__ = [
     "HEADLINE",
+    "CostFigureData",
     "FigureData",
     "ReportError",
     "Series",
     "aggregate",
+    "cost_csv",
+    "cost_figure_data",
+    "cost_notes",
+    "cost_points",
+    "cost_table",
     "draw",
+    "draw_costs",
     "figure_data",
+    "measured_runs",
     "protocol_lines",
     "record_lines",
     "replace_file",

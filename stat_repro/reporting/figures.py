@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
-import re
 import textwrap
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from stat_repro.paths import cache_dir
-from stat_repro.reporting.files import replace_file
+from stat_repro.reporting.canvas import canvas, file_stem
 from stat_repro.reporting.points import aggregate, protocol_text, record_lines
 from stat_repro.reporting.styles import VariantStyle, quantity_style, variant_style
 
 _PERCENT = 100.0
 _TICK_GAP = 0.06  # share of the x axis that a tick label needs for itself
 _LABEL_CHARACTERS = 44  # that fit beside the y axis
-_RC: dict[str, Any] = {
-    "font.size": 9,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 8,
-    "axes.grid": True,
-    "grid.alpha": 0.4,
-    "grid.linewidth": 0.6,
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "stat_repro",
-}
 
 
 @dataclass(frozen=True)
@@ -87,8 +72,7 @@ class FigureData:
     @property
     def name(self) -> str:
         """File name without ending."""
-        parts = (self.model, self.dataset, self.quantity)
-        return "_".join(["figure", *(re.sub(r"[^A-Za-z0-9_.-]+", "-", part) for part in parts)])
+        return file_stem(self.model, self.dataset, self.quantity)
 
 
 def figure_data(frame: pd.DataFrame, model: str, dataset: str, quantity: str) -> FigureData | None:
@@ -126,14 +110,7 @@ def figure_data(frame: pd.DataFrame, model: str, dataset: str, quantity: str) ->
 
 def draw(data: FigureData) -> Any:
     """The `matplotlib.figure.Figure` of the numbers, made without global state."""
-    matplotlib = _matplotlib()
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    with matplotlib.rc_context(_RC):
-        # The margin at the bottom is for the line about the records.
-        layout = ConstrainedLayoutEngine(rect=(0, 0.025, 1, 0.975))
-        figure = Figure(figsize=(5.6, 3.9), layout=layout)
+    with canvas(5.6, 3.9, data.records) as figure:
         axes = figure.add_subplot()
         for value in data.dense:
             axes.axhline(value, color="black", linestyle="--", linewidth=1, label="dense")
@@ -147,34 +124,7 @@ def draw(data: FigureData) -> Any:
         axes.set_ylabel("\n".join([label, *textwrap.wrap(protocol, _LABEL_CHARACTERS)]))
         axes.set_title(f"{data.model}, {data.dataset}")
         axes.legend(fontsize=8)
-        figure.text(0.995, 0.002, data.records, ha="right", va="bottom", fontsize=5, color="0.4")
     return figure
-
-
-def save(figure: Any, stem: Path, records: str) -> list[Path]:
-    """Write `<stem>.pdf` and `<stem>.png`, byte for byte the same for the same numbers.
-
-    Args:
-        figure: What `draw` returned.
-        stem: Path without ending.
-        records: Goes into the metadata of both files.
-
-    Returns:
-        The files.
-    """
-    matplotlib = _matplotlib()
-    # Dates would make every build differ.
-    pdf: dict[str, Any] = {"metadata": {"CreationDate": None, "Subject": records}}
-    png: dict[str, Any] = {"metadata": {"Software": None, "Description": records}, "dpi": 160}
-    files = []
-    with matplotlib.rc_context(_RC):
-        for ending, options in (("pdf", pdf), ("png", png)):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=ending, **options)
-            # Not `with_suffix`, which would cut a name at its last dot.
-            files.append(stem.with_name(f"{stem.name}.{ending}"))
-            replace_file(files[-1], buffer.getvalue())
-    return files
 
 
 def _series(group: pd.DataFrame, scale: float) -> Series:
@@ -240,14 +190,3 @@ def _ratio_ticks(axes: Any, data: FigureData) -> None:
             places.append(place)
             labels.append(f"{place:.3g}\n({ratio:g})")
     axes.set_xticks(places, labels)
-
-
-def _matplotlib() -> Any:
-    """Matplotlib, with its font cache in the project's cache folder unless the user has one."""
-    if "MPLCONFIGDIR" not in os.environ:
-        folder = cache_dir() / "matplotlib"
-        folder.mkdir(parents=True, exist_ok=True)
-        os.environ["MPLCONFIGDIR"] = str(folder)
-    import matplotlib
-
-    return matplotlib

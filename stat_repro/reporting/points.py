@@ -16,7 +16,13 @@ from typing import Any
 import pandas as pd
 
 from stat_repro.config import PruningConfig, later_defaults, neutral_keys
-from stat_repro.reporting.styles import METHOD_LABELS, quantity_order, quantity_style, variant_style
+from stat_repro.reporting.styles import (
+    METHOD_LABELS,
+    VariantStyle,
+    quantity_order,
+    quantity_style,
+    variant_style,
+)
 
 # Settings that a table shows in a column of their own.
 _OWN_COLUMN = ("ratio", "seed", "model.name", "dataset.name", "pruning.method")
@@ -77,7 +83,7 @@ def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
             label, extras = _label(row, values)
             if seen.setdefault(label, tuple(values.values())) != tuple(values.values()):
                 raise ReportError(f"two different variants have the label {label!r}: {values}")
-            found[index] = (label, extras, (_style(row, extras).order, label))
+            found[index] = (label, extras, (style_of(row, extras).order, label))
     ordered = [found[index] for index in frame.index]
     names = ("variant", "extras", "order")
     added = {
@@ -226,7 +232,8 @@ def _shown(value: Any) -> str:
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
-def _style(row: Any, extras: Sequence[str]) -> Any:
+def style_of(row: Any, extras: Sequence[str]) -> VariantStyle:
+    """Look of the variant of a run that has these settings beyond the defaults."""
     return variant_style(
         row["method"],
         str(row.get("config.pruning.allocation")),

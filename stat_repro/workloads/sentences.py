@@ -21,6 +21,7 @@ from stat_repro.data.sampling import draw_indices
 from stat_repro.data.task_data import TaskData
 from stat_repro.evaluation.evaluate import evaluate_task
 from stat_repro.evaluation.predictions import predict_logits
+from stat_repro.models.outputs import OutputOrder
 from stat_repro.workloads.base import CalibrationSet, digest_of
 
 
@@ -28,9 +29,14 @@ class SentenceWorkload:
     """Labelled sentences (classification, regression)."""
 
     def __init__(
-        self, data: TaskData, config: DatasetConfig, tokenizer: PreTrainedTokenizerBase
+        self,
+        data: TaskData,
+        config: DatasetConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        outputs: OutputOrder | None = None,
     ) -> None:
         self.data = data
+        self.outputs = OutputOrder() if outputs is None else outputs
         self.config = config
         self.tokenizer = tokenizer
         self.fingerprint = dict(data.fingerprint)
@@ -57,10 +63,10 @@ class SentenceWorkload:
     def _logits(self, model: nn.Module, config: EvaluationConfig, label: str) -> torch.Tensor:
         rows = self._evaluated(config)
         batches = sentence_batches(self.tokenizer, rows, self.config.max_length, config.batch_size)
-        return predict_logits(model, batches, len(rows), label)
+        return self.outputs.arrange(predict_logits(model, batches, len(rows), label))
 
     def dense_outputs(self, model: nn.Module, config: EvaluationConfig) -> torch.Tensor:
-        """Logits of the dense model, (N, C)."""
+        """Logits of the dense model, (N, C), in the order of the data set's classes."""
         return self._logits(model, config, "evaluating the dense model")
 
     def evaluate(
@@ -81,4 +87,15 @@ class SentenceWorkload:
             self.config.task,
             config.split,
             self.config.max_length,
+            self._conventions(),
         )
+
+    def _conventions(self) -> dict[str, Any]:
+        """What the protocol says beyond what holds for all labelled sentences."""
+        conventions: dict[str, Any] = {}
+        if self.data.glue is not None:
+            conventions["benchmark"] = "GLUE"
+            conventions["benchmark_metrics"] = list(self.data.glue.metrics)
+        if self.outputs.note is not None:
+            conventions["outputs"] = self.outputs.note
+        return conventions

@@ -9,25 +9,48 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
 from stat_repro.data.batching import window_batches
+from stat_repro.data.errors import DataError
 from stat_repro.data.sampling import draw_indices
-from stat_repro.data.text_data import TextData, token_windows
+from stat_repro.data.text_data import TextData
+from stat_repro.data.windows import token_windows
 from stat_repro.evaluation.evaluate import evaluate_language
 from stat_repro.workloads.base import CalibrationSet, digest_of
 
 
 class WindowWorkload:
-    """Running text in windows of equal length (language modelling)."""
+    """Running text in windows of equal length (language modelling).
+
+    Args:
+        data: Text of both parts.
+        config: The data set.
+        tokenizer: Tokenizer of the model.
+        positions: Tokens that the model was made for; None if it names no limit.
+
+    Raises:
+        DataError: A window that is too long for the model, or text that fills none.
+    """
 
     def __init__(
-        self, data: TextData, config: DatasetConfig, tokenizer: PreTrainedTokenizerBase
+        self,
+        data: TextData,
+        config: DatasetConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        positions: int | None,
     ) -> None:
+        # Rotary positions could be computed beyond the limit, but nothing was trained there.
+        if positions is not None and config.window > positions:
+            raise DataError(
+                f"dataset.window: expected at most {positions} tokens, the model's positions; got "
+                f"{config.window}. Give dataset.window={positions} or less"
+            )
         self.data = data
         self.config = config
         self.tokenizer = tokenizer
         self.fingerprint = dict(data.fingerprint)
         self.sequence_length = float(config.window)
-        self._pool = token_windows(tokenizer, data.calibration, data.join, config.window)
-        self._evaluation = token_windows(tokenizer, data.evaluation, data.join, config.window)
+        self._evaluation = token_windows(tokenizer, data.evaluation, config.window, config.bos)
+        pool = token_windows(tokenizer, data.calibration, config.window, config.bos)
+        self._pool = pool.ids
 
     def calibration(self, config: CalibrationConfig, seed: int) -> CalibrationSet:
         """Windows of the calibration part."""
@@ -46,11 +69,23 @@ class WindowWorkload:
         self,
         dense: PreTrainedModel,
         pruned: PreTrainedModel,
-        dense_outputs: torch.Tensor | None,
+        dense_outputs: None,
         config: EvaluationConfig,
     ) -> dict[str, Any]:
         """Perplexity and fidelity on the evaluated windows, both models side by side."""
-        windows = self._evaluation[: config.max_examples]
-        return evaluate_language(
-            dense, pruned, windows, config.split, self.config.join, config.batch_size
-        )
+        windows = self._evaluation.ids[: config.max_examples]
+        return evaluate_language(dense, pruned, windows, self._protocol(config), config.batch_size)
+
+    def _protocol(self, config: EvaluationConfig) -> dict[str, Any]:
+        """How the text was cut, and for a corpus what it is."""
+        protocol: dict[str, Any] = {
+            "split": config.split,
+            "join": self.config.join,
+            "special_tokens": self._evaluation.special,
+        }
+        if self.data.protocol:
+            protocol |= self.data.protocol
+            protocol["bos"] = self.config.bos
+            protocol["windows_in_text"] = len(self._evaluation.ids)
+            protocol["dropped_tokens"] = self._evaluation.dropped
+        return protocol

@@ -1,0 +1,127 @@
+"""Sizes that suit the hardware: neurons per layer in whole steps, within the same budget.
+
+Matrix kernels work in tiles, so that a layer of 1003 neurons takes the time of one of 1008. Heads
+are not rounded: a head is `head_dim` wide, which is a round number already.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from stat_repro.allocation.allocate import ROUNDING, Sizes
+from stat_repro.allocation.costs import BudgetError, UnitCosts
+from stat_repro.allocation.scores import Vector
+
+
+@dataclass
+class _Layer:
+    """The counts that one layer may have, and the one it has now.
+
+    Attributes:
+        index: Of the layer.
+        allowed: Counts it may have, ascending.
+        target: Count before rounding.
+        scores: Errors of its neurons in the order in which they are kept.
+        level: Index into `allowed`.
+    """
+
+    index: int
+    allowed: list[int]
+    target: int
+    scores: Vector
+    level: int
+
+    @property
+    def count(self) -> int:
+        return self.allowed[self.level]
+
+    def step(self, direction: int) -> int:
+        """Neurons that the next level up (1) or down (-1) adds or removes; 0 if there is none."""
+        level = self.level + direction
+        return abs(self.allowed[level] - self.count) if 0 <= level < len(self.allowed) else 0
+
+    def urgency(self, direction: int) -> tuple[float, ...]:
+        """Sort key: who is furthest from its target, then whose step matters, then the order."""
+        ends = sorted((self.count, self.count + direction * self.step(direction)))
+        score = float(self.scores[ends[0] : ends[1]].sum())
+        return direction * (self.target - self.count), direction * score, -direction * self.index
+
+
+def round_neurons(
+    sizes: Sizes,
+    scores: Sequence[Vector],
+    costs: UnitCosts,
+    ratio: float,
+    min_units: int,
+    round_to: int,
+) -> Sizes:
+    """Round the neurons that every layer keeps; heads stay as they are.
+
+    A layer keeps a multiple of `round_to`, or all its neurons. Counts are rounded down, then the
+    budget that this frees goes in whole steps to the layers that lost most by it (equals: to the
+    larger scores), until no step fits. Where every layer has a multiple of `round_to` neurons, less
+    than one step of the budget stays unused, and no count changes by a whole step.
+
+    Args:
+        sizes: What an allocation chose.
+        scores: Per layer, errors of the neurons in the order in which they are kept.
+        costs: The costs that the allocation was made with.
+        ratio: Share of the prunable MACs to remove.
+        min_units: Every layer keeps at least this many neurons, rounded up.
+        round_to: The step; 1 returns `sizes`.
+
+    Raises:
+        BudgetError: The smallest allowed counts do not fit the budget.
+    """
+    if round_to == 1:
+        return sizes
+    floor = math.ceil(min_units / round_to) * round_to
+    layers = [
+        _layer(i, units, sizes.neurons[i], scores[i], floor, round_to)
+        for i, units in enumerate(costs.neurons)
+    ]
+    left = _neurons_in_budget(sizes, costs, ratio) - sum(layer.count for layer in layers)
+    while left < 0:  # the floor lifted some layers above their share
+        lower = [layer for layer in layers if layer.step(-1)]
+        if not lower:
+            needed = sum(layer.count for layer in layers)
+            raise BudgetError(
+                f"ratio={ratio} leaves {needed + left} neurons beside {sum(sizes.heads)} heads, "
+                f"but round_to={round_to} with min_units={min_units} needs {needed}; lower ratio, "
+                "round_to or min_units"
+            )
+        layer = max(lower, key=lambda one: one.urgency(-1))
+        left += layer.step(-1)
+        layer.level -= 1
+    while higher := [layer for layer in layers if 0 < layer.step(1) <= left]:
+        layer = max(higher, key=lambda one: one.urgency(1))
+        left -= layer.step(1)
+        layer.level += 1
+    return replace(
+        sizes,
+        neurons=tuple(layer.count for layer in layers),
+        details={
+            **sizes.details,
+            "round_to": round_to,
+            "neurons_before_rounding": list(sizes.neurons),
+        },
+    )
+
+
+def _layer(
+    index: int, units: int, target: int, scores: Vector, floor: int, round_to: int
+) -> _Layer:
+    """The layer at the largest allowed count that is not above its target, if there is one."""
+    allowed = sorted({*range(min(floor, units), units + 1, round_to), units})
+    below = [level for level, count in enumerate(allowed) if count <= target]
+    return _Layer(index, allowed, target, scores, level=below[-1] if below else 0)
+
+
+def _neurons_in_budget(sizes: Sizes, costs: UnitCosts, ratio: float) -> int:
+    """Neurons that the budget pays beside the heads that are kept."""
+    if not sum(costs.neurons):
+        return 0
+    left = (1.0 - ratio) * costs.total - sum(sizes.heads) * costs.head
+    return math.floor(left / costs.neuron + ROUNDING)

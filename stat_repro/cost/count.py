@@ -1,0 +1,48 @@
+"""Costs that follow from the model alone: MACs of the whole model, bytes on disk."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+# Lengths at which the MACs are counted; three of them determine a polynomial of degree two.
+_LENGTHS = (2, 3, 4)
+
+
+def whole_model_macs(model: PreTrainedModel, sequence_length: float) -> float:
+    """Multiply-accumulates of one forward pass, per token.
+
+    Matrix products of all modules: layers, pooler, task head, and for a language model the logits
+    of every position. Embeddings are looked up and cost none. As in the cost model of the prunable
+    part every token attends to all `sequence_length` positions, also in causal models.
+
+    The MACs of an example of n tokens are a n + b n^2 + c (projections, attention, a head that
+    reads one position), so that three very short inputs give them for any n, mean lengths
+    included.
+
+    Args:
+        model: A model with token inputs (multiple choice excepted).
+        sequence_length: Tokens per example; may be a mean.
+    """
+    first, second, third = (_macs(model, length) for length in _LENGTHS)
+    n = sequence_length - _LENGTHS[0]
+    total = first + n * (second - first) + n * (n - 1) / 2 * (third - 2 * second + first)
+    return total / sequence_length
+
+
+@torch.inference_mode()
+def _macs(model: PreTrainedModel, length: int) -> int:
+    """MACs of one example of so many tokens, counted while the model reads it."""
+    tokens = torch.zeros(1, length, dtype=torch.int64, device=model.device)
+    counter = FlopCounterMode(display=False)
+    # The counter knows no formula for the fused attention of the CPU.
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    return counter.get_total_flops() // 2
+
+
+def size_bytes(model: PreTrainedModel) -> int:
+    """Bytes of the weights as `save_pretrained` stores them: tied tensors once, no file headers."""
+    return sum({t.data_ptr(): t.nbytes for t in model.state_dict().values()}.values())

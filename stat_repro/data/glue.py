@@ -1,0 +1,280 @@
+"""The GLUE benchmark: the properties of its tasks in one table, its data from the hub or files.
+
+Wang et al., GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding,
+ICLR 2019 (arXiv 1804.07461).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import datasets
+
+from stat_repro.config import DatasetConfig
+from stat_repro.data.errors import DataError
+from stat_repro.data.hub import from_hub, local_copy
+from stat_repro.data.labels import fixed_indices, hidden, targets
+from stat_repro.data.local_parts import local_form, part_files
+from stat_repro.data.tables import Columns, first_fields, read_table, texts
+
+_KEY = "dataset.path"
+_SCORES = (0.0, 5.0)
+_HIDDEN = "GLUE keeps the labels of its test part to itself; evaluation.split=validation has labels"
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """What the benchmark fixes for one task.
+
+    Where there are several column names, the first is the hub's and the other that of the official
+    release's files.
+
+    Attributes:
+        subset: Name on the hub.
+        folder: Folder of the official release.
+        first: Column of the (first) sentence.
+        second: Column of the second sentence; empty for single sentences.
+        classes: Class names by index, in the hub's order; None for a score from 0 to 5.
+        label: Column of the label.
+        metrics: What the benchmark reports, by the names of the record.
+        genres: MNLI: end of the names of the evaluated parts.
+        headerless: Columns of csv and tsv files without a header line, where those are in use.
+        disputed_order: Whether published checkpoints disagree on the order of the classes.
+    """
+
+    subset: str
+    folder: str
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    label: tuple[str, ...] = ("label",)
+    metrics: tuple[str, ...] = ("accuracy",)
+    genres: str = ""
+    headerless: tuple[str, ...] = ()
+    disputed_order: bool = False
+
+    @property
+    def task(self) -> str:
+        """`classification` or `regression`."""
+        return "regression" if self.classes is None else "classification"
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Names of the hub's split, and of files, for every part."""
+        return {
+            "train": ("train",),
+            "validation": (f"validation{self.genres}", f"dev{self.genres}"),
+            "test": (f"test{self.genres}",),
+        }
+
+    @property
+    def subfolders(self) -> tuple[str, str]:
+        """Subfolders of a local copy that may hold the task's files."""
+        return self.subset, self.folder
+
+
+_ENTAILMENT = ("entailment", "not_entailment")
+_MNLI = GlueTask(
+    subset="mnli",
+    folder="MNLI",
+    first=("premise", "sentence1"),
+    second=("hypothesis", "sentence2"),
+    classes=("entailment", "neutral", "contradiction"),
+    label=("label", "gold_label"),
+    genres="_matched",
+    disputed_order=True,
+)
+GLUE_TASKS: dict[str, GlueTask] = {
+    "mnli": _MNLI,
+    "mnli_mismatched": replace(_MNLI, genres="_mismatched"),
+    "qqp": GlueTask(
+        subset="qqp",
+        folder="QQP",
+        first=("question1",),
+        second=("question2",),
+        classes=("not_duplicate", "duplicate"),
+        label=("label", "is_duplicate"),
+        metrics=("accuracy", "f1"),
+    ),
+    "qnli": GlueTask("qnli", "QNLI", ("question",), ("sentence",), _ENTAILMENT),
+    "sst2": GlueTask(
+        subset="sst2",
+        folder="SST-2",
+        first=("sentence",),
+        second=(),
+        classes=("negative", "positive"),
+        headerless=("sentence", "label"),
+    ),
+    "stsb": GlueTask(
+        subset="stsb",
+        folder="STS-B",
+        first=("sentence1",),
+        second=("sentence2",),
+        classes=None,
+        label=("label", "score"),
+        metrics=("pearson", "spearman"),
+    ),
+    "mrpc": GlueTask(
+        subset="mrpc",
+        folder="MRPC",
+        first=("sentence1", "#1 String"),
+        second=("sentence2", "#2 String"),
+        classes=("not_equivalent", "equivalent"),
+        label=("label", "Quality"),
+        metrics=("accuracy", "f1"),
+    ),
+    "cola": GlueTask(
+        subset="cola",
+        folder="CoLA",
+        first=("sentence",),
+        second=(),
+        classes=("unacceptable", "acceptable"),
+        metrics=("matthews",),
+        headerless=("source", "label", "original judgement", "sentence"),
+    ),
+    "rte": GlueTask("rte", "RTE", ("sentence1",), ("sentence2",), _ENTAILMENT),
+}
+
+
+def glue_task(config: DatasetConfig) -> GlueTask:
+    """The task that `source` (`glue:<task>`) names.
+
+    Raises:
+        DataError: An unknown task, or settings that contradict the benchmark.
+    """
+    name = config.source.removeprefix("glue:")
+    if name not in GLUE_TASKS:
+        valid = ", ".join(f"glue:{known}" for known in GLUE_TASKS)
+        raise DataError(f"dataset.source: expected one of {valid}; got {config.source!r}")
+    task = GLUE_TASKS[name]
+    if config.task != task.task:
+        raise DataError(f"dataset.task: {name} is a {task.task} task; got {config.task}")
+    given = [part for part in task.parts if getattr(config, part) is not None]
+    if given:
+        raise DataError(
+            f"dataset.{given[0]}: files of one's own are for dataset=table_file; a benchmark's "
+            f"local copy is {_KEY}=<folder>"
+        )
+    return task
+
+
+def load_glue(config: DatasetConfig, task: GlueTask) -> tuple[dict[str, Columns], dict[str, str]]:
+    """The parts of a GLUE task that have labels.
+
+    Args:
+        config: `path` is the benchmark on the hub, or a local folder (see
+            `stat_repro.data.local_parts.part_files`).
+        task: The task.
+
+    Returns:
+        Columns `text`, `text_pair` (sentence pairs) and `label` (class index or score) by part,
+        and for every other part why it is not there.
+
+    Raises:
+        DataError: Data that cannot be had or is not the task's.
+    """
+    if config.path is None:
+        raise DataError(f"{_KEY}: expected nyu-mll/glue or a local folder; got null")
+    folder = local_copy(config.path, _KEY)
+    if folder is None:
+        return _from_hub(config.path, config.revision, task), {"test": _HIDDEN}
+    parts: dict[str, Columns] = {}
+    absent: dict[str, str] = {}
+    files = part_files(folder, task.parts, task.subfolders, _KEY)
+    for part, names in task.parts.items():
+        if part not in files:
+            absent[part] = f"{folder} has no {' or '.join(names)} file"
+            continue
+        table = _read_local(files[part], task)
+        where = str(files[part][0])
+        if part == "test" and _labels_hidden(table, task):
+            absent[part] = f"{where} has no labels. {_HIDDEN}"
+            continue
+        parts[part] = _columns(table, task, where)
+    return parts, absent
+
+
+def _from_hub(name: str, revision: str | None, task: GlueTask) -> dict[str, Columns]:
+    parts = {}
+    for part in ("train", "validation"):
+        split = task.parts[part][0]
+        rows = from_hub(
+            name,
+            split=split,
+            key=_KEY,
+            local_form=local_form(task.parts, task.subfolders),
+            subset=task.subset,
+            revision=revision,
+        )
+        where = f"{name} ({task.subset}), split {split}"
+        parts[part] = _columns(_table_of(rows), task, where)
+    return parts
+
+
+def _read_local(files: tuple[Path, ...], task: GlueTask) -> Columns:
+    if files[0].is_dir():
+        try:
+            return _table_of(datasets.load_from_disk(str(files[0])))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{files[0]}: cannot be read by load_from_disk: {error}") from error
+    tables = [_read_file(file, task) for file in files]
+    return {name: [v for table in tables for v in table[name]] for name in tables[0]}
+
+
+def _read_file(file: Path, task: GlueTask) -> Columns:
+    """A table file; the first line of csv and tsv decides whether there is a header line."""
+    names = None
+    if task.headerless and file.suffix.lower() in (".csv", ".tsv"):
+        fields = first_fields(file)
+        if len(fields) == len(task.headerless):
+            label = fields[task.headerless.index("label")]
+            names = task.headerless if label in ("0", "1", *(task.classes or ())) else None
+    return read_table(file, names)
+
+
+def _table_of(rows: datasets.Dataset) -> Columns:
+    """All columns, with the names of the classes in place of a data set's own indices."""
+    table: Columns = {}
+    for name in rows.column_names:
+        values, feature = rows[name][:], rows.features[name]
+        if isinstance(feature, datasets.ClassLabel):
+            values = [v if v is None or v < 0 else feature.names[v] for v in values]
+        table[name] = values
+    return table
+
+
+def _labels_hidden(table: Columns, task: GlueTask) -> bool:
+    present = [name for name in task.label if name in table]
+    return not present or hidden(table[present[0]])
+
+
+def _column_name(table: Columns, names: tuple[str, ...], task: GlueTask, where: str) -> str:
+    present = [name for name in names if name in table]
+    if len(present) != 1:
+        form = ", ".join(task.headerless)
+        hint = f"; without a header line the fields are {form}, label 0 or 1" if form else ""
+        raise DataError(
+            f"{where}: expected one column {' or '.join(map(repr, names))} (the hub's name, or the "
+            f"official release's); the table has {', '.join(table)}{hint}"
+        )
+    return present[0]
+
+
+def _columns(table: Columns, task: GlueTask, where: str) -> Columns:
+    """Sentences and labels under the names of this package."""
+    columns: Columns = {}
+    for column, names in (("text", task.first), ("text_pair", task.second)):
+        if names:
+            name = _column_name(table, names, task, where)
+            columns[column] = texts(table[name], where, name, empty_allowed=True)
+    name = _column_name(table, task.label, task, where)
+    what = f"{where}, column {name!r}"
+    if task.classes is not None:
+        columns["label"] = fixed_indices(table[name], task.classes, what)
+        return columns
+    columns["label"] = targets(table[name], what)
+    for row, score in enumerate(columns["label"], start=1):
+        if not _SCORES[0] <= score <= _SCORES[1]:
+            raise DataError(f"{what}, row {row}: expected a score from 0 to 5; got {score:g}")
+    return columns

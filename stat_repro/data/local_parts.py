@@ -1,0 +1,102 @@
+"""Local copies of benchmarks: which file or folder holds which part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stat_repro.data.errors import DataError
+from stat_repro.data.tables import ENDINGS
+
+_SAVED = "state.json"  # what `save_to_disk` leaves beside the rows
+_SHARD = re.compile(r"(?P<stem>\w+)-\d{5}-of-(?P<count>\d{5})\.parquet")
+_LISTED_FILES = 12
+
+
+def local_form(parts: Mapping[str, Sequence[str]], subfolders: Sequence[str]) -> str:
+    """What a local copy consists of, in words.
+
+    Args:
+        parts: Names of files by part.
+        subfolders: Subfolders that may hold them.
+    """
+    files = " and ".join(" or ".join(parts[part]) for part in ("train", "validation"))
+    below = " or ".join(f"{name}/" for name in dict.fromkeys(subfolders))
+    return f"{files} ({', '.join(ENDINGS)}, or a folder of save_to_disk) in it or in {below}"
+
+
+def part_files(
+    folder: Path, parts: Mapping[str, Sequence[str]], subfolders: Sequence[str], key: str
+) -> dict[str, tuple[Path, ...]]:
+    """Where the parts of a data set lie in a local copy.
+
+    A part is a table file, the parquet shards of the hub's repository, or a folder of
+    `save_to_disk`; it lies in the folder itself or in one of the subfolders.
+
+    Args:
+        folder: The local copy.
+        parts: Names of files, without ending, by part.
+        subfolders: Subfolders that may hold them; case does not matter.
+        key: Configuration key that named the folder, for the messages.
+
+    Returns:
+        For every part that is there its file, its shards in order, or its folder.
+
+    Raises:
+        DataError: No folder, no part at all, missing shards, or two forms of one part.
+    """
+    expected = local_form(parts, subfolders)
+    if not folder.is_dir():
+        raise DataError(f"{key}={folder}: expected a folder with {expected}; got a file")
+    names = {name.lower() for name in subfolders}
+    below = [c for c in sorted(folder.iterdir()) if c.is_dir() and c.name.lower() in names]
+    children = [child for place in (folder, *below) for child in sorted(place.iterdir())]
+    found: dict[str, tuple[Path, ...]] = {}
+    for part, stems in parts.items():
+        forms = _forms(children, stems)
+        if len(forms) > 1:
+            both = " and ".join(str(form[0]) for form in forms)
+            raise DataError(f"{key}={folder}: expected one {part} part; got {both}")
+        if forms:
+            found[part] = forms[0]
+    if not found:
+        seen = ", ".join(child.name for child in children[:_LISTED_FILES]) or "nothing"
+        raise DataError(f"{key}={folder}: expected {expected}; found {seen}")
+    return found
+
+
+def _forms(children: Sequence[Path], stems: Sequence[str]) -> list[tuple[Path, ...]]:
+    """The forms in which a part is there; the shards of one set are one form."""
+    forms: list[tuple[Path, ...]] = []
+    shards: dict[tuple[Path, str, int], list[Path]] = {}
+    for child in children:
+        shard = _SHARD.fullmatch(child.name)
+        if shard is not None and shard["stem"] in stems:
+            shards.setdefault((child.parent, shard["stem"], int(shard["count"])), []).append(child)
+        elif (child.name in stems and (child / _SAVED).is_file()) or (
+            child.stem in stems and child.suffix.lower() in ENDINGS
+        ):
+            forms.append((child,))
+    for (_, _, count), files in shards.items():
+        if len(files) != count:
+            raise DataError(f"{files[0]}: expected {count} such files; found {len(files)}")
+        forms.append(tuple(files))
+    return forms
+
+
+def content_files(files: Sequence[Path]) -> list[Path]:
+    """The files that decide what a part contains: itself, or those of a saved folder.
+
+    Args:
+        files: One entry of what `part_files` returns.
+    """
+    return [
+        inner
+        for file in files
+        for inner in (
+            sorted([*file.glob("*.arrow"), *file.glob("dataset_info.json")])
+            if file.is_dir()
+            else [file]
+        )
+    ]

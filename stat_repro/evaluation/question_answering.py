@@ -1,0 +1,144 @@
+"""Question answering heads: scores of all windows, and what is measured on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stat_repro.evaluation.predictions import Batch, device_of, to_device
+from stat_repro.evaluation.spans import (
+    AnswerRule,
+    SpanLogits,
+    Windows,
+    answers,
+    broken_questions,
+    span_divergence,
+)
+from stat_repro.metrics import answers as answer_metrics
+from stat_repro.models.modes import evaluating
+from stat_repro.progress import Progress
+
+
+def leading_padding(attention_mask: Tensor) -> Tensor:
+    """Padded positions in front of every example, (B); 0 where padding is behind.
+
+    Args:
+        attention_mask: (B, S).
+    """
+    return attention_mask.argmax(dim=1)
+
+
+def predict_spans(
+    model: nn.Module,
+    batches: Iterable[tuple[Sequence[int], Batch]],
+    windows: Windows,
+    label: str = "evaluating",
+) -> SpanLogits:
+    """Start and end scores of every window.
+
+    Args:
+        model: Model with a question answering head.
+        batches: Pairs of window numbers (B) and a batch of these B windows, padded; every window
+            once, in any order.
+        windows: What the windows hold.
+        label: What the progress line says.
+
+    Returns:
+        float32 scores of the windows' first and context tokens.
+    """
+    sizes = np.array([len(characters) for characters in windows.offsets], dtype=np.int64) + 1
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    start, end = (np.full(bounds[-1], np.nan, dtype=np.float32) for _ in range(2))
+    device, total = device_of(model), len(sizes)
+    with evaluating(model), torch.inference_mode(), Progress(label, total, "windows") as progress:
+        for numbers, batch in batches:
+            outputs = model(**to_device(batch, device))
+            shift = leading_padding(batch["attention_mask"]).numpy()
+            for logits, found in ((outputs.start_logits, start), (outputs.end_logits, end)):
+                scores = logits.float().cpu().numpy()
+                for row, window in enumerate(numbers):
+                    begin = shift[row] + windows.first[window]
+                    entries = slice(bounds[window], bounds[window + 1])
+                    found[entries][0] = scores[row, shift[row]]
+                    found[entries][1:] = scores[row, begin : begin + sizes[window] - 1]
+            progress.advance(len(numbers))
+    return SpanLogits(start, end, bounds)
+
+
+def evaluate_questions(
+    dense: SpanLogits,
+    pruned: SpanLogits,
+    windows: Windows,
+    contexts: Sequence[str],
+    references: Sequence[Sequence[str]],
+    rule: AnswerRule,
+    conventions: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Exact match and F1 of both models, and fidelity of the pruned one.
+
+    Args:
+        dense: Finite scores.
+        pruned: Scores of the same tokens.
+        windows: The windows of these questions.
+        contexts: Paragraph of every question, Q.
+        references: Marked answers of every question, Q.
+        rule: How scores become an answer; a null threshold means SQuAD 2.0.
+        conventions: What the data is and how it was cut, for the protocol.
+
+    Returns:
+        `dense` and `pruned` (`squad_metrics`), `fidelity` (`kl`: mean of `span_divergence` over
+        the windows, in nats; `agreement`: share of the questions with the same answer, letter by
+        letter; a question with a score that is not finite disagrees), `protocol`.
+
+    Raises:
+        ValueError: Scores of different tokens, or a dense model that is not finite.
+    """
+    if not np.array_equal(dense.bounds, pruned.bounds):
+        raise ValueError("question answering: expected scores of the same windows of both models")
+    if bool(broken_questions(dense, windows).any()):
+        raise ValueError("question answering: the dense model's scores are not finite")
+    version = "1.1" if rule.null_threshold is None else "2.0"
+    given = [answers(logits, windows, contexts, rule) for logits in (dense, pruned)]
+    same = [left == right for left, right in zip(*given, strict=True)]
+    return {
+        "dense": answer_metrics.squad_metrics(given[0], references, version),
+        "pruned": answer_metrics.squad_metrics(given[1], references, version),
+        "fidelity": {
+            "kl": float(span_divergence(dense, pruned).mean()),
+            "agreement": sum(same) / len(same),
+        },
+        "protocol": {
+            "task": "question_answering",
+            "squad_version": version,
+            "examples": len(contexts),
+            "unanswerable": sum(not texts for texts in references),
+            "windows": len(dense.bounds) - 1,
+            **conventions,
+            **_decoding(rule),
+            "metrics": f"exact match and F1 of the official evaluation of SQuAD {version}, as "
+            "fractions",
+            "fidelity": "kl: start and end distributions over the first token and the context, "
+            "mean of both and of all windows; agreement: questions with the same answer",
+        },
+    }
+
+
+def _decoding(rule: AnswerRule) -> dict[str, Any]:
+    """How answers were chosen, for the protocol."""
+    found: dict[str, Any] = {
+        "answer": "best sum of start and end score over all windows of a question, among the "
+        "n_best starts and ends of each",
+        "n_best": rule.n_best,
+        "max_answer_length": rule.max_answer_length,
+    }
+    if rule.null_threshold is not None:
+        found["null_threshold"] = rule.null_threshold
+        found["no_answer"] = (
+            "smallest score of the first token over the windows exceeds the best span's by more "
+            "than null_threshold"
+        )
+    return found

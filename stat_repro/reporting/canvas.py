@@ -1,0 +1,88 @@
+"""What all figures have in common: names, fonts, the line about the records, the files."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stat_repro.paths import cache_dir
+from stat_repro.reporting.files import replace_file
+
+_RC: dict[str, Any] = {
+    "font.size": 9,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 8,
+    "axes.grid": True,
+    "grid.alpha": 0.4,
+    "grid.linewidth": 0.6,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "stat_repro",
+}
+
+
+@contextmanager
+def canvas(width: float, height: float, records: str) -> Iterator[Any]:
+    """A `matplotlib.figure.Figure` in the project's look, to be drawn on inside the block.
+
+    Args:
+        width: Inches.
+        height: Inches.
+        records: Which records are shown; a small line at the bottom.
+    """
+    matplotlib = _matplotlib()
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with matplotlib.rc_context(_RC):
+        # The margin at the bottom is for the line about the records.
+        layout = ConstrainedLayoutEngine(rect=(0, 0.025, 1, 0.975))
+        figure = Figure(figsize=(width, height), layout=layout)
+        yield figure
+        figure.text(0.995, 0.002, records, ha="right", va="bottom", fontsize=5, color="0.4")
+
+
+def file_stem(*parts: str) -> str:
+    """File name of a figure without ending."""
+    return "_".join(["figure", *(re.sub(r"[^A-Za-z0-9_.-]+", "-", part) for part in parts)])
+
+
+def save(figure: Any, stem: Path, records: str) -> list[Path]:
+    """Write `<stem>.pdf` and `<stem>.png`, byte for byte the same for the same numbers.
+
+    Args:
+        figure: What was drawn on a `canvas`.
+        stem: Path without ending.
+        records: Goes into the metadata of both files.
+
+    Returns:
+        The files.
+    """
+    matplotlib = _matplotlib()
+    # Dates would make every build differ.
+    pdf: dict[str, Any] = {"metadata": {"CreationDate": None, "Subject": records}}
+    png: dict[str, Any] = {"metadata": {"Software": None, "Description": records}, "dpi": 160}
+    files = []
+    with matplotlib.rc_context(_RC):
+        for ending, options in (("pdf", pdf), ("png", png)):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=ending, **options)
+            # Not `with_suffix`, which would cut a name at its last dot.
+            files.append(stem.with_name(f"{stem.name}.{ending}"))
+            replace_file(files[-1], buffer.getvalue())
+    return files
+
+
+def _matplotlib() -> Any:
+    """Matplotlib, with its font cache in the project's cache folder unless the user has one."""
+    if "MPLCONFIGDIR" not in os.environ:
+        folder = cache_dir() / "matplotlib"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["MPLCONFIGDIR"] = str(folder)
+    import matplotlib
+
+    return matplotlib

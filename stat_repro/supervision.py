@@ -1,0 +1,229 @@
+"""What an encoder is trained on: encoded examples, the loss of its head on them, its validation.
+
+One class per kind of data; `training` and `finetune` know neither sentences nor questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import ModelOutput
+
+from stat_repro.config import AnswerConfig
+from stat_repro.data.batching import Encoded, encode_sentences, sentence_batches
+from stat_repro.data.context_windows import context_windows
+from stat_repro.data.squad import QuestionData
+from stat_repro.data.task_data import TaskData
+from stat_repro.evaluation.evaluate import task_metrics
+from stat_repro.evaluation.predictions import Batch, predict_logits
+from stat_repro.evaluation.question_answering import leading_padding, predict_spans
+from stat_repro.evaluation.spans import AnswerRule, answers
+from stat_repro.metrics.answers import squad_metrics
+
+EVALUATION_BATCH = 64
+# Questions that a new checkpoint is validated on; the evaluation of a run takes all of them.
+VALIDATION_QUESTIONS = 500
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training examples for one tokenizer.
+
+    Attributes:
+        encoded: Tokens of every example, unpadded.
+        loss: Mean loss of a batch from the model's outputs, its inputs and the numbers of its
+            examples.
+        unit: Plural name of the examples.
+    """
+
+    encoded: list[Encoded]
+    loss: Callable[[ModelOutput, Batch, list[int]], Tensor]
+    unit: str
+
+
+class Supervision(Protocol):
+    """Labelled data for one kind of head."""
+
+    @property
+    def auto_class(self) -> Any:
+        """Class of transformers that gives an encoder this head."""
+        ...
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """Values of the model's configuration that describe the head."""
+        ...
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What decides the trained weights beyond base model, training rows and recipe."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Number of training rows."""
+        ...
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[int]) -> Examples:
+        """The examples of some training rows."""
+        ...
+
+    def validate(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, float] | None:
+        """Metrics on the validation part; None if there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class SentenceSupervision:
+    """Sentences with a class or a number.
+
+    Attributes:
+        data: The sentences, with a `train` part.
+        max_length: Tokens after which a sentence is cut.
+    """
+
+    data: TaskData
+    max_length: int
+    auto_class: Any = AutoModelForSequenceClassification
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """One output per class, with its name, or one for a number."""
+        if self.data.task == "regression":
+            return {"num_labels": 1, "problem_type": "regression"}
+        names = self.data.label_names or ()
+        return {
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: index for index, name in enumerate(names)},
+            "problem_type": "single_label_classification",
+        }
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Names of the classes."""
+        return {"labels": list(self.data.label_names or ())}
+
+    @property
+    def rows(self) -> int:
+        """Number of training sentences."""
+        return len(self.data.splits.get("train", ()))
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[int]) -> Examples:
+        """Cross-entropy for classes, mean squared error for numbers."""
+        chosen = self.data.splits["train"].select(rows)
+        labels = torch.tensor(list(chosen["label"]))
+
+        def loss(outputs: ModelOutput, inputs: Batch, batch: list[int]) -> Tensor:
+            expected = labels[batch].to(outputs.logits.device)
+            if self.data.task == "regression":
+                return functional.mse_loss(outputs.logits[:, 0].float(), expected.float())
+            return functional.cross_entropy(outputs.logits.float(), expected)
+
+        return Examples(encode_sentences(tokenizer, chosen, self.max_length), loss, "sentences")
+
+    def validate(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, float] | None:
+        """Task metrics on all of the validation part."""
+        rows = self.data.splits.get("validation")
+        if rows is None or len(rows) == 0:
+            return None
+        batches = sentence_batches(tokenizer, rows, self.max_length, EVALUATION_BATCH)
+        logits = predict_logits(model, batches, len(rows), "validating the task checkpoint")
+        return task_metrics(logits, list(rows["label"]), self.data.task)
+
+
+@dataclass(frozen=True)
+class QuestionSupervision:
+    """Questions with the piece of their context that answers them.
+
+    The first answer of a question is learnt; a window without it, or a question without an answer,
+    points at the window's first token. Questions whose answer is not where the data says are left
+    out.
+
+    Attributes:
+        data: The questions, with a `train` part.
+        max_length: Tokens per window.
+        stride: Tokens that neighbouring windows share.
+    """
+
+    data: QuestionData
+    max_length: int
+    stride: int
+    auto_class: Any = AutoModelForQuestionAnswering
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """Two outputs per token, start and end."""
+        return {"num_labels": 2}
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Overlap of the windows, and the questions left out."""
+        misplaced = sum(question.misplaced for question in self.data.splits.get("train", ()))
+        return {"stride": self.stride, "left_out": misplaced}
+
+    @property
+    def rows(self) -> int:
+        """Number of training questions."""
+        return len(self.data.splits.get("train", ()))
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[int]) -> Examples:
+        """All windows of the questions; mean of the cross-entropies of start and end."""
+        chosen = [self.data.splits["train"][row] for row in rows]
+        usable = [question for question in chosen if not question.misplaced]
+        windows = context_windows(tokenizer, usable, self.max_length, self.stride)
+        spans = [usable[row].span for row in windows.question]
+        targets = torch.tensor(
+            [windows.answer_tokens(window, span) for window, span in enumerate(spans)]
+        )
+
+        def loss(outputs: ModelOutput, inputs: Batch, batch: list[int]) -> Tensor:
+            mask = inputs["attention_mask"]
+            expected = targets[batch].to(mask.device) + leading_padding(mask)[:, None]
+            # Without the mask the loss would depend on the longest window of the batch.
+            losses = [
+                functional.cross_entropy(
+                    logits.float().masked_fill(mask == 0, -torch.inf), expected[:, end]
+                )
+                for end, logits in enumerate((outputs.start_logits, outputs.end_logits))
+            ]
+            return (losses[0] + losses[1]) / 2
+
+        return Examples(windows.encoded, loss, "windows")
+
+    def validate(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, float] | None:
+        """Exact match and F1 on the first questions of the validation part, default decoding."""
+        questions = self.data.splits.get("validation", ())[:VALIDATION_QUESTIONS]
+        if not questions:
+            return None
+        default = AnswerConfig()
+        rule = AnswerRule(
+            default.n_best,
+            default.max_answer_length,
+            default.null_threshold if self.data.version == "2.0" else None,
+        )
+        windows = context_windows(tokenizer, questions, self.max_length, self.stride)
+        batches = windows.batches(tokenizer, EVALUATION_BATCH)
+        logits = predict_spans(model, batches, windows, "validating the task checkpoint")
+        given = answers(logits, windows, [question.context for question in questions], rule)
+        references = [[answer.text for answer in question.answers] for question in questions]
+        return {
+            "questions": len(questions),
+            **squad_metrics(given, references, self.data.version),
+        }

@@ -1,0 +1,404 @@
+"""WikiText-2, PTB and C4: which text is evaluated, how it is cut, what calibrates; no network."""
+
+import gzip
+import json
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import pytest
+import torch
+from pico_data import WORDS, word_tokenizer
+from pico_models import pico_model
+from pico_project import save_checkpoint, write_text
+from test_config import compose_run
+from test_pipeline import run_one
+
+from stat_repro.config import ConfigError, DatasetConfig
+from stat_repro.data import corpora, hub
+from stat_repro.data.corpora import CORPORA
+from stat_repro.data.errors import DataError
+from stat_repro.data.text_data import load_text_data
+from stat_repro.identity import identify
+from stat_repro.session import Session
+from stat_repro.workloads import WindowWorkload
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "wikitext-2"
+RELEASE = " \n = Title = \n \n Some words .\n More .\n"
+ROWS = ["", " = Title = \n", "", " Some words .\n", " More .\n"]
+
+
+def config_for(corpus, **keys):
+    known = CORPORA[corpus]
+    given = {"join": known.join, "text_column": known.text_column, **keys}
+    return DatasetConfig(
+        name=corpus, task="language_modeling", source=f"corpus:{corpus}", bos="first", **given
+    )
+
+
+def direct_nll(model, windows):
+    """The models' own loss; windows are of one length, so their mean is that of the tokens."""
+    with torch.no_grad():
+        return sum(float(model(input_ids=w[None], labels=w[None]).loss) for w in windows) / len(
+            windows
+        )
+
+
+def write_parts(folder, names, text="{}"):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text(text.format(name), encoding="utf-8")
+    return folder
+
+
+# --- what is read ------------------------------------------------------------------------------
+
+
+def test_plain_text_is_one_document_and_the_release_has_the_rows_of_the_hub(tmp_path):
+    plain = write_parts(tmp_path / "plain", ["train.txt", "valid.txt", "test.txt"], RELEASE + "{}")
+    text = load_text_data(config_for("wikitext2", path=str(plain)))
+    assert text.evaluation.documents == (RELEASE + "test.txt",)
+    assert text.calibration.documents == (RELEASE + "train.txt",)
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "wiki.train.raw").write_text("other")
+    (raw / "wiki.test.raw").write_text(RELEASE)
+    text = load_text_data(config_for("wikitext2", path=str(raw)))
+    assert list(text.evaluation.documents) == ROWS
+    assert text.evaluation.join.join(text.evaluation.documents) == (
+        "\n\n = Title = \n\n\n\n\n Some words .\n\n\n More .\n"
+    )
+    assert text.protocol["text"] == "local: release file, rows as on the hub"
+    assert text.protocol["documents"] == 5
+
+
+def test_lines_end_at_line_ends_only():
+    assert corpora.wikitext_rows("a\x85b\u2028c\x0cd\ne") == ["a\x85b\u2028c\x0cd\n", "e"]
+    assert corpora.stripped_rows(" a\u2028b \n c \n") == ["a\u2028b", "c"]
+
+
+def test_penn_treebank_is_sentences_joined_by_spaces(tmp_path):
+    for part in ("train", "valid", "test"):
+        (tmp_path / f"ptb.{part}.txt").write_text(f" no it was n't \n black {part} <unk> \n")
+    text = load_text_data(config_for("ptb", path=str(tmp_path)))
+    assert " ".join(text.evaluation.documents) == "no it was n't black test <unk>"
+    assert text.evaluation.join == " "
+    assert text.protocol["unk_in_text"] == 1
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json.gz", "parquet", "shard", "saved"])
+def test_tables(tmp_path, form):
+    for part in ("train", "test"):
+        rows = [{"text": row + part * bool(row), "url": "u"} for row in ROWS]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        if form == "jsonl":
+            (tmp_path / f"{part}.jsonl").write_text(lines)
+        elif form == "json.gz":
+            (tmp_path / f"{part}.json.gz").write_bytes(gzip.compress(lines.encode()))
+        elif form == "saved":
+            datasets.Dataset.from_list(rows).save_to_disk(tmp_path / part)
+        else:
+            ending = "-00000-of-00001.parquet" if form == "shard" else ".parquet"
+            pd.DataFrame(rows).to_parquet(tmp_path / f"{part}{ending}")
+    text = load_text_data(config_for("wikitext2", path=str(tmp_path)))
+    assert list(text.evaluation.documents) == [row + "test" * bool(row) for row in ROWS]
+    assert list(text.calibration.documents) == [row + "train" * bool(row) for row in ROWS]
+
+
+def write_c4(folder, train=40, validation=30):
+    """Files as on the hub; every document has its number and one word."""
+    folder.mkdir(exist_ok=True)
+    for part, count in (("train", train), ("validation", validation)):
+        lines = [json.dumps({"text": f"{WORDS[i % 40]} {part}"}) for i in range(count)]
+        name = Path(CORPORA["c4"].files[part]).name
+        (folder / name).write_bytes(gzip.compress("\n".join(lines).encode()))
+    return folder
+
+
+def test_c4_reads_only_the_documents_it_needs(tmp_path):
+    assert (CORPORA["c4"].evaluated_documents, CORPORA["c4"].evaluated_windows) == (1100, 256)
+    folder = write_c4(tmp_path / "c4", train=5100, validation=1200)
+    broken = folder / Path(CORPORA["c4"].files["train"]).name
+    # What lies behind the documents that are needed is not even parsed.
+    tail = gzip.compress(b"\n" * 20_000_000 + b"{not json")
+    broken.write_bytes(broken.read_bytes() + gzip.compress(b"\n") + tail)
+    text = load_text_data(config_for("c4", path=str(folder)), "validation")
+    assert len(text.evaluation.documents) == 1100
+    assert text.evaluation.windows == 256
+    assert len(text.calibration.documents) == 5000
+    assert text.calibration.documents[41] == "w1 train"
+    assert set(text.fingerprint) == {"c4 validation", "c4 train"}
+    with pytest.raises(DataError, match=r"evaluation\.split: c4 has the parts train, validation"):
+        load_text_data(config_for("c4", path=str(folder)), "test")
+
+
+def test_the_hub_is_asked_for_the_files_of_the_protocol(monkeypatch):
+    asked = []
+
+    def answer(name, subset=None, *, streaming=False, **options):
+        asked.append((name, subset, streaming, options))
+        column = "sentence" if "ptb" in name else "text"
+        text = f"{name} {options['split']}"
+        table = datasets.Dataset.from_list([{column: text}] * 6000)
+        return table.to_iterable_dataset() if streaming else table
+
+    monkeypatch.setattr(hub.datasets, "load_dataset", answer)
+    text = load_text_data(config_for("wikitext2"))
+    assert [call[:3] for call in asked] == [("Salesforce/wikitext", "wikitext-2-raw-v1", False)] * 2
+    assert [call[3]["split"] for call in asked] == ["test", "train"]
+    assert text.protocol["text"] == "hub: Salesforce/wikitext wikitext-2-raw-v1"
+    asked.clear()
+    text = load_text_data(config_for("ptb"))
+    assert asked[0][3]["revision"] == "refs/convert/parquet"
+    assert asked[0][3]["data_files"] == {"test": "penn_treebank/test/0000.parquet"}
+    asked.clear()
+    text = load_text_data(config_for("ptb", path="someone/ptb", revision="v1"))
+    assert asked[0][0] == "someone/ptb"
+    assert (asked[0][3]["revision"], asked[0][3]["data_files"]) == ("v1", None)
+    assert text.protocol["text"] == "hub: someone/ptb, revision v1"
+    asked.clear()
+    text = load_text_data(config_for("wikitext2", calibration_corpus="c4"))
+    assert asked[1][0] == "allenai/c4"
+    assert asked[1][2] is True
+    assert asked[1][3]["data_files"] == {"train": "en/c4-train.00000-of-01024.json.gz"}
+    assert len(text.calibration.documents) == 5000
+    assert text.calibration.join == " "
+    assert text.protocol["calibrated_on"] == "c4 train"
+
+
+def test_without_the_hub_the_message_names_a_local_copy():
+    for corpus, split, wanted in [
+        ("wikitext2", "test", "wiki.test.raw"),
+        ("ptb", "test", "ptb.test.txt"),
+        ("c4", "validation", "c4-validation.00000-of-00008.json.gz"),
+    ]:
+        with pytest.raises(DataError) as caught:
+            load_text_data(config_for(corpus), split)
+        assert CORPORA[corpus].hub in str(caught.value)
+        assert "dataset.path=<path>" in str(caught.value)
+        assert wanted in str(caught.value)
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def test_a_missing_training_part_names_the_way_out(tmp_path):
+    write_parts(tmp_path, ["valid.txt", "test.txt"])
+    with pytest.raises(DataError) as caught:
+        load_text_data(config_for("wikitext2", path=str(tmp_path)))
+    message = str(caught.value)
+    assert "expected the train part" in message
+    assert "dataset.calibration_split=validation" in message
+    assert "dataset.calibration_split=test" not in message
+    text = load_text_data(
+        config_for("wikitext2", path=str(tmp_path), calibration_split="validation")
+    )
+    assert text.protocol["calibrated_on"] == "wikitext2 validation"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"calibration_split": "test"}, r"must not be calibrated on .* test part of wikitext2"),
+        ({"train": "test.txt"}, "have the same content"),
+        ({"calibration_corpus": "wikitext2", "calibration_split": "test"}, "must not be"),
+        ({"calibration_corpus": "wikitext", "calibration_split": "train"}, r"wikitext2, ptb, c4"),
+        ({"calibration_path": "train.txt"}, r"dataset\.calibration_corpus with it"),
+        ({"test": "absent.txt"}, r"dataset\.test=.*does not exist"),
+        ({"test": "empty.txt"}, r"wikitext2 test: expected text"),
+        ({"test": "latin.txt"}, r"latin\.txt: cannot be read"),
+        ({"test": "data.csv"}, r"expected text or a table \(\.txt"),
+        ({"test": "broken.jsonl"}, r"broken\.jsonl: cannot be read"),
+        ({"test": "other.jsonl"}, r"column 'text' \(dataset\.text_column\); it has content"),
+        ({"test": "null.jsonl"}, r"row 2, column 'text': expected a text; got None"),
+        ({"path": "two"}, r"found test\.txt, test\.jsonl.*dataset\.test=<file>"),
+        ({"path": "train.txt"}, r"one file is the evaluated part.*dataset\.train=<file>"),
+    ],
+)
+def test_what_cannot_be_used(tmp_path, monkeypatch, keys, message):
+    monkeypatch.chdir(tmp_path)
+    write_parts(tmp_path, ["train.txt", "test.txt", "data.csv"])
+    write_parts(tmp_path / "two", ["test.txt", "test.jsonl", "train.txt"])
+    Path("empty.txt").write_text(" \n")
+    Path("latin.txt").write_bytes(b"caf\xe9")
+    Path("broken.jsonl").write_text('{"text": "a"}\n{oops\n')
+    Path("other.jsonl").write_text('{"content": "a"}\n')
+    Path("null.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
+    with pytest.raises(DataError, match=message):
+        load_text_data(config_for("wikitext2", **{"path": str(tmp_path), **keys}))
+
+
+def test_one_file_per_key(tmp_path):
+    write_parts(tmp_path, ["a.txt", "b.txt"])
+    files = {"train": str(tmp_path / "a.txt"), "test": str(tmp_path / "b.txt")}
+    text = load_text_data(config_for("wikitext2", **files))
+    assert (text.calibration.documents, text.evaluation.documents) == (("a.txt",), ("b.txt",))
+    text = load_text_data(config_for("wikitext2", path=files["test"], train=files["train"]))
+    assert text.evaluation.documents == ("b.txt",)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"path": "a"},
+        {"calibration_split": "validation"},
+        {"calibration_corpus": "c4"},
+        {"calibration_path": "a"},
+    ],
+)
+def test_keys_of_corpora_are_refused_for_other_text(tmp_path, keys):
+    write_parts(tmp_path, ["a.txt", "b.txt"])
+    config = DatasetConfig(
+        name="mine",
+        task="language_modeling",
+        source="text",
+        train=str(tmp_path / "a.txt"),
+        test=str(tmp_path / "b.txt"),
+        **keys,
+    )
+    with pytest.raises(DataError, match=f"dataset.{next(iter(keys))}: only a corpus"):
+        load_text_data(config)
+
+
+def test_a_window_beyond_the_models_positions_is_refused(tmp_path):
+    overrides = project(tmp_path, "dataset.window=65")
+    with pytest.raises(DataError, match=r"at most 64 tokens.*got 65.*dataset\.window=64"):
+        Session().dense(compose_run(*overrides))
+
+
+# --- from the command line to the record -------------------------------------------------------
+
+
+def project(folder, *more):
+    """Overrides for a pico Llama on a local WikiText-2."""
+    checkpoint = save_checkpoint(folder / "llama", "llama_grouped")
+    parts = folder / "parts"
+    parts.mkdir()
+    for seed, (name, words) in enumerate([("train", 900), ("valid", 300), ("test", 205)]):
+        write_text(parts / f"{name}.txt", words, seed)
+    return [
+        *("model=hf", f"model.path={checkpoint}", "model.name=pico", "dataset=wikitext2"),
+        *(f"dataset.path={parts}", "dataset.window=16", "calibration.examples=12"),
+        *more,
+    ]
+
+
+def test_record_of_a_corpus(tmp_path):
+    record = run_one(compose_run(*project(tmp_path, "ratio=0.3", "evaluation.max_examples=10")))
+    protocol = record.metrics["protocol"]
+    tokenizer = word_tokenizer()
+    ids = tokenizer((tmp_path / "parts" / "test.txt").read_text())["input_ids"]
+    windows = torch.tensor(ids[:160]).view(10, 16)
+    model = pico_model("llama_grouped")
+    assert record.metrics["dense"]["nll"] == pytest.approx(direct_nll(model, windows), rel=1e-5)
+    expected = {
+        "corpus": "wikitext2",
+        "split": "test",
+        "calibrated_on": "wikitext2 train",
+        "tokens_per_window": 16,
+        "windows": 10,
+        "windows_in_text": len(ids) // 16,
+        "dropped_tokens": len(ids) % 16,
+        "predicted_tokens": 150,
+        "bos": "first",
+        "special_tokens": "as the tokenizer adds them to the whole text: 2",
+        "text": "local: one document as it is",
+        "documents": 1,
+        "join": "\n\n",
+        "unk_in_text": 0,
+    }
+    assert {key: protocol[key] for key in expected} == expected
+    assert {"wikitext2 test", "wikitext2 train"} < set(record.provenance["data_hashes"])
+    assert record.config["dataset"]["calibration_split"] == "train"
+
+
+def test_other_part_other_corpus_other_result(tmp_path):
+    overrides = project(tmp_path, "ratio=0.3")
+    c4 = write_c4(tmp_path / "c4", train=300)
+    session = Session()
+    base, validation, split, foreign = (
+        run_one(compose_run(*overrides, *more), session)
+        for more in (
+            (),
+            ("evaluation.split=validation",),
+            ("dataset.calibration_split=validation",),
+            ("dataset.calibration_corpus=c4", f"dataset.calibration_path={c4}"),
+        )
+    )
+    runs = (base, validation, split, foreign)
+    assert len({run.run_id for run in runs}) == 4
+    assert validation.metrics["dense"] != base.metrics["dense"]
+    assert validation.plan["layers"] == base.plan["layers"]
+    assert split.metrics["dense"] == foreign.metrics["dense"] == base.metrics["dense"]
+    assert len({str(run.site_errors) for run in (base, split, foreign)}) == 3
+    told = [run.metrics["protocol"]["calibrated_on"] for run in runs]
+    assert told == ["wikitext2 train", "wikitext2 train", "wikitext2 validation", "c4 train"]
+    with pytest.raises(ConfigError, match="two different parts"):
+        compose_run(
+            *overrides, "evaluation.split=validation", "dataset.calibration_split=validation"
+        )
+
+
+def test_the_content_of_local_files_makes_the_run(tmp_path):
+    overrides = project(tmp_path)
+    name = identify(compose_run(*overrides))
+    moved = (tmp_path / "parts").rename(tmp_path / "moved")
+    again = [*overrides, f"dataset.path={moved}"]
+    assert identify(compose_run(*again)) == name
+    (moved / "notes.md").write_text("not read")
+    assert identify(compose_run(*again)) == name
+    write_text(moved / "test.txt", 205, seed=9)
+    assert identify(compose_run(*again)) != name
+
+
+def test_editorials_and_own_text_are_cut_as_before(tmp_path):
+    """The stored study's windows: no special tokens, protocol without further keys."""
+    train, test = write_text(tmp_path / "a.txt", 100), write_text(tmp_path / "b.txt", 70, seed=1)
+    config = DatasetConfig(
+        name="mine",
+        task="language_modeling",
+        source="text",
+        train=str(train),
+        test=str(test),
+        window=16,
+    )
+    tokenizer = word_tokenizer()
+    workload = WindowWorkload(load_text_data(config), config, tokenizer, None)
+    ids = tokenizer(test.read_text(), add_special_tokens=False)["input_ids"]
+    model = pico_model("llama_grouped")
+    evaluation = compose_run("dataset=text_file", "dataset.train=a", "dataset.test=b").evaluation
+    got = workload.evaluate(model, model, None, evaluation)
+    assert got["dense"]["nll"] == pytest.approx(
+        direct_nll(model, torch.tensor(ids[:64]).view(4, 16)), rel=1e-5
+    )
+    assert got["protocol"] == {
+        "task": "language_modeling",
+        "split": "test",
+        "windows": 4,
+        "tokens_per_window": 16,
+        "predicted_tokens": 60,
+        "join": "\n",
+        "special_tokens": "none added",
+        "context": "every window on its own; its first token is not predicted",
+    }
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_shipped_configurations_are_the_protocol(name):
+    config = compose_run("model=smollm2", f"dataset={name}")
+    known = CORPORA[name]
+    assert (config.dataset.path, config.dataset.join) == (known.hub, known.join)
+    assert config.dataset.text_column == known.text_column
+    assert (config.dataset.window, config.dataset.bos) == (2048, "first")
+    assert (config.calibration.examples, config.calibration.batch_size) == (128, 1)
+    assert config.evaluation.split in known.files
+    assert config.dataset.calibration_split == "train"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data")
+def test_shared_wikitext(tmp_path):
+    config = config_for("wikitext2", path=str(SHARED), calibration_split="validation", window=64)
+    text = load_text_data(config)
+    assert text.evaluation.documents == ((SHARED / "test.txt").read_text(encoding="utf-8"),)
+    assert text.protocol["unk_in_text"] > 1000
+    assert text.protocol["calibrated_on"] == "wikitext2 validation"
