@@ -146,9 +146,10 @@ def _write(folder: Path, texts: dict[str, str]) -> list[Path]:
 
 def _figures(frame: pd.DataFrame, folder: Path) -> list[Path]:
     files = []
-    groups = frame[["model", "dataset", "config.dataset.task"]].drop_duplicates()
-    for model, dataset, task in groups.itertuples(index=False):
-        for quantity in (reporting.HEADLINE[task], *FIDELITY_FIGURES):
+    named = frame.assign(headline=[reporting.headline(row) for _, row in frame.iterrows()])
+    groups = named[["model", "dataset", "headline"]].drop_duplicates()
+    for model, dataset, headline in groups.itertuples(index=False):
+        for quantity in (headline, *FIDELITY_FIGURES):
             data = reporting.figure_data(frame, model, dataset, quantity)
             if data is not None:
                 figure = reporting.draw(data)

@@ -18,6 +18,7 @@ from stat_repro.results.provenance import hash_files
 
 # What a folder of data is told by; anything else in it (readmes, scripts) does not count.
 _DATA_ENDINGS = (".arrow", ".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
+_TASK_ENDINGS = (*_DATA_ENDINGS, ".yaml", ".py", ".gz")
 
 
 def identify(config: RunConfig) -> str:
@@ -38,7 +39,21 @@ def identify(config: RunConfig) -> str:
         if (path := getattr(data, key)) is not None
     }
     model = replace(config.model, path=_folder_content(config.model.path))
-    return run_id(replace(config, dataset=replace(data, **contents), model=model))
+    tasks = config.evaluation.zero_shot
+    if tasks.include is not None:
+        tasks = replace(tasks, include=_task_content(tasks.include))
+    evaluation = replace(config.evaluation, zero_shot=tasks)
+    dataset = replace(data, **contents)
+    return run_id(replace(config, dataset=dataset, model=model, evaluation=evaluation))
+
+
+def _task_content(path: str) -> str:
+    """A folder of zero-shot tasks by its task files, their functions and data."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return path
+    read = [file for file in folder.rglob("*") if file.suffix.lower() in _TASK_ENDINGS]
+    return _digest(sorted((str(file.relative_to(folder)), file) for file in read))
 
 
 def _data_content(data: DatasetConfig, path: str) -> str:
@@ -46,8 +61,12 @@ def _data_content(data: DatasetConfig, path: str) -> str:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return _file_content(path)
+    return _digest(_data_files(data, folder))
+
+
+def _digest(files: list[tuple[str, Path]]) -> str:
     digest = hashlib.sha256()
-    for name, file in _data_files(data, folder):
+    for name, file in files:
         digest.update(f"{name}\0{_file_content(str(file))}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 

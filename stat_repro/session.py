@@ -15,14 +15,22 @@ from typing import Any, TypeVar
 from stat_repro.api import calibrate
 from stat_repro.calibration.capture import Calibration
 from stat_repro.config import ConfigError, RunConfig
+from stat_repro.data.squad import QuestionData, load_questions
 from stat_repro.data.task_data import TaskData, load_task_data
-from stat_repro.data.text_data import load_text_data
+from stat_repro.data.text_data import TextData, load_text_data
+from stat_repro.evaluation.zero_shot import load_tasks
 from stat_repro.finetune import has_task_head, task_checkpoint
 from stat_repro.measure import Stopwatch, resolve_device
 from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint
 from stat_repro.models.outputs import OutputOrder, match_outputs
 from stat_repro.results.provenance import hash_files
-from stat_repro.workloads import CalibrationSet, SentenceWorkload, WindowWorkload, Workload
+from stat_repro.workloads import (
+    CalibrationSet,
+    QuestionWorkload,
+    SentenceWorkload,
+    WindowWorkload,
+    Workload,
+)
 
 T = TypeVar("T")
 
@@ -115,28 +123,29 @@ def _load_dense(config: RunConfig) -> DenseModel:
     device = resolve_device(config.device)
     folder = checkpoint_folder(config.model)
     base_hash = hash_files(folder)
-    language = config.dataset.task == "language_modeling"
     has_head = has_task_head(folder, config.dataset.task)
     _check_override(config, has_head)
-    if language:
-        if not has_head:
-            raise ConfigError(
-                f"{config.model.path} is no causal language model, which {config.dataset.name} "
-                "(perplexity) needs; choose another model or a dataset with labels"
-            )
-        text = load_text_data(config.dataset, config.evaluation.split)
-    else:
-        data = load_task_data(config.dataset)
-        data.split(config.evaluation.split)  # a missing part is told before anything is trained
+    if config.dataset.task == "language_modeling" and not has_head:
+        raise ConfigError(
+            f"{config.model.path} is no causal language model, which {config.dataset.name} "
+            "(perplexity) needs; choose another model or a dataset with labels"
+        )
+    data = _load_data(config)
     finetuned = not has_head
-    if finetuned:
+    if not isinstance(data, TextData) and finetuned:
         if not config.finetune.enabled:
             raise ConfigError(
                 f"{config.model.path} has no trained {config.dataset.task} head and finetune=none; "
                 "give a task checkpoint (model=hf model.path=...) or choose finetune=standard"
             )
         folder = task_checkpoint(
-            folder, base_hash, data, config.finetune, config.dataset.max_length, device
+            folder,
+            base_hash,
+            data,
+            config.finetune,
+            config.dataset.max_length,
+            device,
+            config.dataset.answers.stride,
         )
     loaded = load_checkpoint(
         folder,
@@ -145,20 +154,39 @@ def _load_dense(config: RunConfig) -> DenseModel:
         device,
         trust_remote_code=config.model.trust_remote_code,
     )
-    workload: Workload
-    if language:
-        positions = getattr(loaded.model.config, "max_position_embeddings", None)
-        workload = WindowWorkload(text, config.dataset, loaded.tokenizer, positions)
-    else:
-        outputs = _output_order(data, loaded, config)
-        workload = SentenceWorkload(data, config.dataset, loaded.tokenizer, outputs)
     return DenseModel(
         loaded=loaded,
-        workload=workload,
+        workload=_workload(data, loaded, config),
         base_hash=base_hash,
         model_hash=hash_files(folder),
         finetuned=finetuned,
     )
+
+
+def _load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
+    """The data set; a missing part is told here, before anything is trained."""
+    split = config.evaluation.split
+    if config.dataset.task == "language_modeling":
+        tasks = config.evaluation.zero_shot
+        if tasks.tasks:
+            load_tasks(tuple(tasks.tasks), tasks.include, tasks.shots)  # kept for the evaluations
+        return load_text_data(config.dataset, split)
+    questions = config.dataset.task == "question_answering"
+    data = load_questions(config.dataset) if questions else load_task_data(config.dataset)
+    data.split(split)
+    return data
+
+
+def _workload(
+    data: TaskData | QuestionData | TextData, loaded: LoadedModel, config: RunConfig
+) -> Workload:
+    positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    if isinstance(data, TextData):
+        return WindowWorkload(data, config.dataset, loaded.tokenizer, positions)
+    if isinstance(data, QuestionData):
+        return QuestionWorkload(data, config.dataset, loaded.tokenizer, positions)
+    outputs = _output_order(data, loaded, config)
+    return SentenceWorkload(data, config.dataset, loaded.tokenizer, outputs)
 
 
 def _check_override(config: RunConfig, has_head: bool) -> None:

@@ -33,7 +33,7 @@ from stat_repro.metrics.answers import squad_metrics
 
 EVALUATION_BATCH = 64
 # Questions that a new checkpoint is validated on; the evaluation of a run takes all of them.
-VALIDATION_QUESTIONS = 500
+VALIDATION_QUESTIONS = 200
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,7 @@ class SiteEdit:
         layer: Index of the transformer layer.
         kind: `attention` or `ffn`.
         kept: Kept units, ascending.
-        consumer_weight: New weight of the consumer, shape (D, len(kept) * width), any float dtype
-            (cast to that of the model).
+        consumer_weight: New weight of the consumer, (D, len(kept) * width); cast to its dtype.
         consumer_bias: New bias of the consumer, shape (D,); None leaves it as it is.
     """
 
@@ -146,8 +145,7 @@ def temporarily_pruned(
     new: dict[str, nn.Linear] = {}
     with torch.no_grad():
         for site in sites:
-            edit = by_site.get((site.layer, site.kind))
-            if edit is not None:
+            if (edit := by_site.get((site.layer, site.kind))) is not None:
                 new |= _edited_linears(model, site, edit)
     own = {name: linear(model, name) for name in new}
     try:
@@ -167,11 +165,9 @@ def _replace(model: nn.Module, linears: dict[str, nn.Linear]) -> None:
 
 def pruned_class(model: PreTrainedModel) -> type[PreTrainedModel]:
     """The `Stat*` class of a stock model, or the class itself if it is one."""
-    if type(model) in _PRUNED_CLASSES:
-        return _PRUNED_CLASSES[type(model)]
-    # By name: loaded with trust_remote_code, a pruned model has its own copy of the classes.
-    for pruned in _PRUNED_CLASSES.values():
-        if type(model).__name__ == pruned.__name__:
+    for stock, pruned in _PRUNED_CLASSES.items():
+        # By name: loaded with trust_remote_code, a pruned model has its own copy of the classes.
+        if type(model) is stock or type(model).__name__ == pruned.__name__:
             return pruned
     raise adapters.UnsupportedModelError(
         f"no pruned form of {type(model).__name__}; supported: "
@@ -191,17 +187,15 @@ def _pruned_config(
 
     attention, ffn = adapter.of_kind("attention"), adapter.of_kind("ffn")
     ratios = [s.producers[0].rows_per_unit // s.producers[1].rows_per_unit for s in attention]
-    heads = zip(plan.head_counts, ratios, strict=True)
     lists: dict[str, Any] = {
-        "query_heads_per_layer": [groups * ratio for groups, ratio in heads],
-        "kv_heads_per_layer": list(plan.head_counts),
+        "query_heads_per_layer": [n * r for n, r in zip(plan.head_counts, ratios, strict=True)],
         "ffn_size_per_layer": list(plan.neuron_counts),
         "attention_output_bias_per_layer": biases(attention),
         "ffn_output_bias_per_layer": biases(ffn),
     }
     config_class = pruned_class(model).config_class
-    if not hasattr(config_class, "kv_heads_per_layer"):
-        del lists["kv_heads_per_layer"]
+    if hasattr(config_class, "kv_heads_per_layer"):
+        lists["kv_heads_per_layer"] = list(plan.head_counts)
     values = model.config.to_dict()
     # They belong to the class that is left; the new one has its own.
     for key in ("model_type", "auto_map", "transformers_version", "architectures"):
@@ -238,8 +232,8 @@ def _tensors(model: PreTrainedModel, new: dict[str, nn.Linear]) -> dict[str, Ten
 def _carry_over(source: PreTrainedModel, pruned: PreTrainedModel) -> None:
     """Give the pruned model what a state dict does not hold.
 
-    Tied weights, buffers that are not saved (rotary frequencies and how far they reach, position
-    ids), which parameters are trained, train or eval mode of every module, generation defaults.
+    Tied weights, unsaved buffers (rotary frequencies and how far they reach, position ids), which
+    parameters are trained, train or eval mode, generation defaults.
     """
     tied = pruned.all_tied_weights_keys.items()
     if all(source.get_parameter(a) is source.get_parameter(b) for a, b in tied):

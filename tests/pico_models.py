@@ -133,6 +133,7 @@ EMPTY_SITES = {
     "first": [(0, "attention"), (0, "ffn")],
     "middle": [(1, "attention"), (1, "ffn")],
     "last": [(2, "attention"), (2, "ffn")],
+    "outer heads": [(0, "attention"), (2, "attention")],
     "all heads": [(i, "attention") for i in range(3)],
     "everything": [(i, kind) for i in range(3) for kind in ("attention", "ffn")],
 }

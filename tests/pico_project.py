@@ -47,7 +47,7 @@ def sentence_overrides(folder: Path) -> list[str]:
         f"dataset.test={write_table(folder / 'test.csv', 30, seed=1)}",
         "dataset.max_length=16",
         "calibration.examples=40",
-        *_common(folder),
+        *common_overrides(folder),
     ]
 
 
@@ -63,11 +63,12 @@ def text_overrides(folder: Path) -> list[str]:
         f"dataset.test={write_text(folder / 'test.txt', 200, seed=1)}",
         "dataset.window=16",
         "calibration.examples=40",
-        *_common(folder),
+        *common_overrides(folder),
     ]
 
 
-def _common(folder: Path) -> list[str]:
+def common_overrides(folder: Path) -> list[str]:
+    """Where records and outputs go."""
     return [
         f"results={folder / 'results'}",
         "tracking=disabled",

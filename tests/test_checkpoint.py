@@ -35,6 +35,9 @@ ARCHITECTURES = {
     "distilbert": "AutoModelForSequenceClassification",
     "llama_grouped": "AutoModelForCausalLM",
     "llama_tied": "AutoModelForCausalLM",
+    "mistral": "AutoModelForCausalLM",
+    "qwen2_mixed": "AutoModelForCausalLM",
+    "opt_post_norm": "AutoModelForCausalLM",
 }
 
 # Loads every folder given, in a process of its own, and writes what the models return.
@@ -142,7 +145,7 @@ def test_every_head_survives_a_round_trip(name: str, head: str, tmp_path: Path) 
     assert torch.equal(pico_outputs(again.eval(), batch), pico_outputs(model, batch))
 
 
-@pytest.mark.parametrize("name", ["bert", "llama_tied"])
+@pytest.mark.parametrize("name", ["bert", "llama_tied", "opt_post_norm"])
 def test_bfloat16_round_trip(name: str, tmp_path: Path) -> None:
     model, plan = pruned_pico(name, dtype=torch.bfloat16)
     folder = save_pruned(model, tmp_path / "pruned", plan=plan, base_model="pico")
@@ -171,6 +174,7 @@ def test_reloaded_model_can_be_pruned_and_saved_again(tmp_path: Path) -> None:
         ("bert", hf.BertForSequenceClassification),
         ("distilbert", hf.DistilBertForSequenceClassification),
         ("llama_grouped", hf.LlamaForCausalLM),
+        ("opt", hf.OPTForCausalLM),
     ],
 )
 def test_stock_classes_refuse_the_folder(name: str, stock: type, tmp_path: Path) -> None:

@@ -2,12 +2,18 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pico_benchmarks import (
+    corpus_overrides,
+    glue_overrides,
+    squad_file_overrides,
+    squad_overrides,
+    zero_shot_overrides,
+)
 from pico_project import sentence_overrides, text_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,19 +79,49 @@ def test_the_parallel_launcher_gives_the_same_account(tmp_path):
 
 
 SWEEPS = sorted((ROOT / "experiments" / "sweep").glob("*.yaml"))
+_QUICK_COST = ["cost.repeats=2", "cost.warmup=0", "cost.sequence_length=8"]
+# How each stored sweep becomes tiny: overrides of model and data, and how many points remain of it
+# at one ratio and seed. The variants that a study compares stay.
+SMALL = {
+    "bert_base_glue": (lambda folder: glue_overrides(folder, "bert"), 9),
+    "bert_base_squad": (lambda folder: squad_overrides(folder, "bert"), 2),
+    "calibration_size_minilm": (
+        lambda folder: [*sentence_overrides(folder), "calibration.examples=16,32"],
+        2,
+    ),
+    "compression_time": (
+        lambda folder: [*sentence_overrides(folder), "calibration.examples=16,32"],
+        2,
+    ),
+    "cost_minilm": (lambda folder: [*sentence_overrides(folder), *_QUICK_COST], 2),
+    "cost_smollm2": (lambda folder: [*text_overrides(folder), *_QUICK_COST], 1),
+    "distilbert_glue": (lambda folder: glue_overrides(folder, "distilbert"), 9),
+    "distilbert_squad": (lambda folder: squad_overrides(folder, "distilbert"), 2),
+    "llama2_7b_wikitext2": (zero_shot_overrides, 2),
+    "movie_reviews_distilminilm": (sentence_overrides, 1),
+    "movie_reviews_minilm": (sentence_overrides, 2),
+    "nyt_editorials_smollm2": (text_overrides, 3),
+    "squad_dev_minilm": (lambda folder: squad_file_overrides(folder, "bert"), 1),
+    "wikitext2_smollm2": (corpus_overrides, 2),
+}
 
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.stem)
 def test_every_stored_sweep_runs_small(sweep, tmp_path):
     """All variants of the study at one ratio and seed, on tiny models and files."""
     header = sweep.read_text(encoding="utf-8")
-    for word in ("# Claim:", f"# Command: python run.py -m sweep={sweep.stem}", "# Cost:"):
+    command = f"# Command: python run.py -m sweep={sweep.stem}"
+    for word in ("# Claim:", command, "# Cost:", "# Run here:"):
         assert word in header
-    overrides = text_overrides if "smollm2" in sweep.stem else sentence_overrides
-    done = run([f"sweep={sweep.stem}", "ratio=0.4", "seed=0", *overrides(tmp_path)], tmp_path)
+    overrides, points = SMALL[sweep.stem]
+    cache = {"STAT_REPRO_CACHE": str(tmp_path / "cache")}
+    done = run(
+        [f"sweep={sweep.stem}", "ratio=0.4", "seed=0", *overrides(tmp_path)], tmp_path, **cache
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    (params,) = re.findall(r"^      pruning: (.*)$", header, flags=re.MULTILINE)
-    assert len(records_in(tmp_path / "results" / sweep.stem)) == len(params.split(","))
+    records = records_in(tmp_path / "results" / sweep.stem)
+    assert len(records) == points
+    assert not (tmp_path / "results" / sweep.stem / "failed").exists()
 
 
 def test_language_model_run_saves_a_model_and_is_not_repeated(tmp_path):

@@ -11,6 +11,7 @@ from test_pipeline import compose_here
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from stat_repro import pipeline
 from stat_repro.allocation.costs import prunable_costs
 from stat_repro.config import ConfigError, CostConfig
 from stat_repro.cost import compare, latency
@@ -19,7 +20,6 @@ from stat_repro.cost.count import size_bytes, whole_model_macs
 from stat_repro.cost.latency import spread, time_in_turns
 from stat_repro.cost.memory import forward_bytes
 from stat_repro.models.adapter import adapter_for
-from stat_repro.pipeline import run_experiment
 from stat_repro.session import Session
 from stat_repro.surgery import prune_model
 
@@ -257,7 +257,7 @@ def test_a_length_beyond_the_positions_is_refused_before_the_work(tmp_path, monk
     session = Session()
     monkeypatch.setattr(session, "calibrated", lambda config: pytest.fail("worked first"))
     with pytest.raises(ConfigError, match="40 positions"):
-        run_experiment(compose_here(overrides), session)
+        pipeline.run_experiment(compose_here(overrides), session)
 
 
 # Records
@@ -265,7 +265,7 @@ def test_a_length_beyond_the_positions_is_refused_before_the_work(tmp_path, monk
 
 def test_every_record_counts_and_only_an_asked_one_measures(tmp_path):
     config = compose_here([*sentence_overrides(tmp_path), "ratio=0.5"])
-    record = run_experiment(config, Session()).record
+    record = pipeline.run_experiment(config, Session()).record
     costs = record.costs
     assert "measured" not in costs
     for key in ("macs_per_token", "prunable_macs_per_token", "params", "size_bytes"):
@@ -281,11 +281,22 @@ def test_a_measured_record_is_json_and_another_run(tmp_path):
     arguments = [*text_overrides(tmp_path), "ratio=0.3"]
     measured = ["cost=measured", "cost.batch_sizes=[1,2]", "cost.repeats=2", "cost.warmup=0"]
     config = compose_here(arguments, *measured)
-    record = run_experiment(config, Session()).record
+    record = pipeline.run_experiment(config, Session()).record
     entries = json.loads(record.to_json())["costs"]["measured"]
     assert [(e["batch_size"], e["sequence_length"]) for e in entries] == [(1, 16), (2, 16)]
     assert entries[0]["macs_per_token"] == record.costs["macs_per_token"]
     assert record.timings["cost_s"] > 0
-    plain = run_experiment(compose_here(arguments), Session()).record
+    plain = pipeline.run_experiment(compose_here(arguments), Session()).record
     assert record.run_id != plain.run_id
     assert record.metrics == plain.metrics
+
+
+def test_measuring_comes_after_the_run_and_its_peak_memory(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(pipeline, "peak_memory", lambda device: order.append("memory") or {})
+    monkeypatch.setattr(pipeline, "measured_costs", lambda *given: order.append("costs") or [])
+    config = compose_here([*sentence_overrides(tmp_path), "cost=measured"])
+    record = pipeline.run_experiment(config, Session()).record
+    assert order == ["memory", "costs"]
+    stages = list(record.timings)
+    assert stages.index("evaluate_s") < stages.index("cost_s") < stages.index("total_s")

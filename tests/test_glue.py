@@ -365,7 +365,10 @@ def test_every_task_has_a_configuration(task):
     assert glue.glue_task(data) is GLUE_TASKS[task]
     assert run.evaluation.split == "validation"
     assert run.calibration.examples == 512
-    assert "hidden" in (CONF / "dataset" / f"{task}.yaml").read_text()
+    text = " ".join((CONF / "dataset" / f"{task}.yaml").read_text().replace("#", "").split())
+    assert "hidden" in text
+    for rows in GLUE_TASKS[task].rows:
+        assert f" {rows:,} " in text
 
 
 @pytest.mark.parametrize(
@@ -418,6 +421,11 @@ def test_other_benchmarks_are_told_by_their_files(tmp_path):
     assert name("owner/name") == name("owner/name") != name("owner/other")
 
 
+def test_the_published_sizes_are_no_deviation():
+    assert GLUE_TASKS["sst2"].deviation(67_349, 872) is None
+    assert "6,920 training" in GLUE_TASKS["sst2"].deviation(6_920, 872)
+
+
 # --- runs ---------------------------------------------------------------------------------------
 
 
@@ -452,6 +460,9 @@ def test_a_pair_task_from_checkpoint_to_record(tmp_path):
     assert (protocol["split"], protocol["examples"]) == ("validation", 24)
     assert protocol["benchmark"] == "GLUE"
     assert protocol["benchmark_metrics"] == ["accuracy", "f1"]
+    assert protocol["benchmark_deviation"] == (
+        "24 training and 24 validation examples, GLUE has 3,668 and 408"
+    )
     assert "outputs" not in protocol
     assert set(record.provenance["data_hashes"]) == {"train", "validation", "calibration"}
     with pytest.raises(DataError, match="has no test file"):

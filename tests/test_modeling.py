@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import sys
 import warnings
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 import torch
 import transformers as hf
 from pico_models import (
+    DECODER_NAMES,
     EMPTY_SITES,
-    LLAMA_NAMES,
     PICO_CONFIGS,
     PICO_HEADS,
+    PICO_NAMES,
     masked_model,
     pico_batches,
     pico_model,
@@ -27,6 +29,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stat_repro import modeling_stat
+from stat_repro.models.adapter import adapter_for, linear
 from stat_repro.models.layouts import LAYOUTS
 from stat_repro.surgery import prune_model
 
@@ -34,13 +37,17 @@ CONFIGS = {
     "bert": modeling_stat.StatBertConfig,
     "distilbert": modeling_stat.StatDistilBertConfig,
     "llama_grouped": modeling_stat.StatLlamaConfig,
+    "mistral": modeling_stat.StatMistralConfig,
+    "qwen2": modeling_stat.StatQwen2Config,
+    "opt": modeling_stat.StatOPTConfig,
 }
 
 
 def stat_config(name: str, **lists: list[int]) -> hf.PreTrainedConfig:
     values = PICO_CONFIGS[name].to_dict()
     del values["model_type"]
-    return CONFIGS[name](**values, **lists)
+    architecture = next(key for key in CONFIGS if key.split("_")[0] == name.split("_")[0])
+    return CONFIGS[architecture](**values, **lists)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -48,18 +55,19 @@ def test_lists_default_to_the_stock_sizes(name: str) -> None:
     stock, config = PICO_CONFIGS[name], stat_config(name)
     assert config.query_heads_per_layer == [stock.num_attention_heads] * 3
     assert config.ffn_size_per_layer == [20] * 3
-    has_bias = name != "llama_grouped"
-    assert config.attention_output_bias_per_layer == [has_bias] * 3
-    assert config.ffn_output_bias_per_layer == [has_bias] * 3
+    groups = getattr(stock, "num_key_value_heads", None)
+    assert getattr(config, "kv_heads_per_layer", [None] * 3) == [groups] * 3
 
 
-def test_llama_lists_default_to_the_config_of_the_model() -> None:
-    config = stat_config("llama_grouped")
-    assert config.kv_heads_per_layer == [3, 3, 3]
-    values = {**PICO_CONFIGS["llama_bias"].to_dict()}
-    del values["model_type"]
-    biased = modeling_stat.StatLlamaConfig(**values)
-    assert biased.ffn_output_bias_per_layer == [True] * 3
+@pytest.mark.parametrize("name", PICO_NAMES)
+def test_bias_lists_default_to_those_of_the_stock_model(name: str) -> None:
+    config, adapter = stat_config(name), adapter_for(model := pico_model(name))
+    for kind, lists in (
+        ("attention", config.attention_output_bias_per_layer),
+        ("ffn", config.ffn_output_bias_per_layer),
+    ):
+        consumers = [linear(model, site.consumer) for site in adapter.of_kind(kind)]
+        assert lists == [consumer.bias is not None for consumer in consumers]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +83,9 @@ def test_llama_lists_default_to_the_config_of_the_model() -> None:
         ("llama_grouped", {"query_heads_per_layer": [0, 6, 6]}, "layer 0: expected query heads in"),
         ("llama_grouped", {"kv_heads_per_layer": [3, 0, 3]}, "layer 1: expected query heads in"),
         ("llama_grouped", {"ffn_size_per_layer": [1, 2, "3"]}, "Invalid item at index 2"),
+        ("mistral", {"kv_heads_per_layer": [3, 0, 3]}, "layer 1: expected query heads in"),
+        ("qwen2", {"kv_heads_per_layer": [2, 2, 3]}, "layer 2: expected 0 to 2; got 3"),
+        ("opt", {"ffn_size_per_layer": [21, 1, 1]}, "layer 0: expected 0 to 20; got 21"),
     ],
 )
 def test_config_refuses_impossible_lists(name: str, lists: dict, message: str) -> None:
@@ -98,9 +109,13 @@ def test_auto_map_names_every_head_and_survives_a_round_trip(name: str, tmp_path
 
 @pytest.mark.parametrize(("name", "head"), PICO_HEADS)
 def test_every_head_is_built_by_its_auto_class(name: str, head: str) -> None:
-    groups = {"kv_heads_per_layer": [0, 3, 1]} if name == "llama_grouped" else {}
-    heads = [0, 6, 2] if groups else [0, 4, 1]
-    config = stat_config(name, query_heads_per_layer=heads, ffn_size_per_layer=[7, 0, 20], **groups)
+    stock = PICO_CONFIGS[name]
+    all_heads = stock.num_attention_heads
+    all_groups = getattr(stock, "num_key_value_heads", all_heads)
+    lists = {"query_heads_per_layer": [0, all_heads, all_heads // all_groups]}
+    if all_groups < all_heads:
+        lists["kv_heads_per_layer"] = [0, all_groups, 1]
+    config = stat_config(name, ffn_size_per_layer=[7, 0, 20], **lists)
     auto = getattr(hf, "AutoModel" + ("" if head == "Model" else head))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -135,13 +150,28 @@ def test_fewer_query_heads_per_group_than_the_dense_model(attention: str) -> Non
     torch.testing.assert_close(pico_outputs(model, batch), pico_outputs(stock, batch))
 
 
-def test_layers_with_heads_get_the_first_cache_slots() -> None:
-    config = stat_config(
-        "llama_grouped", query_heads_per_layer=[0, 4, 6], kv_heads_per_layer=[0, 2, 3]
-    )
-    for auto in modeling_stat.AUTO_CLASSES[type(config)]:
-        layers = auto.from_config(config).base_model.layers
-        assert [layer.self_attn.layer_idx for layer in layers] == [2, 0, 1]
+@pytest.mark.parametrize("name", ["llama_grouped", "mistral", "qwen2_mixed", "opt"])
+def test_a_layer_without_heads_counts_the_tokens_in_its_own_slot_of_the_cache(name: str) -> None:
+    model = pico_model(name, attention="eager")
+    plan = random_plan(model, empty=[(0, "attention"), (2, "attention")])
+    pruned = prune_model(model, plan, selection_edits(model, plan))
+    batch = pico_batches(model, 1)[0]
+    with torch.no_grad():
+        outputs = pruned(**batch, use_cache=True, output_attentions=True)
+    cache = outputs.past_key_values
+    assert [cache.get_seq_length(i) for i in range(3)] == [9, 9, 9]
+    heads = [weights.shape[1] for weights in outputs.attentions]
+    assert heads == pruned.config.query_heads_per_layer
+    assert {weights.shape[2:] for weights in outputs.attentions} == {(9, 9)}
+    assert "WithoutHeads" in repr(pruned)
+
+
+def test_a_copied_model_keeps_its_layers_without_heads() -> None:
+    model = pico_model("opt")
+    plan = random_plan(model, empty=[(0, "attention")])
+    pruned = prune_model(model, plan, selection_edits(model, plan))
+    batch = pico_batches(model, 1)[0]
+    assert torch.equal(pico_outputs(copy.deepcopy(pruned), batch), pico_outputs(pruned, batch))
 
 
 def test_module_names_agree_with_the_layouts() -> None:
@@ -176,7 +206,7 @@ def generated(model: PreTrainedModel, batch: dict[str, Tensor], **options: objec
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LLAMA_NAMES)
+@pytest.mark.parametrize("name", DECODER_NAMES)
 @pytest.mark.parametrize("where", ["none", *EMPTY_SITES])
 def test_generation_is_equal_with_and_without_cache(where: str, name: str) -> None:
     model = pico_model(name, dtype=torch.float64)
@@ -185,7 +215,7 @@ def test_generation_is_equal_with_and_without_cache(where: str, name: str) -> No
     batch = pico_batches(model, 1, padding_side="left")[0]
     reference = generated(masked_model(model, plan), batch, use_cache=False)
     cases = {"none": {"use_cache": False}, "dynamic": {"use_cache": True}}
-    if name == "llama_grouped":
+    if name in ("llama_grouped", "mistral", "qwen2_mixed", "opt"):
         cases["static"] = {"cache_implementation": "static", "disable_compile": True}
     for case, options in cases.items():
         result = generated(pruned, batch, **options)
@@ -193,8 +223,9 @@ def test_generation_is_equal_with_and_without_cache(where: str, name: str) -> No
         torch.testing.assert_close(result.logits, reference.logits, rtol=1e-9, atol=1e-9, msg=case)
 
 
-def test_beam_search_is_equal_with_and_without_cache() -> None:
-    model = pico_model("llama_grouped", dtype=torch.float64)
+@pytest.mark.parametrize("name", ["llama_grouped", "qwen2_mixed"])
+def test_beam_search_is_equal_with_and_without_cache(name: str) -> None:
+    model = pico_model(name, dtype=torch.float64)
     plan = random_plan(model, empty=EMPTY_SITES["first"])
     pruned = prune_model(model, plan, selection_edits(model, plan))
     batch = pico_batches(model, 1, padding_side="left")[0]

@@ -276,6 +276,17 @@ def test_every_task_has_a_headline_with_a_style() -> None:
     assert set(styles.HEADLINE.values()) <= set(styles.QUANTITIES)
 
 
+def test_a_benchmark_says_which_of_its_metrics_comes_first() -> None:
+    record = make_record()
+    protocol = {**record.metrics["protocol"], "benchmark_metrics": ["matthews"]}
+    scores = {key: {"accuracy": 0.8, "matthews": 0.5} for key in ("dense", "pruned")}
+    cola = replace(record, metrics={**record.metrics, **scores, "protocol": protocol})
+    table = reporting.summary_table(results.to_frame([cola]))
+    assert table["metric"].tolist() == ["Matthews correlation"]
+    table = reporting.summary_table(results.to_frame([record]))
+    assert table["metric"].tolist() == ["accuracy (%)"]
+
+
 def test_names_become_file_names() -> None:
     record = replace(make_record(), model="org/model 1.5b", dataset="movie_reviews")
     frame = results.to_frame([record])

@@ -95,6 +95,11 @@ class RunConfig:
         one_of("if_stored", self.if_stored, IF_STORED)
         file_name("study", self.study)
         at_least("round_to", self.round_to, 1)
+        if self.pruning.authors_compat and self.round_to > 1:
+            raise ConfigError(
+                "pruning.authors_compat=true repeats the authors' script, which rounds no sizes: "
+                f"expected round_to=1; got {self.round_to}"
+            )
         self._check_parts()
 
     def _check_parts(self) -> None:

@@ -180,8 +180,8 @@ def _check_step(
     room = max_length - longest - tokenizer.num_special_tokens_to_add(pair=True)
     if room <= stride:
         raise DataError(
-            f"dataset.max_length={max_length} leaves {max(room, 0)} tokens for the context beside a "
-            f"question of {longest}; expected more than dataset.answers.stride={stride}, which "
+            f"dataset.max_length={max_length} leaves {max(room, 0)} tokens for the context beside "
+            f"a question of {longest}; expected more than dataset.answers.stride={stride}, which "
             "neighbouring windows share"
         )
 
@@ -195,8 +195,8 @@ def _windows(
         parts = batch.sequence_ids(number)
         if parts[0] is not None:
             raise DataError(
-                f"question answering needs a special token in front of the question, such as [CLS], "
-                f"whose score stands for 'no answer'; {type(tokenizer).__name__} of "
+                "question answering needs a special token in front of the question, such as "
+                f"[CLS], whose score stands for 'no answer'; {type(tokenizer).__name__} of "
                 f"{tokenizer.name_or_path!r} adds none"
             )
         places = [position for position, part in enumerate(parts) if part == 1]

@@ -7,16 +7,13 @@ ICLR 2019 (arXiv 1804.07461).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-import datasets
 
 from stat_repro.config import DatasetConfig
 from stat_repro.data.errors import DataError
 from stat_repro.data.hub import from_hub, local_copy
 from stat_repro.data.labels import fixed_indices, hidden, targets
-from stat_repro.data.local_parts import local_form, part_files
-from stat_repro.data.tables import Columns, first_fields, read_table, texts
+from stat_repro.data.local_parts import local_form, part_files, read_part, table_of
+from stat_repro.data.tables import Columns, texts
 
 _KEY = "dataset.path"
 _SCORES = (0.0, 5.0)
@@ -36,6 +33,7 @@ class GlueTask:
         first: Column of the (first) sentence.
         second: Column of the second sentence; empty for single sentences.
         classes: Class names by index, in the hub's order; None for a score from 0 to 5.
+        rows: Examples of the training and of the validation part on the hub.
         label: Column of the label.
         metrics: What the benchmark reports, by the names of the record.
         genres: MNLI: end of the names of the evaluated parts.
@@ -48,6 +46,7 @@ class GlueTask:
     first: tuple[str, ...]
     second: tuple[str, ...]
     classes: tuple[str, ...] | None
+    rows: tuple[int, int]
     label: tuple[str, ...] = ("label",)
     metrics: tuple[str, ...] = ("accuracy",)
     genres: str = ""
@@ -73,6 +72,15 @@ class GlueTask:
         """Subfolders of a local copy that may hold the task's files."""
         return self.subset, self.folder
 
+    def deviation(self, train: int, validation: int) -> str | None:
+        """In words how the sizes of a copy differ from the benchmark's; None if they do not."""
+        if (train, validation) == self.rows:
+            return None
+        return (
+            f"{train:,} training and {validation:,} validation examples, GLUE has "
+            f"{self.rows[0]:,} and {self.rows[1]:,}"
+        )
+
 
 _ENTAILMENT = ("entailment", "not_entailment")
 _MNLI = GlueTask(
@@ -81,29 +89,32 @@ _MNLI = GlueTask(
     first=("premise", "sentence1"),
     second=("hypothesis", "sentence2"),
     classes=("entailment", "neutral", "contradiction"),
+    rows=(392_702, 9_815),
     label=("label", "gold_label"),
     genres="_matched",
     disputed_order=True,
 )
 GLUE_TASKS: dict[str, GlueTask] = {
     "mnli": _MNLI,
-    "mnli_mismatched": replace(_MNLI, genres="_mismatched"),
+    "mnli_mismatched": replace(_MNLI, rows=(392_702, 9_832), genres="_mismatched"),
     "qqp": GlueTask(
         subset="qqp",
         folder="QQP",
         first=("question1",),
         second=("question2",),
         classes=("not_duplicate", "duplicate"),
+        rows=(363_846, 40_430),
         label=("label", "is_duplicate"),
         metrics=("accuracy", "f1"),
     ),
-    "qnli": GlueTask("qnli", "QNLI", ("question",), ("sentence",), _ENTAILMENT),
+    "qnli": GlueTask("qnli", "QNLI", ("question",), ("sentence",), _ENTAILMENT, (104_743, 5_463)),
     "sst2": GlueTask(
         subset="sst2",
         folder="SST-2",
         first=("sentence",),
         second=(),
         classes=("negative", "positive"),
+        rows=(67_349, 872),
         headerless=("sentence", "label"),
     ),
     "stsb": GlueTask(
@@ -112,6 +123,7 @@ GLUE_TASKS: dict[str, GlueTask] = {
         first=("sentence1",),
         second=("sentence2",),
         classes=None,
+        rows=(5_749, 1_500),
         label=("label", "score"),
         metrics=("pearson", "spearman"),
     ),
@@ -121,6 +133,7 @@ GLUE_TASKS: dict[str, GlueTask] = {
         first=("sentence1", "#1 String"),
         second=("sentence2", "#2 String"),
         classes=("not_equivalent", "equivalent"),
+        rows=(3_668, 408),
         label=("label", "Quality"),
         metrics=("accuracy", "f1"),
     ),
@@ -130,10 +143,11 @@ GLUE_TASKS: dict[str, GlueTask] = {
         first=("sentence",),
         second=(),
         classes=("unacceptable", "acceptable"),
+        rows=(8_551, 1_043),
         metrics=("matthews",),
         headerless=("source", "label", "original judgement", "sentence"),
     ),
-    "rte": GlueTask("rte", "RTE", ("sentence1",), ("sentence2",), _ENTAILMENT),
+    "rte": GlueTask("rte", "RTE", ("sentence1",), ("sentence2",), _ENTAILMENT, (2_490, 277)),
 }
 
 
@@ -186,7 +200,7 @@ def load_glue(config: DatasetConfig, task: GlueTask) -> tuple[dict[str, Columns]
         if part not in files:
             absent[part] = f"{folder} has no {' or '.join(names)} file"
             continue
-        table = _read_local(files[part], task)
+        table = read_part(files[part], task.headerless, ("0", "1", *(task.classes or ())))
         where = str(files[part][0])
         if part == "test" and _labels_hidden(table, task):
             absent[part] = f"{where} has no labels. {_HIDDEN}"
@@ -208,40 +222,8 @@ def _from_hub(name: str, revision: str | None, task: GlueTask) -> dict[str, Colu
             revision=revision,
         )
         where = f"{name} ({task.subset}), split {split}"
-        parts[part] = _columns(_table_of(rows), task, where)
+        parts[part] = _columns(table_of(rows), task, where)
     return parts
-
-
-def _read_local(files: tuple[Path, ...], task: GlueTask) -> Columns:
-    if files[0].is_dir():
-        try:
-            return _table_of(datasets.load_from_disk(str(files[0])))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{files[0]}: cannot be read by load_from_disk: {error}") from error
-    tables = [_read_file(file, task) for file in files]
-    return {name: [v for table in tables for v in table[name]] for name in tables[0]}
-
-
-def _read_file(file: Path, task: GlueTask) -> Columns:
-    """A table file; the first line of csv and tsv decides whether there is a header line."""
-    names = None
-    if task.headerless and file.suffix.lower() in (".csv", ".tsv"):
-        fields = first_fields(file)
-        if len(fields) == len(task.headerless):
-            label = fields[task.headerless.index("label")]
-            names = task.headerless if label in ("0", "1", *(task.classes or ())) else None
-    return read_table(file, names)
-
-
-def _table_of(rows: datasets.Dataset) -> Columns:
-    """All columns, with the names of the classes in place of a data set's own indices."""
-    table: Columns = {}
-    for name in rows.column_names:
-        values, feature = rows[name][:], rows.features[name]
-        if isinstance(feature, datasets.ClassLabel):
-            values = [v if v is None or v < 0 else feature.names[v] for v in values]
-        table[name] = values
-    return table
 
 
 def _labels_hidden(table: Columns, task: GlueTask) -> bool:

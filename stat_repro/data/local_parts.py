@@ -1,13 +1,15 @@
-"""Local copies of benchmarks: which file or folder holds which part."""
+"""Local copies of benchmarks: which file or folder holds which part, and what is in it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import datasets
+
 from stat_repro.data.errors import DataError
-from stat_repro.data.tables import ENDINGS
+from stat_repro.data.tables import ENDINGS, Columns, first_fields, read_table
 
 _SAVED = "state.json"  # what `save_to_disk` leaves beside the rows
 _SHARD = re.compile(r"(?P<stem>\w+)-\d{5}-of-(?P<count>\d{5})\.parquet")
@@ -100,3 +102,45 @@ def content_files(files: Sequence[Path]) -> list[Path]:
             else [file]
         )
     ]
+
+
+def read_part(
+    files: Sequence[Path], headerless: Sequence[str] = (), labels: Collection[str] = ()
+) -> Columns:
+    """The columns of a part.
+
+    Args:
+        files: One entry of what `part_files` returns.
+        headerless: Columns, one of them `label`, of csv and tsv files without a header line, where
+            such are known. A file is one of them if its first line has that many fields and one of
+            `labels` in the place of the label.
+        labels: What a label in such a file can be.
+
+    Raises:
+        DataError: A file or folder that cannot be read.
+    """
+    if files[0].is_dir():
+        try:
+            return table_of(datasets.load_from_disk(str(files[0])))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{files[0]}: cannot be read by load_from_disk: {error}") from error
+    tables = []
+    for file in files:
+        names = None
+        if headerless and file.suffix.lower() in (".csv", ".tsv"):
+            fields = first_fields(file)
+            row = len(fields) == len(headerless) and fields[headerless.index("label")] in labels
+            names = headerless if row else None
+        tables.append(read_table(file, names))
+    return {name: [v for table in tables for v in table[name]] for name in tables[0]}
+
+
+def table_of(rows: datasets.Dataset) -> Columns:
+    """All columns, with the names of the classes in place of a data set's own indices."""
+    table: Columns = {}
+    for name in rows.column_names:
+        values, feature = rows[name][:], rows.features[name]
+        if isinstance(feature, datasets.ClassLabel):
+            values = [v if v is None or v < 0 else feature.names[v] for v in values]
+        table[name] = values
+    return table

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import datasets
 import numpy as np
 
 from stat_repro.config import DatasetConfig
@@ -106,7 +105,7 @@ def load_questions(config: DatasetConfig) -> QuestionData:
         parts, marked = _from_hub(config)
     elif local.is_dir() and not (local / SAVED).is_file():
         parts, marked = _from_folder(local, config)
-        absent = {name: f"{local} has no such file" for name in _PARTS}
+        absent = dict.fromkeys(_PARTS, f"{local} has no such file")
     else:
         parts, marked = _from_one_file(local, config)
         absent = {"test": f"{local} is split into two parts"}

@@ -119,28 +119,17 @@ def _check_only_corpora_have(config: DatasetConfig) -> None:
 
 def _corpus_texts(config: DatasetConfig, name: str, split: str) -> TextData:
     corpus = corpus_of(name, "dataset.source: corpus")
-    files = {"train": config.train, "validation": config.validation, "test": config.test}
     evaluated = CorpusSource(
-        name, config.path, config.revision, files, config.text_column, "dataset.path",
-        "evaluation.split",
-    )  # fmt: skip
-    if config.calibration_corpus is None:
-        if config.calibration_path is not None:
-            raise DataError(
-                "dataset.calibration_path: expected dataset.calibration_corpus with it "
-                f"({', '.join(CORPORA)}); got {config.calibration_path!r} alone"
-            )
-        other, join = name, config.join
-        source = replace(evaluated, split_key="dataset.calibration_split", taken=split)
-    else:
-        other = config.calibration_corpus
-        foreign = corpus_of(other, "dataset.calibration_corpus")
-        join = foreign.join
-        source = CorpusSource(
-            other, config.calibration_path, None, {}, foreign.text_column,
-            "dataset.calibration_path", "dataset.calibration_split",
-        )  # fmt: skip
-    part = config.calibration_split
+        name=name,
+        path=config.path,
+        revision=config.revision,
+        files={"train": config.train, "validation": config.validation, "test": config.test},
+        text_column=config.text_column,
+        key="dataset.path",
+        split_key="evaluation.split",
+    )
+    source, join = _calibration_source(config, evaluated, split)
+    other, part = source.name, config.calibration_split
     if (other, part) == (name, split):
         raise DataError(
             f"a model must not be calibrated on what it is evaluated on; got the {part} part of "
@@ -170,6 +159,31 @@ def _corpus_texts(config: DatasetConfig, name: str, split: str) -> TextData:
             "calibrated_on": f"{other} {part}",
         },
     )
+
+
+def _calibration_source(
+    config: DatasetConfig, evaluated: CorpusSource, split: str
+) -> tuple[CorpusSource, str]:
+    """Where the calibration text comes from, and what joins its documents."""
+    if config.calibration_corpus is None:
+        if config.calibration_path is not None:
+            raise DataError(
+                "dataset.calibration_path: expected dataset.calibration_corpus with it "
+                f"({', '.join(CORPORA)}); got {config.calibration_path!r} alone"
+            )
+        source = replace(evaluated, split_key="dataset.calibration_split", taken=split)
+        return source, config.join
+    corpus = corpus_of(config.calibration_corpus, "dataset.calibration_corpus")
+    source = CorpusSource(
+        name=config.calibration_corpus,
+        path=config.calibration_path,
+        revision=None,
+        files={},
+        text_column=corpus.text_column,
+        key="dataset.calibration_path",
+        split_key="dataset.calibration_split",
+    )
+    return source, corpus.join
 
 
 def fingerprint_of(documents: tuple[str, ...]) -> str:

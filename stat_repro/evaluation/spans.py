@@ -103,9 +103,9 @@ def window_spans(
     best = np.argsort(-scores, axis=None, kind="stable")[: rule.n_best]
     rows, columns = np.unravel_index(best, scores.shape)
     return [
-        Span(int(offsets[starts[row], 0]), int(offsets[ends[column], 1]), float(scores[row, column]))
-        for row, column in zip(rows, columns, strict=True)
-        if scores[row, column] > -np.inf
+        Span(int(offsets[starts[i], 0]), int(offsets[ends[j], 1]), float(scores[i, j]))
+        for i, j in zip(rows, columns, strict=True)
+        if scores[i, j] > -np.inf
     ]
 
 

@@ -14,11 +14,13 @@ import evaluate
 from stat_repro.metrics.classification.classification import Classification
 from stat_repro.metrics.glue.glue import Glue
 from stat_repro.metrics.regression.regression import Regression
+from stat_repro.metrics.squad.squad import Squad
 
 METRICS: dict[str, type[evaluate.Metric]] = {
     "classification": Classification,
     "glue": Glue,
     "regression": Regression,
+    "squad": Squad,
 }
 
 
@@ -45,7 +47,8 @@ def load_metric(name: str, config_name: str | None = None) -> evaluate.Metric:
 
     Args:
         name: One of `METRICS`.
-        config_name: `glue`: one of `stat_repro.data.glue.GLUE_TASKS`.
+        config_name: `glue`: one of `stat_repro.data.glue.GLUE_TASKS`; `squad`: null for SQuAD 1.1,
+            or `squad_v2`.
 
     Returns:
         An object with `compute(predictions=..., references=...)`.

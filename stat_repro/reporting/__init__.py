@@ -11,8 +11,13 @@ from stat_repro.reporting.costs import (
 )
 from stat_repro.reporting.figures import FigureData, Series, draw, figure_data
 from stat_repro.reporting.files import replace_file
-from stat_repro.reporting.points import ReportError, aggregate, protocol_lines, record_lines
-from stat_repro.reporting.styles import HEADLINE
+from stat_repro.reporting.points import (
+    ReportError,
+    aggregate,
+    headline,
+    protocol_lines,
+    record_lines,
+)
 from stat_repro.reporting.tables import (
     result_table,
     summary_table,
@@ -23,7 +28,6 @@ from stat_repro.reporting.tables import (
 )
 
 __all__ = [
-    "HEADLINE",
     "CostFigureData",
     "FigureData",
     "ReportError",
@@ -37,6 +41,7 @@ __all__ = [
     "draw",
     "draw_costs",
     "figure_data",
+    "headline",
     "measured_runs",
     "protocol_lines",
     "record_lines",

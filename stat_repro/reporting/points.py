@@ -17,6 +17,7 @@ import pandas as pd
 
 from stat_repro.config import PruningConfig, later_defaults, neutral_keys
 from stat_repro.reporting.styles import (
+    HEADLINE,
     METHOD_LABELS,
     VariantStyle,
     quantity_order,
@@ -32,7 +33,11 @@ _VALUE_ONLY = ("pruning.recipe", "pruning.allocation")
 _CORRECTION_LABELS = {"lstsq": "least squares", "none": "no correction"}
 # `authors_compat` admits one value of these, see `PruningConfig`.
 _SET_BY_COMPAT = ("pruning.allocation", "pruning.correction", "pruning.ridge", "pruning.min_units")
-_DEFAULTS = {f"pruning.{key}": value for key, value in asdict(PruningConfig()).items()}
+_DEFAULTS = {
+    **{f"pruning.{key}": value for key, value in asdict(PruningConfig()).items()},
+    # At their defaults these look as in the studies that did not have them yet.
+    **later_defaults(),
+}
 _GROUP = ["model", "dataset", "variant", "ratio"]
 _LISTED_IDS = 400
 _BRIEF_CHARACTERS = 12
@@ -99,7 +104,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     `compress_s`, in the order of the tables and in the record's units. Columns: `model, dataset,
     task, variant, ratio, quantity, n` (runs that measured it), `mean, std` (ddof 1), `low, high`
     (extremes), `not_finite` (runs whose value is infinite or undefined), `dense` and `dense_std`
-    (over the variant's runs), `mac_kept` (mean), and what the style needs.
+    (over the variant's runs), `mac_kept` (mean), `headline`, and what the style needs.
 
     Raises:
         ReportError: As `with_variants`, and values that cannot be what their name says.
@@ -120,6 +125,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
                     {
                         **{key: first[key] for key in (*_GROUP, "method", "extras", "order")},
                         "task": first["config.dataset.task"],
+                        "headline": headline(first),
                         "allocation": first.get("config.pruning.allocation"),
                         "correction": first.get("config.pruning.correction"),
                         "authors_compat": bool(first.get("config.pruning.authors_compat", False)),
@@ -132,6 +138,13 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
                 )
     rows.sort(key=lambda r: (r["model"], r["dataset"], r["order"], r["ratio"]))
     return pd.DataFrame(rows)
+
+
+def headline(row: Any) -> str:
+    """The metric that stands for a row: the benchmark's first one, or the usual one of its task."""
+    protocol = row[_PROTOCOL]
+    metrics = json.loads(protocol).get("benchmark_metrics") if isinstance(protocol, str) else None
+    return str(metrics[0]) if metrics else HEADLINE[row["config.dataset.task"]]
 
 
 def record_lines(frame: pd.DataFrame) -> list[str]:
@@ -222,7 +235,9 @@ def _label(row: Any, values: dict[str, str]) -> tuple[str, tuple[str, ...]]:
 
 
 def _shown(value: Any) -> str:
-    """Text of a setting; null and absent are the same, and 1.0 is 1."""
+    """Text of a setting; null and absent are the same, 1.0 is 1, a list is JSON as in a frame."""
+    if isinstance(value, list):
+        return json.dumps(value)
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return "none"
     if isinstance(value, str):

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from stat_repro.reporting.points import ReportError, aggregate
-from stat_repro.reporting.styles import HEADLINE, QuantityStyle, quantity_style
+from stat_repro.reporting.styles import QuantityStyle, quantity_style
 
 MISSING = "-"
 
@@ -54,8 +54,9 @@ def result_table(frame: pd.DataFrame) -> pd.DataFrame:
 def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Text cells: one row per model, data set, variant and ratio, with what matters most.
 
-    The metric is the headline of the task. Values are means over the seeds; `runs` says of how
-    many. The column `variant` is there only where a model and data set has several.
+    The metric is the benchmark's first one, or the usual one of the task. Values are means over the
+    seeds; `runs` says of how many. The column `variant` is there only where a model and data set
+    has several.
 
     Raises:
         ReportError: As `aggregate`.
@@ -66,12 +67,10 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
         ["model", "dataset", "variant", "ratio"], sort=False
     ):
         by_name = {point["quantity"]: point for _, point in group.iterrows()}
-        task = group.iloc[0]["task"]
-        headline = HEADLINE.get(task)
-        if headline is None or headline not in by_name:
+        headline = str(group.iloc[0]["headline"])
+        if headline not in by_name:
             raise ReportError(
-                f"{dataset}: expected the metric {headline!r} of task {task!r}; "
-                f"got {', '.join(by_name)}"
+                f"{dataset}: expected the metric {headline!r}; got {', '.join(by_name)}"
             )
         style = quantity_style(headline)
         rows.append(

@@ -53,7 +53,9 @@ class RunRecord:
             `fidelity` (`kl` in nats and `agreement`, or what the task has instead), `protocol`
             (the definition of the metrics: split, sizes, how text was joined). Empty if failed.
         timings: Seconds per stage; `compress_s` (calibration, plan and surgery) at least.
-        costs: Prunable and total MACs and parameters, dense and pruned, and `sequence_length`.
+        costs: MACs per token and parameters (whole model and prunable part) and size, dense and
+            pruned, with the `sequence_length` they hold for; `round_to`; `measured` where latency
+            was timed.
         memory: Peak memory in bytes.
         site_errors: One entry per pruned site: layer, kind, sizes, errors.
         plan: The pruning plan, as `PruningPlan.to_dict`; empty if failed before it was made.

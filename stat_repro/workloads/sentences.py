@@ -96,6 +96,10 @@ class SentenceWorkload:
         if self.data.glue is not None:
             conventions["benchmark"] = "GLUE"
             conventions["benchmark_metrics"] = list(self.data.glue.metrics)
+            sizes = [len(self.data.splits.get(part, ())) for part in ("train", "validation")]
+            deviation = self.data.glue.deviation(*sizes)
+            if deviation is not None:
+                conventions["benchmark_deviation"] = deviation
         if self.outputs.note is not None:
             conventions["outputs"] = self.outputs.note
         return conventions

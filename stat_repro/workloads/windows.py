@@ -14,6 +14,7 @@ from stat_repro.data.sampling import draw_indices
 from stat_repro.data.text_data import TextData
 from stat_repro.data.windows import token_windows
 from stat_repro.evaluation.evaluate import evaluate_language
+from stat_repro.evaluation.zero_shot import ZeroShotScores, evaluate_zero_shot, load_tasks
 from stat_repro.workloads.base import CalibrationSet, digest_of
 
 
@@ -61,20 +62,45 @@ class WindowWorkload:
             digest=digest_of(windows.tolist()),
         )
 
-    def dense_outputs(self, model: PreTrainedModel, config: EvaluationConfig) -> None:
-        """Nothing: logits of a language model are too large to keep."""
-        return
+    def dense_outputs(
+        self, model: PreTrainedModel, config: EvaluationConfig
+    ) -> ZeroShotScores | None:
+        """Zero-shot scores of the dense model; logits on the text are too large to keep."""
+        return self._zero_shot(model, config)
 
     def evaluate(
         self,
         dense: PreTrainedModel,
         pruned: PreTrainedModel,
-        dense_outputs: None,
+        dense_outputs: ZeroShotScores | None,
         config: EvaluationConfig,
     ) -> dict[str, Any]:
-        """Perplexity and fidelity on the evaluated windows, both models side by side."""
+        """Perplexity and fidelity on the evaluated windows, and scores on zero-shot tasks."""
         windows = self._evaluation.ids[: config.max_examples]
-        return evaluate_language(dense, pruned, windows, self._protocol(config), config.batch_size)
+        metrics = evaluate_language(
+            dense, pruned, windows, self._protocol(config), config.batch_size
+        )
+        scores = self._zero_shot(pruned, config)
+        if scores is not None:
+            if dense_outputs is None:
+                dense_outputs = self._zero_shot(dense, config)
+            assert dense_outputs is not None
+            metrics["dense"] |= dense_outputs.metrics
+            metrics["pruned"] |= scores.metrics
+            metrics["protocol"]["zero_shot"] = scores.protocol
+        return metrics
+
+    def _zero_shot(self, model: PreTrainedModel, config: EvaluationConfig) -> ZeroShotScores | None:
+        tasks = config.zero_shot
+        if not tasks.tasks:
+            return None
+        return evaluate_zero_shot(
+            model,
+            self.tokenizer,
+            load_tasks(tuple(tasks.tasks), tasks.include, tasks.shots),
+            examples=tasks.examples,
+            batch_size=config.batch_size,
+        )
 
     def _protocol(self, config: EvaluationConfig) -> dict[str, Any]:
         """How the text was cut, and for a corpus what it is."""

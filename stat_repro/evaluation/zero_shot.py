@@ -1,0 +1,255 @@
+"""Zero-shot tasks for causal language models, by the Language Model Evaluation Harness (lm-eval).
+
+The harness is an optional extra and takes seconds to import, so it is imported where it is used.
+Its tasks, prompts and scoring are used as they are; what is added here is that dense and pruned
+model are evaluated in memory by the same tasks, and that a record says what was measured.
+
+Source: Gao et al., The Language Model Evaluation Harness, doi:10.5281/zenodo.12608602.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import importlib.metadata
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stat_repro.models.modes import evaluating
+
+# The longest questions (BoolQ) have about 1,000 tokens; the harness holds the logits of a batch
+# twice, so that four of them take 1.6 GB with a vocabulary of 49,152.
+CPU_BATCH = 4
+FEWSHOT_SEED = 1234
+_LISTED_NAMES = 8
+
+
+class ZeroShotError(RuntimeError):
+    """Tasks that cannot be evaluated; says which, what was tried, and what to give instead."""
+
+
+@dataclass(frozen=True)
+class LoadedTasks:
+    """Tasks of the harness with their data.
+
+    Attributes:
+        tasks: Task objects of lm-eval by name, in the order asked for.
+        local: Names of those that are defined in the user's folder.
+        shots: Solved examples in front of each question.
+    """
+
+    tasks: dict[str, Any]
+    local: tuple[str, ...]
+    shots: int
+
+
+@dataclass(frozen=True)
+class ZeroShotScores:
+    """Scores of one model.
+
+    Attributes:
+        metrics: `<task>_<metric>` as fractions, and `zero_shot_mean` where all tasks have an
+            accuracy.
+        protocol: What was measured; the same for every model.
+    """
+
+    metrics: dict[str, float]
+    protocol: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=1)
+def load_tasks(names: tuple[str, ...], include: str | None, shots: int) -> LoadedTasks:
+    """Find tasks and read their data, once for all models of a process.
+
+    Args:
+        names: Names of tasks, not of groups.
+        include: Folder with task files (YAML), which come before those of the harness. Python
+            functions that they name (`!function`) are run.
+        shots: Solved examples in front of each question, whatever the task's own default.
+
+    Raises:
+        ZeroShotError: lm-eval is not installed, no such task, or its data cannot be had.
+    """
+    manager, local = _task_manager(names, include)
+    tasks = {}
+    for name in names:
+        _check_name(manager, name, include)
+        try:
+            with _quiet():
+                (task,) = manager.load([name])["tasks"].values()
+        except Exception as error:
+            raise ZeroShotError(_no_data(manager, name, error)) from error
+        task.set_config(key="num_fewshot", value=shots)
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        tasks[name] = task
+    return LoadedTasks(tasks, tuple(name for name in names if name in local), shots)
+
+
+def evaluate_zero_shot(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    loaded: LoadedTasks,
+    *,
+    examples: int | None = None,
+    batch_size: int = 64,
+) -> ZeroShotScores:
+    """Evaluate one model on tasks of the harness.
+
+    Args:
+        model: Causal language model, dense or pruned; nothing of it is changed.
+        tokenizer: Its tokenizer; not changed either.
+        loaded: The tasks.
+        examples: Only the first so many examples of every task; all if None.
+        batch_size: Sequences per forward pass; on the CPU at most `CPU_BATCH`.
+
+    Returns:
+        The scores. An accuracy over n examples has the standard error sqrt(p (1 - p) / (n - 1)).
+
+    Raises:
+        ZeroShotError: The tokenizer has neither BOS nor EOS, which the harness needs.
+    """
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise ZeroShotError(
+            f"evaluation.zero_shot.tasks: expected a tokenizer with a BOS or EOS token; "
+            f"{tokenizer.name_or_path!r} has neither"
+        )
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    with evaluating(model), torch.inference_mode(), _quiet():
+        harness_model = HFLM(
+            pretrained=model,
+            # The harness sets a pad token.
+            tokenizer=copy.deepcopy(tokenizer),
+            backend="causal",
+            batch_size=min(batch_size, CPU_BATCH) if on_cpu else batch_size,
+            # Its default sums log-probabilities in the model's own data type.
+            softmax_dtype="float32",
+        )
+        results = evaluate(
+            lm=harness_model,
+            task_dict={"tasks": loaded.tasks, "groups": {}, "group_map": {}},
+            limit=examples,
+            bootstrap_iters=0,
+            log_samples=False,
+        )
+    return ZeroShotScores(_metrics(results["results"]), _protocol(results, loaded, examples))
+
+
+def _metrics(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Flat names, such as `piqa_acc_norm`; the filter is named where it is not the only one."""
+    metrics: dict[str, float] = {}
+    for task, values in results.items():
+        for key, value in values.items():
+            name, comma, chosen = key.partition(",")
+            if comma and not name.endswith("_stderr"):
+                suffix = "" if chosen == "none" else f"_{chosen}"
+                metrics[f"{task}_{name}{suffix}"] = float(value)
+    best = [metrics.get(f"{task}_acc_norm", metrics.get(f"{task}_acc")) for task in results]
+    accuracies = [value for value in best if value is not None]
+    if len(accuracies) == len(results):
+        metrics["zero_shot_mean"] = sum(accuracies) / len(accuracies)
+    return metrics
+
+
+def _protocol(results: dict[str, Any], loaded: LoadedTasks, examples: int | None) -> dict[str, Any]:
+    protocol = {
+        "harness": f"lm-eval {importlib.metadata.version('lm-eval')}",
+        "tasks": {
+            name: {
+                "version": results["versions"][name],
+                "examples": results["n-samples"][name]["effective"],
+                "of": results["n-samples"][name]["original"],
+            }
+            for name in loaded.tasks
+        },
+        "local_tasks": list(loaded.local),
+        "shots": loaded.shots,
+        "first_examples": examples,
+        "zero_shot_mean": "mean over the tasks of acc_norm where a task has it, else acc",
+        "log_probabilities": "float32",
+        "prompt": "without chat template; cut on the left at the model's positions",
+    }
+    if loaded.shots:
+        protocol["shots_seed"] = FEWSHOT_SEED
+    return protocol
+
+
+def _task_manager(names: tuple[str, ...], include: str | None) -> tuple[Any, set[str]]:
+    """The harness' index of tasks, and the names that are defined in the user's folder."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise ZeroShotError(
+            "evaluation.zero_shot.tasks need lm-eval, which is not installed: "
+            f"pip install stat-repro[zero_shot] ({error})"
+        ) from error
+    if include is None:
+        return TaskManager(), set()
+    folder = Path(include).expanduser()
+    if not folder.is_dir():
+        raise ZeroShotError(
+            f"evaluation.zero_shot.include: expected a folder with task files (*.yaml); {folder} "
+            f"is none (working folder {Path.cwd()})"
+        )
+    with _quiet():
+        own = TaskManager(include_path=str(folder), include_defaults=False)
+        local = set(own.all_subtasks)
+        # Reading the harness' own 15,000 task files takes ten seconds.
+        if local.issuperset(names):
+            return own, local
+        return TaskManager(include_path=str(folder)), local
+
+
+def _check_name(manager: Any, name: str, include: str | None) -> None:
+    """Refuse what is no single task."""
+    if name in manager.all_subtasks:
+        return
+    if name in manager.all_tasks:
+        entry = manager.task_index[name]
+        members = sorted(entry.tags) or [str(task) for task in (entry.cfg or {}).get("task", [])]
+        raise ZeroShotError(
+            f"evaluation.zero_shot.tasks: {name} is a group of tasks of lm-eval; name its tasks: "
+            f"{', '.join(members[:_LISTED_NAMES])}{', ...' if len(members) > _LISTED_NAMES else ''}"
+        )
+    close = difflib.get_close_matches(name, manager.all_subtasks, n=_LISTED_NAMES)
+    where = (
+        "lm-eval" if include is None else f"lm-eval or {include} (YAML that cannot be read, too)"
+    )
+    raise ZeroShotError(
+        f"evaluation.zero_shot.tasks: no task {name!r} in {where}; close names: "
+        f"{', '.join(close) or 'none'}"
+    )
+
+
+def _no_data(manager: Any, name: str, error: Exception) -> str:
+    config = manager.task_index[name].cfg or {}
+    data = " ".join(str(config[k]) for k in ("dataset_path", "dataset_name") if config.get(k))
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return (
+        f"evaluation.zero_shot.tasks: {name} cannot be loaded; its data set is {data or 'unknown'} "
+        f"(local files or the Hugging Face hub were tried; {type(error).__name__}: {reason}). "
+        "Offline, give a task file that names local data: evaluation.zero_shot.include=<folder> "
+        "with a YAML of dataset_path: json and dataset_kwargs: {data_files: {test: <file>}}"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No remarks of the harness on passing a model in memory, in front of every evaluation."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
