@@ -271,7 +271,7 @@ class _OPTWithoutHeads(_WithoutHeads, OPTAttention):
     output = "out_proj"
 
 
-_WITHOUT_HEADS: dict[type, type] = {
+_WITHOUT_HEADS: dict[Any, Any] = {
     LlamaAttention: _LlamaWithoutHeads,
     MistralAttention: _MistralWithoutHeads,
     Qwen2Attention: _Qwen2WithoutHeads,

@@ -73,13 +73,16 @@ def test_attention_products_of_a_unit_are_those_of_its_query_heads(name: str) ->
 def test_padded_rows_of_decoders_equal_the_rows_alone(name: str, padding_side: str) -> None:
     model = pico_model(name, dtype=torch.float64)
     batch = pico_batches(model, 1, padding_side=padding_side)[0]
+    # Rotary angles are float32, and padding on the left moves the positions.
+    rotary = padding_side == "left" and not name.startswith("opt")
+    tolerance = 1e-4 if rotary else 1e-9
     for one in (model, pruned_of(model, empty=[(0, "attention"), (1, "ffn")])):
         together = logits(one, batch)
         for row, (ids, mask) in enumerate(
             zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
         ):
             alone = logits(one, {"input_ids": ids[mask][None]})[0]
-            torch.testing.assert_close(together[row, mask], alone, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(together[row, mask], alone, rtol=tolerance, atol=tolerance)
 
 
 @torch.no_grad()
@@ -160,12 +163,12 @@ def test_compress_recovers_a_model_whose_lost_units_are_copies(name: str) -> Non
     if units > 1:
         duplicate_heads(model)
     batches = pico_batches(model, count=4)
-    result = stat_repro.compress(model, batches, ratio=0.15, allocation="uniform")
-    assert min(result.plan.head_counts) >= max(units - 1, 1)
-    assert 10 <= min(result.plan.neuron_counts) < 20
-    assert result.model.num_parameters() < model.num_parameters()
+    # No more than the copies: one unit per layer if there is more than one, half of the neurons.
+    result = stat_repro.compress(model, batches, ratio=0.15 if "multi" in name else 0.2)
+    assert sum(result.plan.neuron_counts) < 3 * 20
+    assert sum(result.plan.head_counts) < 3 * units or units == 1
     torch.testing.assert_close(
-        logits(result.model, batches[0]), logits(model, batches[0]), rtol=1e-6, atol=1e-6
+        logits(result.model, batches[0]), logits(model, batches[0]), rtol=1e-9, atol=1e-9
     )
 
 

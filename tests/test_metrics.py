@@ -197,10 +197,14 @@ import evaluate
 from stat_repro.metrics import load_metric, metric_path
 
 home = Path(sys.argv[1])
+answered = [{"id": "1", "prediction_text": "the Rhine"}]
+marked = [{"id": "1", "answers": {"text": ["Rhine"], "answer_start": [0]}}]
 for how in (load_metric, lambda name, *task: evaluate.load(metric_path(name), *task)):
     for name in (["classification"], ["glue", "mrpc"], ["regression"]):
         values = how(*name).compute(predictions=[1, 0, 1, 0], references=[1, 0, 0, 0])
         print(*name, *sorted(values))
+    values = how("squad").compute(predictions=answered, references=marked)
+    print("squad", *sorted(values.items()))
     print(*sorted({p.relative_to(home).parts[1] for p in home.rglob("*") if p.is_file()}))
 """
 
@@ -229,6 +233,7 @@ def test_offline_and_nothing_is_written_outside_the_cache(tmp_path):
         "classification accuracy f1 matthews",
         "glue mrpc accuracy f1",
         "regression pearson spearman",
+        "squad ('exact_match', 100.0) ('f1', 100.0)",
     ]
     # `evaluate.load` itself copies the script to the folder of HF_HOME; nothing else lands there.
     assert done.stdout.splitlines() == [*metrics, "", *metrics, "modules"]

@@ -166,12 +166,17 @@ def test_a_layer_without_heads_counts_the_tokens_in_its_own_slot_of_the_cache(na
     assert "WithoutHeads" in repr(pruned)
 
 
-def test_a_copied_model_keeps_its_layers_without_heads() -> None:
-    model = pico_model("opt")
+@pytest.mark.parametrize("name", ["llama_grouped", "opt"])
+def test_a_model_with_a_layer_without_heads_is_copied_and_trained(name: str) -> None:
+    model = pico_model(name)
     plan = random_plan(model, empty=[(0, "attention")])
     pruned = prune_model(model, plan, selection_edits(model, plan))
     batch = pico_batches(model, 1)[0]
-    assert torch.equal(pico_outputs(copy.deepcopy(pruned), batch), pico_outputs(pruned, batch))
+    again = copy.deepcopy(pruned)
+    assert torch.equal(pico_outputs(again, batch), pico_outputs(pruned, batch))
+    again.train()(**batch, labels=batch["input_ids"]).loss.backward()
+    assert not [name for name, p in again.named_parameters() if p.numel() and p.grad is None]
+    assert not [name for name, p in pruned.named_parameters() if p.grad is not None]
 
 
 def test_module_names_agree_with_the_layouts() -> None:

@@ -1,6 +1,5 @@
 """One experiment in process: sharing, provenance, refusals."""
 
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 from stat_repro.allocation.costs import BudgetError
 from stat_repro.config import ConfigError
 from stat_repro.identity import identify
-from stat_repro.models.loading import ModelLoadError, checkpoint_folder
+from stat_repro.models.loading import ModelLoadError
 from stat_repro.pipeline import failed_record, model_folder, run_experiment, save_model
 from stat_repro.session import Session
 
@@ -239,15 +238,6 @@ def test_a_missing_evaluation_part_is_told_first(tmp_path):
     config = compose_here(sentence_overrides(tmp_path), "evaluation.split=validation")
     with pytest.raises(ValueError, match="validation"):
         Session().dense(config)
-
-
-def test_checkpoints_that_cannot_be_had_say_what_to_give(tmp_path, monkeypatch):
-    config = compose_here(sentence_overrides(tmp_path)).model
-    with pytest.raises(ModelLoadError, match="no such folder"):
-        checkpoint_folder(replace(config, path="./nowhere"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelLoadError, match=r"model=hf model\.path=<folder>"):
-        checkpoint_folder(replace(config, path="nobody/nothing"))
 
 
 def test_pickled_weights_are_not_loaded(tmp_path):

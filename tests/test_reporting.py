@@ -287,6 +287,14 @@ def test_a_benchmark_says_which_of_its_metrics_comes_first() -> None:
     assert table["metric"].tolist() == ["accuracy (%)"]
 
 
+def test_zero_shot_accuracies_are_shown_in_percent() -> None:
+    assert styles.quantity_style("piqa_acc").label == "piqa accuracy (%)"
+    assert styles.quantity_style("arc_easy_acc_norm").label == "arc_easy normalised accuracy (%)"
+    assert styles.quantity_style("piqa_acc").scale == 100
+    assert styles.quantity_style("accuracy").label == "accuracy (%)"
+    assert styles.quantity_style("other").scale == 1
+
+
 def test_names_become_file_names() -> None:
     record = replace(make_record(), model="org/model 1.5b", dataset="movie_reviews")
     frame = results.to_frame([record])

@@ -97,7 +97,9 @@ def test_sites_that_keep_nothing(where: str, name: str, attention: str) -> None:
     assert_equal_outputs(pruned, masked_model(model, plan))
 
 
-@pytest.mark.parametrize("name", ["bert", "llama_grouped", "llama_bias"])
+@pytest.mark.parametrize(
+    "name", ["bert", "llama_grouped", "llama_bias", "mistral", "qwen2", "opt", "opt_bare"]
+)
 def test_new_weights_and_biases_reach_the_consumer(name: str) -> None:
     """A bias on some layers only, also where the architecture has none."""
     model = pico_model(name, dtype=torch.float64)
@@ -114,7 +116,8 @@ def test_new_weights_and_biases_reach_the_consumer(name: str) -> None:
         if edit.layer:
             consumer.bias = torch.nn.Parameter(bias)
     pruned = prune_model(model, plan, edits)
-    assert pruned.config.ffn_output_bias_per_layer == [name != "llama_grouped", True, True]
+    own = linear(model, adapter_for(model).site(0, "ffn").consumer).bias is not None
+    assert pruned.config.ffn_output_bias_per_layer == [own, True, True]
     assert_equal_outputs(pruned, expected)
 
 
@@ -162,9 +165,11 @@ def test_temporarily_pruned_is_the_pruned_model_and_leaves_no_trace(name: str) -
     assert_same_state(model, before)
 
 
-def test_temporarily_pruned_heads_and_errors() -> None:
-    model = pico_model("llama_grouped", dtype=torch.float64, attention="eager")
-    modules = dict(model.named_modules())
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_temporarily_pruned_heads_and_errors(name: str) -> None:
+    model = pico_model(name, dtype=precise_dtype(name, "eager"), attention="eager")
+    modules, batch = dict(model.named_modules()), pico_batches(model, 1)[0]
+    kinds, outputs = [type(module) for module in modules.values()], pico_outputs(model, batch)
     plan = random_plan(model, empty=[(0, "attention")])
     sites, edits = adapter_for(model).sites, selection_edits(model, plan)
     pruned = prune_model(model, plan, edits)
@@ -176,6 +181,8 @@ def test_temporarily_pruned_heads_and_errors() -> None:
     with pytest.raises(RuntimeError, match="inside"), temporarily_pruned(model, sites, edits):
         block()
     assert dict(model.named_modules()) == modules
+    assert [type(module) for module in model.modules()] == kinds
+    assert torch.equal(pico_outputs(model, batch), outputs)
     bad = [edits[0], SiteEdit(2, "ffn", (0, 1), torch.zeros(24, 3))]
     with (
         pytest.raises(SurgeryError, match="layer 2 ffn"),
@@ -217,14 +224,21 @@ def test_state_outside_the_weights_is_carried_over() -> None:
     assert pruned.lm_head.weight is pruned.model.embed_tokens.weight
 
 
-@pytest.mark.parametrize("rope", ["dynamic", "llama3", "yarn"])
-def test_rotary_scaling_is_carried_over(rope: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "rope"),
+    [
+        *(("llama_grouped", rope) for rope in ("dynamic", "llama3", "yarn")),
+        ("mistral", "dynamic"),
+        ("qwen2", "yarn"),
+    ],
+)
+def test_rotary_scaling_is_carried_over(name: str, rope: str) -> None:
     parameters = {"rope_type": rope, "rope_theta": 10000.0, "factor": 2.0}
     if rope == "llama3":
         parameters |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
     if rope != "dynamic":
         parameters["original_max_position_embeddings"] = 16
-    model = pico_model("llama_grouped", rope_parameters=parameters, max_position_embeddings=20)
+    model = pico_model(name, rope_parameters=parameters, max_position_embeddings=20)
     long = pico_batches(model, 1, length=30)[0]
     short = pico_batches(model, 1, length=9)[0]
     pico_outputs(model, long)  # stretches dynamic frequencies before the copy

@@ -47,7 +47,7 @@ class DatasetConfig:
             the user, `glue:<task>`, `squad` or `corpus:<name>` for the benchmarks.
         path: Benchmarks: a name on the Hugging Face hub, or a local file or folder.
         revision: Revision on the hub; ignored for local data.
-        train: File of the calibration (and fine-tuning) part; files of the user only.
+        train: File of the calibration (and fine-tuning) part; files of the user and corpora.
         validation: File of the validation part, may be null.
         test: File of the evaluated part.
         held_out: Benchmarks given as one file: share of its documents, fixed, that becomes the

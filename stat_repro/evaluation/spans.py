@@ -127,9 +127,7 @@ def best_spans(logits: SpanLogits, windows: Windows, rule: AnswerRule) -> list[l
             known = found[question].get(key)
             if known is None or span.score > known.score:
                 found[question][key] = span
-    return [
-        sorted(spans.values(), key=lambda span: -span.score)[: rule.n_best] for spans in found
-    ]
+    return [sorted(spans.values(), key=lambda span: -span.score)[: rule.n_best] for spans in found]
 
 
 def null_scores(logits: SpanLogits, windows: Windows) -> Floats:

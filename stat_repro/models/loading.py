@@ -61,24 +61,30 @@ def checkpoint_folder(config: ModelConfig) -> Path:
         return model_folder(path.removeprefix(ASSET_PREFIX))
     folder = Path(path).expanduser()
     if folder.is_dir():
-        return _checked(folder.resolve())
+        return _checked(folder.resolve(), path)
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise ModelLoadError(f"model.path={path}: no such folder")
-    return _checked(_from_hub(config))
+    return _checked(_from_hub(config), path)
 
 
-def _checked(folder: Path) -> Path:
+def _checked(folder: Path, path: str) -> Path:
+    """The folder, refused if it holds no model that can be loaded safely."""
     if not (folder / "config.json").is_file():
-        raise ModelLoadError(f"{folder}: expected a Hugging Face folder, found no config.json")
+        raise ModelLoadError(
+            f"model.path={path}: expected a Hugging Face folder; found no config.json in {folder}"
+        )
     if not list(folder.glob("*.safetensors")):
         raise ModelLoadError(
-            f"{folder}: expected weights as *.safetensors (pickled weights are not loaded)"
+            f"model.path={path}: expected weights as *.safetensors (pickled weights are not "
+            f"loaded); found none in {folder}. Give a revision that has them (model.revision=...), "
+            "or a folder that save_pretrained wrote from the loaded model"
         )
     return folder
 
 
 def _from_hub(config: ModelConfig) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError
 
     patterns = [*_HUB_FILES, "*.py"] if config.trust_remote_code else list(_HUB_FILES)
     try:
@@ -86,10 +92,16 @@ def _from_hub(config: ModelConfig) -> Path:
             snapshot_download(config.path, revision=config.revision, allow_patterns=patterns)
         )
     except Exception as error:
+        access = (
+            "The model is gated: accept its terms on its page, then log in with `hf auth login` or "
+            "set HF_TOKEN. Or give"
+            if isinstance(error, GatedRepoError)
+            else "Give"
+        )
         raise ModelLoadError(
             f"model.path={config.path}: not a local folder, and the Hugging Face hub did not give "
-            f"it ({type(error).__name__}: {_one_line(error)}). Give a local folder with "
-            "config.json, safetensors weights and tokenizer files: model=hf model.path=<folder>"
+            f"it ({type(error).__name__}: {_one_line(error)}). {access} a local folder with "
+            "config.json, safetensors weights and tokenizer files: model.path=<folder>"
         ) from error
 
 

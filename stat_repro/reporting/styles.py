@@ -44,6 +44,7 @@ QUANTITIES = {
     "pearson": QuantityStyle("Pearson correlation", fraction=True),
     "perplexity": QuantityStyle("token perplexity", decimals=2, log=True),
     "exact_match": QuantityStyle("exact match (%)", 100, 2, fraction=True),
+    "zero_shot_mean": QuantityStyle("mean zero-shot accuracy (%)", 100, 2, fraction=True),
     "f1": QuantityStyle("F1 (%)", 100, 2, fraction=True),
     "matthews": QuantityStyle("Matthews correlation", fraction=True),
     "spearman": QuantityStyle("Spearman correlation", fraction=True),
@@ -85,6 +86,10 @@ _OTHER_LINES = ("--", ":", "-.")
 
 def quantity_style(name: str) -> QuantityStyle:
     """Look of a quantity; one that is not listed is shown under its own name."""
+    task, _, metric = name.partition("_acc")
+    if metric in ("", "_norm") and name != task:
+        words = "accuracy" if metric == "" else "normalised accuracy"
+        return QuantityStyle(f"{task} {words} (%)", 100, 2, fraction=True)
     return QUANTITIES.get(name, QuantityStyle(name, decimals=4))
 
 

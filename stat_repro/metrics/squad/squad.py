@@ -28,7 +28,10 @@ class Squad(base.ProjectMetric):
                 f"metric squad: expected {' or '.join(_VERSIONS)}; got {self.config_name!r}"
             )
         text = datasets.Value("string")
-        marked = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
+        marked = {
+            "text": datasets.List(text),
+            "answer_start": datasets.List(datasets.Value("int32")),
+        }
         return evaluate.MetricInfo(
             description="Exact match and F1 of the official evaluation, in percents.",
             citation="Rajpurkar et al., EMNLP 2016 (arXiv 1606.05250) and ACL 2018 (1806.03822)",

@@ -1,0 +1,85 @@
+"""Models that cannot be had: one message with what was asked for, what was tried, what to give."""
+
+import httpx2
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+from stat_repro.config import ModelConfig
+from stat_repro.models.loading import ModelLoadError, checkpoint_folder
+
+LLAMA = ModelConfig(name="llama2_7b", path="meta-llama/Llama-2-7b-hf")
+
+
+def message(config):
+    with pytest.raises(ModelLoadError) as caught:
+        checkpoint_folder(config)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert f"model.path={config.path}" in text
+    return text
+
+
+def refuse(monkeypatch, error):
+    """A hub that answers with this error."""
+
+    def snapshot_download(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+
+
+def answer(status):
+    return httpx2.Response(status, request=httpx2.Request("GET", "https://hub.invalid"))
+
+
+def test_offline(monkeypatch):
+    """conftest.py sets HF_HUB_OFFLINE; the cache does not hold this model."""
+    text = message(LLAMA)
+    assert "hub did not give it" in text
+    assert "model.path=<folder>" in text
+    assert "gated" not in text
+
+
+def test_gated(monkeypatch):
+    refuse(monkeypatch, GatedRepoError("Access to it is restricted.", response=answer(403)))
+    text = message(LLAMA)
+    for part in ("Access to it is restricted.", "accept its terms", "hf auth login", "<folder>"):
+        assert part in text
+
+
+def test_missing_on_the_hub(monkeypatch):
+    refuse(monkeypatch, RepositoryNotFoundError("No such repository.", response=answer(404)))
+    text = message(LLAMA)
+    assert "No such repository." in text
+    assert "gated" not in text
+
+
+def test_a_repository_with_pickled_weights_only(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(tmp_path))
+    text = message(ModelConfig(name="opt", path="facebook/opt-125m"))
+    for part in ("*.safetensors", "pickled weights are not loaded", "model.revision"):
+        assert part in text
+
+
+def test_local_folders(tmp_path):
+    for path in ("./nowhere", "/nowhere", "a/b/c"):
+        assert "no such folder" in message(ModelConfig(name="x", path=path))
+    assert "no config.json" in message(ModelConfig(name="x", path=str(tmp_path)))
+
+
+def test_only_safe_files_are_asked_for(monkeypatch, tmp_path):
+    asked = {}
+
+    def snapshot_download(name, revision, allow_patterns):
+        asked.update(name=name, revision=revision, patterns=allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    config = ModelConfig(name="x", path="owner/name", revision="v1")
+    assert checkpoint_folder(config) == tmp_path
+    assert (asked["name"], asked["revision"]) == ("owner/name", "v1")
+    assert not any(p.endswith((".bin", ".py", ".pt", ".pkl")) for p in asked["patterns"])
