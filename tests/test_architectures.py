@@ -20,7 +20,9 @@ from pico_models import (
     random_plan,
     selection_edits,
 )
+from pico_project import save_checkpoint, text_overrides
 from safetensors.torch import load_file, save_file
+from test_pipeline import compose_here
 from test_stat import duplicate_heads, duplicate_neurons, logits
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -28,6 +30,8 @@ from transformers import PreTrainedModel
 import stat_repro
 from stat_repro.calibration.capture import CalibrationError, collect_statistics
 from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.pipeline import run_experiment
+from stat_repro.session import Session
 from stat_repro.surgery import prune_model
 
 
@@ -170,6 +174,17 @@ def test_compress_recovers_a_model_whose_lost_units_are_copies(name: str) -> Non
     torch.testing.assert_close(
         logits(result.model, batches[0]), logits(model, batches[0]), rtol=1e-9, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2_mixed", "opt_post_norm"])
+def test_the_whole_program_runs_on_every_decoder(name: str, tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path / name, name)
+    arguments = [*text_overrides(tmp_path), f"model.path={checkpoint}", "ratio=0.3"]
+    record = run_experiment(compose_here(arguments), Session()).record
+    assert record.mac_kept_fraction <= 0.7
+    assert 0 < record.metrics["dense"]["perplexity"] < float("inf")
+    assert 0 < record.metrics["pruned"]["perplexity"] < float("inf")
+    assert record.metrics["dense"]["perplexity"] != record.metrics["pruned"]["perplexity"]
 
 
 # Checkpoints as they are published

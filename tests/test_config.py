@@ -56,7 +56,7 @@ def test_defaults():
 
 @pytest.mark.parametrize(
     "override",
-    ["rato=0.3", "+rato=0.3", "+pruning.rigde=1", "model=bert_base", "ratio=much", "+experiment=x"],
+    ["rato=0.3", "+rato=0.3", "+pruning.rigde=1", "model=bert_tiny", "ratio=much", "+experiment=x"],
 )
 def test_unknown_keys_options_and_types_are_refused(override):
     key = override.strip("+").split("=")[0].split(".")[-1]

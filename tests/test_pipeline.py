@@ -1,6 +1,5 @@
 """One experiment in process: sharing, provenance, refusals."""
 
-
 import pytest
 import torch
 from pico_project import save_checkpoint, sentence_overrides, text_overrides
