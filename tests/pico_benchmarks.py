@@ -7,8 +7,21 @@ from pathlib import Path
 from pico_data import WORDS, word_tokenizer
 from pico_models import pico_model
 from pico_project import common_overrides, save_checkpoint, write_text
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from stat_repro.data.glue import GLUE_TASKS
+
+
+def plain_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
+    """One token per word and nothing behind them; the BOS token in front is added on request."""
+    tokenizer = word_tokenizer()
+    first = "[CLS] " if bos else ""
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{first}$A", pair=f"{first}$A $B", special_tokens=[("[CLS]", 2)]
+    )
+    tokenizer.bos_token = "[CLS]"
+    return tokenizer
 
 
 def write_glue(folder: Path) -> Path:
@@ -28,9 +41,12 @@ def write_glue(folder: Path) -> Path:
     return folder
 
 
-def write_squad(path: Path) -> Path:
-    """SQuAD 1.1's layout: the answer is the word after the one asked for."""
-    pick = random.Random(0)
+def write_squad(path: Path, seed: int = 0, version: str = "1.1") -> Path:
+    """SQuAD's layout: the answer is the word after the one asked for.
+
+    In version 2.0 the first question about every paragraph has none.
+    """
+    pick = random.Random(seed)
     data = []
     for article in range(6):
         words = pick.sample(WORDS, 12)
@@ -47,11 +63,14 @@ def write_squad(path: Path) -> Path:
                 "question": words[position],
                 "answers": [answer],
             }
+            if version == "2.0":
+                question["is_impossible"] = number == 0
+                question["answers"] = [] if number == 0 else [answer]
             questions.append(question)
         data.append(
             {"title": f"t{article}", "paragraphs": [{"context": context, "qas": questions}]}
         )
-    path.write_text(json.dumps({"version": "1.1", "data": data}), encoding="utf-8")
+    path.write_text(json.dumps({"version": version, "data": data}), encoding="utf-8")
     return path
 
 
@@ -111,12 +130,13 @@ def glue_overrides(folder: Path, name: str) -> list[str]:
 
 
 def squad_overrides(folder: Path, name: str) -> list[str]:
-    """A pico encoder on tiny questions in two parts, of either version."""
-    data = folder / "squad"
-    data.mkdir()
-    write_squad(data / "train.json")
-    write_squad(data / "dev.json")
-    return [f"dataset.path={data}", "dataset.answers.stride=2", *_encoder(folder, name)]
+    """A pico encoder on tiny questions in two parts, for either version a folder of its own."""
+    for dataset, version in (("squad", "1.1"), ("squad_v2", "2.0")):
+        (folder / dataset).mkdir()
+        write_squad(folder / dataset / "train.json", version=version)
+        write_squad(folder / dataset / "dev.json", seed=1, version=version)
+    data = f"dataset.path={folder}/${{dataset.name}}"
+    return [data, "dataset.answers.stride=2", *_encoder(folder, name)]
 
 
 def squad_file_overrides(folder: Path, name: str) -> list[str]:
@@ -139,8 +159,10 @@ def corpus_overrides(folder: Path) -> list[str]:
 
 def zero_shot_overrides(folder: Path) -> list[str]:
     """The same, calibrated on another tiny corpus and with a tiny multiple-choice task."""
+    arguments = corpus_overrides(folder)
+    plain_tokenizer(bos=True).save_pretrained(folder / "llama")
     return [
-        *corpus_overrides(folder),
+        *arguments,
         f"dataset.calibration_path={write_corpus(folder / 'other', seed=10)}",
         "evaluation.zero_shot.tasks=[pico_choices]",
         f"evaluation.zero_shot.include={write_choices(folder / 'tasks')}",

@@ -28,8 +28,9 @@ def options(group):
     return [(group, path.stem) for path in sorted((CONF / group).glob("*.yaml"))]
 
 
-GROUPS = ("model", "dataset", "finetune", "pruning", "evaluation", "tracking", "launcher")
+GROUPS = ("model", "dataset", "finetune", "pruning", "evaluation", "cost", "tracking", "launcher")
 NEEDS = {
+    ("evaluation", "zero_shot"): ["dataset=wikitext2"],
     ("model", "hf"): ["model.path=somewhere"],
     ("dataset", "table_file"): ["dataset.train=a.csv", "dataset.test=b.csv"],
     ("dataset", "text_file"): ["dataset.train=a.txt", "dataset.test=b.txt"],

@@ -164,6 +164,10 @@ def test_the_hub_is_asked_for_the_files_of_the_protocol(monkeypatch):
     assert len(text.calibration.documents) == 5000
     assert text.calibration.join == " "
     assert text.protocol["calibrated_on"] == "c4 train"
+    empty = datasets.Dataset.from_list([{"text": ""}, {"text": " \n"}])
+    monkeypatch.setattr(hub.datasets, "load_dataset", lambda *names, **options: empty)
+    with pytest.raises(DataError, match=r"expected text; hub: Salesforce/wikitext .* has none"):
+        load_text_data(config_for("wikitext2"))
 
 
 def test_without_the_hub_the_message_names_a_local_copy():
@@ -213,6 +217,7 @@ def test_a_missing_training_part_names_the_way_out(tmp_path):
         ({"test": "null.jsonl"}, r"row 2, column 'text': expected a text; got None"),
         ({"path": "two"}, r"found test\.txt, test\.jsonl.*dataset\.test=<file>"),
         ({"path": "train.txt"}, r"one file is the evaluated part.*dataset\.train=<file>"),
+        ({"path": "train.txt", "held_out": 0.3}, r"held_out splits questions .*null; got 0\.3"),
     ],
 )
 def test_what_cannot_be_used(tmp_path, monkeypatch, keys, message):
@@ -241,6 +246,7 @@ def test_one_file_per_key(tmp_path):
     "keys",
     [
         {"path": "a"},
+        {"validation": "a"},
         {"calibration_split": "validation"},
         {"calibration_corpus": "c4"},
         {"calibration_path": "a"},

@@ -19,7 +19,6 @@ from stat_repro.evaluation.fidelity import classification_fidelity, regression_f
 from stat_repro.evaluation.perplexity import (
     DenseModelError,
     compare_language_models,
-    perplexity,
     perplexity_of,
 )
 from stat_repro.evaluation.predictions import predict_logits
@@ -201,9 +200,9 @@ def test_perplexity_equals_direct_computation(windows):
     model = _llama(0)
     log_p = _direct(model, windows)
     nll = -log_p.gather(2, windows[:, 1:, None]).mean().item()
-    got = perplexity(model, windows, batch_size=2)
-    assert got.nll == pytest.approx(nll, rel=1e-6)
-    assert got.perplexity == pytest.approx(math.exp(nll), rel=1e-6)
+    got = compare_language_models(model, model, windows, batch_size=2)
+    assert got.dense_nll == got.pruned_nll == pytest.approx(nll, rel=1e-6)
+    assert got.dense_perplexity == got.pruned_perplexity == pytest.approx(math.exp(nll), rel=1e-6)
     assert (got.tokens, got.windows) == (55, 5)
 
 
@@ -211,7 +210,7 @@ def test_perplexity_equals_the_models_own_loss(windows):
     model = _llama(0)
     with torch.no_grad():
         loss = model(input_ids=windows, labels=windows).loss.item()
-    assert perplexity(model, windows).nll == pytest.approx(loss, rel=1e-6)
+    assert compare_language_models(model, model, windows).dense_nll == pytest.approx(loss, rel=1e-6)
 
 
 def test_comparison_equals_direct_computation(windows):
@@ -220,8 +219,9 @@ def test_comparison_equals_direct_computation(windows):
     got = compare_language_models(dense, pruned, windows, batch_size=2)
     assert got.kl == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-5)
     assert got.agreement == pytest.approx((log_p.argmax(-1) == log_q.argmax(-1)).double().mean())
-    assert got.dense_nll == pytest.approx(perplexity(dense, windows).nll, rel=1e-12)
-    assert got.pruned_nll == pytest.approx(perplexity(pruned, windows).nll, rel=1e-12)
+    for nll, expected in ((got.dense_nll, log_p), (got.pruned_nll, log_q)):
+        right = expected.gather(2, windows[:, 1:, None])
+        assert nll == pytest.approx(-right.mean().item(), rel=1e-6)
     assert (got.tokens, got.windows) == (55, 5)
 
 
@@ -251,7 +251,8 @@ def test_model_compared_with_itself(windows):
 def test_uniform_model_has_the_vocabulary_as_perplexity(windows):
     model = _llama(0)
     model.lm_head.weight.data.zero_()
-    assert perplexity(model, windows).perplexity == pytest.approx(VOCABULARY, rel=1e-6)
+    got = compare_language_models(_llama(0), model, windows)
+    assert got.pruned_perplexity == pytest.approx(VOCABULARY, rel=1e-6)
 
 
 def test_bfloat16_logits_are_scored_in_float32(windows):
@@ -259,7 +260,8 @@ def test_bfloat16_logits_are_scored_in_float32(windows):
     with torch.no_grad():
         logits = model(input_ids=windows[:, :]).logits[:, :-1].double()
     expected = -logits.log_softmax(-1).gather(2, windows[:, 1:, None]).mean().item()
-    assert perplexity(model, windows, batch_size=5).nll == pytest.approx(expected, rel=1e-6)
+    got = compare_language_models(model, model, windows, batch_size=5)
+    assert got.dense_nll == got.pruned_nll == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -271,7 +273,6 @@ def test_collapsed_model_is_a_result_and_broken_dense_model_an_error(windows, ba
     assert got.kl == math.inf
     assert got.agreement == 0
     assert math.isfinite(got.dense_nll)
-    assert perplexity(broken, windows).perplexity == math.inf
     with pytest.raises(DenseModelError, match="window 0, predicted token 0"):
         compare_language_models(broken, dense, windows)
 
@@ -303,7 +304,7 @@ def test_training_flags_return(windows):
 @pytest.mark.parametrize("shape", [(0, 8), (3, 1), (8,)])
 def test_windows_that_predict_nothing_are_refused(shape):
     with pytest.raises(ValueError, match="at least one window of at least two tokens"):
-        perplexity(_llama(0), torch.zeros(shape, dtype=torch.long))
+        compare_language_models(_llama(0), _llama(0), torch.zeros(shape, dtype=torch.long))
 
 
 def test_different_vocabularies_are_refused(windows):

@@ -89,6 +89,9 @@ def write_form(folder, part, form, version):
         official.rename(folder / f"{part}-v{version}.json")
     elif form == "parquet":
         pd.DataFrame(rows).to_parquet(folder / f"{part}.parquet")
+    elif form == "hub":  # parquet as `datasets` writes it, under the name it has on the hub
+        shard = folder / "plain_text" / f"{part}-00000-of-00001.parquet"
+        datasets.Dataset.from_list(rows).to_parquet(shard)
     elif form == "saved":
         datasets.Dataset.from_list(rows).save_to_disk(folder / part)
     else:
@@ -98,7 +101,7 @@ def write_form(folder, part, form, version):
 
 
 @pytest.mark.parametrize("version", ["1.1", "2.0"])
-@pytest.mark.parametrize("form", ["official", "jsonl", "json", "parquet", "saved"])
+@pytest.mark.parametrize("form", ["official", "jsonl", "json", "parquet", "hub", "saved"])
 def test_every_layout_gives_the_same_questions(tmp_path, form, version):
     folder = tmp_path / "data"
     folder.mkdir()
@@ -161,6 +164,11 @@ def test_a_split_that_cannot_be_made_is_told(tmp_path):
     assert list(load_questions(config(folder)).splits) == ["train"]
     with pytest.raises(DataError, match=r"splits one file, but .* is a folder of parts"):
         load_questions(config(folder, held_out=0.5))
+    with pytest.raises(DataError, match="expected a validation part; there are only train"):
+        load_questions(config(folder, calibration_split="validation"))
+    for part in ("train", "validation", "test"):
+        with pytest.raises(DataError, match=rf"dataset\.{part}: expected null; .*dataset\.path="):
+            load_questions(config(folder, **{part: str(path)}))
 
 
 def test_without_a_network_the_hub_name_gives_one_message():
@@ -203,6 +211,13 @@ def test_wrong_offsets_and_repeated_ids_are_refused(tmp_path):
     path.write_text(content.replace('"0-1"', '"0-0"'))
     with pytest.raises(DataError, match="'0-0' comes 2 times"):
         load_questions(config(path, held_out=0.5))
+
+
+def test_a_folder_that_is_no_saved_table_is_refused(tmp_path):
+    for name in ("state.json", "data-00000-of-00001.arrow"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match="cannot be read by datasets"):
+        load_questions(config(tmp_path, held_out=0.5))
 
 
 def test_other_sources_and_tasks_are_refused(tmp_path):

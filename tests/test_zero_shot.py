@@ -1,25 +1,29 @@
 """Zero-shot tasks through lm-eval, on a local multiple-choice file and a tiny model; no network."""
 
 import copy
+import io
 import json
+import math
 import sys
 
 import datasets
+import pandas as pd
 import pytest
 import torch
+from made_up_records import language_record
+from pico_benchmarks import plain_tokenizer
 from pico_data import WORDS, word_tokenizer
 from pico_models import pico_model
 from pico_project import text_overrides
 from test_config import compose_run
 from test_pipeline import run_one
-from tokenizers.processors import TemplateProcessing
 
+from stat_repro import reporting
 from stat_repro.config import ConfigError
 from stat_repro.evaluation import zero_shot
 from stat_repro.evaluation.zero_shot import ZeroShotError, evaluate_zero_shot, load_tasks
 from stat_repro.identity import identify
 from stat_repro.pipeline import run_experiment
-from stat_repro.reporting.tables import result_table
 from stat_repro.results.store import read_record, save_record, to_frame
 from stat_repro.session import Session
 
@@ -65,14 +69,6 @@ def folder(tmp_path):
     return tasks
 
 
-def plain_tokenizer():
-    """One token per word and nothing else, with a BOS token that is never added."""
-    tokenizer = word_tokenizer()
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B")
-    tokenizer.bos_token = "[CLS]"
-    return tokenizer
-
-
 def by_hand(model, tokenizer, questions):
     """acc and acc_norm: the choice with the largest log-likelihood, as it is or per character."""
     right = torch.zeros(2)
@@ -80,7 +76,7 @@ def by_hand(model, tokenizer, questions):
         context = tokenizer(question["question"])["input_ids"]
         sums = []
         for choice in question["choices"]:
-            ids = tokenizer(choice)["input_ids"]
+            ids = tokenizer(choice, add_special_tokens=False)["input_ids"]
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([context + ids])).logits[0, :-1]
             log_p = logits.log_softmax(-1)[len(context) - 1 :]
@@ -115,6 +111,36 @@ def test_accuracies_are_those_of_the_log_likelihoods(folder):
     assert results[0].metrics != results[1].metrics
     assert results[0].protocol == results[1].protocol
     assert {acc, acc_norm} - {0.0, 1.0}  # the questions can tell models apart
+
+
+def test_the_tokenizers_own_bos_is_put_in_front_once(folder):
+    loaded = load_tasks(("mine",), str(folder), 0)
+    model, metrics = pico_model("llama_grouped"), []
+    for bos, told in ((False, "none"), (True, "1")):
+        tokenizer = plain_tokenizer(bos=bos)
+        scores = evaluate_zero_shot(model, tokenizer, loaded)
+        acc, acc_norm = by_hand(model, tokenizer, QUESTIONS)
+        assert scores.metrics["mine_acc"] == pytest.approx(acc)
+        assert scores.metrics["mine_acc_norm"] == pytest.approx(acc_norm)
+        assert scores.protocol["special_tokens"].endswith(f"in front of every text: {told}")
+        metrics.append(scores.metrics)
+    assert metrics[0] != metrics[1]  # else this could not tell whether there is one
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_collapsed_model_has_no_accuracy(folder, bad):
+    loaded = load_tasks(("mine",), str(folder), 0)
+    model = pico_model("llama_grouped")
+    whole = evaluate_zero_shot(model, plain_tokenizer(), loaded)
+    handle = model.lm_head.register_forward_hook(
+        lambda module, inputs, logits: logits.index_fill(-1, torch.tensor([7]), bad)
+    )
+    broken = evaluate_zero_shot(model, plain_tokenizer(), loaded)
+    assert set(broken.metrics) == set(whole.metrics)
+    assert all(math.isnan(value) for value in broken.metrics.values())
+    handle.remove()
+    assert evaluate_zero_shot(model, plain_tokenizer(), loaded) == whole
+    assert not model._forward_hooks
 
 
 def test_protocol_and_fewer_examples(folder):
@@ -153,6 +179,12 @@ def test_what_cannot_be_evaluated(folder, tmp_path, monkeypatch):
     with pytest.raises(ZeroShotError, match="BOS or EOS"):
         evaluate_zero_shot(
             pico_model("llama_grouped"), tokenizer, load_tasks(("other",), str(folder), 0)
+        )
+    closing = word_tokenizer()
+    closing.bos_token = "[CLS]"
+    with pytest.raises(ZeroShotError, match=r"only in front of a text; .*'\[SEP\]'\] of 'a'"):
+        evaluate_zero_shot(
+            pico_model("llama_grouped"), closing, load_tasks(("other",), str(folder), 0)
         )
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(ZeroShotError, match=r"pip install stat-repro\[zero_shot\]"):
@@ -227,9 +259,43 @@ def test_record_has_both_models_and_perplexity(tmp_path, folder, monkeypatch):
     assert second.metrics["dense"] == metrics["dense"]
     assert len(calls) == 3  # the dense model once for both points
     stored = [read_record(save_record(r, tmp_path)) for r in (experiment.record, second)]
-    table = result_table(to_frame(stored))
-    assert {"mine_acc", "mine_acc_norm", "other_acc", "zero_shot_mean"} < set(table["quantity"])
+    table = reporting.result_table(to_frame(stored))
+    shown = {"mine accuracy (%)", "other normalised accuracy (%)", "mean zero-shot accuracy (%)"}
+    assert shown < set(table["quantity"])
     assert len(set(table["variant"])) == 1  # both points have one protocol
+
+
+def test_tables_and_figures_of_a_study_with_zero_shot_tasks():
+    """The headline stays perplexity; every zero-shot metric is in the table, known or not."""
+    scores = {
+        "mine_acc": 0.25,
+        "mine_acc_norm": 0.5,
+        "an_acc_task_acc": 1.0,
+        "own_word_count": 12.5,
+        "zero_shot_mean": 0.75,
+    }
+    record = language_record(60.0)
+    record.metrics["pruned"] |= scores
+    record.metrics["dense"] |= scores
+    frame = to_frame([record])
+    table = reporting.result_table(frame)
+    cells = dict(zip(table["quantity"], table["ratio 0.5"], strict=True))
+    assert list(cells.items())[:6] == [
+        ("token perplexity", "60.00 (n=1)"),
+        ("mean zero-shot accuracy (%)", "75.00 (n=1)"),
+        ("an_acc_task accuracy (%)", "100.00 (n=1)"),
+        ("mine accuracy (%)", "25.00 (n=1)"),
+        ("mine normalised accuracy (%)", "50.00 (n=1)"),
+        ("own_word_count", "12.5000 (n=1)"),
+    ]
+    assert "| mine accuracy (%) | 25.00 | 25.00 (n=1) |" in reporting.to_markdown(table, "t", [])
+    numbers = pd.read_csv(io.StringIO(reporting.to_csv(frame, [])), comment="#")
+    values = dict(zip(numbers["quantity"], numbers["mean"], strict=True))
+    assert values.items() >= scores.items()
+    (summary,) = reporting.summary_table(frame).to_dict("records")
+    assert (summary["metric"], summary["pruned"]) == ("token perplexity", "60.00")
+    for name in ("own_word_count", "mine_acc"):
+        assert reporting.figure_data(frame, "pico", "prose", name).quantity == name
 
 
 def test_tasks_and_their_files_make_the_run(tmp_path, folder):

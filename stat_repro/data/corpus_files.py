@@ -79,7 +79,7 @@ class CorpusSource:
                 )
             rows, origin = read_local(local, corpus, self.text_column, documents)
         if not any(row.strip() for row in rows):
-            raise DataError(f"{self.name} {part}: expected text; {local or self.path} has none")
+            raise DataError(f"{self.name} {part}: expected text; {local or origin} has none")
         return tuple(rows), origin
 
     def _from_hub(self, corpus: Corpus, part: str, documents: int | None) -> tuple[list[str], str]:

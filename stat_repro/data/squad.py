@@ -19,7 +19,7 @@ import numpy as np
 from stat_repro.config import DatasetConfig
 from stat_repro.data.errors import DataError
 from stat_repro.data.hub import from_hub, local_copy
-from stat_repro.data.local_parts import local_form, part_files
+from stat_repro.data.local_parts import local_form, part_files, table_of
 from stat_repro.data.squad_files import SAVED, Question, read_file, read_rows
 
 VERSIONS = ("1.1", "2.0")
@@ -90,12 +90,18 @@ def load_questions(config: DatasetConfig) -> QuestionData:
 
     Raises:
         DataError: Data that cannot be had or is not in one of these forms, a split that cannot be
-            made, or answers that are not where the data says.
+            made, no part to calibrate on, or answers that are not where the data says.
     """
     if config.source != "squad" or config.task != "question_answering":
         raise DataError(
             "dataset.source: expected squad for task=question_answering; got "
             f"{config.source!r} and task={config.task}"
+        )
+    given = [part for part in _PARTS if getattr(config, part) is not None]
+    if given:
+        raise DataError(
+            f"dataset.{given[0]}: expected null; files of one's own go into one folder, "
+            f"{_KEY}=<folder> with {_LOCAL_FORM}"
         )
     if config.path is None:
         raise DataError(f"{_KEY}: expected rajpurkar/squad, rajpurkar/squad_v2 or a path; got null")
@@ -112,7 +118,9 @@ def load_questions(config: DatasetConfig) -> QuestionData:
     for name, questions in parts.items():
         _check(questions, f"{config.name}, {name} part")
     unanswerable = any(not question.answers for part in parts.values() for question in part)
-    return QuestionData(config.name, VERSIONS[marked or unanswerable], parts, absent)
+    data = QuestionData(config.name, VERSIONS[marked or unanswerable], parts, absent)
+    data.split(config.calibration_split)  # told here, before a model is trained
+    return data
 
 
 Parts = dict[str, tuple[Question, ...]]
@@ -126,8 +134,7 @@ def _from_hub(config: DatasetConfig) -> tuple[Parts, bool]:
         rows = from_hub(
             config.path, split=part, key=_KEY, local_form=_LOCAL_FORM, revision=config.revision
         )
-        columns = {name: rows[name][:] for name in rows.column_names}
-        parts[part] = tuple(read_rows(columns, f"{config.path}, split {part}"))
+        parts[part] = tuple(read_rows(table_of(rows), f"{config.path}, split {part}"))
     return parts, False
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 
 from stat_repro.data.errors import DataError
-from stat_repro.data.tables import Columns, read_table
+from stat_repro.data.local_parts import read_part
+from stat_repro.data.tables import Columns
 
 SAVED = "state.json"  # what `save_to_disk` leaves beside the rows
 COLUMNS = ("id", "context", "question", "answers")
@@ -80,15 +80,9 @@ def read_file(path: Path) -> tuple[list[Question], bool]:
     Raises:
         DataError: An unreadable file, or one in another form.
     """
-    if path.is_dir():
-        try:
-            rows = datasets.load_from_disk(str(path))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read by load_from_disk: {error}") from error
-        return read_rows({name: rows[name][:] for name in rows.column_names}, str(path)), False
     official = _official(path)
     if official is None:
-        return read_rows(read_table(path), str(path)), False
+        return read_rows(read_part([path]), str(path)), False
     try:
         return list(_nested(official["data"])), str(official.get("version")).lstrip("v") == "2.0"
     except (KeyError, TypeError, AttributeError) as error:
@@ -105,7 +99,7 @@ def _official(path: Path) -> Mapping[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
-        return None  # not one JSON value; read_table says what is wrong, unless it is lines
+        return None  # no file, or not one JSON value; read_part says what is wrong, if anything is
     return content if isinstance(content, dict) and "data" in content else None
 
 

@@ -76,6 +76,11 @@ def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
         raise DataError(
             f"dataset.task: expected language_modeling for running text; got {config.task}"
         )
+    if config.held_out is not None:
+        raise DataError(
+            "dataset.held_out splits questions by article; running text needs a file per part: "
+            f"expected null; got {config.held_out}"
+        )
     prefix, _, name = config.source.partition(":")
     if prefix == "corpus":
         return _corpus_texts(config, name, split)
@@ -105,6 +110,7 @@ def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
 def _check_only_corpora_have(config: DatasetConfig) -> None:
     unused = {
         "path": config.path,
+        "validation": config.validation,
         "calibration_corpus": config.calibration_corpus,
         "calibration_path": config.calibration_path,
         "calibration_split": None if config.calibration_split == "train" else "given",

@@ -38,27 +38,6 @@ def perplexity_of(nll: float) -> float:
 
 
 @dataclass(frozen=True)
-class LanguageScore:
-    """Score of one model.
-
-    Attributes:
-        nll: Mean negative log-likelihood per predicted token, in nats; inf for a model with
-            outputs that are not finite.
-        tokens: Number of predicted tokens.
-        windows: Number of windows.
-    """
-
-    nll: float
-    tokens: int
-    windows: int
-
-    @property
-    def perplexity(self) -> float:
-        """exp(nll)."""
-        return perplexity_of(self.nll)
-
-
-@dataclass(frozen=True)
 class LanguageComparison:
     """Scores of the dense and the pruned model on the same windows.
 
@@ -123,38 +102,6 @@ def _token_nll(log_probabilities: Tensor, targets: Tensor) -> Tensor:
     """Negative log-likelihood (T) in float64; inf where the row (T, V) is not a distribution."""
     nll = -log_probabilities.gather(1, targets[:, None]).squeeze(1).double()
     return nll.masked_fill(nll.isnan(), torch.inf)
-
-
-def perplexity(
-    model: nn.Module, windows: Tensor, batch_size: int = 4, label: str = "perplexity"
-) -> LanguageScore:
-    """Score of one model, by the protocol of this module.
-
-    Args:
-        model: Causal language model.
-        windows: Token ids, (N, W).
-        batch_size: Windows per forward pass at most; does not change the result beyond rounding.
-        label: What the progress line says.
-
-    Returns:
-        The score; log-softmax in float32 whatever the model's data type, sums in float64.
-
-    Raises:
-        ValueError: No windows, or windows too short to predict anything.
-    """
-    _check_windows(windows, batch_size)
-    count, window = windows.shape
-    total = 0.0
-    with evaluating(model), torch.inference_mode(), Progress(label, count, "windows") as progress:
-        for batch in _window_batches(model, windows, batch_size):
-            logits = _next_token_logits(model, batch)
-            targets = batch[:, 1:].to(logits.device)
-            for row, part in _chunks(batch):
-                log_q = logits[row, part].float().log_softmax(dim=1)
-                total += float(_token_nll(log_q, targets[row, part]).sum())
-            progress.advance(len(batch))
-    tokens = count * (window - 1)
-    return LanguageScore(total / tokens, tokens, count)
 
 
 def _compare_chunk(dense: Tensor, pruned: Tensor, targets: Tensor, place: str) -> Tensor:

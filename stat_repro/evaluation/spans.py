@@ -90,7 +90,9 @@ def window_spans(
         start: Scores of the context's tokens, (C).
         end: Likewise, (C).
         offsets: Characters of these tokens, (C, 2).
-        rule: Spans run from one of the `n_best` best starts to one of the `n_best` best ends.
+        rule: Spans run from one of the `n_best` best starts to one of the `n_best` best ends of the
+            context. (The Hugging Face example picks these among all tokens of the input and then
+            leaves out those that are not of the context.)
 
     Returns:
         At most `n_best`; none where all these ends lie before all starts or too far behind.
@@ -136,9 +138,10 @@ def null_scores(logits: SpanLogits, windows: Windows) -> Floats:
     A single window that holds the answer is enough for the question to have one.
     """
     first = logits.bounds[:-1]
-    scores = logits.start[first].astype(np.float64) + logits.end[first]
     smallest = np.full(_questions(windows), np.inf)
-    np.minimum.at(smallest, windows.question, scores)
+    with np.errstate(invalid="ignore"):  # of questions with a score that is not finite
+        scores = logits.start[first].astype(np.float64) + logits.end[first]
+        np.minimum.at(smallest, windows.question, scores)
     return smallest
 
 

@@ -14,6 +14,7 @@ import difflib
 import functools
 import importlib.metadata
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.models.modes import evaluating
@@ -57,7 +59,7 @@ class ZeroShotScores:
 
     Attributes:
         metrics: `<task>_<metric>` as fractions, and `zero_shot_mean` where all tasks have an
-            accuracy.
+            accuracy; all nan for a model with logits that are not finite.
         protocol: What was measured; the same for every model.
     """
 
@@ -114,18 +116,15 @@ def evaluate_zero_shot(
         The scores. An accuracy over n examples has the standard error sqrt(p (1 - p) / (n - 1)).
 
     Raises:
-        ZeroShotError: The tokenizer has neither BOS nor EOS, which the harness needs.
+        ZeroShotError: The tokenizer has neither BOS nor EOS, which the harness needs, or it adds
+            special tokens behind the text.
     """
-    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-        raise ZeroShotError(
-            f"evaluation.zero_shot.tasks: expected a tokenizer with a BOS or EOS token; "
-            f"{tokenizer.name_or_path!r} has neither"
-        )
+    leading = _leading_tokens(tokenizer)
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
     on_cpu = next(model.parameters()).device.type == "cpu"
-    with evaluating(model), torch.inference_mode(), _quiet():
+    with evaluating(model), torch.inference_mode(), _quiet(), _broken_outputs(model) as broken:
         harness_model = HFLM(
             pretrained=model,
             # The harness sets a pad token.
@@ -142,7 +141,48 @@ def evaluate_zero_shot(
             bootstrap_iters=0,
             log_samples=False,
         )
-    return ZeroShotScores(_metrics(results["results"]), _protocol(results, loaded, examples))
+    metrics = _metrics(results["results"])
+    if broken:
+        # The harness would take the first choice of every question, and call that an accuracy.
+        metrics = dict.fromkeys(metrics, math.nan)
+    return ZeroShotScores(metrics, _protocol(results, loaded, examples, leading))
+
+
+def _leading_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Special tokens that the tokenizer puts in front of a text."""
+    name = tokenizer.name_or_path
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise ZeroShotError(
+            f"evaluation.zero_shot.tasks: expected a tokenizer with a BOS or EOS token; {name!r} "
+            "has neither"
+        )
+    ids = list(tokenizer("a")["input_ids"])
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    leading = len(ids) - len(plain)
+    if ids[leading:] != plain:
+        # The harness counts the tokens of question and answer from the front.
+        raise ZeroShotError(
+            "evaluation.zero_shot.tasks: expected a tokenizer that adds special tokens only in "
+            f"front of a text; {name!r} makes {tokenizer.convert_ids_to_tokens(ids)} of 'a'"
+        )
+    return leading
+
+
+@contextmanager
+def _broken_outputs(model: PreTrainedModel) -> Iterator[list[bool]]:
+    """A list that gets an entry for every forward pass with a logit that is nan or infinite."""
+    found: list[bool] = []
+
+    def check(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        # The extremes tell without another tensor of the size of the logits.
+        if not bool(torch.isfinite(torch.stack(outputs.logits.aminmax())).all()):
+            found.append(True)
+
+    hook = model.register_forward_hook(check)
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 def _metrics(results: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -161,7 +201,9 @@ def _metrics(results: dict[str, dict[str, Any]]) -> dict[str, float]:
     return metrics
 
 
-def _protocol(results: dict[str, Any], loaded: LoadedTasks, examples: int | None) -> dict[str, Any]:
+def _protocol(
+    results: dict[str, Any], loaded: LoadedTasks, examples: int | None, leading: int
+) -> dict[str, Any]:
     protocol = {
         "harness": f"lm-eval {importlib.metadata.version('lm-eval')}",
         "tasks": {
@@ -178,6 +220,8 @@ def _protocol(results: dict[str, Any], loaded: LoadedTasks, examples: int | None
         "zero_shot_mean": "mean over the tasks of acc_norm where a task has it, else acc",
         "log_probabilities": "float32",
         "prompt": "without chat template; cut on the left at the model's positions",
+        # Until its pull request 3347 (October 2025) the harness put nothing in front.
+        "special_tokens": f"as the tokenizer adds them in front of every text: {leading or 'none'}",
     }
     if loaded.shots:
         protocol["shots_seed"] = FEWSHOT_SEED
@@ -222,9 +266,7 @@ def _check_name(manager: Any, name: str, include: str | None) -> None:
             f"{', '.join(members[:_LISTED_NAMES])}{', ...' if len(members) > _LISTED_NAMES else ''}"
         )
     close = difflib.get_close_matches(name, manager.all_subtasks, n=_LISTED_NAMES)
-    where = (
-        "lm-eval" if include is None else f"lm-eval or {include} (YAML that cannot be read, too)"
-    )
+    where = "lm-eval" + (f" or {include} (YAML that cannot be read, too)" if include else "")
     raise ZeroShotError(
         f"evaluation.zero_shot.tasks: no task {name!r} in {where}; close names: "
         f"{', '.join(close) or 'none'}"

@@ -43,8 +43,8 @@ QUANTITIES = {
     "accuracy": QuantityStyle("accuracy (%)", 100, 2, fraction=True),
     "pearson": QuantityStyle("Pearson correlation", fraction=True),
     "perplexity": QuantityStyle("token perplexity", decimals=2, log=True),
-    "exact_match": QuantityStyle("exact match (%)", 100, 2, fraction=True),
     "zero_shot_mean": QuantityStyle("mean zero-shot accuracy (%)", 100, 2, fraction=True),
+    "exact_match": QuantityStyle("exact match (%)", 100, 2, fraction=True),
     "f1": QuantityStyle("F1 (%)", 100, 2, fraction=True),
     "matthews": QuantityStyle("Matthews correlation", fraction=True),
     "spearman": QuantityStyle("Spearman correlation", fraction=True),
@@ -56,6 +56,8 @@ QUANTITIES = {
     "param_kept_fraction": QuantityStyle("parameters kept (%)", 100, 2, fraction=True),
     "compress_s": QuantityStyle("time to compress (s)", decimals=1),
 }
+# Metrics of zero-shot tasks are called `<task>_<metric>`; these are fractions whatever the task.
+_TASK_METRICS = {"_acc": "accuracy", "_acc_norm": "normalised accuracy"}
 
 METHOD_LABELS = {"stat": "STAT"}
 
@@ -86,10 +88,10 @@ _OTHER_LINES = ("--", ":", "-.")
 
 def quantity_style(name: str) -> QuantityStyle:
     """Look of a quantity; one that is not listed is shown under its own name."""
-    task, _, metric = name.partition("_acc")
-    if metric in ("", "_norm") and name != task:
-        words = "accuracy" if metric == "" else "normalised accuracy"
-        return QuantityStyle(f"{task} {words} (%)", 100, 2, fraction=True)
+    for ending, words in _TASK_METRICS.items():
+        if name.endswith(ending):
+            label = f"{name.removesuffix(ending)} {words} (%)"
+            return QuantityStyle(label, 100, 2, fraction=True)
     return QUANTITIES.get(name, QuantityStyle(name, decimals=4))
 
 

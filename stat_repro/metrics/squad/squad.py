@@ -1,7 +1,8 @@
 """Exact match and F1 of SQuAD as a module of the `evaluate` library.
 
-It takes what the library's own modules `squad` and `squad_v2` take and gives what `squad` gives,
-in percents; those modules need a network. See the remark on imports in `classification.py`.
+It takes what the library's own module `squad` takes, for SQuAD 2.0 as well: an empty prediction is
+"no answer", and there is no `no_answer_probability`. Values are percents; the library's own modules
+need a network. See the remark on imports in `classification.py`.
 """
 
 from __future__ import annotations
