@@ -20,17 +20,15 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, PreTrainedModel
 
 from stat_repro.cache import build_once
 from stat_repro.config import FinetuneConfig
+from stat_repro.data.batching import check_length
 from stat_repro.data.context_windows import check_windows
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
+from stat_repro.models.loading import explained_refusal, load_tokenizer
 from stat_repro.paths import cache_dir
 from stat_repro.supervision import QuestionSupervision, SentenceSupervision, Supervision
 from stat_repro.training import seeded, train
@@ -97,8 +95,10 @@ def task_checkpoint(
 
     Raises:
         FinetuneError: The model is no encoder with a recipe, it lacks weights, there is nothing to
-            train on, or the loss is no longer finite.
-        stat_repro.data.errors.DataError: Windows that the model or the tokenizer cannot take.
+            train on.
+        stat_repro.training.TrainingError: The loss is no longer finite.
+        stat_repro.models.loading.ModelLoadError: Weights or tokenizer that cannot be read.
+        stat_repro.data.errors.DataError: Lengths that the model or the tokenizer cannot take.
     """
     supervision = _supervision(data, max_length, stride)
     positions = _encoder_positions(base_folder)
@@ -106,6 +106,8 @@ def task_checkpoint(
         raise FinetuneError(f"finetune: {data.name} has no training examples")
     if isinstance(data, QuestionData):
         check_windows(max_length, stride, positions)
+    else:
+        check_length(max_length, positions)
     settings = asdict(config)
     del settings["enabled"]
     recipe = {
@@ -164,7 +166,7 @@ def _quiet_loading() -> Iterator[None]:
 
 
 def _load(base_folder: Path, supervision: Supervision) -> PreTrainedModel:
-    with _quiet_loading():
+    with _quiet_loading(), explained_refusal(base_folder, supervision.auto_class.__name__):
         model, report = supervision.auto_class.from_pretrained(
             base_folder, dtype=torch.float32, output_loading_info=True, **supervision.head
         )
@@ -187,7 +189,7 @@ def _make(
 ) -> None:
     """Train and write the finished checkpoint."""
     start = time.perf_counter()
-    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    tokenizer = load_tokenizer(base_folder)
     with seeded(config.seed, device):
         model = _load(base_folder, supervision).to(device)
         losses = train(model, tokenizer, supervision, config)

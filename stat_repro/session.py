@@ -186,7 +186,7 @@ def _workload(
     if isinstance(data, QuestionData):
         return QuestionWorkload(data, config.dataset, loaded.tokenizer, positions)
     outputs = _output_order(data, loaded, config)
-    return SentenceWorkload(data, config.dataset, loaded.tokenizer, outputs)
+    return SentenceWorkload(data, config.dataset, loaded.tokenizer, outputs, positions)
 
 
 def _check_override(config: RunConfig, has_head: bool) -> None:

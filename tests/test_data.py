@@ -11,7 +11,9 @@ from pico_data import WORDS, sentences, word_tokenizer
 
 from stat_repro import assets
 from stat_repro.config import DatasetConfig, ModelConfig
+from stat_repro.data import batching
 from stat_repro.data.batching import (
+    encode_sentences,
     length_bucketed,
     pad_batch,
     sentence_batches,
@@ -183,6 +185,18 @@ def test_selected_rows_come_by_position_also_twice():
         got.update(zip(positions, tokens, strict=True))
     assert got == {0: 6, 1: 3, 2: 6}
     assert len(list(batches)) == len(list(batches)) == len(batches) == 2  # may be read again
+
+
+def test_sentences_are_encoded_piece_by_piece(monkeypatch):
+    tokenizer = word_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    first, second = (sentences(*lengths)["text"] for lengths in ([1, 9, 3, 2, 5], [4, 1, 8, 6, 7]))
+    rows = datasets.Dataset.from_dict({"text": first, "text_pair": second})
+    expected = tokenizer(list(first), list(second), truncation=True, max_length=8)
+    monkeypatch.setattr(batching, "_ENCODED_AT_ONCE", 2)
+    found = encode_sentences(tokenizer, rows, 8)
+    assert {key: [row[key] for row in found] for key in expected} == dict(expected)
+    assert encode_sentences(tokenizer, rows.select([]), 8) == []
 
 
 def test_token_types_only_where_the_tokenizer_gives_them():

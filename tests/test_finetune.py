@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import random
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -31,9 +32,11 @@ from transformers import (
 from stat_repro import finetune, training
 from stat_repro.cache import AssetError
 from stat_repro.config import FinetuneConfig
+from stat_repro.data.errors import DataError
 from stat_repro.data.task_data import TaskData, fingerprint_of
 from stat_repro.evaluation.evaluate import predicted_classes
 from stat_repro.finetune import FinetuneError, has_task_head, task_checkpoint
+from stat_repro.models.loading import ModelLoadError
 from stat_repro.training import TrainingError, learning_rate_factor
 
 CPU = torch.device("cpu")
@@ -284,15 +287,27 @@ def test_decoder_is_refused(tmp_path, data):
 
 
 def test_damaged_encoder_is_refused(base, data, tmp_path):
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in base.iterdir():
-        (broken / path.name).write_bytes(path.read_bytes())
+    broken = shutil.copytree(base, tmp_path / "broken")
     weights = load_file(base / "model.safetensors")
     weights = {k: v for k, v in weights.items() if "layer.1.output.dense" not in k}
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(FinetuneError, match="lacks weights of the encoder, 2 of them"):
         _train(broken, data)
+    (broken / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ModelLoadError, match="broken: cannot be loaded as AutoModelForSequence"):
+        _train(broken, data)
+
+
+def test_encoder_without_tokenizer_is_refused(base, data, tmp_path):
+    bare = shutil.copytree(base, tmp_path / "bare", ignore=shutil.ignore_patterns("token*"))
+    with pytest.raises(ModelLoadError, match="expected the model's tokenizer files"):
+        _train(bare, data)
+    assert _entries(tmp_path) == []
+
+
+def test_sentences_longer_than_the_encoder_can_read_are_refused(base, data):
+    with pytest.raises(DataError, match=r"dataset\.max_length: expected at most 32, .*; got 33"):
+        _train(base, data, max_length=33)
 
 
 def test_no_training_examples_is_an_error(base, data):

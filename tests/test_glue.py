@@ -192,6 +192,24 @@ def test_saved_to_disk(tmp_path, whole):
     assert_rows(load("qnli", tmp_path), "qnli", 6)
 
 
+def test_an_empty_saved_part_is_refused(tmp_path):
+    datasets.Dataset.from_dict(hub_table("rte", [])).save_to_disk(tmp_path / "train")
+    with pytest.raises(DataError, match="train: expected at least one row"):
+        load("rte", tmp_path)
+
+
+def test_classes_in_parquet_go_by_name_where_the_file_names_them(tmp_path):
+    """As in a folder of save_to_disk: the numbers of another data set are not GLUE's."""
+    names = ["not_entailment", "entailment"]
+    table = {**hub_table("rte", examples("rte", 2)), "label": [1, 0]}
+    rows = datasets.Dataset.from_dict(table).cast_column("label", datasets.ClassLabel(names=names))
+    rows.to_parquet(tmp_path / "train.parquet")
+    assert list(load("rte", tmp_path).split("train")["label"]) == [0, 1]
+    (tmp_path / "train.parquet").write_bytes(b"noise")
+    with pytest.raises(DataError, match=r"train\.parquet: cannot be read"):
+        load("rte", tmp_path)
+
+
 def test_shards_of_the_hubs_repository(tmp_path):
     rows = examples("rte", 6)
     for part in (0, 1):
@@ -219,6 +237,12 @@ def test_sst2_with_and_without_a_header_line(tmp_path, header):
 def test_a_first_line_that_is_neither_header_nor_row_is_refused(tmp_path):
     (tmp_path / "train.tsv").write_text("text\tclass\nfine film\t1\n")
     with pytest.raises(DataError, match=r"'sentence'.*has text, class; without a header line"):
+        load("sst2", tmp_path)
+
+
+def test_a_quotation_mark_that_is_never_closed_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_text('"sentence,label\n' + "fine film,1\n" * 12_000)
+    with pytest.raises(DataError, match=r"train\.csv: cannot be read as csv"):
         load("sst2", tmp_path)
 
 
@@ -256,6 +280,11 @@ def test_a_missing_part_is_told_when_it_is_asked_for(tmp_path):
     data = load("cola", tmp_path)
     with pytest.raises(DataError, match="no validation or dev file"):
         data.split("validation")
+    with pytest.raises(DataError, match="no validation or dev file"):
+        load("cola", tmp_path, calibration_split="validation")
+    (tmp_path / "train.tsv").rename(tmp_path / "dev.tsv")
+    with pytest.raises(DataError, match=r"expected a train part; .* has no train file"):
+        load("cola", tmp_path)
 
 
 def test_an_empty_sentence_of_a_benchmark_is_kept_and_a_missing_one_refused(tmp_path):
@@ -377,6 +406,7 @@ def test_every_task_has_a_configuration(task):
         ({"source": "glue:wnli"}, "glue:mnli, .*got 'glue:wnli'"),
         ({"task": "regression"}, "rte is a classification task; got regression"),
         ({"train": "mine.csv"}, r"dataset\.train.*dataset\.path=<folder>"),
+        ({"label_column": "gold"}, r"dataset\.label_column.*dataset=table_file"),
         ({"path": None}, "expected nyu-mll/glue or a local folder"),
     ],
 )

@@ -3,10 +3,12 @@
 import httpx2
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from pico_project import save_checkpoint
 
 from stat_repro.config import ModelConfig
-from stat_repro.models.loading import ModelLoadError, checkpoint_folder
+from stat_repro.models.loading import ModelLoadError, checkpoint_folder, load_checkpoint
 
 LLAMA = ModelConfig(name="llama2_7b", path="meta-llama/Llama-2-7b-hf")
 
@@ -63,9 +65,15 @@ def test_a_repository_with_pickled_weights_only(monkeypatch, tmp_path):
         assert part in text
 
 
-def test_local_folders(tmp_path):
+def test_local_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for path in ("./nowhere", "/nowhere", "a/b/c"):
-        assert "no such folder" in message(ModelConfig(name="x", path=path))
+        text = message(ModelConfig(name="x", path=path))
+        assert "expected a local folder with config.json, safetensors" in text
+        assert f"no such folder (working folder {tmp_path})" in text
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    assert "a file (working folder" in message(ModelConfig(name="x", path="weights.safetensors"))
+    (tmp_path / "weights.safetensors").unlink()
     assert "no config.json" in message(ModelConfig(name="x", path=str(tmp_path)))
 
 
@@ -83,3 +91,23 @@ def test_only_safe_files_are_asked_for(monkeypatch, tmp_path):
     assert checkpoint_folder(config) == tmp_path
     assert (asked["name"], asked["revision"]) == ("owner/name", "v1")
     assert not any(p.endswith((".bin", ".py", ".pt", ".pkl")) for p in asked["patterns"])
+
+
+@pytest.mark.parametrize("size", [0, 100, 20_000])
+def test_weights_cut_short(tmp_path, size):
+    """As an interrupted copy leaves them, or a clone without Git LFS."""
+    folder = save_checkpoint(tmp_path / "bert", "bert")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    with pytest.raises(ModelLoadError, match=r"bert: cannot be loaded as AutoModelForSequence"):
+        load_checkpoint(folder, "classification", "float32", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped", "qwen2", "opt"])
+def test_a_folder_without_a_tokenizer(tmp_path, name):
+    """transformers makes an empty tokenizer for it, and every word would be the unknown token."""
+    folder = save_checkpoint(tmp_path / "model", name)
+    for file in folder.glob("token*"):
+        file.unlink()
+    with pytest.raises(ModelLoadError, match="tokenizer"):
+        load_checkpoint(folder, "classification", "float32", torch.device("cpu"))

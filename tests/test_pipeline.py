@@ -8,6 +8,7 @@ from transformers import AutoModelForSequenceClassification
 
 from stat_repro.allocation.costs import BudgetError
 from stat_repro.config import ConfigError
+from stat_repro.data.errors import DataError
 from stat_repro.identity import identify
 from stat_repro.models.loading import ModelLoadError
 from stat_repro.pipeline import failed_record, model_folder, run_experiment, save_model
@@ -47,6 +48,12 @@ def test_a_shared_session_finds_what_separate_runs_find(overrides, tmp_path):
     alone = [findings(run_one(config)) for config in configs]
     assert shared == alone
     assert len({str(found["plan"]) for found in shared}) == len(configs)
+
+
+def test_sentences_longer_than_a_given_checkpoint_reads_are_refused_before_the_work(tmp_path):
+    overrides = sentence_overrides(tmp_path)
+    with pytest.raises(DataError, match=r"dataset.max_length: expected at most 40"):
+        run_one(compose_here(overrides, "dataset.max_length=41"))
 
 
 @pytest.mark.parametrize(

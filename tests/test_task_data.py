@@ -190,6 +190,24 @@ def test_missing_training_file_and_wrong_source():
         load_task_data(DatasetConfig(name="n", task="language_modeling", source="table"))
 
 
+@pytest.mark.parametrize(
+    ("source", "key", "value"),
+    [
+        ("asset:tweets", "train", "mine.csv"),
+        ("asset:tweets", "path", "folder"),
+        ("table", "path", "folder"),
+        ("table", "held_out", 0.5),
+        ("table", "revision", "v1"),
+        ("glue:sst2", "test", "mine.csv"),
+        ("glue:sst2", "text_column", "review"),
+    ],
+)
+def test_keys_that_would_be_passed_over_are_refused(source, key, value):
+    values = {"name": "n", "task": "classification", "source": source, key: value}
+    with pytest.raises(DataError, match=rf"dataset\.{key}: {source} does not read it"):
+        load_task_data(DatasetConfig(**values))
+
+
 def test_loading_writes_nothing(tmp_path, monkeypatch):
     path = write_rows(tmp_path / "t.csv")
     monkeypatch.chdir(tmp_path)

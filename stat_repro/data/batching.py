@@ -14,6 +14,25 @@ from stat_repro.data.errors import DataError
 
 Batch = dict[str, torch.Tensor]
 Encoded = dict[str, list[int]]
+# A tokenizer's output holds far more than the ids: for all of MNLI at once some gigabytes.
+_ENCODED_AT_ONCE = 1000
+
+
+def check_length(max_length: int, positions: int | None) -> None:
+    """Refuse sentences that may be longer than the model can read.
+
+    Args:
+        max_length: Tokens after which a sentence is cut.
+        positions: Positions of the model; None if it names no limit.
+
+    Raises:
+        DataError: Says what fits.
+    """
+    if positions is not None and max_length > positions:
+        raise DataError(
+            f"dataset.max_length: expected at most {positions}, the model's positions; got "
+            f"{max_length}"
+        )
 
 
 def encode_sentences(
@@ -30,11 +49,12 @@ def encode_sentences(
         Per row the lists that the tokenizer gives (`input_ids`, `attention_mask`, and
         `token_type_ids` where the model has token types).
     """
-    if len(rows) == 0:
-        return []
-    pairs = list(rows["text_pair"]) if "text_pair" in rows.column_names else None
-    encoded = tokenizer(list(rows["text"]), pairs, truncation=True, max_length=max_length)
-    return [{key: encoded[key][row] for key in encoded} for row in range(len(rows))]
+    encoded: list[Encoded] = []
+    for part in rows.iter(_ENCODED_AT_ONCE):
+        texts = part["text"]
+        found = tokenizer(texts, part.get("text_pair"), truncation=True, max_length=max_length)
+        encoded += [{key: found[key][row] for key in found} for row in range(len(texts))]
+    return encoded
 
 
 def length_bucketed(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -155,7 +155,7 @@ def glue_task(config: DatasetConfig) -> GlueTask:
     """The task that `source` (`glue:<task>`) names.
 
     Raises:
-        DataError: An unknown task, or settings that contradict the benchmark.
+        DataError: An unknown task, or one of another kind than `config.task`.
     """
     name = config.source.removeprefix("glue:")
     if name not in GLUE_TASKS:
@@ -164,12 +164,6 @@ def glue_task(config: DatasetConfig) -> GlueTask:
     task = GLUE_TASKS[name]
     if config.task != task.task:
         raise DataError(f"dataset.task: {name} is a {task.task} task; got {config.task}")
-    given = [part for part in task.parts if getattr(config, part) is not None]
-    if given:
-        raise DataError(
-            f"dataset.{given[0]}: files of one's own are for dataset=table_file; a benchmark's "
-            f"local copy is {_KEY}=<folder>"
-        )
     return task
 
 

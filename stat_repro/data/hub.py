@@ -72,6 +72,7 @@ def from_hub(
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{key}={name}: no such local file or folder, and the Hugging Face hub did not give "
-            f"{asked} ({type(error).__name__}: {reason}). Offline, or where access is restricted, "
-            f"give a local copy: {key}=<path> with {local_form}"
+            f"{asked} ({type(error).__name__}: {reason}). Where access is restricted, accept "
+            "the terms on its page and log in with `hf auth login`, or set HF_TOKEN. Offline, give "
+            f"a local copy: {key}=<path> with {local_form}"
         ) from error

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import datasets
+from pyarrow import parquet
 
 from stat_repro.data.errors import DataError
 from stat_repro.data.tables import ENDINGS, Columns, first_fields, read_table
@@ -119,11 +120,6 @@ def read_part(
     Raises:
         DataError: A file or folder that cannot be read.
     """
-    if files[0].is_dir():
-        try:
-            return table_of(datasets.load_from_disk(str(files[0])))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{files[0]}: cannot be read by load_from_disk: {error}") from error
     tables = []
     for file in files:
         names = None
@@ -131,8 +127,27 @@ def read_part(
             fields = first_fields(file)
             row = len(fields) == len(headerless) and fields[headerless.index("label")] in labels
             names = headerless if row else None
-        tables.append(read_table(file, names))
+        rows = _rows_with_classes(file)
+        tables.append(read_table(file, names) if rows is None else table_of(rows))
     return {name: [v for table in tables for v in table[name]] for name in tables[0]}
+
+
+def _rows_with_classes(file: Path) -> datasets.Dataset | None:
+    """What `datasets` wrote, as a folder or as parquet, which names its classes; else None."""
+    try:
+        if file.is_dir():
+            if not list(file.glob("*.arrow")):
+                raise DataError(f"{file}: expected at least one row; the saved data set is empty")
+            return datasets.load_from_disk(str(file))
+        if file.suffix.lower() != ".parquet":
+            return None
+        if b"huggingface" not in (parquet.read_schema(file).metadata or {}):
+            return None
+        return datasets.Dataset(parquet.read_table(file))
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read by datasets: {error}") from error
 
 
 def table_of(rows: datasets.Dataset) -> Columns:

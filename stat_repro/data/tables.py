@@ -56,17 +56,21 @@ def read_table(path: Path, names: Sequence[str] | None = None) -> Columns:
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: expected a table; the file is empty") from None
     except (OSError, ValueError) as error:  # pandas, pyarrow and unicode errors are ValueErrors
-        raise DataError(f"{path}: cannot be read as {ending[1:]}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read as {ending[1:]}: {reason}") from error
     if not columns or not next(iter(columns.values())):
         raise DataError(f"{path}: expected at least one row; the table is empty")
     return columns
 
 
 def first_fields(path: Path) -> list[str]:
-    """Fields of the first line of a csv or tsv file; none where the file is empty."""
+    """Fields of the first line of a csv or tsv file; none where there is no line to read."""
     separator, quoting = _SEPARATED[path.suffix.lower()]
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        return next(csv.reader(lines, delimiter=separator, quoting=quoting), [])
+        try:
+            return next(csv.reader(lines, delimiter=separator, quoting=quoting), [])
+        except csv.Error:  # a quotation mark that is never closed: reading the table tells it
+            return []
 
 
 def _read_separated(path: Path, names: Sequence[str] | None) -> pd.DataFrame:

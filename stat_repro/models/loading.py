@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
@@ -28,6 +31,7 @@ _AUTO_CLASSES = {
 
 # No pickled weights (*.bin) and, unless the user asked for it, no code.
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_LOCAL_FORM = "a local folder with config.json, safetensors weights and tokenizer files"
 
 
 class ModelLoadError(RuntimeError):
@@ -62,8 +66,11 @@ def checkpoint_folder(config: ModelConfig) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return _checked(folder.resolve(), path)
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise ModelLoadError(f"model.path={path}: no such folder")
+    if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        found = "a file" if folder.exists() else "no such folder"
+        raise ModelLoadError(
+            f"model.path={path}: {found} (working folder {Path.cwd()}); expected {_LOCAL_FORM}"
+        )
     return _checked(_from_hub(config), path)
 
 
@@ -100,8 +107,8 @@ def _from_hub(config: ModelConfig) -> Path:
         )
         raise ModelLoadError(
             f"model.path={config.path}: not a local folder, and the Hugging Face hub did not give "
-            f"it ({type(error).__name__}: {_one_line(error)}). {access} a local folder with "
-            "config.json, safetensors weights and tokenizer files: model.path=<folder>"
+            f"it ({type(error).__name__}: {_one_line(error)}). {access} "
+            f"{_LOCAL_FORM}: model.path=<folder>"
         ) from error
 
 
@@ -118,22 +125,56 @@ def load_checkpoint(
         trust_remote_code: Whether code in the folder may run.
 
     Raises:
-        ModelLoadError: A folder that transformers refuses.
+        ModelLoadError: A folder that transformers refuses, or one without a tokenizer.
     """
     auto = _AUTO_CLASSES[task]
-    try:
+    with explained_refusal(folder, auto.__name__):
         model = auto.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelLoadError(
-            f"{folder}: cannot be loaded as {auto.__name__}: {_one_line(error)}"
-        ) from error
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     return LoadedModel(model=model.to(device).eval(), tokenizer=tokenizer, folder=folder)
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder.
+
+    Args:
+        folder: Hugging Face folder.
+        trust_remote_code: Whether code in the folder may run.
+
+    Raises:
+        ModelLoadError: A tokenizer that transformers refuses, or none.
+    """
+    with explained_refusal(folder, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    # Where its files are missing, transformers makes one to which every word is unknown.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelLoadError(
+            f"{folder}: expected the model's tokenizer files (tokenizer.json, or its vocabulary); "
+            "found none. The tokenizer's save_pretrained writes them"
+        )
+    return tokenizer
+
+
+@contextmanager
+def explained_refusal(folder: Path, role: str) -> Iterator[None]:
+    """Turn what transformers raises for files that it cannot use into one error.
+
+    Args:
+        folder: Hugging Face folder, for the message.
+        role: What it is loaded as, for the message.
+
+    Raises:
+        ModelLoadError: Missing, damaged or foreign files.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelLoadError(f"{folder}: cannot be loaded as {role}: {_one_line(error)}") from error
 
 
 def _one_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
 from stat_repro.data.batching import (
     SentenceInputs,
+    check_length,
     encode_sentences,
     length_bucketed,
     sentence_batches,
@@ -26,7 +27,18 @@ from stat_repro.workloads.base import CalibrationSet, digest_of
 
 
 class SentenceWorkload:
-    """Labelled sentences (classification, regression)."""
+    """Labelled sentences (classification, regression).
+
+    Args:
+        data: The sentences.
+        config: The data set.
+        tokenizer: Tokenizer of the model.
+        outputs: How the model's outputs are read as the data's classes; in their order if None.
+        positions: Tokens that the model was made for; None if it names no limit.
+
+    Raises:
+        DataError: Sentences that may be longer than the model can read.
+    """
 
     def __init__(
         self,
@@ -34,7 +46,9 @@ class SentenceWorkload:
         config: DatasetConfig,
         tokenizer: PreTrainedTokenizerBase,
         outputs: OutputOrder | None = None,
+        positions: int | None = None,
     ) -> None:
+        check_length(config.max_length, positions)
         self.data = data
         self.outputs = OutputOrder() if outputs is None else outputs
         self.config = config

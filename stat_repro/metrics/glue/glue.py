@@ -1,7 +1,7 @@
 """What GLUE reports for each of its tasks, as a module of the `evaluate` library.
 
-It takes the tasks and gives the keys of the library's own module `glue`, which needs a network.
-See the remark on imports in `classification.py`.
+It takes the names of our tasks (`mnli` is matched) and gives the keys of the library's own module
+`glue`, which needs a network. See the remark on imports in `classification.py`.
 """
 
 from __future__ import annotations
