@@ -1,6 +1,7 @@
 """Fisher mask search, rearrangement and tuning (Kwon et al. 2022).
 
-Kwon et al., A Fast Post-Training Pruning Framework for Transformers, NeurIPS 2022, arXiv 2204.09656.
+A Fast Post-Training Pruning Framework for Transformers, NeurIPS 2022, arXiv 2204.09656.
+
 Uses labels and gradients, unlike all other methods here: the loss of every calibration example is
 differentiated with respect to a mask variable per unit. Three steps:
 

@@ -30,9 +30,15 @@ _OWN_COLUMN = ("ratio", "seed", "model.name", "dataset.name", "pruning.method")
 _PROTOCOL = "metrics.protocol"
 # Settings whose value says what they are about.
 _VALUE_ONLY = ("pruning.recipe", "pruning.allocation")
-_CORRECTION_LABELS = {"lstsq": "least squares", "none": "no correction"}
-# `authors_compat` admits one value of these, see `PruningConfig`.
-_SET_BY_COMPAT = ("pruning.allocation", "pruning.correction", "pruning.ridge", "pruning.min_units")
+_CORRECTION_LABELS = {
+    "lstsq": "least squares",
+    "none": "no correction",
+    "bias": "bias compensation",
+    "affine": "affine",
+    "scale": "mask tuning",
+}
+# `authors_compat` and whole blocks admit one value of these, see `PruningConfig`.
+_SET = ("pruning.allocation", "pruning.correction", "pruning.ridge", "pruning.min_units")
 _DEFAULTS = {
     **{f"pruning.{key}": value for key, value in asdict(PruningConfig()).items()},
     # At their defaults these look as in the studies that did not have them yet.
@@ -191,7 +197,13 @@ def _differing(group: pd.DataFrame) -> dict[str, str]:
         # A language model is evaluated as it is: run ids do not depend on this either.
         columns = [c for c in columns if not c.startswith("config.finetune.")]
     columns.append(_PROTOCOL)
-    found = [c for c in columns if len({_shown(value) for value in group[c]}) > 1]
+    choosing = group[group["method"] != "shortgpt"]
+    fixed = [f"config.{name}" for name in _SET]
+    found = [
+        column
+        for column in columns
+        if len({_shown(v) for v in (choosing if column in fixed else group)[column]}) > 1
+    ]
     named = {c.removeprefix("config."): c for c in found}
     # Another example count is another protocol anyway; show the cause and not the consequence.
     if len(named) > 1 and _explained(group, found):
@@ -215,7 +227,7 @@ def _label(row: Any, values: dict[str, str]) -> tuple[str, tuple[str, ...]]:
     extras = []
     for name, value in values.items():
         short = name.removeprefix("pruning.")
-        if compat and name in _SET_BY_COMPAT:
+        if name in _SET and (compat or row["method"] == "shortgpt"):
             continue
         if name == "pruning.authors_compat":
             parts += ["authors' script"] if compat else []
