@@ -211,7 +211,7 @@ def test_joint_and_additive_splits_may_prune_attention_harder_than_the_whole():
 
 @pytest.mark.parametrize("split", ["joint", "additive"])
 def test_ranked_floors_above_the_budget_are_refused(split):
-    with pytest.raises(BudgetError, match="24 heads and 24 neurons .min_units=6."):
+    with pytest.raises(BudgetError, match=r"24 heads and 24 neurons \(min_units=6\)"):
         ranked(make_errors(), make_costs(), 0.9, 6, split)
 
 

@@ -38,7 +38,7 @@ def block_influence(model: nn.Module, adapter: Adapter, batches: Iterable[Batch]
 
     def receive(layer: int, before: Tensor, after: Tensor) -> None:
         cosine = functional.cosine_similarity(before[mask].float(), after[mask].float(), dim=-1)
-        cosines[layer] += cosine.sum().double().cpu()
+        cosines[layer] += cosine.sum().cpu().double()
 
     with evaluating(model), torch.inference_mode(), _block_hooks(model, adapter, receive):
         for batch in track(batches, "influence of the blocks"):

@@ -68,6 +68,13 @@ METHOD_LABELS = {
     "fisher": "Fisher",
     "shortgpt": "ShortGPT",
 }
+CORRECTION_LABELS = {
+    "lstsq": "least squares",
+    "none": "no correction",
+    "bias": "bias compensation",
+    "affine": "affine",
+    "scale": "mask tuning",
+}
 
 
 @dataclass(frozen=True)
