@@ -27,9 +27,19 @@ log = logging.getLogger("stat_repro")
 Key = tuple[int, SiteKind]
 Folded = list[tuple[SiteEdit, SiteError]]
 
-# Corrections whose fit depends on what the FFNs before a head do; `bias` takes the dense means, as
-# FLAP does.
+# Corrections whose fit depends on what the FFNs before a head do. `bias` takes the dense means, as
+# FLAP does; only `stat`, which orders heads by statistics taken again, has those at hand for it.
 REFITTED = ("lstsq", "affine", "scale")
+
+
+def scores_by_site(
+    adapter: Adapter, score: Callable[[Site], torch.Tensor]
+) -> dict[Key, torch.Tensor]:
+    """Scores of the units of every site, shape (units,); a site without units has none."""
+    return {
+        (site.layer, site.kind): score(site) if site.units else torch.zeros(0, dtype=torch.float64)
+        for site in adapter.sites
+    }
 
 
 def fold_all(

@@ -33,7 +33,7 @@ import torch
 from stat_repro.calibration.gradients import check_head, mask_gradients
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import Key
+from stat_repro.methods.common import Key, scores_by_site
 from stat_repro.methods.ranked import prune_by_scores
 from stat_repro.models.adapter import Adapter, Site
 
@@ -59,12 +59,9 @@ def fisher_scores(adapter: Adapter, gradients: dict[Key, torch.Tensor]) -> dict[
         adapter: Names the sites, those without units included.
         gradients: Per site with units (examples, units).
     """
-    return {
-        (site.layer, site.kind): gradients[site.layer, site.kind].square().mean(dim=0)
-        if site.units
-        else torch.zeros(0, dtype=torch.float64)
-        for site in adapter.sites
-    }
+    return scores_by_site(
+        adapter, lambda site: gradients[site.layer, site.kind].square().mean(dim=0)
+    )
 
 
 def rearranged(gradients: torch.Tensor, removed: int) -> torch.Tensor:

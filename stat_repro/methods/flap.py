@@ -20,10 +20,10 @@ from torch import nn
 from stat_repro.calibration.capture import Calibration
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import Key
+from stat_repro.methods.common import Key, scores_by_site
 from stat_repro.methods.correction import consumer_weight, float64
 from stat_repro.methods.ranked import prune_by_scores
-from stat_repro.models.adapter import Adapter
+from stat_repro.models.adapter import Adapter, Site
 
 
 def prune(task: MethodInput) -> MethodOutput:
@@ -43,11 +43,8 @@ def fluctuation_scores(
     the mean over the site's columns taken off and divided by their sample deviation; where all are
     equal the score is 0.
     """
-    scores: dict[Key, torch.Tensor] = {}
-    for site in adapter.sites:
-        if not site.units:
-            scores[site.layer, site.kind] = torch.zeros(0, dtype=torch.float64)
-            continue
+
+    def score(site: Site) -> torch.Tensor:
         statistics = calibration.statistics[site.layer, site.kind]
         weight = float64(consumer_weight(model, site))
         spread = statistics.centred().square_sums / max(statistics.tokens - 1, 1)
@@ -55,5 +52,6 @@ def fluctuation_scores(
         columns = columns - columns.mean()
         if len(columns) > 1 and float(columns.std()) > 0:
             columns = columns / columns.std()
-        scores[site.layer, site.kind] = columns.view(site.units, site.width).mean(dim=1)
-    return scores
+        return columns.view(site.units, site.width).mean(dim=1)
+
+    return scores_by_site(adapter, score)

@@ -20,10 +20,10 @@ from torch import nn
 
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import Key
+from stat_repro.methods.common import Key, scores_by_site
 from stat_repro.methods.correction import consumer_weight, float64
 from stat_repro.methods.ranked import prune_by_scores
-from stat_repro.models.adapter import Adapter, linear
+from stat_repro.models.adapter import Adapter, Site, linear
 
 
 def prune(task: MethodInput) -> MethodOutput:
@@ -36,12 +36,13 @@ def prune(task: MethodInput) -> MethodOutput:
 
 def magnitude_scores(model: nn.Module, adapter: Adapter) -> dict[Key, torch.Tensor]:
     """L2 norm of the weights of every unit, shape (units,) per site."""
-    scores = {}
-    for site in adapter.sites:
+
+    def score(site: Site) -> torch.Tensor:
         columns = float64(consumer_weight(model, site)).square().sum(dim=0)
         squares = columns.view(site.units, site.width).sum(dim=1)
         for producer in site.producers:
             rows = float64(linear(model, producer.module).weight).square().sum(dim=1)
             squares += rows.view(site.units, producer.rows_per_unit).sum(dim=1)
-        scores[site.layer, site.kind] = squares.sqrt()
-    return scores
+        return squares.sqrt()
+
+    return scores_by_site(adapter, score)

@@ -12,7 +12,7 @@ import torch
 
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import Key
+from stat_repro.methods.common import Key, scores_by_site
 from stat_repro.methods.ranked import prune_by_scores
 from stat_repro.models.adapter import Adapter
 
@@ -28,7 +28,7 @@ def prune(task: MethodInput) -> MethodOutput:
 def random_scores(adapter: Adapter, seed: int) -> dict[Key, torch.Tensor]:
     """Uniform scores in [0, 1), shape (units,) per site; no global generator is touched."""
     generator = torch.Generator().manual_seed(seed)
-    return {
-        (site.layer, site.kind): torch.rand(site.units, generator=generator, dtype=torch.float64)
-        for site in adapter.sites
-    }
+    return scores_by_site(
+        adapter,
+        lambda site: torch.rand(site.units, generator=generator, dtype=torch.float64),
+    )

@@ -19,10 +19,10 @@ from torch import nn
 from stat_repro.calibration.capture import Calibration
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import Key
+from stat_repro.methods.common import Key, scores_by_site
 from stat_repro.methods.correction import consumer_weight, float64
 from stat_repro.methods.ranked import prune_by_scores
-from stat_repro.models.adapter import Adapter
+from stat_repro.models.adapter import Adapter, Site
 
 
 def prune(task: MethodInput) -> MethodOutput:
@@ -37,13 +37,11 @@ def wanda_scores(
     model: nn.Module, adapter: Adapter, calibration: Calibration
 ) -> dict[Key, torch.Tensor]:
     """Sum over a unit's columns j of ||W[:, j]||_1 ||A[:, j]||_2, shape (units,) per site."""
-    scores: dict[Key, torch.Tensor] = {}
-    for site in adapter.sites:
-        if not site.units:
-            scores[site.layer, site.kind] = torch.zeros(0, dtype=torch.float64)
-            continue
+
+    def score(site: Site) -> torch.Tensor:
         lengths = calibration.statistics[site.layer, site.kind].square_sums.sqrt()
         weight = float64(consumer_weight(model, site))
         columns = weight.abs().sum(dim=0) * lengths.to(weight.device)
-        scores[site.layer, site.kind] = columns.view(site.units, site.width).sum(dim=1)
-    return scores
+        return columns.view(site.units, site.width).sum(dim=1)
+
+    return scores_by_site(adapter, score)
