@@ -9,8 +9,14 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from stat_repro.allocation.costs import prunable_costs
-from stat_repro.calibration.capture import Batch, Calibration, CalibrationError, collect_statistics
-from stat_repro.config import ConfigError, PruningConfig
+from stat_repro.calibration.capture import (
+    Batch,
+    Calibration,
+    CalibrationError,
+    collect_statistics,
+    count_tokens,
+)
+from stat_repro.config import METHOD_DEFAULTS, ConfigError, PruningConfig
 from stat_repro.config.checks import at_least
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, SiteError
@@ -85,22 +91,26 @@ def compress(
     statistics: str = "gram",
     sequence_length: float | None = None,
     calibration: Calibration | None = None,
+    seed: int = 0,
     **options: Any,
 ) -> Compression:
-    """Prune a trained transformer to a share of its MACs, without gradients.
+    """Prune a trained transformer to a share of its MACs, without training it.
 
     Args:
         model: BERT, DistilBERT or Llama with any task head; it is not changed.
         batches: Calibration batches as the model's tokenizer makes them: mappings with `input_ids`
-            (B, S) and `attention_mask`. A list or another iterable that can be read twice.
+            (B, S) and `attention_mask`, for `method="fisher"` on classifiers also `labels` (B,). A
+            list or another iterable that can be read twice.
         ratio: Share of the prunable MACs that is removed, 0 <= ratio < 1.
         round_to: Neurons kept per layer are a multiple of this where the layer loses any; the total
             stays within the budget. Heads are not rounded: `head_dim` is a round number already.
-        method: Name of the method.
+        method: Name of the method. Options that are not given are those of its paper
+            (`stat_repro.config.METHOD_DEFAULTS`), not those of STAT.
         statistics: `gram` (streamed) or `exact` (stored activations; small sets only).
         sequence_length: Mean tokens per example at which MACs are counted; by default that of the
             batches.
         calibration: Dense statistics of these batches if they exist already (`calibrate`).
+        seed: Of `method="random"`.
         **options: Fields of `stat_repro.config.PruningConfig`, such as `allocation="uniform"`.
 
     Returns:
@@ -122,10 +132,15 @@ def compress(
         pruned_class(model)  # refuse an unknown task head before the work, not after it
         if calibration is None:
             with watch.stage("calibrate_s"):
-                calibration = calibrate(model, batches, statistics=statistics)
+                calibration = calibrate(model, batches, statistics=statistics, config=config)
+        elif not calibration.statistics and METHODS[config.method].needs_statistics(config):
+            raise CalibrationError(
+                f"calibration: method={config.method}, allocation={config.allocation}, "
+                f"correction={config.correction} need statistics of the sites; got none"
+            )
         if sequence_length is None:
             sequence_length = calibration.mean_length
-        output = METHODS[config.method](
+        output = METHODS[config.method].prune(
             MethodInput(
                 model=model,
                 adapter=adapter,
@@ -136,6 +151,7 @@ def compress(
                 statistics=statistics,
                 calibration=calibration,
                 round_to=round_to,
+                seed=seed,
             )
         )
         with watch.stage("surgery_s"):
@@ -148,9 +164,23 @@ def compress(
 
 
 def calibrate(
-    model: PreTrainedModel, batches: Iterable[Batch], *, statistics: str = "gram"
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    *,
+    statistics: str = "gram",
+    config: PruningConfig | None = None,
 ) -> Calibration:
-    """Dense statistics of all sites, which several ratios of one calibration set can share."""
+    """Dense statistics of all sites, which several ratios of one calibration set can share.
+
+    Args:
+        model: The model.
+        batches: As `compress` takes them.
+        statistics: `gram` or `exact`.
+        config: Where given and nothing in it reads statistics, none are taken: only the tokens are
+            counted.
+    """
+    if config is not None and not METHODS[config.method].needs_statistics(config):
+        return count_tokens(_rereadable(batches))
     return collect_statistics(
         model,
         adapter_for(model),
@@ -169,7 +199,7 @@ def _pruning_config(method: str, options: dict[str, Any]) -> PruningConfig:
         )
     if options.get("authors_compat") and "min_units" not in options:
         options = {**options, "min_units": 0}
-    return PruningConfig(method=method, **options)
+    return PruningConfig(method=method, **{**METHOD_DEFAULTS.get(method, {}), **options})
 
 
 def _rereadable(batches: Iterable[Batch]) -> Iterable[Batch]:

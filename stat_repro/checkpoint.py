@@ -198,7 +198,7 @@ def model_card(
         "library_name: transformers",
         f"pipeline_tag: {_PIPELINES[auto_class]}",
         f"base_model: {json.dumps(base_model)}",
-        "tags: [pruning, structured-pruning, stat]",
+        f"tags: [pruning, structured-pruning, {plan.method}]",
         "---",
         "",
         f"# {base_model}, pruned",

@@ -59,6 +59,7 @@ def run_experiment(config: RunConfig, session: Session, name: str | None = None)
             statistics=config.calibration.statistics,
             sequence_length=dense.workload.sequence_length,
             calibration=calibrated.calibration,
+            seed=config.seed,
             **asdict(config.pruning),
         )
         with watch.stage("evaluate_s"):

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from stat_repro.api import calibrate
 from stat_repro.calibration.capture import Calibration
-from stat_repro.config import ConfigError, RunConfig
+from stat_repro.config import ConfigError, PruningConfig, RunConfig
 from stat_repro.data.squad import QuestionData, load_questions
 from stat_repro.data.task_data import TaskData, load_task_data
 from stat_repro.data.text_data import TextData, load_text_data
 from stat_repro.evaluation.zero_shot import load_tasks
 from stat_repro.finetune import has_task_head, task_checkpoint
 from stat_repro.measure import Stopwatch, resolve_device
+from stat_repro.methods.registry import METHODS
 from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint
 from stat_repro.models.outputs import OutputOrder, match_outputs
 from stat_repro.results.provenance import hash_files
@@ -59,7 +60,7 @@ class CalibratedModel:
     """Dense statistics and what they cost.
 
     Attributes:
-        calibration: Statistics of all sites.
+        calibration: Statistics of all sites, or none where the method reads none.
         examples: The calibration set.
         seconds: Time of the calibration pass.
     """
@@ -100,10 +101,18 @@ class Session:
         )
 
     def calibrated(self, config: RunConfig) -> CalibratedModel:
-        """Dense statistics over the calibration set of this seed."""
+        """The calibration set of this seed, and what the run's method needs of it."""
         dense = self.dense(config)
+        method = METHODS[config.pruning.method]
         key = {**_dense_key(config), "calibration": asdict(config.calibration), "seed": config.seed}
-        return self._shared("calibration", key, lambda: _calibrate(dense, config))
+        if method.needs_statistics(config.pruning):
+            found = self._shared("calibration", key, lambda: _calibrate(dense, config, None))
+        else:  # kept apart, so that a sweep over methods does not take statistics twice
+            found = self._shared("counts", key, lambda: _calibrate(dense, config, config.pruning))
+        if not method.labels:
+            return found
+        labelled = dense.workload.calibration(config.calibration, config.seed, labels=True)
+        return replace(found, examples=labelled)
 
 
 def _dense_key(config: RunConfig) -> dict[str, Any]:
@@ -220,11 +229,16 @@ def _output_order(data: TaskData, loaded: LoadedModel, config: RunConfig) -> Out
     )
 
 
-def _calibrate(dense: DenseModel, config: RunConfig) -> CalibratedModel:
+def _calibrate(
+    dense: DenseModel, config: RunConfig, pruning: PruningConfig | None
+) -> CalibratedModel:
     examples = dense.workload.calibration(config.calibration, config.seed)
     watch = Stopwatch(dense.loaded.model.device)
     with watch.stage("calibrate_s"):
         calibration = calibrate(
-            dense.loaded.model, examples, statistics=config.calibration.statistics
+            dense.loaded.model,
+            examples,
+            statistics=config.calibration.statistics,
+            config=pruning,
         )
     return CalibratedModel(calibration, examples, watch.seconds["calibrate_s"])

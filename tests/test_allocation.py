@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from stat_repro.allocation.allocate import allocate_global, allocate_uniform
 from stat_repro.allocation.authors import allocate_authors
 from stat_repro.allocation.costs import BudgetError, UnitCosts
+from stat_repro.allocation.ranked import allocate_ranked
 from stat_repro.allocation.scores import UnitErrors, decoder_scores, encoder_scores
 
 
@@ -139,3 +140,87 @@ def test_decoder_scores_take_layers_without_any_error():
     scores = decoder_scores(errors, head_bonus=1.0)
     np.testing.assert_allclose(scores.heads[1], [1.0, 0.5, 0.25])
     assert scores.heads[0].tolist() == [0.0] * 3
+
+
+def ranked(errors, costs, ratio, min_units=1, split="joint", uniform=False):
+    return allocate_ranked(
+        errors.heads, errors.neurons, costs, ratio, min_units, uniform=uniform, split=split
+    )
+
+
+@given(
+    st.floats(0.0, 0.6),
+    st.integers(0, 1000),
+    st.integers(0, 2),
+    st.sampled_from(["proportional", "joint", "additive"]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_ranked_sizes_use_the_budget_up_to_one_neuron(ratio, seed, min_units, split, uniform):
+    errors, costs = make_errors(seed=seed), make_costs()
+    sizes = ranked(errors, costs, ratio, min_units, split, uniform)
+    left = (1 - ratio) * costs.total - cost_of(sizes, costs)
+    assert -1e-6 <= left < costs.neuron + 1e-6 or (
+        sizes.neurons == costs.neurons and left < costs.head
+    )
+    assert min(sizes.heads + sizes.neurons) >= min_units
+
+
+def test_additive_split_removes_the_smallest_sum():
+    for seed in range(5):
+        errors, costs = make_errors(2, 3, 9, seed=seed), make_costs(2, 3, 9)
+        sizes = ranked(errors, costs, 0.4, 0, "additive")
+
+        def kept(heads, neurons, errors=errors):
+            found = [
+                np.sort(np.concatenate(units))[::-1][:n].sum()
+                for units, n in ((errors.heads, heads), (errors.neurons, neurons))
+            ]
+            return sum(found)
+
+        budget = 0.6 * costs.total
+        best = max(
+            kept(h, min(int((budget - h * costs.head) // costs.neuron), 18))
+            for h in range(7)
+            if h * costs.head <= budget
+        )
+        assert kept(sum(sizes.heads), sum(sizes.neurons)) == pytest.approx(best)
+
+
+def test_joint_split_keeps_no_unit_below_one_that_it_drops():
+    for seed in range(5):
+        errors, costs = make_errors(seed=seed), make_costs()
+        sizes = ranked(errors, costs, 0.4, 0)
+        pairs = [(errors.heads, sizes.heads), (errors.neurons, sizes.neurons)]
+        kept = [[s for e, n in zip(u, c, strict=True) for s in e[:n]] for u, c in pairs]
+        lost = [[s for e, n in zip(u, c, strict=True) for s in e[n:]] for u, c in pairs]
+        assert min(kept[0]) >= max(lost[1])  # heads kept against neurons lost
+        assert min(kept[0]) >= max(lost[0])
+        # One head costs as much as several neurons: only these may be out of order.
+        beyond = [score for score in kept[1] if score < max(lost[0])]
+        assert len(beyond) <= costs.head / costs.neuron
+
+
+def test_joint_and_additive_splits_may_prune_attention_harder_than_the_whole():
+    errors = UnitErrors((np.full(4, 0.1),), (np.linspace(8, 1, 8),), (np.zeros(9),))
+    costs = make_costs(1, 4, 8)
+    for split in ("joint", "additive"):
+        assert ranked(errors, costs, 0.5, 1, split).heads == (1,)
+    assert ranked(errors, costs, 0.5, 1, "proportional").heads == (2,)
+
+
+@pytest.mark.parametrize("split", ["joint", "additive"])
+def test_ranked_floors_above_the_budget_are_refused(split):
+    with pytest.raises(BudgetError, match=r"24 heads and 24 neurons \(min_units=6\)"):
+        ranked(make_errors(), make_costs(), 0.9, 6, split)
+
+
+def test_a_model_without_neurons_or_heads_is_ranked_by_the_other():
+    heads, none = (np.array([3.0, 1.0]),) * 2, (np.zeros(0),) * 2
+    costs = UnitCosts(10.0, 0.0, (2, 2), (0, 0))
+    for split in ("joint", "additive"):
+        sizes = allocate_ranked(heads, none, costs, 0.5, 1, uniform=False, split=split)
+        assert (sizes.heads, sizes.neurons) == ((1, 1), (0, 0))
+        costs_of_neurons = UnitCosts(0.0, 10.0, (0, 0), (2, 2))
+        sizes = allocate_ranked(none, heads, costs_of_neurons, 0.5, 1, uniform=False, split=split)
+        assert (sizes.heads, sizes.neurons) == ((0, 0), (1, 1))

@@ -226,7 +226,7 @@ def test_model_card(tmp_path: Path) -> None:
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "base_model": "org/pico: a | b",
-        "tags": ["pruning", "structured-pruning", "stat"],
+        "tags": ["pruning", "structured-pruning", "random"],
     }
     assert "| mac_kept_fraction | 0.612346 |" in body
     assert "| metrics.dense.accuracy | 0.75 |" in body

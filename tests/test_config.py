@@ -13,7 +13,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stat_repro import paths
-from stat_repro.config import ConfigError, RunConfig, from_hydra, result_config, run_id, to_dict
+from stat_repro.config import (
+    METHOD_DEFAULTS,
+    METHODS,
+    ConfigError,
+    PruningConfig,
+    RunConfig,
+    from_hydra,
+    result_config,
+    run_id,
+    to_dict,
+)
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -70,9 +80,10 @@ def test_unknown_keys_options_and_types_are_refused(override):
     [
         ("ratio=1.0", "0 <= ratio < 1"),
         ("ratio=-0.1", "0 <= ratio < 1"),
-        ("pruning.method=magic", "one of stat; got 'magic'"),
+        ("pruning.method=magic", "fisher, shortgpt; got 'magic'"),
+        ("pruning.correction=magic", "lstsq, none, bias, affine, scale; got 'magic'"),
         ("pruning.ridge=-1", "at least 0"),
-        ("pruning.allocation=local", "global, uniform"),
+        ("pruning.allocation=local", "global, uniform, stat"),
         ("pruning.neuron_mac_share=1.5", "between 0 and 1"),
         ("calibration.statistics=sketch", "gram, exact"),
         ("calibration.examples=0", "at least 1"),
@@ -94,6 +105,45 @@ def test_authors_compat_refuses_what_the_script_cannot_do():
     assert compose_run("pruning=stat_authors").pruning.authors_compat
     with pytest.raises(ConfigError, match="allocation=global"):
         compose_run("pruning=stat_authors", "pruning.allocation=uniform")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pruning.allocation=stat"], "for method=stat they are allocation=global"),
+        (["pruning=flap", "pruning.ridge=0.1"], "needs pruning.correction=lstsq, affine, scale"),
+        (["pruning.correction=none", "pruning.ridge=0.1"], "got correction=none"),
+        (["pruning=random", "pruning.recipe=decoder"], "pruning.recipe is an option of STAT's"),
+        (["pruning=fisher", "pruning.balance_factor=1"], "expected method=stat or allocation=stat"),
+        (["pruning=flap", "pruning.head_bonus=1"], "got method=flap, allocation=global"),
+        (["pruning=flap", "pruning.authors_compat=true"], "only method=stat; got method=flap"),
+        (["pruning=shortgpt", "pruning.correction=bias"], "only correction=none; got"),
+        (["pruning=shortgpt", "pruning.allocation=uniform"], "only allocation=global; got"),
+        (["pruning=shortgpt", "pruning.allocation=stat"], "only allocation=global; got"),
+        (["pruning=shortgpt", "pruning.min_units=1"], "only min_units=0; got min_units=1"),
+        (["pruning=shortgpt", "pruning.neuron_mac_share=0.5"], "only neuron_mac_share=None; got"),
+        (
+            ["pruning=fisher", "dataset=squad"],
+            "expected another dataset.task; got question_answering",
+        ),
+    ],
+)
+def test_combinations_without_a_meaning_are_refused(overrides, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        compose_run(*overrides)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_option_of_a_method_is_its_default_in_python(method):
+    config = compose_run(f"pruning={method}").pruning
+    assert config == PruningConfig(method=method, **METHOD_DEFAULTS[method])
+    text = (CONF / "pruning" / f"{method}.yaml").read_text(encoding="utf-8")
+    assert {"allocation", "correction"} <= set(re.findall(r"^(\w+):", text, flags=re.MULTILINE))
+
+
+def test_options_of_stats_sizes_go_with_its_allocation():
+    config = compose_run("pruning=flap", "pruning.allocation=stat", "pruning.recipe=decoder")
+    assert config.pruning.recipe == "decoder"
 
 
 def test_a_missing_value_is_named():

@@ -1,5 +1,7 @@
 """One experiment in process: sharing, provenance, refusals."""
 
+import json
+
 import pytest
 import torch
 from pico_project import save_checkpoint, sentence_overrides, text_overrides
@@ -7,9 +9,11 @@ from test_config import compose_run
 from transformers import AutoModelForSequenceClassification
 
 from stat_repro.allocation.costs import BudgetError
-from stat_repro.config import ConfigError
+from stat_repro.calibration.capture import collect_statistics
+from stat_repro.config import METHODS, ConfigError
 from stat_repro.data.errors import DataError
 from stat_repro.identity import identify
+from stat_repro.models.adapter import UnsupportedModelError
 from stat_repro.models.loading import ModelLoadError
 from stat_repro.pipeline import failed_record, model_folder, run_experiment, save_model
 from stat_repro.session import Session
@@ -78,6 +82,74 @@ def test_options_that_move_the_plan(overrides, change, tmp_path):
     changed = run_one(compose_here(arguments, change), session)
     assert changed.run_id != base.run_id
     assert changed.plan["layers"] != base.plan["layers"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("overrides", [sentence_overrides, text_overrides])
+def test_every_method_runs_from_its_option(overrides, method, tmp_path):
+    arguments = overrides(tmp_path)
+    config = compose_here(arguments, f"pruning={method}", "ratio=0.3")
+    if method == "shortgpt" and overrides is sentence_overrides:
+        with pytest.raises(UnsupportedModelError, match="norms before"):
+            run_one(config)
+        return
+    record = run_one(config)
+    assert record.method == record.plan["method"] == method
+    assert record.run_id.split("-")[2] == method
+    assert record.mac_kept_fraction == pytest.approx(
+        2 / 3 if method == "shortgpt" else 0.7, abs=0.01
+    )
+    assert record.metrics["fidelity"]["kl"] > 0
+    json.dumps(record.to_dict(), allow_nan=False)
+
+
+def test_a_session_over_methods_finds_what_separate_runs_find(tmp_path, monkeypatch):
+    """Statistics are taken once, and the labels of one method are not seen by another."""
+    calls = []
+    monkeypatch.setattr(
+        "stat_repro.api.collect_statistics",
+        lambda *a, **k: calls.append(1) or collect_statistics(*a, **k),
+    )
+    arguments = [*sentence_overrides(tmp_path), "ratio=0.4"]
+    names = ("flap", "random", "fisher", "magnitude", "stat")
+    configs = [compose_here(arguments, f"pruning={name}") for name in names]
+    session = Session()
+    shared = [findings(run_one(config, session)) for config in configs]
+    assert len(calls) == 1
+    assert shared == [findings(run_one(config)) for config in configs]
+
+
+def test_random_units_follow_the_seed_of_the_run(tmp_path):
+    arguments = [*sentence_overrides(tmp_path), "pruning=random", "ratio=0.5"]
+    plans = [run_one(compose_here(arguments, f"seed={s}")).plan["layers"] for s in (0, 1, 0)]
+    assert plans[0] == plans[2] != plans[1]
+
+
+def test_labels_are_the_outputs_that_the_model_has_for_the_classes(tmp_path):
+    """The checkpoint numbers the classes the other way round than the data."""
+    arguments = sentence_overrides(tmp_path)
+    names = {"id2label": {0: "up", 1: "down"}, "label2id": {"up": 0, "down": 1}}
+    swapped = save_checkpoint(tmp_path / "swapped", "bert", **names)
+    sets = []
+    for path in (tmp_path / "bert", swapped):
+        config = compose_here(arguments, f"model.path={path}", "pruning=fisher")
+        sets.append(Session().calibrated(config).examples)
+    for batch, other in zip(*sets, strict=True):
+        assert torch.equal(batch["input_ids"], other["input_ids"])
+        assert torch.equal(batch["labels"], 1 - other["labels"])
+    rows = Session().dense(compose_here(arguments)).workload
+    drawn = {}
+    for batch in sets[0]:
+        for ids, mask, label in zip(
+            batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+        ):
+            drawn[tuple(ids[mask.bool()].tolist())] = int(label)
+    part = rows.data.split("train")
+    for text, label in zip(part["text"], part["label"], strict=True):
+        ids = tuple(rows.tokenizer(text, truncation=True, max_length=16)["input_ids"])
+        assert drawn.get(ids, label) == label
+    assert len(drawn) > 30
+    assert set(drawn.values()) == {0, 1}
 
 
 def test_without_a_floor_a_layer_may_lose_its_attention(tmp_path):

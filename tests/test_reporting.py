@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import math
 import statistics
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -261,14 +262,55 @@ def test_a_method_keeps_its_look() -> None:
     assert new.order > plain.order
 
 
-@pytest.mark.parametrize("method", schema.METHODS)
-@pytest.mark.parametrize("allocation", schema.ALLOCATIONS)
-@pytest.mark.parametrize("correction", schema.CORRECTIONS)
-def test_every_choice_of_the_schema_has_a_fixed_look(
-    method: str, allocation: str, correction: str
-) -> None:
-    assert (method, allocation, correction, False) in styles._KNOWN
-    assert method in styles.METHOD_LABELS
+def valid_forms(method: str) -> list[tuple[str, str]]:
+    forms = []
+    for allocation in schema.ALLOCATIONS:
+        for correction in schema.CORRECTIONS:
+            options = {**schema.METHOD_DEFAULTS[method]}
+            options |= {"allocation": allocation, "correction": correction}
+            with suppress(schema.ConfigError):
+                PruningConfig(method=method, **options)
+                forms.append((allocation, correction))
+    return forms
+
+
+def test_every_form_of_every_method_has_a_look_of_its_own() -> None:
+    assert list(styles.METHOD_LABELS) == list(schema.METHODS)
+    looks = [
+        styles.variant_style(method, *form, False, ())
+        for method in schema.METHODS
+        for form in valid_forms(method)
+    ]
+    assert len(looks) == 10 + 5 * 15 + 1
+    assert len({(look.colour, look.marker, look.line) for look in looks}) == len(looks)
+    assert len({look.order for look in looks}) == len(looks)
+    assert max(look.order for look in looks) < styles._OTHER_ORDER
+    own = {
+        method: styles.variant_style(
+            method,
+            schema.METHOD_DEFAULTS[method].get("allocation", "global"),
+            schema.METHOD_DEFAULTS[method].get("correction", "lstsq"),
+            False,
+            (),
+        )
+        for method in schema.METHODS
+    }
+    assert len({look.colour for look in own.values()}) == len(own)
+    assert len({look.marker for look in own.values()}) == len(own)
+    assert {look.line for look in own.values()} == {"-"}
+
+
+def test_whole_blocks_are_labelled_by_their_name_alone() -> None:
+    blocks = PruningConfig(method="shortgpt", **schema.METHOD_DEFAULTS["shortgpt"])
+    flap = PruningConfig(method="flap", correction="bias")
+    records = [make_record(), make_record(pruning=blocks), make_record(pruning=flap)]
+    data = reporting.figure_data(results.to_frame(records), "pico", "reviews", "accuracy")
+    assert data is not None
+    assert [series.label for series in data.series] == [
+        "STAT, least squares",
+        "FLAP, bias compensation",
+        "ShortGPT",
+    ]
 
 
 def test_every_task_has_a_headline_with_a_style() -> None:

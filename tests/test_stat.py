@@ -21,7 +21,7 @@ from stat_repro.allocation.costs import BudgetError, UnitCosts
 from stat_repro.calibration.capture import CalibrationError
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.linalg.pivoting import LinAlgInputError
-from stat_repro.methods.stat import fold_site
+from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
 from stat_repro.surgery import prune_model, temporarily_pruned
 
@@ -291,7 +291,7 @@ def test_bfloat16_model_is_calibrated_and_stays_bfloat16():
         ({"ratio": 1.0}, ConfigError, "0 <= ratio < 1"),
         ({"ratio": -0.1}, ConfigError, "0 <= ratio < 1"),
         ({"alocation": "global"}, ConfigError, "unknown options alocation; valid: allocation"),
-        ({"method": "magic"}, ConfigError, "expected one of stat"),
+        ({"method": "magic"}, ConfigError, "expected one of stat, random"),
         ({"authors_compat": True, "allocation": "uniform"}, ConfigError, "allocation=global"),
         ({"authors_compat": True, "min_units": 1}, ConfigError, "min_units=0"),
     ],

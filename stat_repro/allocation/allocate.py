@@ -33,8 +33,14 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class _Ranking:
-    """All units of one kind over all layers, most important first."""
+class Ranking:
+    """All units of one kind over all layers, in the order in which they are kept.
+
+    Attributes:
+        layers: Layer of each unit.
+        scores: Score of each unit.
+        num_layers: Layers of the model.
+    """
 
     layers: NDArray[np.int64]
     scores: Vector
@@ -48,8 +54,14 @@ class _Ranking:
         """Largest score that is lost when `kept` units stay."""
         return float(self.scores[kept]) if kept < len(self.scores) else 0.0
 
+    def score(self, place: int) -> float:
+        """Score at a place; infinite before the first, minus infinity after the last."""
+        if place < 0:
+            return math.inf
+        return float(self.scores[place]) if place < len(self.scores) else -math.inf
 
-def _rank(scores: tuple[Vector, ...], min_units: int, *, uniform: bool = False) -> _Ranking:
+
+def rank(scores: tuple[Vector, ...], min_units: int, *, uniform: bool = False) -> Ranking:
     """Rank units; the first `min_units` of every layer come before all others.
 
     Globally the score decides. Uniformly the position of the unit in its layer, as a share of the
@@ -62,7 +74,7 @@ def _rank(scores: tuple[Vector, ...], min_units: int, *, uniform: bool = False) 
     # Ties go to the earlier layer and the earlier pivot, so the result does not depend on sorting.
     keys = (position, layers, -flat, share if uniform else 0 * share, position >= min_units)
     order = np.lexsort(keys)
-    return _Ranking(layers[order], flat[order], len(scores))
+    return Ranking(layers[order], flat[order], len(scores))
 
 
 def floor_units(units: tuple[int, ...], min_units: int) -> int:
@@ -120,8 +132,8 @@ def allocate_global(
     Among all splits of the budget the one is taken where the largest head score that is lost is
     closest to `balance_factor` times the mean neuron residual of the layers.
     """
-    heads = _rank(scores.heads, min_units)
-    neurons = _rank(scores.neurons, min_units)
+    heads = rank(scores.heads, min_units)
+    neurons = rank(scores.neurons, min_units)
     best: tuple[float, int, int, float, float] | None = None
     for n_heads, n_neurons in head_splits(costs, ratio, min_units):
         counts = neurons.counts(n_neurons)
@@ -150,8 +162,8 @@ def allocate_uniform(scores: UnitErrors, costs: UnitCosts, ratio: float, min_uni
     What does not divide evenly goes, unit by unit, to the layers that would lose most by score.
     """
     n_heads, n_neurons = next(head_splits(costs, ratio, min_units))
-    heads = _rank(scores.heads, min_units, uniform=True)
-    neurons = _rank(scores.neurons, min_units, uniform=True)
+    heads = rank(scores.heads, min_units, uniform=True)
+    neurons = rank(scores.neurons, min_units, uniform=True)
     return Sizes(
         heads=tuple(heads.counts(n_heads).tolist()),
         neurons=tuple(neurons.counts(n_neurons).tolist()),

@@ -51,22 +51,24 @@ class Calibration:
 
 
 class _GramSum:
-    """Running G of one site; float64 sums, on the model's device where that has float64."""
+    """Running G and column sums of one site; float64, on the model's device if that has it."""
 
     def __init__(self, site: Site, device: torch.device) -> None:
         self.dtype = torch.float64
         home = torch.device("cpu") if device.type == "mps" else device
         self.gram = torch.zeros(site.columns, site.columns, dtype=torch.float64, device=home)
+        self.sums = torch.zeros(site.columns, dtype=torch.float64, device=home)
         self.tokens = 0
 
     def add(self, rows: torch.Tensor) -> None:
         self.dtype = rows.dtype
         rows = rows.to(device=self.gram.device, dtype=torch.float64)
         self.gram.addmm_(rows.T, rows)
+        self.sums += rows.sum(dim=0)
         self.tokens += rows.shape[0]
 
     def finish(self) -> GramStatistics:
-        return GramStatistics(gram=self.gram, tokens=self.tokens, dtype=self.dtype)
+        return GramStatistics(self.gram, self.tokens, self.dtype, self.sums)
 
 
 class _RowStore:
@@ -166,6 +168,22 @@ def collect_statistics(
         tokens=tokens,
         examples=examples,
     )
+
+
+def count_tokens(batches: Iterable[Batch]) -> Calibration:
+    """The size of a calibration set without statistics, for what needs no more of it.
+
+    Raises:
+        CalibrationError: No batches, no tokens, or unusable masks.
+    """
+    tokens = examples = 0
+    for batch in batches:
+        mask = token_mask({k: _rows(k, v) for k, v in batch.items() if k != "labels"})
+        tokens += int(mask.sum())
+        examples += mask.shape[0]
+    if not tokens:
+        raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
+    return Calibration(statistics={}, tokens=tokens, examples=examples)
 
 
 def _finish(site: Site, collector: _GramSum | _RowStore) -> SiteStatistics:

@@ -23,6 +23,25 @@ class SiteStatistics(Protocol):
         """Tokens seen, padding excluded."""
         ...
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type that the activations were computed in; sets what counts as noise."""
+        ...
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Mean activation of every column, shape (F,), float64."""
+        ...
+
+    @property
+    def square_sums(self) -> torch.Tensor:
+        """||A[:, j]||^2 of every column, shape (F,), float64."""
+        ...
+
+    def centred(self) -> SiteStatistics:
+        """Statistics of A - 1 mean^T; columns that are constant up to noise become zero."""
+        ...
+
     def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
         """Pivots of A diag(scale), scale of shape (F,)."""
         ...
@@ -45,6 +64,10 @@ class SiteStatistics(Protocol):
         """||A difference^T||_F for a change of the consumer, difference of shape (D, F)."""
         ...
 
+    def output_products(self, weight: torch.Tensor, width: int) -> torch.Tensor:
+        """Inner products of what units add to the output; see `linalg.blocks`. Shape (H, H)."""
+        ...
+
 
 @dataclass(frozen=True)
 class GramStatistics:
@@ -54,11 +77,39 @@ class GramStatistics:
         gram: Shape (F, F), float64.
         tokens: Tokens in the sum.
         dtype: Type that the activations were computed in; sets what counts as noise.
+        sums: Sum over tokens of a, shape (F,), float64; None where it was not collected.
     """
 
     gram: torch.Tensor
     tokens: int
     dtype: torch.dtype = torch.float64
+    sums: torch.Tensor | None = None
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Column sums over tokens.
+
+        Raises:
+            LinAlgInputError: They were not collected.
+        """
+        if self.sums is None:
+            raise pivoting.LinAlgInputError(
+                "mean activations: expected statistics with column sums; got a Gram matrix alone"
+            )
+        return self.sums / self.tokens
+
+    @property
+    def square_sums(self) -> torch.Tensor:
+        """The diagonal of G."""
+        return self.gram.diagonal()
+
+    def centred(self) -> GramStatistics:
+        """G - n mean mean^T."""
+        gram = self.gram - self.tokens * torch.outer(self.mean, self.mean)
+        live = gram.diagonal() > pivoting.NOISE_RTOL[self.dtype] * self.gram.diagonal()
+        # Selected, not multiplied: what is left of a constant column is rounding.
+        gram = torch.where(live[:, None] & live[None, :], gram, torch.zeros_like(gram))
+        return GramStatistics(gram, self.tokens, self.dtype, torch.zeros_like(self.mean))
 
     def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
         """Pivots of A diag(scale) by pivoted Cholesky."""
@@ -86,6 +137,10 @@ class GramStatistics:
         """||A difference^T||_F from G."""
         return interpolative.output_error(self.gram, difference)
 
+    def output_products(self, weight: torch.Tensor, width: int) -> torch.Tensor:
+        """Sums of G * (W^T W) over the blocks of units."""
+        return blocks.output_products(self.gram, weight, width)
+
 
 @dataclass(frozen=True)
 class ActivationStatistics:
@@ -93,14 +148,37 @@ class ActivationStatistics:
 
     Attributes:
         activations: Shape (n, F), on the CPU in the model's data type.
+        computed: Type that they were computed in, where it is not the type that they are kept in.
     """
 
     activations: torch.Tensor
+    computed: torch.dtype | None = None
 
     @property
     def tokens(self) -> int:
         """Rows stored."""
         return self.activations.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type that the activations were computed in; sets what counts as noise."""
+        return self.activations.dtype if self.computed is None else self.computed
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Mean over the rows."""
+        return self.activations.double().mean(dim=0)
+
+    @property
+    def square_sums(self) -> torch.Tensor:
+        """Sums of squares over the rows."""
+        return self.activations.double().square().sum(dim=0)
+
+    def centred(self) -> ActivationStatistics:
+        """The rows minus their mean."""
+        rows = self.activations.double() - self.mean
+        live = rows.square().sum(dim=0) > pivoting.NOISE_RTOL[self.dtype] * self.square_sums
+        return ActivationStatistics(torch.where(live, rows, torch.zeros_like(rows)), self.dtype)
 
     def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
         """Pivots of A diag(scale) by pivoted QR."""
@@ -122,10 +200,15 @@ class ActivationStatistics:
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T by pivoted QR of A[:, K]."""
-        rtol = pivoting.NOISE_RTOL[self.activations.dtype]
+        rtol = pivoting.NOISE_RTOL[self.dtype]
         return interpolative.interpolation_from_activations(self.activations, kept, ridge, rtol)
 
     def output_error(self, difference: torch.Tensor) -> float:
         """||A difference^T||_F, evaluated directly."""
         product = self.activations.double() @ difference.double().cpu().T
         return float(torch.linalg.matrix_norm(product))
+
+    def output_products(self, weight: torch.Tensor, width: int) -> torch.Tensor:
+        """The same from A^T A, which the answer has the size of anyway."""
+        rows = self.activations.double()
+        return blocks.output_products(rows.T @ rows, weight.cpu(), width)

@@ -14,9 +14,11 @@ from stat_repro.config.model import FinetuneConfig, ModelConfig
 from stat_repro.config.pruning import (
     ALLOCATIONS,
     CORRECTIONS,
+    METHOD_DEFAULTS,
     METHODS,
     RECIPES,
     STATISTICS,
+    SUPERVISED,
     CalibrationConfig,
     PruningConfig,
 )
@@ -40,9 +42,11 @@ __all__ = [
     "DTYPES",
     "IF_STORED",
     "METHODS",
+    "METHOD_DEFAULTS",
     "PARTS",
     "RECIPES",
     "STATISTICS",
+    "SUPERVISED",
     "TASKS",
     "TRACKING_MODES",
     "AnswerConfig",

@@ -1,16 +1,33 @@
-"""Calibration and pruning."""
+"""Calibration and pruning: the options, and which of them make sense together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from stat_repro.config.checks import ConfigError, at_least, one_of
 
-METHODS = ("stat",)
-ALLOCATIONS = ("global", "uniform")
-CORRECTIONS = ("lstsq", "none")
+METHODS = ("stat", "random", "magnitude", "wanda_sp", "flap", "fisher", "shortgpt")
+ALLOCATIONS = ("global", "uniform", "stat")
+CORRECTIONS = ("lstsq", "none", "bias", "affine", "scale")
 STATISTICS = ("gram", "exact")
 RECIPES = ("auto", "encoder", "decoder")
+
+# What each method is without further options, as in `conf/pruning/<method>.yaml`. The defaults of
+# `PruningConfig` are those of `stat`.
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "stat": {},
+    "random": {"allocation": "uniform", "correction": "none"},
+    "magnitude": {"allocation": "uniform", "correction": "none"},
+    "wanda_sp": {"allocation": "uniform", "correction": "none"},
+    "flap": {"allocation": "global", "correction": "bias"},
+    "fisher": {"allocation": "global", "correction": "scale"},
+    "shortgpt": {"allocation": "global", "correction": "none", "min_units": 0},
+}
+# Methods that learn from the labels of the calibration examples.
+SUPERVISED = ("fisher",)
+# Corrections that fit weights, so that a ridge means something.
+_FITTED = ("lstsq", "affine", "scale")
 
 
 @dataclass
@@ -37,17 +54,23 @@ class CalibrationConfig:
 
 @dataclass
 class PruningConfig:
-    """How units are chosen and what is folded.
+    """How units are chosen, how many every layer keeps, and what is folded.
 
     Attributes:
-        method: Name in the registry of `stat_repro.methods`.
-        recipe: `encoder` (depth weights 1 + sqrt(L - l + 1)) or `decoder` (exponential depth fit,
-            late-head bonus); `auto` follows the model.
-        allocation: `global` (one ranking over all layers) or `uniform` (equal sizes per layer).
-        correction: `lstsq` folds the interpolation into the consumer, `none` only selects.
+        method: Which units are kept: name in the registry of `stat_repro.methods`.
+        recipe: Of STAT's sizes: `encoder` (depth weights 1 + sqrt(L - l + 1)) or `decoder`
+            (exponential depth fit, late-head bonus); `auto` follows the model.
+        allocation: Sizes of the layers: `global` (one ranking over all layers by the method's own
+            scores), `uniform` (equal shares in every layer) or `stat` (those that STAT's recipe
+            gives, for another method's selection).
+        correction: What the kept units take over: `lstsq` folds the least-squares fit of the
+            removed units into the consumer, `affine` fits a constant as well and folds it into the
+            consumer's bias, `bias` only adds the removed units' mean contribution to that bias,
+            `scale` gives every kept unit one factor; `none` only selects.
         ridge: Ridge of the least squares, relative to the mean squared column norm.
         min_units: Units that every site keeps at least.
-        balance_factor: Factor of the mean neuron residual in the balance of heads and neurons.
+        balance_factor: Of STAT's sizes: factor of the mean neuron residual in the balance of heads
+            and neurons.
         neuron_mac_share: FFN share of the prunable MACs used for the budget; null computes it.
         head_bonus: Decoder recipe: the i-th of H head errors of a layer is scaled by
             head_bonus^(H - i).
@@ -81,9 +104,16 @@ class PruningConfig:
             )
         if self.authors_compat:
             self._check_compat()
+        self._check_combination()
 
     def _check_compat(self) -> None:
-        wanted = {"allocation": "global", "correction": "lstsq", "ridge": 0.0, "min_units": 0}
+        wanted = {
+            "method": "stat",
+            "allocation": "global",
+            "correction": "lstsq",
+            "ridge": 0.0,
+            "min_units": 0,
+        }
         for key, value in wanted.items():
             if getattr(self, key) != value:
                 raise ConfigError(
@@ -92,3 +122,39 @@ class PruningConfig:
                 )
         if self.recipe == "decoder":
             raise ConfigError("pruning.authors_compat=true repeats the BERT script: recipe=decoder")
+
+    def _check_combination(self) -> None:
+        """Refuse options that have no meaning together, or none for this method."""
+        if self.ridge > 0 and self.correction not in _FITTED:
+            raise ConfigError(
+                f"pruning.ridge={self.ridge} damps a fit, so it needs pruning.correction="
+                f"{', '.join(_FITTED)}; got correction={self.correction}"
+            )
+        if self.method == "stat" and self.allocation == "stat":
+            raise ConfigError(
+                "pruning.allocation=stat gives another method STAT's sizes; for method=stat they "
+                "are allocation=global"
+            )
+        if self.method == "shortgpt":
+            self._check_blocks()
+        if "stat" not in (self.method, self.allocation):
+            for key, default in (
+                ("recipe", "auto"),
+                ("balance_factor", 2.0),
+                ("head_bonus", 1.125),
+            ):
+                if getattr(self, key) != default:
+                    raise ConfigError(
+                        f"pruning.{key} is an option of STAT's sizes: expected method=stat or "
+                        f"allocation=stat; got method={self.method}, allocation={self.allocation}"
+                    )
+
+    def _check_blocks(self) -> None:
+        """Whole blocks leave nothing to allocate inside a layer and nothing to correct."""
+        wanted = {**METHOD_DEFAULTS["shortgpt"], "neuron_mac_share": None}
+        for key, value in wanted.items():
+            if getattr(self, key) != value:
+                raise ConfigError(
+                    "pruning.method=shortgpt removes whole blocks, so it knows only "
+                    f"{key}={value}; got {key}={getattr(self, key)} (pruning=shortgpt sets all)"
+                )

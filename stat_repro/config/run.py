@@ -17,7 +17,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 from stat_repro.config.checks import ConfigError, at_least, file_name, one_of
 from stat_repro.config.data import CostConfig, DatasetConfig, EvaluationConfig
 from stat_repro.config.model import FinetuneConfig, ModelConfig
-from stat_repro.config.pruning import CalibrationConfig, PruningConfig
+from stat_repro.config.pruning import SUPERVISED, CalibrationConfig, PruningConfig
 
 TRACKING_MODES = ("offline", "online", "disabled")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -108,6 +108,11 @@ class RunConfig:
         if own_text and split != "test":
             raise ConfigError(
                 f"evaluation.split: {data.source} has only a test part; got {split!r}"
+            )
+        if self.pruning.method in SUPERVISED and data.task == "question_answering":
+            raise ConfigError(
+                f"pruning.method={self.pruning.method} learns from labels of classes, numbers or "
+                f"running text: expected another dataset.task; got {data.task}"
             )
         if self.evaluation.zero_shot.tasks and data.task != "language_modeling":
             raise ConfigError(

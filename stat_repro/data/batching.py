@@ -141,6 +141,31 @@ class SentenceInputs(Sequence[Batch]):
 
 
 @dataclass(frozen=True)
+class LabelledInputs(Sequence[Batch]):
+    """The batches of `inputs` with what the model should put out for them.
+
+    Attributes:
+        inputs: The batches.
+        labels: Class or number of every example, (N,).
+    """
+
+    inputs: SentenceInputs
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> LabelledInputs: ...
+    def __getitem__(self, index: int | slice) -> Batch | LabelledInputs:
+        if isinstance(index, slice):
+            return LabelledInputs(self.inputs[index], self.labels)
+        return {**self.inputs[index], "labels": self.labels[self.inputs.groups[index]]}
+
+
+@dataclass(frozen=True)
 class SentenceBatches(Sequence[tuple[list[int], Batch]]):
     """Pairs of positions and padded batch; may be read any number of times.
 

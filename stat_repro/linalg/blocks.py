@@ -114,6 +114,25 @@ def removal_errors_from_activations(
     return torch.stack(errors)
 
 
+def output_products(gram: torch.Tensor, weight: torch.Tensor, width: int) -> torch.Tensor:
+    """P[a, b] = sum over tokens of (what unit a adds to the output) . (what unit b adds).
+
+    Unit u adds A[:, u] W[:, u]^T, so P is G * (W^T W) summed over the blocks of two units: the
+    normal matrix of one factor per unit (mask tuning of Kwon et al. 2022, section 3.3).
+
+    Args:
+        gram: G of shape (H * w, H * w), float64.
+        weight: Consumer weight W of shape (D, H * w).
+        width: w.
+
+    Returns:
+        P of shape (H, H), float64.
+    """
+    w = weight.to(gram)
+    units = gram.shape[0] // width
+    return (gram * (w.T @ w)).view(units, width, units, width).sum(dim=(1, 3))
+
+
 def _columns(units: torch.Tensor, width: int) -> torch.Tensor:
     offsets = torch.arange(width, device=units.device)
     return (units[:, None] * width + offsets).reshape(-1)

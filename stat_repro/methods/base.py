@@ -1,8 +1,8 @@
-"""What a method takes and returns."""
+"""What a method takes, returns and needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -21,13 +21,16 @@ class MethodInput:
     Attributes:
         model: The dense model.
         adapter: Its adapter.
-        batches: Calibration batches; may be iterated several times.
+        batches: Calibration batches; may be iterated several times. They hold labels where the
+            method needs them.
         ratio: Share of the prunable MACs to remove.
         sequence_length: Mean tokens per example that costs are counted at.
         config: The method's options.
         statistics: `gram` or `exact`.
-        calibration: Dense statistics of all sites over `batches`.
+        calibration: Dense statistics of all sites over `batches`; empty where `Method` says that
+            none are needed.
         round_to: Neurons kept per layer are a multiple of this where the layer loses any.
+        seed: Of methods that draw at random.
     """
 
     model: nn.Module
@@ -39,6 +42,7 @@ class MethodInput:
     statistics: str
     calibration: Calibration
     round_to: int = 1
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,9 @@ class SiteError:
     """What one site's edit costs on the calibration data.
 
     Attributes:
-        relative_error: ||A W^T - A[:, K] W'^T||_F / ||A W^T||_F with the statistics that the edit
-            was fitted to; null where the dense output is zero.
+        relative_error: ||Y - Y'||_F / ||A W^T||_F, Y and Y' the consumer's outputs, with the
+            statistics that the edit was fitted to; null where the dense output is zero, or where
+            the method took no statistics.
     """
 
     layer: int
@@ -72,3 +77,22 @@ class MethodOutput:
     edits: tuple[SiteEdit, ...]
     errors: tuple[SiteError, ...]
     timings: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Method:
+    """An entry of the registry: the method, and what it has to be given.
+
+    Attributes:
+        prune: Plan and edits for one model and one ratio.
+        statistics: Whether its selection reads the sites' statistics.
+        labels: Whether it learns from the labels of the calibration examples.
+    """
+
+    prune: Callable[[MethodInput], MethodOutput]
+    statistics: bool
+    labels: bool = False
+
+    def needs_statistics(self, config: PruningConfig) -> bool:
+        """Whether anything in this combination reads the sites' statistics."""
+        return self.statistics or config.correction != "none" or config.allocation == "stat"

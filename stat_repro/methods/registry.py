@@ -1,12 +1,16 @@
-"""All pruning methods by name."""
+"""All pruning methods by name, and what each has to be given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from stat_repro.methods import fisher, flap, magnitude, random, shortgpt, stat, wanda_sp
+from stat_repro.methods.base import Method
 
-from stat_repro.methods import stat
-from stat_repro.methods.base import MethodInput, MethodOutput
-
-METHODS: dict[str, Callable[[MethodInput], MethodOutput]] = {
-    "stat": stat.prune,
+METHODS: dict[str, Method] = {
+    "stat": Method(stat.prune, statistics=True),
+    "random": Method(random.prune, statistics=False),
+    "magnitude": Method(magnitude.prune, statistics=False),
+    "wanda_sp": Method(wanda_sp.prune, statistics=True),
+    "flap": Method(flap.prune, statistics=True),
+    "fisher": Method(fisher.prune, statistics=False, labels=True),
+    "shortgpt": Method(shortgpt.prune, statistics=False),
 }

@@ -11,9 +11,6 @@ The model given is not changed: step 3 runs on temporarily exchanged Linears.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import nn
@@ -23,67 +20,46 @@ from stat_repro.allocation.authors import AUTHORS_NEURON_SHARE, allocate_authors
 from stat_repro.allocation.costs import UnitCosts, unit_costs
 from stat_repro.allocation.rounding import round_neurons
 from stat_repro.allocation.scores import UnitErrors, Vector, decoder_scores, encoder_scores
-from stat_repro.calibration.capture import Calibration, collect_statistics
+from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.config import ConfigError, PruningConfig
-from stat_repro.linalg.interpolative import fold
-from stat_repro.linalg.pivoting import check_finite
 from stat_repro.measure import Stopwatch
-from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
-from stat_repro.models.adapter import Adapter, Site, linear, unit_columns
-from stat_repro.plan import LayerPlan, PruningPlan
+from stat_repro.methods.base import MethodInput, MethodOutput
+from stat_repro.methods.common import fold_all, output_of
+from stat_repro.methods.correction import consumer_weight, float64
+from stat_repro.models.adapter import Adapter, Site
 from stat_repro.progress import track
-from stat_repro.surgery import SiteEdit, temporarily_pruned
-
-log = logging.getLogger("stat_repro")
 
 
 def prune(task: MethodInput) -> MethodOutput:
     """Plan and edits of STAT for one model and one ratio."""
-    config, adapter, model = task.config, task.adapter, task.model
-    watch = Stopwatch(next(model.parameters()).device)
+    watch = Stopwatch(next(task.model.parameters()).device)
+    sizes, orders = stat_sizes(task, watch)
+
+    def heads(site: Site, folded: Calibration) -> torch.Tensor:
+        order = folded.statistics[site.layer, "attention"].pivot_units(site.width).order
+        return order[: sizes.heads[site.layer]]
+
+    neurons = {i: order[: sizes.neurons[i]] for i, order in enumerate(orders)}
+    folded = fold_all(task, neurons, heads, watch, refit=True)
+    return output_of(task, folded, sizes.details, watch)
+
+
+def stat_sizes(
+    task: MethodInput, watch: Stopwatch | None = None
+) -> tuple[Sizes, list[torch.Tensor]]:
+    """Units per layer by STAT's recipe, and the pivot order of each layer's neurons.
+
+    Other methods get their sizes here under `allocation=stat`.
+    """
+    config, adapter = task.config, task.adapter
+    watch = Stopwatch(next(task.model.parameters()).device) if watch is None else watch
     with watch.stage("errors_s"):
-        errors, neuron_orders = unit_errors(model, adapter, task.calibration, config)
+        errors, orders = unit_errors(task.model, adapter, task.calibration, config)
     with watch.stage("allocate_s"):
         costs = unit_costs(adapter, task.sequence_length)
         sizes = allocate(errors, costs, adapter.decoder, task.ratio, config, task.round_to)
-    with watch.stage("fold_ffn_s"):
-        ffn_sites = adapter.of_kind("ffn")
-        ffn = [
-            fold_site(
-                model,
-                site,
-                neuron_orders[site.layer][: sizes.neurons[site.layer]],
-                task.calibration,
-                config,
-            )
-            for site in track(ffn_sites, "folding FFNs", unit="sites")
-        ]
-        ffn_edits = [edit for edit, _ in ffn]
-    _warn_of_few_tokens(ffn_sites, ffn_edits, task.calibration.tokens)
-    head_sites = [s for s in adapter.of_kind("attention") if s.units]
-    with watch.stage("recalibrate_s"), temporarily_pruned(model, ffn_sites, ffn_edits):
-        folded = collect_statistics(
-            model,
-            adapter,
-            task.batches,
-            sites=head_sites,
-            statistics=task.statistics,
-            label="statistics of heads with folded FFNs",
-        )
-    with watch.stage("fold_heads_s"):
-        heads = []
-        for site in track(head_sites, "folding heads", unit="sites"):
-            order = folded.statistics[site.layer, "attention"].pivot_units(site.width).order
-            kept = order[: sizes.heads[site.layer]]
-            heads.append(fold_site(model, site, kept, folded, config))
-    results = sorted(heads + ffn, key=lambda pair: (pair[0].layer, pair[0].kind))
-    return MethodOutput(
-        plan=_plan(adapter, [edit for edit, _ in results], sizes),
-        edits=tuple(edit for edit, _ in results),
-        errors=tuple(error for _, error in results),
-        timings=watch.seconds,
-    )
+    return sizes, orders
 
 
 def unit_errors(
@@ -106,7 +82,7 @@ def unit_errors(
                 tails.append(np.zeros(1))
                 orders.append(torch.zeros(0, dtype=torch.int64))
             continue
-        weight = _float64(consumer_weight(model, site))
+        weight = float64(consumer_weight(model, site))
         statistics = calibration.statistics[site.layer, site.kind]
         if site.kind == "ffn":
             factor = statistics.pivot_columns(weight.norm(dim=0))
@@ -164,87 +140,3 @@ def allocate(
     else:
         sizes = allocate_global(scores, costs, ratio, config.min_units, config.balance_factor)
     return round_neurons(sizes, scores.neurons, costs, ratio, config.min_units, round_to)
-
-
-def fold_site(
-    model: nn.Module,
-    site: Site,
-    kept_units: torch.Tensor,
-    calibration: Calibration,
-    config: PruningConfig,
-) -> tuple[SiteEdit, SiteError]:
-    """Keep these units of a site and fold the correction into its consumer.
-
-    Args:
-        model: The dense model.
-        site: A site of it.
-        kept_units: Unit indices in any order.
-        calibration: Statistics that the correction is fitted to.
-        config: `correction` and `ridge` are used.
-    """
-    kept = tuple(sorted(kept_units.tolist()))
-    weight = consumer_weight(model, site)
-    columns = unit_columns(kept, site.width)
-    if len(kept) == site.units:
-        edit = SiteEdit(site.layer, site.kind, kept, weight.clone(), None)
-        return edit, SiteError(site.layer, site.kind, site.units, len(kept), 0.0)
-    statistics = calibration.statistics[site.layer, site.kind]
-    exact = _float64(weight)
-    if config.correction == "lstsq":
-        folded = fold(exact, statistics.interpolation(columns, config.ridge)).to(exact.device)
-    else:
-        folded = exact[:, columns.to(exact.device)]
-    energy = statistics.output_error(exact)
-    difference = exact.clone()
-    difference[:, columns.to(exact.device)] -= folded
-    error = statistics.output_error(difference) / energy if energy > 0 else None
-    new = folded.to(device=weight.device, dtype=weight.dtype)
-    return (
-        SiteEdit(site.layer, site.kind, kept, new, None),
-        SiteError(site.layer, site.kind, site.units, len(kept), error),
-    )
-
-
-def consumer_weight(model: nn.Module, site: Site) -> torch.Tensor:
-    """W of the site's consumer, (D, F).
-
-    Raises:
-        LinAlgInputError: It is not finite; names the site.
-    """
-    weight = linear(model, site.consumer).weight.detach()
-    check_finite(weight, f"{site.name}, weight of the consumer")
-    return weight
-
-
-def _float64(weight: torch.Tensor) -> torch.Tensor:
-    """A float64 copy, on the CPU where the device (mps) has no float64."""
-    home = "cpu" if weight.device.type == "mps" else weight.device
-    return weight.detach().to(device=home, dtype=torch.float64, copy=True)
-
-
-def _warn_of_few_tokens(sites: Sequence[Site], edits: Sequence[SiteEdit], tokens: int) -> None:
-    """With fewer tokens than kept neurons the fit is exact on the calibration data only."""
-    short = [s for s, e in zip(sites, edits, strict=True) if tokens < len(e.kept) < s.units]
-    if short:
-        log.warning(
-            "%d calibration tokens are fewer than the neurons kept in %d of %d FFNs (first: %s); "
-            "give more examples or a ridge",
-            tokens,
-            len(short),
-            len(sites),
-            short[0].name,
-        )
-
-
-def _plan(adapter: Adapter, edits: Sequence[SiteEdit], sizes: Sizes) -> PruningPlan:
-    kept = {(edit.layer, edit.kind): edit.kept for edit in edits}
-    layers = tuple(
-        LayerPlan(
-            kept_heads=kept.get((i, "attention"), ()),
-            kept_neurons=kept.get((i, "ffn"), ()),
-            heads=adapter.site(i, "attention").units,
-            neurons=adapter.site(i, "ffn").units,
-        )
-        for i in range(adapter.num_layers)
-    )
-    return PruningPlan(layers=layers, method="stat", details=sizes.details)

@@ -91,6 +91,9 @@ class Adapter:
         backbone: Dotted name of the part without task head ("" if the model has none).
         num_layers: Transformer layers.
         sites: All sites by layer, attention before FFN.
+        blocks: Dotted names of the transformer layers.
+        pre_norm: Whether a layer adds to the stream it reads, with its norms inside the branches;
+            without its projections such a layer hands the stream on unchanged.
     """
 
     model_type: str
@@ -98,6 +101,8 @@ class Adapter:
     backbone: str
     num_layers: int
     sites: tuple[Site, ...]
+    blocks: tuple[str, ...]
+    pre_norm: bool
 
     def of_kind(self, kind: SiteKind) -> tuple[Site, ...]:
         """Sites of one kind, first layer first."""
@@ -253,9 +258,9 @@ def adapter_for(model: nn.Module) -> Adapter:
     stem = f"{backbone}." if backbone else ""
     layers = model.get_submodule(f"{stem}{layout.layers}")
     num_layers = len(list(layers.children()))
+    names = tuple(f"{stem}{layout.layers}.{i}" for i in range(num_layers))
     sites: list[Site] = []
-    for i in range(num_layers):
-        name = f"{stem}{layout.layers}.{i}"
+    for i, name in enumerate(names):
         sites += [_attention_site(model, layout, name, i), _ffn_site(model, layout, name, i)]
     return Adapter(
         model_type=model_type,
@@ -263,4 +268,7 @@ def adapter_for(model: nn.Module) -> Adapter:
         backbone=backbone,
         num_layers=num_layers,
         sites=tuple(sites),
+        blocks=names,
+        # OPT-350m alone among its family normalises after the sums.
+        pre_norm=layout.decoder and getattr(model.config, "do_layer_norm_before", True),
     )

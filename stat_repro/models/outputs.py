@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from stat_repro.config import ConfigError
@@ -31,6 +32,10 @@ class OutputOrder:
     def arrange(self, logits: Tensor) -> Tensor:
         """Logits (N, C) in the order of the data set's classes."""
         return logits if self.columns is None else logits[:, list(self.columns)]
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """The model's own outputs that stand for the data set's classes, (N,)."""
+        return labels if self.columns is None else torch.tensor(self.columns)[labels]
 
 
 def match_outputs(

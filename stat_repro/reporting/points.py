@@ -17,6 +17,7 @@ import pandas as pd
 
 from stat_repro.config import PruningConfig, later_defaults, neutral_keys
 from stat_repro.reporting.styles import (
+    CORRECTION_LABELS,
     HEADLINE,
     METHOD_LABELS,
     VariantStyle,
@@ -30,9 +31,8 @@ _OWN_COLUMN = ("ratio", "seed", "model.name", "dataset.name", "pruning.method")
 _PROTOCOL = "metrics.protocol"
 # Settings whose value says what they are about.
 _VALUE_ONLY = ("pruning.recipe", "pruning.allocation")
-_CORRECTION_LABELS = {"lstsq": "least squares", "none": "no correction"}
-# `authors_compat` admits one value of these, see `PruningConfig`.
-_SET_BY_COMPAT = ("pruning.allocation", "pruning.correction", "pruning.ridge", "pruning.min_units")
+# `authors_compat` and whole blocks admit one value of these, see `PruningConfig`.
+_SET = ("pruning.allocation", "pruning.correction", "pruning.ridge", "pruning.min_units")
 _DEFAULTS = {
     **{f"pruning.{key}": value for key, value in asdict(PruningConfig()).items()},
     # At their defaults these look as in the studies that did not have them yet.
@@ -191,7 +191,9 @@ def _differing(group: pd.DataFrame) -> dict[str, str]:
         # A language model is evaluated as it is: run ids do not depend on this either.
         columns = [c for c in columns if not c.startswith("config.finetune.")]
     columns.append(_PROTOCOL)
-    found = [c for c in columns if len({_shown(value) for value in group[c]}) > 1]
+    choosing = group[group["method"] != "shortgpt"]
+    rows = {f"config.{name}": choosing for name in _SET}
+    found = [c for c in columns if len({_shown(value) for value in rows.get(c, group)[c]}) > 1]
     named = {c.removeprefix("config."): c for c in found}
     # Another example count is another protocol anyway; show the cause and not the consequence.
     if len(named) > 1 and _explained(group, found):
@@ -211,16 +213,15 @@ def _explained(group: pd.DataFrame, found: list[str]) -> bool:
 def _label(row: Any, values: dict[str, str]) -> tuple[str, tuple[str, ...]]:
     """Label of a run's variant, and its settings beyond the style's key that are not default."""
     compat = values.get("pruning.authors_compat") == "true"
-    parts = [METHOD_LABELS.get(row["method"], row["method"])]
-    extras = []
+    parts, extras = [METHOD_LABELS.get(row["method"], row["method"])], []
     for name, value in values.items():
         short = name.removeprefix("pruning.")
-        if compat and name in _SET_BY_COMPAT:
+        if name in _SET and (compat or row["method"] == "shortgpt"):
             continue
         if name == "pruning.authors_compat":
             parts += ["authors' script"] if compat else []
         elif name == "pruning.correction":
-            parts.append(_CORRECTION_LABELS.get(value, value))
+            parts.append(CORRECTION_LABELS.get(value, value))
         elif name in _VALUE_ONLY:
             parts.append(value)
         elif name == _PROTOCOL:

@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from stat_repro.config import METHOD_DEFAULTS
+
 # The metric that stands for a task in the summary and the main figure.
 HEADLINE = {
     "classification": "accuracy",
@@ -59,7 +61,22 @@ QUANTITIES = {
 # Metrics of zero-shot tasks are called `<task>_<metric>`; these are fractions whatever the task.
 _TASK_METRICS = {"_acc": "accuracy", "_acc_norm": "normalised accuracy"}
 
-METHOD_LABELS = {"stat": "STAT"}
+METHOD_LABELS = {
+    "stat": "STAT",
+    "random": "random",
+    "magnitude": "magnitude",
+    "wanda_sp": "Wanda-sp",
+    "flap": "FLAP",
+    "fisher": "Fisher",
+    "shortgpt": "ShortGPT",
+}
+CORRECTION_LABELS = {
+    "lstsq": "least squares",
+    "none": "no correction",
+    "bias": "bias compensation",
+    "affine": "affine",
+    "scale": "mask tuning",
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,20 @@ _KNOWN = {
     ("stat", "global", "none", False): VariantStyle("#E69F00", "^", "-", 3),
     ("stat", "uniform", "none", False): VariantStyle("#CC79A7", "v", "-", 4),
 }
+# Colour of a method, and its marker in the form of its paper.
+_METHODS = {
+    "stat": ("#0072B2", "o"),
+    "random": ("#7F7F7F", "X"),
+    "magnitude": ("#999933", "P"),
+    "wanda_sp": ("#56B4E9", "s"),
+    "flap": ("#882255", "D"),
+    "fisher": ("#AA4499", "*"),
+    "shortgpt": ("#661100", "p"),
+}
+# Line and marker of a method's other forms.
+_ALLOCATION_LINES = {"global": "-", "uniform": "--", "stat": ":"}
+_CORRECTION_MARKERS = {"none": "v", "lstsq": "^", "bias": "<", "affine": ">", "scale": "h"}
+_OTHER_ORDER = 1000  # after all that is listed
 _OTHER_COLOURS = ("#56B4E9", "#882255", "#999933", "#44AA99", "#AA4499", "#661100")
 _OTHER_MARKERS = ("P", "X", "*", "<", ">", "p")
 _OTHER_LINES = ("--", ":", "-.")
@@ -117,13 +148,15 @@ def variant_style(
     """
     key = (method, allocation, correction, authors_compat)
     base = _KNOWN.get(key)
+    if base is None and method in _METHODS and not authors_compat:
+        base = _method_style(method, allocation, correction)
     if base is None:
         number = _stable_number(repr(key))
         base = VariantStyle(
             _OTHER_COLOURS[number % len(_OTHER_COLOURS)],
             _OTHER_MARKERS[number // len(_OTHER_COLOURS) % len(_OTHER_MARKERS)],
             "-",
-            len(_KNOWN) + number % 1000,
+            _OTHER_ORDER + number % 1000,
         )
     if not extras:
         return base
@@ -134,6 +167,22 @@ def variant_style(
         line=_OTHER_LINES[number % len(_OTHER_LINES)],
         marker=_OTHER_MARKERS[number // len(_OTHER_LINES) % len(_OTHER_MARKERS)],
     )
+
+
+def _method_style(method: str, allocation: str, correction: str) -> VariantStyle:
+    """The method's colour; its marker in the form of its paper, else what tells the form."""
+    colour, marker = _METHODS[method]
+    line = _ALLOCATION_LINES[allocation]
+    own = {"allocation": allocation, "correction": correction}.items()
+    if own <= METHOD_DEFAULTS[method].items():
+        line = "-"
+    else:
+        marker = _CORRECTION_MARKERS[correction]
+    places = (list(_METHODS), list(_ALLOCATION_LINES), list(_CORRECTION_MARKERS))
+    order = 0
+    for place, name in zip(places, (method, allocation, correction), strict=True):
+        order = order * 10 + place.index(name)
+    return VariantStyle(colour, marker, line, len(_KNOWN) + order)
 
 
 def _stable_number(text: str) -> int:

@@ -21,7 +21,7 @@ class CalibrationSet:
     """Calibration batches that can be read repeatedly, and what identifies them.
 
     Attributes:
-        batches: Padded batches, made when they are read.
+        batches: Padded batches, made when they are read; with `labels` (B,) where asked for.
         digest: sha256 over the token ids of the drawn examples.
     """
 
@@ -53,8 +53,14 @@ class Workload(Protocol):
         """sha256 per part of the data."""
         ...
 
-    def calibration(self, config: CalibrationConfig, seed: int) -> CalibrationSet:
-        """Draw calibration examples from the training part."""
+    def calibration(
+        self, config: CalibrationConfig, seed: int, *, labels: bool = False
+    ) -> CalibrationSet:
+        """Draw calibration examples from the training part.
+
+        With `labels` the batches hold what the model should put out, as its own loss takes it. The
+        labels of running text are its tokens, so nothing is added there.
+        """
         ...
 
     def dense_outputs(self, model: PreTrainedModel, config: EvaluationConfig) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
+from stat_repro.config import CalibrationConfig, ConfigError, DatasetConfig, EvaluationConfig
 from stat_repro.data.batching import SentenceInputs, length_bucketed
 from stat_repro.data.context_windows import (
     QUESTION_TOKENS,
@@ -61,8 +61,16 @@ class QuestionWorkload:
         stride = self.config.answers.stride
         return context_windows(self.tokenizer, questions, self.config.max_length, stride)
 
-    def calibration(self, config: CalibrationConfig, seed: int) -> CalibrationSet:
-        """Windows of the training part, batched by length."""
+    def calibration(
+        self, config: CalibrationConfig, seed: int, *, labels: bool = False
+    ) -> CalibrationSet:
+        """Windows of the training part, batched by length.
+
+        Raises:
+            ConfigError: Labels are asked for.
+        """
+        if labels:
+            raise ConfigError("question answering: expected a method that needs no labels")
         indices = draw_indices(len(self._pool), config.examples, seed, config.replacement)
         drawn = [self._pool[i] for i in indices]
         groups = length_bucketed([len(window["input_ids"]) for window in drawn], config.batch_size)

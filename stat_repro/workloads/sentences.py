@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
 from stat_repro.data.batching import (
+    LabelledInputs,
     SentenceInputs,
     check_length,
     encode_sentences,
@@ -54,18 +55,21 @@ class SentenceWorkload:
         self.config = config
         self.tokenizer = tokenizer
         self.fingerprint = dict(data.fingerprint)
-        self._pool = encode_sentences(
-            tokenizer, data.split(config.calibration_split), config.max_length
-        )
+        rows = data.split(config.calibration_split)
+        self._labels = self.outputs.targets(torch.tensor(list(rows["label"])))
+        self._pool = encode_sentences(tokenizer, rows, config.max_length)
         self.sequence_length = float(np.mean([len(row["input_ids"]) for row in self._pool]))
 
-    def calibration(self, config: CalibrationConfig, seed: int) -> CalibrationSet:
+    def calibration(
+        self, config: CalibrationConfig, seed: int, *, labels: bool = False
+    ) -> CalibrationSet:
         """Sentences of the training part, batched by length."""
         indices = draw_indices(len(self._pool), config.examples, seed, config.replacement)
         drawn = [self._pool[i] for i in indices]
         groups = length_bucketed([len(row["input_ids"]) for row in drawn], config.batch_size)
+        inputs = SentenceInputs(self.tokenizer, drawn, groups)
         return CalibrationSet(
-            batches=SentenceInputs(self.tokenizer, drawn, groups),
+            batches=LabelledInputs(inputs, self._labels[list(indices)]) if labels else inputs,
             digest=digest_of([row["input_ids"] for row in drawn]),
         )
 

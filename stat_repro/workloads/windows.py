@@ -53,8 +53,10 @@ class WindowWorkload:
         pool = token_windows(tokenizer, data.calibration, config.window, config.bos)
         self._pool = pool.ids
 
-    def calibration(self, config: CalibrationConfig, seed: int) -> CalibrationSet:
-        """Windows of the calibration part."""
+    def calibration(
+        self, config: CalibrationConfig, seed: int, *, labels: bool = False
+    ) -> CalibrationSet:
+        """Windows of the calibration part; the labels of a window are its own tokens."""
         indices = draw_indices(len(self._pool), config.examples, seed, config.replacement)
         windows = self._pool[torch.tensor(indices)]
         return CalibrationSet(

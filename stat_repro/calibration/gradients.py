@@ -1,0 +1,150 @@
+"""Gradients of the loss with respect to mask variables, example by example.
+
+Every unit's contribution to its consumer is multiplied by a variable that is 1 (Kwon et al. 2022,
+section 3.1); one backward pass per batch gives the gradients of all its examples, because no
+example of a batch influences another one's loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stat_repro.calibration.capture import Batch, CalibrationError, token_mask
+from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError, linear
+from stat_repro.models.modes import evaluating
+from stat_repro.plan import SiteKind
+from stat_repro.progress import track
+
+CLASSIFIER, LANGUAGE_MODEL = "ForSequenceClassification", "ForCausalLM"
+
+
+def check_head(model: nn.Module) -> None:
+    """Refuse models whose loss is not known here.
+
+    Raises:
+        UnsupportedModelError: No sequence classifier (or regressor) and no causal language model.
+    """
+    name = type(model).__name__
+    if not name.endswith((CLASSIFIER, LANGUAGE_MODEL)):
+        raise UnsupportedModelError(
+            f"gradients of the loss: expected a model {CLASSIFIER} (classes, or one number) or "
+            f"{LANGUAGE_MODEL}; got {name}"
+        )
+
+
+def mask_gradients(
+    model: nn.Module, adapter: Adapter, batches: Iterable[Batch], *, label: str = "mask gradients"
+) -> dict[tuple[int, SiteKind], Tensor]:
+    """dL/dm of every unit's mask variable m at 1, for every example's loss L.
+
+    Args:
+        model: The model with its task head; left as it was, without gradients of its own.
+        adapter: Its adapter.
+        batches: `input_ids` (B, S), `attention_mask` where there is padding, and for classifiers
+            `labels` (B,).
+        label: What the progress line says.
+
+    Returns:
+        Per site shape (examples, units), float64 on the CPU.
+
+    Raises:
+        UnsupportedModelError: A task head whose loss is not known here.
+        CalibrationError: No batches, no labels, or a gradient that is not finite.
+    """
+    check_head(model)
+    device = next(model.parameters()).device
+    sites = [site for site in adapter.sites if site.units]
+    found: dict[tuple[int, SiteKind], list[Tensor]] = {(s.layer, s.kind): [] for s in sites}
+    with evaluating(model), _without_own_gradients(model):
+        for batch in track(batches, label):
+            inputs = {key: value.to(device) for key, value in batch.items()}
+            with torch.enable_grad(), _masked(model, sites, inputs["input_ids"]) as masks:
+                loss = _summed_loss(model, inputs)
+                gradients = torch.autograd.grad(loss, masks)
+            for site, gradient in zip(sites, gradients, strict=True):
+                found[site.layer, site.kind].append(gradient.cpu().double())
+    if sites and not found[sites[0].layer, sites[0].kind]:
+        raise CalibrationError("the calibration set holds no batches: expected at least one")
+    result = {key: torch.cat(parts) for key, parts in found.items()}
+    for site in sites:
+        if not bool(torch.isfinite(result[site.layer, site.kind]).all()):
+            raise CalibrationError(f"{site.name}: NaN or infinite gradients of the loss")
+    return result
+
+
+@contextmanager
+def _without_own_gradients(model: nn.Module) -> Iterator[None]:
+    """The model's parameters take no part in autograd inside the block."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _masked(model: nn.Module, sites: Sequence[Site], ids: Tensor) -> Iterator[list[Tensor]]:
+    """Mask variables of ones in front of every consumer inside the block, (B, units) per site."""
+    masks: list[Tensor] = []
+    handles = []
+    try:
+        for site in sites:
+            consumer = linear(model, site.consumer)
+            mask = torch.ones(
+                len(ids), site.units, device=ids.device, dtype=consumer.weight.dtype
+            ).requires_grad_()
+            masks.append(mask)
+
+            def hook(
+                module: nn.Module,
+                args: tuple[Tensor, ...],
+                site: Site = site,
+                mask: Tensor = mask,
+            ) -> tuple[Tensor, ...]:
+                columns = mask.repeat_interleave(site.width, dim=1)[:, None]
+                rows = args[0].view(len(ids), -1, site.columns)  # OPT's FFN reads them as one
+                return ((rows * columns).view(args[0].shape), *args[1:])
+
+            handles.append(consumer.register_forward_pre_hook(hook))
+        yield masks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _summed_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Sum over the examples of a batch of their losses.
+
+    Classes: cross-entropy. A number: squared error. Running text: mean cross-entropy of an
+    example's tokens after the first, padding excluded.
+    """
+    labels = inputs.pop("labels", None)
+    if type(model).__name__.endswith(LANGUAGE_MODEL):
+        logits = _precise(model(**inputs, use_cache=False).logits[:, :-1])
+        wanted = token_mask(inputs)[:, 1:] & token_mask(inputs)[:, :-1]
+        losses = functional.cross_entropy(
+            logits.transpose(1, 2), inputs["input_ids"][:, 1:], reduction="none"
+        )
+        return ((losses * wanted).sum(dim=1) / wanted.sum(dim=1).clamp_min(1)).sum()
+    if labels is None:
+        raise CalibrationError(
+            "a calibration batch of a classifier needs the key labels for gradients of the loss; "
+            f"got {', '.join(sorted(inputs))}"
+        )
+    logits = _precise(model(**inputs).logits)
+    if logits.shape[-1] == 1:
+        return functional.mse_loss(logits[:, 0], labels.to(logits.dtype), reduction="sum")
+    return functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def _precise(logits: Tensor) -> Tensor:
+    """At least float32: the half types are too coarse for a loss."""
+    return logits if logits.dtype == torch.float64 else logits.float()

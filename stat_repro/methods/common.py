@@ -1,0 +1,136 @@
+"""Steps that all methods share: corrections folded site by site, and the plan.
+
+Sites are corrected in STAT's order, whatever chose the units: every FFN from the dense statistics;
+then, where a correction is fitted, head statistics are taken again on the model with corrected
+FFNs, and the heads are corrected from those. Methods then differ by what they are compared in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from stat_repro.calibration.capture import Calibration, collect_statistics
+from stat_repro.measure import Stopwatch
+from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
+from stat_repro.methods.correction import fold_site
+from stat_repro.models.adapter import Adapter, Site
+from stat_repro.plan import LayerPlan, PruningPlan, SiteKind
+from stat_repro.progress import track
+from stat_repro.surgery import SiteEdit, temporarily_pruned
+
+log = logging.getLogger("stat_repro")
+
+Key = tuple[int, SiteKind]
+Folded = list[tuple[SiteEdit, SiteError]]
+
+# Corrections whose fit depends on what the FFNs before a head do. `bias` takes the dense means, as
+# FLAP does; only `stat`, which orders heads by statistics taken again, has those at hand for it.
+REFITTED = ("lstsq", "affine", "scale")
+
+
+def scores_by_site(
+    adapter: Adapter, score: Callable[[Site], torch.Tensor]
+) -> dict[Key, torch.Tensor]:
+    """Scores of the units of every site, shape (units,); a site without units has none."""
+    return {
+        (site.layer, site.kind): score(site) if site.units else torch.zeros(0, dtype=torch.float64)
+        for site in adapter.sites
+    }
+
+
+def fold_all(
+    task: MethodInput,
+    neurons: Mapping[int, torch.Tensor],
+    heads: Callable[[Site, Calibration], torch.Tensor],
+    watch: Stopwatch,
+    *,
+    refit: bool,
+) -> Folded:
+    """Edits of all sites, FFNs first.
+
+    Args:
+        task: What the method was given.
+        neurons: Kept neurons by layer.
+        heads: Kept heads of a site, from the statistics that it is corrected with.
+        watch: Gets the seconds of the stages.
+        refit: Whether head statistics are taken again on the model with corrected FFNs.
+
+    Returns:
+        Edits and errors by layer, attention before FFN.
+    """
+    config, model, adapter = task.config, task.model, task.adapter
+    ffn_sites = adapter.of_kind("ffn")
+    with watch.stage("fold_ffn_s"):
+        ffn = [
+            fold_site(model, site, neurons[site.layer], task.calibration, config)
+            for site in track(ffn_sites, "folding FFNs", unit="sites")
+        ]
+    ffn_edits = [edit for edit, _ in ffn]
+    if config.correction in ("lstsq", "affine"):
+        _warn_of_few_tokens(ffn_sites, ffn_edits, task.calibration.tokens)
+    head_sites = [site for site in adapter.of_kind("attention") if site.units]
+    calibration = task.calibration
+    if refit:
+        with watch.stage("recalibrate_s"), temporarily_pruned(model, ffn_sites, ffn_edits):
+            calibration = collect_statistics(
+                model,
+                adapter,
+                task.batches,
+                sites=head_sites,
+                statistics=task.statistics,
+                label="statistics of heads with folded FFNs",
+            )
+    with watch.stage("fold_heads_s"):
+        folded = [
+            fold_site(model, site, heads(site, calibration), calibration, config)
+            for site in track(head_sites, "folding heads", unit="sites")
+        ]
+    return sorted(folded + ffn, key=lambda pair: (pair[0].layer, pair[0].kind))
+
+
+def output_of(
+    task: MethodInput, folded: Folded, details: dict[str, Any], watch: Stopwatch
+) -> MethodOutput:
+    """The method's output for these edits."""
+    edits = [edit for edit, _ in folded]
+    return MethodOutput(
+        plan=plan_of(task.adapter, edits, task.config.method, details),
+        edits=tuple(edits),
+        errors=tuple(error for _, error in folded),
+        timings=watch.seconds,
+    )
+
+
+def plan_of(
+    adapter: Adapter, edits: Sequence[SiteEdit], method: str, details: dict[str, Any]
+) -> PruningPlan:
+    """The plan that these edits carry out; a site without an edit has nothing to keep."""
+    kept = {(edit.layer, edit.kind): edit.kept for edit in edits}
+    layers = tuple(
+        LayerPlan(
+            kept_heads=kept.get((i, "attention"), ()),
+            kept_neurons=kept.get((i, "ffn"), ()),
+            heads=adapter.site(i, "attention").units,
+            neurons=adapter.site(i, "ffn").units,
+        )
+        for i in range(adapter.num_layers)
+    )
+    return PruningPlan(layers=layers, method=method, details=details)
+
+
+def _warn_of_few_tokens(sites: Sequence[Site], edits: Sequence[SiteEdit], tokens: int) -> None:
+    """With fewer tokens than kept neurons the fit is exact on the calibration data only."""
+    short = [s for s, e in zip(sites, edits, strict=True) if tokens < len(e.kept) < s.units]
+    if short:
+        log.warning(
+            "%d calibration tokens are fewer than the neurons kept in %d of %d FFNs (first: %s); "
+            "give more examples or a ridge",
+            tokens,
+            len(short),
+            len(sites),
+            short[0].name,
+        )

@@ -1,0 +1,179 @@
+"""What the kept units take over from the removed ones: the corrections, one site at a time.
+
+A is what the consumer reads, W and b its weight and bias, K the kept columns:
+
+- `none`: W[:, K].
+- `lstsq`: W T^T with A ~= A[:, K] T (STAT, arXiv 2406.00061; Lee et al. 2020).
+- `bias`: W[:, K], and b + W[:, removed] mean(A[:, removed]) (FLAP, An et al. 2024, section 3.4).
+- `affine`: A ~= A[:, K] T + 1 c^T, fitted on centred statistics with c = mean - T^T mean[K]; W T^T
+  and b + W c. It is an interpolative decomposition in which a constant column is always kept.
+- `scale`: W[:, K] with one factor per kept unit, by least squares (mask tuning of Kwon et al. 2022,
+  section 3.3).
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from stat_repro.calibration.capture import Calibration
+from stat_repro.calibration.statistics import SiteStatistics
+from stat_repro.config import PruningConfig
+from stat_repro.linalg.interpolative import fold
+from stat_repro.linalg.pivoting import NOISE_RTOL, check_finite
+from stat_repro.methods.base import SiteError
+from stat_repro.models.adapter import Site, linear, unit_columns
+from stat_repro.surgery import SiteEdit
+
+log = logging.getLogger("stat_repro")
+
+# Factors of mask tuning beyond this are not trusted, as in the code of Kwon et al.
+MAX_SCALE = 10.0
+
+
+def fold_site(
+    model: nn.Module,
+    site: Site,
+    kept_units: torch.Tensor,
+    calibration: Calibration,
+    config: PruningConfig,
+) -> tuple[SiteEdit, SiteError]:
+    """Keep these units of a site and fold the correction into its consumer.
+
+    Args:
+        model: The dense model.
+        site: A site of it.
+        kept_units: Unit indices in any order.
+        calibration: Statistics that the correction is fitted to; may lack the site where there is
+            no correction.
+        config: `correction` and `ridge` are used.
+    """
+    kept = tuple(sorted(kept_units.tolist()))
+    weight = consumer_weight(model, site)
+    if len(kept) == site.units:
+        edit = SiteEdit(site.layer, site.kind, kept, weight.clone(), None)
+        return edit, SiteError(site.layer, site.kind, site.units, len(kept), 0.0)
+    exact = float64(weight)
+    columns = unit_columns(kept, site.width).to(exact.device)
+    statistics = calibration.statistics.get((site.layer, site.kind))
+    shift = None
+    if statistics is None:
+        if config.correction != "none":
+            raise ValueError(f"{site.name}: correction={config.correction} needs its statistics")
+        folded = exact[:, columns]
+        error = None
+    else:
+        folded, shift = _corrected(exact, statistics, site, columns, config)
+        error = _relative_error(exact, statistics, columns, folded, shift)
+    bias = None if shift is None else _shifted_bias(linear(model, site.consumer), shift)
+    new = folded.to(device=weight.device, dtype=weight.dtype)
+    return (
+        SiteEdit(site.layer, site.kind, kept, new, bias),
+        SiteError(site.layer, site.kind, site.units, len(kept), error),
+    )
+
+
+def _corrected(
+    weight: torch.Tensor,
+    statistics: SiteStatistics,
+    site: Site,
+    columns: torch.Tensor,
+    config: PruningConfig,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The new weight (D, k), float64, and what is added to the bias (D,), if anything."""
+    if config.correction == "lstsq":
+        return fold(weight, statistics.interpolation(columns, config.ridge)).to(weight.device), None
+    if config.correction == "bias":
+        missing = statistics.mean.to(weight).clone()
+        missing[columns] = 0.0
+        return weight[:, columns], weight @ missing
+    if config.correction == "affine":
+        interpolation = statistics.centred().interpolation(columns, config.ridge)
+        interpolation = interpolation.to(weight.device)
+        mean = statistics.mean.to(weight)
+        constant = mean - interpolation.T @ mean[columns]
+        return fold(weight, interpolation), weight @ constant
+    if config.correction == "scale":
+        factors = _scales(weight, statistics, site, columns, config.ridge)
+        return weight[:, columns] * factors.repeat_interleave(site.width), None
+    return weight[:, columns], None
+
+
+def _scales(
+    weight: torch.Tensor,
+    statistics: SiteStatistics,
+    site: Site,
+    columns: torch.Tensor,
+    ridge: float,
+) -> torch.Tensor:
+    """Factors m of the kept units, (k,), that bring sum m_u y_u closest to the dense output.
+
+    y_u is what unit u adds to the output. The factors are 1 + d with the smallest d among equals;
+    the ridge draws d to zero. A site with a factor beyond `MAX_SCALE` keeps all at 1.
+    """
+    products = statistics.output_products(weight, site.width).to(weight.device)
+    kept = columns[:: site.width] // site.width
+    normal = products[kept][:, kept]
+    missing = products[kept].sum(dim=1) - normal.sum(dim=1)  # inner products with what is removed
+    if not len(kept):
+        return missing
+    normal = normal + ridge * products.diagonal().mean() * torch.eye(len(kept)).to(normal)
+    values, vectors = torch.linalg.eigh(normal)
+    live = values > NOISE_RTOL[statistics.dtype] * values.max()
+    inverse = torch.where(live, 1.0 / values, torch.zeros_like(values))
+    factors = 1.0 + vectors @ (inverse * (vectors.T @ missing))
+    if float(factors.abs().max()) > MAX_SCALE:
+        log.warning(
+            "%s: mask tuning asks for a factor of %.1f (more than %g); the site keeps its scale",
+            site.name,
+            float(factors.abs().max()),
+            MAX_SCALE,
+        )
+        return torch.ones_like(factors)
+    return factors
+
+
+def _relative_error(
+    weight: torch.Tensor,
+    statistics: SiteStatistics,
+    columns: torch.Tensor,
+    folded: torch.Tensor,
+    shift: torch.Tensor | None,
+) -> float | None:
+    """||A W^T - A[:, K] W'^T - 1 shift^T||_F / ||A W^T||_F."""
+    energy = statistics.output_error(weight)
+    if not energy > 0:
+        return None
+    difference = weight.clone()
+    difference[:, columns] -= folded
+    if shift is None:
+        return statistics.output_error(difference) / energy
+    # Spread around the mean, and the mean's own error once per token.
+    spread = statistics.centred().output_error(difference)
+    offset = float((difference @ statistics.mean.to(weight) - shift).norm())
+    return float((spread**2 + statistics.tokens * offset**2) ** 0.5 / energy)
+
+
+def _shifted_bias(consumer: nn.Linear, shift: torch.Tensor) -> torch.Tensor:
+    """The consumer's bias plus the shift, on its device in its type; without bias the shift."""
+    bias = shift if consumer.bias is None else float64(consumer.bias) + shift
+    return bias.to(device=consumer.weight.device, dtype=consumer.weight.dtype)
+
+
+def consumer_weight(model: nn.Module, site: Site) -> torch.Tensor:
+    """W of the site's consumer, (D, F).
+
+    Raises:
+        LinAlgInputError: It is not finite; names the site.
+    """
+    weight = linear(model, site.consumer).weight.detach()
+    check_finite(weight, f"{site.name}, weight of the consumer")
+    return weight
+
+
+def float64(weight: torch.Tensor) -> torch.Tensor:
+    """A float64 copy, on the CPU where the device (mps) has no float64."""
+    home = "cpu" if weight.device.type == "mps" else weight.device
+    return weight.detach().to(device=home, dtype=torch.float64, copy=True)
