@@ -23,6 +23,11 @@ class SiteStatistics(Protocol):
         """Tokens seen, padding excluded."""
         ...
 
+    @property
+    def values(self) -> torch.Tensor:
+        """What is stored."""
+        ...
+
     def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
         """Pivots of A diag(scale), scale of shape (F,)."""
         ...
@@ -39,6 +44,10 @@ class SiteStatistics(Protocol):
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T of shape (k, F): all columns from the kept ones."""
+        ...
+
+    def fold(self, weight: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
+        """W T^T of shape (D, k): the consumer W (D, F) that reads the kept columns only."""
         ...
 
     def output_error(self, difference: torch.Tensor) -> float:
@@ -60,10 +69,17 @@ class GramStatistics:
     tokens: int
     dtype: torch.dtype = torch.float64
 
+    @property
+    def values(self) -> torch.Tensor:
+        """G."""
+        return self.gram
+
     def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
         """Pivots of A diag(scale) by pivoted Cholesky."""
         s = scale.to(self.gram)
-        return pivoting.pivoted_cholesky(self.gram * s[:, None] * s[None, :])
+        scaled = self.gram * s[:, None]
+        scaled *= s  # in place: one copy of a large matrix instead of two
+        return pivoting.pivoted_cholesky(scaled)
 
     def pivot_units(self, width: int) -> pivoting.PivotedFactor:
         """Pivots of the units by pivoted Cholesky of their Gram matrix."""
@@ -81,6 +97,12 @@ class GramStatistics:
         rtol = pivoting.NOISE_RTOL[self.dtype]
         kept = kept.to(self.gram.device)
         return interpolative.interpolation_from_gram(self.gram, kept, ridge, rtol)
+
+    def fold(self, weight: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
+        """W T^T by Cholesky of G[K, K], without T."""
+        rtol = pivoting.NOISE_RTOL[self.dtype]
+        kept = kept.to(self.gram.device)
+        return interpolative.fold_from_gram(self.gram, weight, kept, ridge, rtol)
 
     def output_error(self, difference: torch.Tensor) -> float:
         """||A difference^T||_F from G."""
@@ -101,6 +123,11 @@ class ActivationStatistics:
     def tokens(self) -> int:
         """Rows stored."""
         return self.activations.shape[0]
+
+    @property
+    def values(self) -> torch.Tensor:
+        """A."""
+        return self.activations
 
     def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
         """Pivots of A diag(scale) by pivoted QR."""
@@ -124,6 +151,10 @@ class ActivationStatistics:
         """T by pivoted QR of A[:, K]."""
         rtol = pivoting.NOISE_RTOL[self.activations.dtype]
         return interpolative.interpolation_from_activations(self.activations, kept, ridge, rtol)
+
+    def fold(self, weight: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
+        """W T^T from T."""
+        return interpolative.fold(weight, self.interpolation(kept, ridge))
 
     def output_error(self, difference: torch.Tensor) -> float:
         """||A difference^T||_F, evaluated directly."""
