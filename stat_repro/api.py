@@ -35,7 +35,9 @@ class CompressionReport:
         prunable_params: (dense, pruned) parameters of those projections.
         params: (dense, pruned) parameters of the whole model.
         site_errors: Relative output error of every site on the calibration data.
-        timings: Seconds per stage; `compress_s` is the whole.
+        timings: Seconds per stage; `compress_s` is the whole. Where an earlier ratio of the same
+            calibration had done a part already, `shared_s` of the stages' time was saved, and is
+            not in `compress_s`.
     """
 
     ratio: float

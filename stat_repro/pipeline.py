@@ -101,9 +101,10 @@ def _record(
     watch: Stopwatch,
 ) -> RunRecord:
     report = compression.report
-    # Statistics may be shared by a sweep; the time of a point counts them as if it ran alone.
+    # A sweep shares statistics and their analysis; the time of a point counts them as if it ran
+    # alone.
     timings = {**watch.seconds, **report.timings, "calibrate_s": calibrated.seconds}
-    timings["compress_s"] = report.timings["compress_s"] + calibrated.seconds
+    timings["compress_s"] += calibrated.seconds + timings.pop("shared_s", 0.0)
     return RunRecord(
         **_identity(config, name),
         status="ok",

@@ -6,9 +6,10 @@ whatever happens inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,11 +36,15 @@ class Calibration:
         statistics: Per (layer, kind).
         tokens: Tokens without padding.
         examples: Rows of the batches.
+        derived: What methods worked out from the statistics and the model they were taken on, for
+            any ratio; by a key that names the method and the options that matter. So several ratios
+            share it as they share the statistics.
     """
 
     statistics: Mapping[tuple[int, SiteKind], SiteStatistics]
     tokens: int
     examples: int
+    derived: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def mean_length(self) -> float:

@@ -65,7 +65,8 @@ class MethodOutput:
         plan: Kept units of all layers.
         edits: New consumers of the sites that lose units.
         errors: One entry per edited site.
-        timings: Seconds per stage of the method.
+        timings: Seconds per stage of the method, as if nothing were shared with other ratios;
+            `shared_s` is the part that was.
     """
 
     plan: PruningPlan
