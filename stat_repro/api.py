@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from stat_repro.allocation.costs import prunable_costs
 from stat_repro.calibration.capture import Batch, Calibration, CalibrationError, collect_statistics
+from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.config.checks import at_least
 from stat_repro.measure import Stopwatch
@@ -85,6 +86,7 @@ def compress(
     round_to: int = 1,
     method: str = "stat",
     statistics: str = "gram",
+    sketch: Sketch | None = None,
     sequence_length: float | None = None,
     calibration: Calibration | None = None,
     **options: Any,
@@ -99,7 +101,9 @@ def compress(
         round_to: Neurons kept per layer are a multiple of this where the layer loses any; the total
             stays within the budget. Heads are not rounded: `head_dim` is a round number already.
         method: Name of the method.
-        statistics: `gram` (streamed) or `exact` (stored activations; small sets only).
+        statistics: `gram` (streamed), `exact` (stored activations; small sets only) or `sketch`
+            (streamed random combinations of the activations).
+        sketch: For `statistics="sketch"`: kind, size and seed (`stat_repro.Sketch`).
         sequence_length: Mean tokens per example at which MACs are counted; by default that of the
             batches.
         calibration: Dense statistics of these batches if they exist already (`calibrate`).
@@ -124,7 +128,7 @@ def compress(
         pruned_class(model)  # refuse an unknown task head before the work, not after it
         if calibration is None:
             with watch.stage("calibrate_s"):
-                calibration = calibrate(model, batches, statistics=statistics)
+                calibration = calibrate(model, batches, statistics=statistics, sketch=sketch)
         if sequence_length is None:
             sequence_length = calibration.mean_length
         output = METHODS[config.method](
@@ -136,6 +140,7 @@ def compress(
                 sequence_length=sequence_length,
                 config=config,
                 statistics=statistics,
+                sketch=sketch,
                 calibration=calibration,
                 round_to=round_to,
             )
@@ -150,7 +155,11 @@ def compress(
 
 
 def calibrate(
-    model: PreTrainedModel, batches: Iterable[Batch], *, statistics: str = "gram"
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    *,
+    statistics: str = "gram",
+    sketch: Sketch | None = None,
 ) -> Calibration:
     """Dense statistics of all sites, which several ratios of one calibration set can share."""
     return collect_statistics(
@@ -158,6 +167,7 @@ def calibrate(
         adapter_for(model),
         _rereadable(batches),
         statistics=statistics,
+        sketch=sketch,
         label="statistics of the dense model",
     )
 

@@ -16,7 +16,7 @@ from stat_repro.identity import identify
 from stat_repro.measure import Stopwatch, peak_memory, reset_cuda_peak_memory, resolve_device
 from stat_repro.results.provenance import collect
 from stat_repro.results.record import RunRecord, describe_error
-from stat_repro.session import CalibratedModel, DenseModel, Session
+from stat_repro.session import CalibratedModel, DenseModel, Session, sketch_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def run_experiment(config: RunConfig, session: Session, name: str | None = None)
             ratio=config.ratio,
             round_to=config.round_to,
             statistics=config.calibration.statistics,
+            sketch=sketch_of(config),
             sequence_length=dense.workload.sequence_length,
             calibration=calibrated.calibration,
             **asdict(config.pruning),

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from stat_repro.api import calibrate
 from stat_repro.calibration.capture import Calibration
+from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import ConfigError, RunConfig
 from stat_repro.data.squad import QuestionData, load_questions
 from stat_repro.data.task_data import TaskData, load_task_data
@@ -225,6 +226,17 @@ def _calibrate(dense: DenseModel, config: RunConfig) -> CalibratedModel:
     watch = Stopwatch(dense.loaded.model.device)
     with watch.stage("calibrate_s"):
         calibration = calibrate(
-            dense.loaded.model, examples, statistics=config.calibration.statistics
+            dense.loaded.model,
+            examples,
+            statistics=config.calibration.statistics,
+            sketch=sketch_of(config),
         )
     return CalibratedModel(calibration, examples, watch.seconds["calibrate_s"])
+
+
+def sketch_of(config: RunConfig) -> Sketch | None:
+    """The sketch that a configuration asks for, None where it asks for other statistics."""
+    chosen = config.calibration
+    if chosen.sketch is None:
+        return None
+    return Sketch(chosen.sketch, chosen.sketch_size, config.seed)

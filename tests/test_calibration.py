@@ -176,8 +176,8 @@ def test_unusable_batches_are_refused(batches, message):
 
 def test_unknown_statistics_are_refused():
     model = pico_model("bert")
-    with pytest.raises(CalibrationError, match="gram, exact"):
-        collect_statistics(model, adapter_for(model), [], statistics="sketch")
+    with pytest.raises(CalibrationError, match="gram, exact, sketch; got 'qr'"):
+        collect_statistics(model, adapter_for(model), [], statistics="qr")
 
 
 def test_chunked_feed_forward_is_refused():

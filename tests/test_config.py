@@ -73,7 +73,9 @@ def test_unknown_keys_options_and_types_are_refused(override):
         ("pruning.ridge=-1", "at least 0"),
         ("pruning.allocation=local", "global, uniform"),
         ("pruning.neuron_mac_share=1.5", "between 0 and 1"),
-        ("calibration.statistics=sketch", "gram, exact"),
+        ("calibration.statistics=qr", "gram, exact, sketch"),
+        ("calibration.sketch=gaussian", "expected calibration.statistics=sketch; got gram"),
+        ("calibration.sketch_size=64", "expected calibration.statistics=sketch; got gram"),
         ("calibration.examples=0", "at least 1"),
         ("dtype=int8", "float32"),
         ("study=a/b", "it names files"),
@@ -93,6 +95,20 @@ def test_authors_compat_refuses_what_the_script_cannot_do():
     assert compose_run("pruning=stat_authors").pruning.authors_compat
     with pytest.raises(ConfigError, match="allocation=global"):
         compose_run("pruning=stat_authors", "pruning.allocation=uniform")
+
+
+def test_sketches():
+    assert compose_run("calibration.statistics=sketch").calibration.sketch == "gaussian"
+    base = ["calibration.statistics=sketch", "calibration.sketch=countsketch"]
+    config = compose_run(*base, "calibration.sketch_size=64")
+    assert config.calibration.sketch_size == 64
+    names = {run_id(compose_run(*changes)) for changes in ([], base[:1], base)}
+    assert len({*names, run_id(config)}) == 4
+    assert run_id(compose_run(base[0], "calibration.sketch=gaussian")) in names
+    with pytest.raises(ConfigError, match="gaussian, countsketch; got 'srht'"):
+        compose_run(base[0], "calibration.sketch=srht")
+    with pytest.raises(ConfigError, match=r"calibration\.sketch_size: .*at least 1; got 0"):
+        compose_run(base[0], "calibration.sketch_size=0")
 
 
 def test_a_missing_value_is_named():

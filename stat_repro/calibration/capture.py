@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from stat_repro.calibration.collectors import BLOCK_ROWS, COLLECTORS, Collector
+from stat_repro.calibration.sketch import Sketch
 from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.models.adapter import Adapter, Site, linear
 from stat_repro.models.modes import evaluating
@@ -82,6 +84,7 @@ def collect_statistics(
     *,
     sites: Sequence[Site] | None = None,
     statistics: str = "gram",
+    sketch: Sketch | None = None,
     label: str = "calibration",
 ) -> Calibration:
     """Run the model without its task head over the batches and reduce every site's activations.
@@ -94,20 +97,18 @@ def collect_statistics(
         batches: Mappings with `input_ids` (B, S) and, where there is padding, `attention_mask`.
             Labels are ignored.
         sites: Sites wanted; all if None.
-        statistics: `gram` or `exact`.
+        statistics: `gram`, `exact` or `sketch`.
+        sketch: Which sketch, for `sketch` only; Gaussian of the default size if None.
         label: What the progress line says.
 
     Raises:
         CalibrationError: No batches, no tokens, unusable masks, or non-finite activations.
     """
-    if statistics not in COLLECTORS:
-        raise CalibrationError(
-            f"statistics: expected one of {', '.join(COLLECTORS)}; got {statistics!r}"
-        )
+    make = _collector_maker(statistics, sketch)
     chosen = [site for site in (adapter.sites if sites is None else sites) if site.units]
     backbone = model.get_submodule(adapter.backbone)
     device = next(backbone.parameters()).device
-    collectors = {(s.layer, s.kind): COLLECTORS[statistics](s, device) for s in chosen}
+    collectors = {(s.layer, s.kind): make(s, device) for s in chosen}
     last = max(chosen, key=lambda site: (site.layer, site.kind == "ffn"), default=None)
     tokens = examples = 0
     mask = rows = torch.empty(0)
@@ -147,6 +148,20 @@ def collect_statistics(
         tokens=tokens,
         examples=examples,
     )
+
+
+def _collector_maker(
+    statistics: str, sketch: Sketch | None
+) -> Callable[[Site, torch.device], Collector]:
+    if statistics not in COLLECTORS:
+        raise CalibrationError(
+            f"statistics: expected one of {', '.join(COLLECTORS)}; got {statistics!r}"
+        )
+    if statistics == "sketch":
+        return partial(COLLECTORS[statistics], sketch=sketch or Sketch())
+    if sketch is not None:
+        raise CalibrationError(f"a sketch was given: expected statistics=sketch; got {statistics}")
+    return COLLECTORS[statistics]
 
 
 def _finish(site: Site, collector: Collector, tokens: int) -> SiteStatistics:

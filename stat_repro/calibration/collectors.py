@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
+from stat_repro.calibration.sketch import Sketch, sketch_rows
 from stat_repro.calibration.statistics import (
     ActivationStatistics,
     GramStatistics,
     SiteStatistics,
+    SketchStatistics,
 )
 from stat_repro.linalg.gram import mirror, rank_update
 from stat_repro.models.adapter import Site
 
-# Rows that one product of a Gram sum takes. The sum is read and written once per product, which
-# costs nothing measurable from here on (dsyrk, F = 768 and 3072).
+# Rows that one product of a sum takes. A Gram sum is read and written once per product, which costs
+# nothing measurable from here on (dsyrk, F = 768 and 3072). A sketch draws this many rows at a
+# time, so another value is another sketch.
 BLOCK_ROWS = 256
 
 
@@ -32,32 +36,53 @@ class Collector(Protocol):
         ...
 
 
-class GramSum:
-    """Running G of one site; float64 sums, on the model's device where that has float64.
+class _BlockSum(ABC):
+    """A float64 sum over the tokens, on the model's device where that has float64.
 
-    Rows wait in a block of fixed size, in float64, until a product is worth its while: small
-    batches cost no more than large ones, and memory does not depend on either. A further sum over
-    the tokens is one more line in `_flush`.
+    Rows wait in a float64 block of fixed size until a product is worth its while: small batches
+    cost no more than large ones, memory does not depend on either, and how the rows were cut into
+    batches does not matter.
     """
 
     def __init__(self, site: Site, device: torch.device) -> None:
         self._dtype = torch.float64
-        home = torch.device("cpu") if device.type == "mps" else device
-        self._gram = torch.zeros(site.columns, site.columns, dtype=torch.float64, device=home)
-        self._block = torch.empty(BLOCK_ROWS, site.columns, dtype=torch.float64, device=home)
+        self._home = torch.device("cpu") if device.type == "mps" else device
+        self._block = torch.empty(BLOCK_ROWS, site.columns, dtype=torch.float64, device=self._home)
         self._filled = 0
         self._tokens = 0
 
     def add(self, rows: torch.Tensor) -> None:
-        """Copy the rows into the block, and the block into the sum whenever it is full."""
+        """Copy the rows into the block, and use the block whenever it is full."""
         self._dtype = rows.dtype
-        self._tokens += rows.shape[0]
-        while len(rows):
-            part, rows = rows.split([n := min(BLOCK_ROWS - self._filled, len(rows)), len(rows) - n])
-            self._block[self._filled : self._filled + n].copy_(part)
-            self._filled += n
-            if self._filled == BLOCK_ROWS:
+        self._tokens += len(rows)
+        start = 0
+        while start < len(rows):
+            count = min(len(self._block) - self._filled, len(rows) - start)
+            self._block[self._filled : self._filled + count].copy_(rows[start : start + count])
+            self._filled += count
+            start += count
+            if self._filled == len(self._block):
                 self._flush()
+
+    def _flush(self) -> None:
+        self._use(self._block[: self._filled])
+        self._filled = 0
+
+    @abstractmethod
+    def _use(self, rows: torch.Tensor) -> None:
+        """Add these rows, float64, to the sum."""
+
+
+class GramSum(_BlockSum):
+    """Running G of one site."""
+
+    def __init__(self, site: Site, device: torch.device) -> None:
+        super().__init__(site, device)
+        size = (site.columns, site.columns)
+        self._gram = torch.zeros(size, dtype=torch.float64, device=self._home)
+
+    def _use(self, rows: torch.Tensor) -> None:
+        rank_update(self._gram, rows)
 
     def finish(self) -> GramStatistics:
         """G of all rows."""
@@ -65,10 +90,27 @@ class GramSum:
         mirror(self._gram)
         return GramStatistics(gram=self._gram, tokens=self._tokens, dtype=self._dtype)
 
-    def _flush(self) -> None:
-        rows = self._block[: self._filled]
-        rank_update(self._gram, rows)
-        self._filled = 0
+
+class SketchSum(_BlockSum):
+    """Running S A of one site; S is drawn block by block and never stored."""
+
+    def __init__(self, site: Site, device: torch.device, sketch: Sketch) -> None:
+        super().__init__(site, device)
+        self._kind = sketch.kind
+        self._generator = sketch.generator(site.layer, site.kind)
+        size = (sketch.size or 2 * site.columns, site.columns)
+        self._sum = torch.zeros(size, dtype=torch.float64, device=self._home)
+
+    def _use(self, rows: torch.Tensor) -> None:
+        if len(rows):
+            sketch_rows(self._sum, rows, self._kind, BLOCK_ROWS, self._generator)
+
+    def finish(self) -> SketchStatistics:
+        """S A of all rows."""
+        self._flush()
+        return SketchStatistics(
+            activations=self._sum.cpu(), tokens_seen=self._tokens, computed_in=self._dtype
+        )
 
 
 class RowStore:
@@ -86,7 +128,9 @@ class RowStore:
         return ActivationStatistics(activations=torch.cat(self._rows))
 
 
-COLLECTORS: dict[str, Callable[[Site, torch.device], Collector]] = {
+# `sketch` also needs a `Sketch`; see `capture.collect_statistics`.
+COLLECTORS: dict[str, Callable[..., Collector]] = {
     "gram": GramSum,
     "exact": RowStore,
+    "sketch": SketchSum,
 }

@@ -2,7 +2,8 @@
 
 `GramStatistics` is a streamed sum, so its size does not depend on the number of examples.
 `ActivationStatistics` keeps the activations and factors them directly: slower, larger, and the
-oracle the other is tested against. Both answer the same questions.
+oracle the others are tested against. `SketchStatistics` does the same with few random combinations
+of the activations. All answer the same questions.
 """
 
 from __future__ import annotations
@@ -129,6 +130,11 @@ class ActivationStatistics:
         """A."""
         return self.activations
 
+    @property
+    def precision(self) -> torch.dtype:
+        """Type that the activations were computed in; sets what counts as noise."""
+        return self.activations.dtype
+
     def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
         """Pivots of A diag(scale) by pivoted QR."""
         return pivoting.pivoted_qr(self.activations.double() * scale.double().cpu())
@@ -149,7 +155,7 @@ class ActivationStatistics:
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T by pivoted QR of A[:, K]."""
-        rtol = pivoting.NOISE_RTOL[self.activations.dtype]
+        rtol = pivoting.NOISE_RTOL[self.precision]
         return interpolative.interpolation_from_activations(self.activations, kept, ridge, rtol)
 
     def fold(self, weight: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -160,3 +166,27 @@ class ActivationStatistics:
         """||A difference^T||_F, evaluated directly."""
         product = self.activations.double() @ difference.double().cpu().T
         return float(torch.linalg.matrix_norm(product))
+
+
+@dataclass(frozen=True)
+class SketchStatistics(ActivationStatistics):
+    """S A instead of A, with E[S^T S] = I; see `calibration.sketch`.
+
+    Attributes:
+        activations: S A of shape (s, F), float64, on the CPU.
+        tokens_seen: Tokens in the sketch.
+        computed_in: Type that the activations were computed in.
+    """
+
+    tokens_seen: int
+    computed_in: torch.dtype
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the sketch."""
+        return self.tokens_seen
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Type that the activations were computed in, not that of the sketch."""
+        return self.computed_in

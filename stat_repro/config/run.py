@@ -22,6 +22,8 @@ from stat_repro.config.pruning import CalibrationConfig, PruningConfig
 TRACKING_MODES = ("offline", "online", "disabled")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 IF_STORED = ("skip", "repeat")
+# The records of this study are those of the benchmark (`python -m stat_repro.bench`), not of runs.
+SPEED_STUDY = "speed"
 
 # Keys that decide where a run goes and how fast it is, but not what it finds.
 _NEUTRAL = (
@@ -35,6 +37,7 @@ _LATER = (
     *("round_to", "cost", "model.labels", "evaluation.zero_shot", "dataset.answers"),
     *("dataset.path", "dataset.revision", "dataset.held_out", "dataset.calibration_split"),
     *("dataset.calibration_corpus", "dataset.calibration_path", "dataset.bos"),
+    *("calibration.sketch", "calibration.sketch_size"),
 )
 
 
@@ -94,6 +97,10 @@ class RunConfig:
         one_of("dtype", self.dtype, DTYPES)
         one_of("if_stored", self.if_stored, IF_STORED)
         file_name("study", self.study)
+        if self.study == SPEED_STUDY:
+            raise ConfigError(
+                f"study={SPEED_STUDY}: kept for python -m stat_repro.bench; choose another name"
+            )
         at_least("round_to", self.round_to, 1)
         if self.pruning.authors_compat and self.round_to > 1:
             raise ConfigError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from stat_repro.calibration.capture import Batch, Calibration
+from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import PruningConfig
 from stat_repro.models.adapter import Adapter
 from stat_repro.plan import PruningPlan, SiteKind
@@ -25,9 +26,10 @@ class MethodInput:
         ratio: Share of the prunable MACs to remove.
         sequence_length: Mean tokens per example that costs are counted at.
         config: The method's options.
-        statistics: `gram` or `exact`.
+        statistics: `gram`, `exact` or `sketch`.
         calibration: Dense statistics of all sites over `batches`.
         round_to: Neurons kept per layer are a multiple of this where the layer loses any.
+        sketch: Which sketch, where `statistics` is `sketch`.
     """
 
     model: nn.Module
@@ -39,6 +41,7 @@ class MethodInput:
     statistics: str
     calibration: Calibration
     round_to: int = 1
+    sketch: Sketch | None = None
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def prune(task: MethodInput) -> MethodOutput:
             task.batches,
             sites=head_sites,
             statistics=task.statistics,
+            sketch=task.sketch,
             label="statistics of heads with folded FFNs",
         )
     with watch.stage("fold_heads_s"):
