@@ -2,7 +2,8 @@
 
 Reads results/<study>/*.json, and writes paper_figures/out/<study>/: table.md, table.tex, table.csv
 and figure_<model>_<dataset>_<metric>.pdf and .png; where costs were measured (cost=measured) also
-table_cost.* and figure_<model>_<dataset>_speedup.*. Needs no torch and takes seconds.
+table_cost.* and figure_<model>_<dataset>_speedup.*; of the benchmark (study speed)
+a table. Needs no torch and takes seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pandas as pd
 os.environ["STAT_REPRO_LIGHT"] = "1"
 
 from stat_repro import reporting
+from stat_repro.config import SPEED_STUDY
 from stat_repro.paths import project_root, results_dir
 from stat_repro.results import (
     RecordError,
@@ -26,6 +28,7 @@ from stat_repro.results import (
     StudyError,
     list_studies,
     load_records,
+    load_speed,
     to_frame,
 )
 
@@ -44,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     built, damaged = 0, False
     for study in options.study or list_studies(options.results):
         try:
-            build_study(options.results, study, options.out)
+            build = build_speed if study == SPEED_STUDY else build_study
+            build(options.results, study, options.out)
             built += 1
         except (StudyError, RecordError, reporting.ReportError) as err:
             print(f"error: study {study}: {err}", file=sys.stderr)
@@ -88,6 +92,31 @@ def build_study(results: Path, study: str, out: Path) -> list[Path]:
     if bad:
         print(f"{len(bad)} failed runs are not shown:{_failures(bad)}\n")
     print(f"written to {folder}: {', '.join(path.name for path in files)}\n")
+    return files
+
+
+def build_speed(results: Path, study: str, out: Path) -> list[Path]:
+    """Write the tables of the benchmark (`python -m stat_repro.bench`) and print them.
+
+    Returns:
+        The files.
+
+    Raises:
+        StudyError: No measurement.
+        RecordError: A damaged one.
+    """
+    records = load_speed(results)
+    table, notes = reporting.speed_table(records), reporting.speed_notes(records)
+    lines = "".join(f"# {note}\n" for note in notes)
+    files = _write(
+        out / study,
+        {
+            "table.md": reporting.to_markdown(table, study, notes),
+            "table.tex": reporting.to_latex(table, study, notes),
+            "table.csv": lines + table.to_csv(index=False, lineterminator="\n"),
+        },
+    )
+    print(f"study {study}: {len(records)} measurements\n\n{reporting.to_text(table)}")
     return files
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stat_repro.api import Compression, CompressionReport, calibrate, compress
+    from stat_repro.calibration.sketch import Sketch
     from stat_repro.checkpoint import load_plan, save_pruned
     from stat_repro.plan import LayerPlan, PruningPlan
 
@@ -27,6 +28,7 @@ _LAZY = {
     "CompressionReport": "stat_repro.api",
     "LayerPlan": "stat_repro.plan",
     "PruningPlan": "stat_repro.plan",
+    "Sketch": "stat_repro.calibration.sketch",
     "calibrate": "stat_repro.api",
     "compress": "stat_repro.api",
     "load_plan": "stat_repro.checkpoint",
@@ -38,6 +40,7 @@ __all__ = [
     "CompressionReport",
     "LayerPlan",
     "PruningPlan",
+    "Sketch",
     "__version__",
     "calibrate",
     "compress",

@@ -16,8 +16,10 @@ from stat_repro.calibration.capture import (
     collect_statistics,
     count_tokens,
 )
+from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHOD_DEFAULTS, ConfigError, PruningConfig
 from stat_repro.config.checks import at_least
+from stat_repro.config.pruning import check_statistics
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, SiteError
 from stat_repro.methods.registry import METHODS
@@ -41,7 +43,9 @@ class CompressionReport:
         prunable_params: (dense, pruned) parameters of those projections.
         params: (dense, pruned) parameters of the whole model.
         site_errors: Relative output error of every site on the calibration data.
-        timings: Seconds per stage; `compress_s` is the whole.
+        timings: Seconds per stage; `compress_s` is the whole. Where an earlier ratio of the same
+            calibration had done a part already, `shared_s` of the stages' time was saved, and is
+            not in `compress_s`.
     """
 
     ratio: float
@@ -89,6 +93,7 @@ def compress(
     round_to: int = 1,
     method: str = "stat",
     statistics: str = "gram",
+    sketch: Sketch | None = None,
     sequence_length: float | None = None,
     calibration: Calibration | None = None,
     seed: int = 0,
@@ -106,7 +111,9 @@ def compress(
             stays within the budget. Heads are not rounded: `head_dim` is a round number already.
         method: Name of the method. Options that are not given are those of its paper
             (`stat_repro.config.METHOD_DEFAULTS`), not those of STAT.
-        statistics: `gram` (streamed) or `exact` (stored activations; small sets only).
+        statistics: `gram` (streamed), `exact` (stored activations; small sets only) or `sketch`
+            (streamed random combinations of the activations; `stat` only).
+        sketch: For `statistics="sketch"`: kind, size and seed (`stat_repro.Sketch`).
         sequence_length: Mean tokens per example at which MACs are counted; by default that of the
             batches.
         calibration: Dense statistics of these batches if they exist already (`calibrate`).
@@ -126,13 +133,16 @@ def compress(
         raise ConfigError(f"ratio: expected 0 <= ratio < 1 (share removed); got {ratio}")
     at_least("round_to", round_to, 1)
     config = _pruning_config(method, options)
+    check_statistics(statistics, config)
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
         adapter = adapter_for(model)
         pruned_class(model)  # refuse an unknown task head before the work, not after it
         if calibration is None:
             with watch.stage("calibrate_s"):
-                calibration = calibrate(model, batches, statistics=statistics, config=config)
+                calibration = calibrate(
+                    model, batches, statistics=statistics, sketch=sketch, config=config
+                )
         elif not calibration.statistics and METHODS[config.method].needs_statistics(config):
             raise CalibrationError(
                 f"calibration: method={config.method}, allocation={config.allocation}, "
@@ -149,6 +159,7 @@ def compress(
                 sequence_length=sequence_length,
                 config=config,
                 statistics=statistics,
+                sketch=sketch,
                 calibration=calibration,
                 round_to=round_to,
                 seed=seed,
@@ -168,6 +179,7 @@ def calibrate(
     batches: Iterable[Batch],
     *,
     statistics: str = "gram",
+    sketch: Sketch | None = None,
     config: PruningConfig | None = None,
 ) -> Calibration:
     """Dense statistics of all sites, which several ratios of one calibration set can share.
@@ -175,7 +187,8 @@ def calibrate(
     Args:
         model: The model.
         batches: As `compress` takes them.
-        statistics: `gram` or `exact`.
+        statistics: `gram`, `exact` or `sketch`.
+        sketch: For `statistics="sketch"`.
         config: Where given and nothing in it reads statistics, none are taken: only the tokens are
             counted.
     """
@@ -186,6 +199,7 @@ def calibrate(
         adapter_for(model),
         _rereadable(batches),
         statistics=statistics,
+        sketch=sketch,
         label="statistics of the dense model",
     )
 

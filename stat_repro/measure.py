@@ -92,8 +92,8 @@ class Stopwatch:
 def process_peak_rss_bytes() -> int | None:
     """Largest resident memory of this process since it started; None where it is not told.
 
-    It never goes down: it covers everything that the process did, imports and data included, and
-    no stage can be told from it alone.
+    It does not go down by itself: it covers everything that the process did, imports and data
+    included, and no stage can be told from it without `reset_process_peak_rss`.
     """
     # `ru_maxrss` of a forked process starts at the parent's size; the kernel's own mark does not.
     status = Path("/proc/self/status")
@@ -108,6 +108,19 @@ def process_peak_rss_bytes() -> int | None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts kibibytes, macOS bytes.
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_process_peak_rss() -> bool:
+    """Start `process_peak_rss_bytes` anew at what is resident now.
+
+    Returns:
+        False where that is not possible: outside Linux, and in some containers.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:

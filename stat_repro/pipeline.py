@@ -16,7 +16,7 @@ from stat_repro.identity import identify
 from stat_repro.measure import Stopwatch, peak_memory, reset_cuda_peak_memory, resolve_device
 from stat_repro.results.provenance import collect
 from stat_repro.results.record import RunRecord, describe_error
-from stat_repro.session import CalibratedModel, DenseModel, Session
+from stat_repro.session import CalibratedModel, DenseModel, Session, sketch_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def run_experiment(config: RunConfig, session: Session, name: str | None = None)
             ratio=config.ratio,
             round_to=config.round_to,
             statistics=config.calibration.statistics,
+            sketch=sketch_of(config),
             sequence_length=dense.workload.sequence_length,
             calibration=calibrated.calibration,
             seed=config.seed,
@@ -102,9 +103,10 @@ def _record(
     watch: Stopwatch,
 ) -> RunRecord:
     report = compression.report
-    # Statistics may be shared by a sweep; the time of a point counts them as if it ran alone.
+    # A sweep shares statistics and their analysis; the time of a point counts them as if it ran
+    # alone.
     timings = {**watch.seconds, **report.timings, "calibrate_s": calibrated.seconds}
-    timings["compress_s"] = report.timings["compress_s"] + calibrated.seconds
+    timings["compress_s"] += calibrated.seconds + timings.pop("shared_s", 0.0)
     return RunRecord(
         **_identity(config, name),
         status="ok",

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from stat_repro.api import calibrate
 from stat_repro.calibration.capture import Calibration
+from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import ConfigError, PruningConfig, RunConfig
 from stat_repro.data.squad import QuestionData, load_questions
 from stat_repro.data.task_data import TaskData, load_task_data
@@ -239,6 +240,15 @@ def _calibrate(
             dense.loaded.model,
             examples,
             statistics=config.calibration.statistics,
+            sketch=sketch_of(config),
             config=pruning,
         )
     return CalibratedModel(calibration, examples, watch.seconds["calibrate_s"])
+
+
+def sketch_of(config: RunConfig) -> Sketch | None:
+    """The sketch that a configuration asks for, None where it asks for other statistics."""
+    chosen = config.calibration
+    if chosen.sketch is None:
+        return None
+    return Sketch(chosen.sketch, chosen.sketch_size, config.seed)

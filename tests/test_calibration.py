@@ -63,6 +63,54 @@ def test_batches_add_up():
         torch.testing.assert_close(statistics.gram, total)
 
 
+@pytest.mark.parametrize("block", [1, 7, 64, 10**6])
+@pytest.mark.parametrize("statistics", ["gram", "exact"])
+def test_how_rows_are_cut_into_blocks_does_not_matter(block, statistics, monkeypatch):
+    """Blocks smaller than a batch, across batches, and never full."""
+    model = pico_model("bert", dtype=torch.float64)
+    batches = [*pico_batches(model), {"input_ids": torch.full((3, 5), 9)}]  # one without padding
+    whole = collect_statistics(model, adapter_for(model), batches, statistics=statistics)
+    monkeypatch.setattr("stat_repro.calibration.collectors.BLOCK_ROWS", block)
+    monkeypatch.setattr("stat_repro.calibration.capture.BLOCK_ROWS", block)
+    cut = collect_statistics(model, adapter_for(model), batches, statistics=statistics)
+    for key, found in cut.statistics.items():
+        assert found.tokens == whole.tokens
+        torch.testing.assert_close(found.values, whole.statistics[key].values)
+
+
+@pytest.mark.parametrize("name", PICO_NAMES)
+def test_a_pass_ends_at_the_last_wanted_site(name):
+    """Nothing behind the last site's input is computed, and what is before it is the same."""
+    model = pico_model(name)
+    adapter, batches = adapter_for(model), pico_batches(model)
+    ran = []
+    for site in adapter.sites:
+        linear(model, site.consumer).register_forward_hook(
+            lambda *_, site=site: ran.append((site.layer, site.kind))
+        )
+    whole = collect_statistics(model, adapter, batches)
+    assert (2, "attention") in ran
+    assert (2, "ffn") not in ran
+    ran.clear()
+    wanted = [adapter.site(1, "attention"), adapter.site(0, "attention")]
+    some = collect_statistics(model, adapter, batches, sites=wanted)
+    assert set(ran) == {(0, "attention"), (0, "ffn")}
+    assert set(some.statistics) == {(0, "attention"), (1, "attention")}
+    for key, found in some.statistics.items():
+        assert torch.equal(found.values, whole.statistics[key].values)
+
+
+def test_layers_that_run_out_of_order_are_told():
+    model = pico_model("bert")
+    layers = model.bert.encoder.layer
+    model.bert.encoder.layer = torch.nn.ModuleList([layers[0], layers[2], layers[1]])
+    adapter = adapter_for(model)
+    # The module list runs in its order, the sites' names say another one.
+    model.bert.encoder.forward = lambda hidden, *_, **__: layers[2](layers[1](hidden))
+    with pytest.raises(CalibrationError, match=r"layer 0 attention .* got 0"):
+        collect_statistics(model, adapter, pico_batches(model))
+
+
 def test_float32_model_is_summed_in_float64():
     model = pico_model("bert")
     calibration = collect_statistics(model, adapter_for(model), pico_batches(model))
@@ -128,8 +176,8 @@ def test_unusable_batches_are_refused(batches, message):
 
 def test_unknown_statistics_are_refused():
     model = pico_model("bert")
-    with pytest.raises(CalibrationError, match="gram, exact"):
-        collect_statistics(model, adapter_for(model), [], statistics="sketch")
+    with pytest.raises(CalibrationError, match="gram, exact, sketch; got 'qr'"):
+        collect_statistics(model, adapter_for(model), [], statistics="qr")
 
 
 def test_chunked_feed_forward_is_refused():

@@ -101,6 +101,7 @@ SMALL = {
     "movie_reviews_distilminilm": (sentence_overrides, 1),
     "movie_reviews_minilm": (sentence_overrides, 2),
     "nyt_editorials_smollm2": (text_overrides, 3),
+    "sketch_minilm": (lambda folder: [*sentence_overrides(folder), "calibration.examples=16"], 7),
     "squad_dev_minilm": (lambda folder: squad_file_overrides(folder, "bert"), 1),
     "wikitext2_smollm2": (corpus_overrides, 2),
 }

@@ -85,7 +85,9 @@ def test_unknown_keys_options_and_types_are_refused(override):
         ("pruning.ridge=-1", "at least 0"),
         ("pruning.allocation=local", "global, uniform, stat"),
         ("pruning.neuron_mac_share=1.5", "between 0 and 1"),
-        ("calibration.statistics=sketch", "gram, exact"),
+        ("calibration.statistics=qr", "gram, exact, sketch"),
+        ("calibration.sketch=gaussian", "expected calibration.statistics=sketch; got gram"),
+        ("calibration.sketch_size=64", "expected calibration.statistics=sketch; got gram"),
         ("calibration.examples=0", "at least 1"),
         ("dtype=int8", "float32"),
         ("study=a/b", "it names files"),
@@ -123,6 +125,14 @@ def test_authors_compat_refuses_what_the_script_cannot_do():
         (["pruning=shortgpt", "pruning.min_units=1"], "only min_units=0; got min_units=1"),
         (["pruning=shortgpt", "pruning.neuron_mac_share=0.5"], "only neuron_mac_share=None; got"),
         (
+            ["pruning=flap", "calibration.statistics=sketch"],
+            "sketch serves pruning.method=stat; got method=flap",
+        ),
+        (
+            ["pruning.correction=affine", "calibration.statistics=sketch"],
+            "sketch serves pruning.correction=lstsq, none; got correction=affine",
+        ),
+        (
             ["pruning=fisher", "dataset=squad"],
             "expected another dataset.task; got question_answering",
         ),
@@ -144,6 +154,20 @@ def test_the_option_of_a_method_is_its_default_in_python(method):
 def test_options_of_stats_sizes_go_with_its_allocation():
     config = compose_run("pruning=flap", "pruning.allocation=stat", "pruning.recipe=decoder")
     assert config.pruning.recipe == "decoder"
+
+
+def test_sketches():
+    assert compose_run("calibration.statistics=sketch").calibration.sketch == "gaussian"
+    base = ["calibration.statistics=sketch", "calibration.sketch=countsketch"]
+    config = compose_run(*base, "calibration.sketch_size=64")
+    assert config.calibration.sketch_size == 64
+    names = {run_id(compose_run(*changes)) for changes in ([], base[:1], base)}
+    assert len({*names, run_id(config)}) == 4
+    assert run_id(compose_run(base[0], "calibration.sketch=gaussian")) in names
+    with pytest.raises(ConfigError, match="gaussian, countsketch; got 'srht'"):
+        compose_run(base[0], "calibration.sketch=srht")
+    with pytest.raises(ConfigError, match=r"calibration\.sketch_size: .*at least 1; got 0"):
+        compose_run(base[0], "calibration.sketch_size=0")
 
 
 def test_a_missing_value_is_named():

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from stat_repro.calibration.statistics import ActivationStatistics, GramStatistics
 from stat_repro.linalg import blocks, interpolative, pivoting
+from stat_repro.linalg import gram as gram_sums
+from stat_repro.linalg.blocked_cholesky import blocked_cholesky
 
 
 def activations(n=200, features=24, seed=0, decades=2.0):
@@ -52,6 +54,65 @@ def test_factor_rebuilds_any_gram_matrix(features, tokens, seed):
         assert torch.allclose(rebuilt, expected, atol=1e-9 * float(gram.diagonal().max()))
         assert sorted(factor.order.tolist()) == list(range(features))
         assert factor.rank <= min(tokens, features)
+
+
+@pytest.mark.parametrize("blas", [True, False])
+@pytest.mark.parametrize("features", [1, 5, 384, 500])
+def test_rank_updates_add_up_to_the_gram_matrix(features, blas):
+    a, b = activations(7, features), activations(300, features, seed=1)
+    total = torch.zeros(features, features, dtype=torch.float64)
+    gram_sums.rank_update(total, a, blas=blas)
+    gram_sums.rank_update(total, b, -0.5, blas=blas)
+    gram_sums.rank_update(total, b[:0], blas=blas)
+    gram_sums.mirror(total)
+    torch.testing.assert_close(total, a.T @ a - 0.5 * b.T @ b, rtol=1e-12, atol=1e-12)
+    assert torch.equal(total, total.T)
+
+
+def test_quadratic_form_is_the_sum_over_rows():
+    a = activations(features=500)
+    d = torch.randn(3, 500, dtype=torch.float64)
+    expected = (a @ d.T).square().sum()
+    torch.testing.assert_close(gram_sums.quadratic_form(a.T @ a, d), expected)
+
+
+@pytest.mark.parametrize("max_rank", [0, 1, 7, 60, 130, 200])
+@pytest.mark.parametrize("panel", [1, 8, 128])
+def test_panels_find_the_pivots_of_lapack(panel, max_rank):
+    """Panels smaller and larger than the pivots asked for; the Schur complement is compacted."""
+    a = activations(400, 200, decades=3.0)
+    gram = a.T @ a
+    whole = pivoting.pivoted_cholesky(gram, lapack=True)
+    before = gram.clone()
+    order, factor = blocked_cholesky(gram, 1e-14 * float(gram.diagonal().max()), max_rank, panel)
+    assert torch.equal(gram, before)
+    assert order[:max_rank].tolist() == whole.order[:max_rank].tolist()
+    assert sorted(order.tolist()) == list(range(200))
+    assert factor.shape == (max_rank, 200)
+    torch.testing.assert_close(
+        factor.abs(), whole.factor[:max_rank].abs()[:, _places(whole, order)]
+    )
+
+
+def _places(factor, order):
+    """Positions in a factor's order of the columns of another order."""
+    return torch.argsort(factor.order)[order]
+
+
+@pytest.mark.parametrize("lapack", [True, False])
+def test_pivots_that_were_not_asked_for_are_counted_as_rest(lapack):
+    a = activations(features=24)
+    gram = a.T @ a
+    whole = pivoting.pivoted_cholesky(gram)
+    few = pivoting.pivoted_cholesky(gram, max_rank=9, lapack=lapack)
+    assert few.rank == 9
+    assert few.order[:9].tolist() == whole.order[:9].tolist()
+    torch.testing.assert_close(few.tail_norms[:10], whole.tail_norms[:10])
+    torch.testing.assert_close(few.magnitudes[:9], whole.magnitudes[:9])
+    assert pivoting.pivoted_cholesky(gram, max_rank=50, lapack=lapack).rank == 24
+    assert pivoting.pivoted_cholesky(gram, max_rank=50, lapack=lapack).rest == 0
+    with pytest.raises(pivoting.LinAlgInputError, match="at least 0, got -1"):
+        pivoting.pivoted_cholesky(gram, max_rank=-1, lapack=lapack)
 
 
 def test_tail_norms_are_the_residuals_of_the_best_fit():
@@ -106,6 +167,18 @@ def test_interpolation_is_the_ridge_least_squares_fit(ridge):
         torch.testing.assert_close(t, expected, rtol=1e-8, atol=1e-10)
         if ridge == 0:
             assert torch.equal(t[:, kept], torch.eye(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-3])
+@pytest.mark.parametrize("kept", [[7, 0, 3, 5], [0, 2, 10, 11], [], list(range(12))])
+def test_fold_is_the_weight_times_the_interpolation(kept, ridge):
+    a = activations(features=10)
+    a = torch.cat([a, a[:, :1], torch.zeros(len(a), 1)], dim=1)  # a repeated and a dead column
+    weight = torch.randn(5, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    kept = torch.tensor(kept, dtype=torch.int64)
+    for statistics in both_statistics(a):
+        expected = interpolative.fold(weight, statistics.interpolation(kept, ridge))
+        torch.testing.assert_close(statistics.fold(weight, kept, ridge), expected)
 
 
 def test_duplicated_columns_are_rebuilt_exactly():

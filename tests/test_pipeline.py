@@ -171,6 +171,22 @@ def test_options_that_move_the_result(change, tmp_path):
     assert changed.metrics["fidelity"]["kl"] != base.metrics["fidelity"]["kl"]
 
 
+@pytest.mark.parametrize("overrides", [sentence_overrides, text_overrides])
+def test_a_run_with_a_sketch(overrides, tmp_path):
+    """Repeatable with its seed; another kind, size or seed is another sketch."""
+    arguments = [*overrides(tmp_path), "calibration.statistics=sketch", "ratio=0.4"]
+    session = Session()
+    base = run_one(compose_here(arguments), session)
+    assert findings(run_one(compose_here(arguments))) == findings(base)
+    assert base.costs["calibration_tokens"] > 2 * 36  # tokens, not rows of a sketch
+    errors = {str(base.site_errors)}
+    for change in ("calibration.sketch=countsketch", "calibration.sketch_size=30"):
+        record = run_one(compose_here(arguments, change), session)
+        assert record.run_id != base.run_id
+        errors.add(str(record.site_errors))
+    assert len(errors) == 3
+
+
 @pytest.mark.parametrize("change", ["calibration.statistics=exact", "calibration.batch_size=3"])
 def test_options_that_must_not_move_the_plan(change, tmp_path):
     arguments = [*sentence_overrides(tmp_path), "dtype=float64"]

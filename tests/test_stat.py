@@ -1,5 +1,6 @@
 """The method end to end on tiny models, against cases with a known answer."""
 
+import functools
 import re
 
 import pytest
@@ -21,6 +22,7 @@ from stat_repro.allocation.costs import BudgetError, UnitCosts
 from stat_repro.calibration.capture import CalibrationError
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.linalg.pivoting import LinAlgInputError
+from stat_repro.methods import stat
 from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
 from stat_repro.surgery import prune_model, temporarily_pruned
@@ -311,3 +313,38 @@ def test_generators_decoder_quirks_and_foreign_models_are_refused():
         stat_repro.compress(llama, pico_batches(llama), authors_compat=True)
     with pytest.raises(UnsupportedModelError, match="supported: bert, distilbert, llama"):
         stat_repro.compress(torch.nn.Linear(2, 2), pico_batches(model))
+
+
+@pytest.mark.parametrize("name", ["bert", "llama_grouped"])
+def test_ratios_that_share_a_calibration_find_what_separate_runs_find(name, monkeypatch):
+    model = pico_model(name)
+    batches = pico_batches(model)
+    analyses = []
+    original = stat.unit_errors
+    monkeypatch.setattr(stat, "unit_errors", lambda *a: analyses.append(1) or original(*a))
+    ratios = (0.2, 0.4, 0.5)
+    calibration = stat_repro.calibrate(model, batches)
+    shared = [stat_repro.compress(model, batches, ratio=r, calibration=calibration) for r in ratios]
+    assert len(analyses) == 1
+    alone = [stat_repro.compress(model, batches, ratio=r) for r in ratios]
+    assert len(analyses) == 1 + len(ratios)
+    for mine, other in zip(shared, alone, strict=True):
+        assert mine.plan == other.plan
+        assert mine.report.site_errors == other.report.site_errors
+        first, second = mine.model.state_dict(), other.model.state_dict()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    # The time of every point counts the analysis, the time that passed does not.
+    timings = [result.report.timings for result in shared]
+    assert {t["errors_s"] for t in timings} == {timings[0]["errors_s"]}
+    assert [t["shared_s"] for t in timings] == [0.0] + 2 * [timings[0]["errors_s"]]
+
+
+def test_an_analysis_with_other_options_is_not_shared():
+    model = pico_model("bert")
+    batches = pico_batches(model)
+    calibration = stat_repro.calibrate(model, batches)
+    compress = functools.partial(stat_repro.compress, model, batches, ratio=0.4)
+    for options in ({}, {"authors_compat": True}, {"allocation": "uniform"}, {"ridge": 0.1}):
+        shared, alone = compress(calibration=calibration, **options), compress(**options)
+        assert shared.plan == alone.plan
+        assert shared.report.site_errors == alone.report.site_errors

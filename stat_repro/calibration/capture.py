@@ -6,18 +6,18 @@ whatever happens inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from stat_repro.calibration.statistics import (
-    ActivationStatistics,
-    GramStatistics,
-    SiteStatistics,
-)
+from stat_repro.calibration.collectors import BLOCK_ROWS, COLLECTORS, Collector
+from stat_repro.calibration.sketch import Sketch
+from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.models.adapter import Adapter, Site, linear
 from stat_repro.models.modes import evaluating
 from stat_repro.plan import SiteKind
@@ -38,11 +38,15 @@ class Calibration:
         statistics: Per (layer, kind).
         tokens: Tokens without padding.
         examples: Rows of the batches.
+        derived: What methods worked out from the statistics and the model they were taken on, for
+            any ratio; by a key that names the method and the options that matter. So several ratios
+            share it as they share the statistics.
     """
 
     statistics: Mapping[tuple[int, SiteKind], SiteStatistics]
     tokens: int
     examples: int
+    derived: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def mean_length(self) -> float:
@@ -50,44 +54,8 @@ class Calibration:
         return self.tokens / self.examples
 
 
-class _GramSum:
-    """Running G and column sums of one site; float64, on the model's device if that has it."""
-
-    def __init__(self, site: Site, device: torch.device) -> None:
-        self.dtype = torch.float64
-        home = torch.device("cpu") if device.type == "mps" else device
-        self.gram = torch.zeros(site.columns, site.columns, dtype=torch.float64, device=home)
-        self.sums = torch.zeros(site.columns, dtype=torch.float64, device=home)
-        self.tokens = 0
-
-    def add(self, rows: torch.Tensor) -> None:
-        self.dtype = rows.dtype
-        rows = rows.to(device=self.gram.device, dtype=torch.float64)
-        self.gram.addmm_(rows.T, rows)
-        self.sums += rows.sum(dim=0)
-        self.tokens += rows.shape[0]
-
-    def finish(self) -> GramStatistics:
-        return GramStatistics(self.gram, self.tokens, self.dtype, self.sums)
-
-
-class _RowStore:
-    """All activations of one site, on the CPU."""
-
-    def __init__(self, site: Site, device: torch.device) -> None:
-        self.rows: list[torch.Tensor] = []
-
-    def add(self, rows: torch.Tensor) -> None:
-        self.rows.append(rows.cpu())
-
-    def finish(self) -> ActivationStatistics:
-        return ActivationStatistics(activations=torch.cat(self.rows))
-
-
-_COLLECTORS: dict[str, Callable[[Site, torch.device], _GramSum | _RowStore]] = {
-    "gram": _GramSum,
-    "exact": _RowStore,
-}
+class _LastSiteSeen(Exception):
+    """Ends a forward pass behind the last site; nothing went wrong."""
 
 
 @contextmanager
@@ -116,9 +84,12 @@ def collect_statistics(
     *,
     sites: Sequence[Site] | None = None,
     statistics: str = "gram",
+    sketch: Sketch | None = None,
     label: str = "calibration",
 ) -> Calibration:
     """Run the model without its task head over the batches and reduce every site's activations.
+
+    A forward pass ends where the last wanted site has its input.
 
     Args:
         model: The model; left as it was, bit for bit.
@@ -126,45 +97,54 @@ def collect_statistics(
         batches: Mappings with `input_ids` (B, S) and, where there is padding, `attention_mask`.
             Labels are ignored.
         sites: Sites wanted; all if None.
-        statistics: `gram` or `exact`.
+        statistics: `gram`, `exact` or `sketch`.
+        sketch: Which sketch, for `sketch` only; Gaussian of the default size if None.
         label: What the progress line says.
 
     Raises:
         CalibrationError: No batches, no tokens, unusable masks, or non-finite activations.
     """
-    if statistics not in _COLLECTORS:
-        raise CalibrationError(
-            f"statistics: expected one of {', '.join(_COLLECTORS)}; got {statistics!r}"
-        )
+    make = _collector_maker(statistics, sketch)
     chosen = [site for site in (adapter.sites if sites is None else sites) if site.units]
     backbone = model.get_submodule(adapter.backbone)
     device = next(backbone.parameters()).device
-    collectors = {(s.layer, s.kind): _COLLECTORS[statistics](s, device) for s in chosen}
+    collectors = {(s.layer, s.kind): make(s, device) for s in chosen}
+    last = max(chosen, key=lambda site: (site.layer, site.kind == "ffn"), default=None)
     tokens = examples = 0
-    mask = torch.empty(0)
+    mask = rows = torch.empty(0)
 
     def receive(site: Site, value: torch.Tensor) -> None:
-        if value.shape[:-1] == (mask.numel(),):  # OPT's FFN reads the rows of a batch as one
-            value = value.unflatten(0, mask.shape)
-        if value.shape[:-1] != mask.shape:
+        # OPT's FFN reads the rows of a batch as one.
+        if value.shape[:-1] not in (mask.shape, (mask.numel(),)):
             raise CalibrationError(
                 f"{site.name}: expected input of shape {tuple(mask.shape)} + (columns,), got "
                 f"{tuple(value.shape)} (chunk_size_feed_forward must be 0)"
             )
-        collectors[site.layer, site.kind].add(value[mask.to(value.device)])
+        collector, value = collectors[site.layer, site.kind], value.reshape(mask.numel(), -1)
+        if len(rows) == len(value):
+            collector.add(value)
+        else:  # in parts, so that no second copy of a large batch is made
+            for part in rows.to(value.device).split(BLOCK_ROWS):
+                collector.add(value.index_select(0, part))
+        if site is last:
+            raise _LastSiteSeen
 
     options = {"use_cache": False} if adapter.decoder else {}
     with evaluating(model), torch.inference_mode(), input_hooks(model, chosen, receive):
         for batch in track(batches, label):
             inputs = {k: _rows(k, v).to(device) for k, v in batch.items() if k != "labels"}
             mask = token_mask(inputs)
-            tokens += int(mask.sum())
+            rows = mask.view(-1).nonzero().view(-1)  # asks the device once for the whole batch
+            tokens += len(rows)
             examples += mask.shape[0]
-            backbone(**inputs, **options)
+            with suppress(_LastSiteSeen):
+                backbone(**inputs, **options)
     if not tokens:
         raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
     return Calibration(
-        statistics={(s.layer, s.kind): _finish(s, collectors[s.layer, s.kind]) for s in chosen},
+        statistics={
+            (s.layer, s.kind): _finish(s, collectors[s.layer, s.kind], tokens) for s in chosen
+        },
         tokens=tokens,
         examples=examples,
     )
@@ -186,11 +166,31 @@ def count_tokens(batches: Iterable[Batch]) -> Calibration:
     return Calibration(statistics={}, tokens=tokens, examples=examples)
 
 
-def _finish(site: Site, collector: _GramSum | _RowStore) -> SiteStatistics:
+def _collector_maker(
+    statistics: str, sketch: Sketch | None
+) -> Callable[[Site, torch.device], Collector]:
+    if statistics not in COLLECTORS:
+        raise CalibrationError(
+            f"statistics: expected one of {', '.join(COLLECTORS)}; got {statistics!r}"
+        )
+    if statistics == "sketch":
+        return partial(COLLECTORS[statistics], sketch=sketch or Sketch())
+    if sketch is not None:
+        raise CalibrationError(f"a sketch was given: expected statistics=sketch; got {statistics}")
+    return COLLECTORS[statistics]
+
+
+def _finish(site: Site, collector: Collector, tokens: int) -> SiteStatistics:
     """The collected statistics; refused once, at the end, if any activation was not finite."""
     result = collector.finish()
-    values = result.gram if isinstance(result, GramStatistics) else result.activations
-    if not bool(torch.isfinite(values).all()):
+    if result.tokens != tokens:
+        raise CalibrationError(
+            f"{site.name}: expected activations of {tokens} tokens, got {result.tokens}; the "
+            "layers must run in their order, each once"
+        )
+    values = result.values
+    # One pass without a copy; an overflow of the sum alone is looked into.
+    if not (bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())):
         raise CalibrationError(f"{site.name}: NaN or infinite activations on the calibration data")
     return result
 

@@ -2,7 +2,8 @@
 
 `GramStatistics` is a streamed sum, so its size does not depend on the number of examples.
 `ActivationStatistics` keeps the activations and factors them directly: slower, larger, and the
-oracle the other is tested against. Both answer the same questions.
+oracle the others are tested against. `SketchStatistics` does the same with few random combinations
+of the activations. All answer the same questions.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ class SiteStatistics(Protocol):
     @property
     def tokens(self) -> int:
         """Tokens seen, padding excluded."""
+        ...
+
+    @property
+    def values(self) -> torch.Tensor:
+        """What is stored."""
         ...
 
     @property
@@ -58,6 +64,10 @@ class SiteStatistics(Protocol):
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T of shape (k, F): all columns from the kept ones."""
+        ...
+
+    def fold(self, weight: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
+        """W T^T of shape (D, k): the consumer W (D, F) that reads the kept columns only."""
         ...
 
     def output_error(self, difference: torch.Tensor) -> float:
@@ -111,10 +121,17 @@ class GramStatistics:
         gram = torch.where(live[:, None] & live[None, :], gram, torch.zeros_like(gram))
         return GramStatistics(gram, self.tokens, self.dtype, torch.zeros_like(self.mean))
 
+    @property
+    def values(self) -> torch.Tensor:
+        """G."""
+        return self.gram
+
     def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
         """Pivots of A diag(scale) by pivoted Cholesky."""
         s = scale.to(self.gram)
-        return pivoting.pivoted_cholesky(self.gram * s[:, None] * s[None, :])
+        scaled = self.gram * s[:, None]
+        scaled *= s  # in place: one copy of a large matrix instead of two
+        return pivoting.pivoted_cholesky(scaled)
 
     def pivot_units(self, width: int) -> pivoting.PivotedFactor:
         """Pivots of the units by pivoted Cholesky of their Gram matrix."""
@@ -132,6 +149,12 @@ class GramStatistics:
         rtol = pivoting.NOISE_RTOL[self.dtype]
         kept = kept.to(self.gram.device)
         return interpolative.interpolation_from_gram(self.gram, kept, ridge, rtol)
+
+    def fold(self, weight: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
+        """W T^T by Cholesky of G[K, K], without T."""
+        rtol = pivoting.NOISE_RTOL[self.dtype]
+        kept = kept.to(self.gram.device)
+        return interpolative.fold_from_gram(self.gram, weight, kept, ridge, rtol)
 
     def output_error(self, difference: torch.Tensor) -> float:
         """||A difference^T||_F from G."""
@@ -158,6 +181,11 @@ class ActivationStatistics:
     def tokens(self) -> int:
         """Rows stored."""
         return self.activations.shape[0]
+
+    @property
+    def values(self) -> torch.Tensor:
+        """A."""
+        return self.activations
 
     @property
     def dtype(self) -> torch.dtype:
@@ -203,6 +231,10 @@ class ActivationStatistics:
         rtol = pivoting.NOISE_RTOL[self.dtype]
         return interpolative.interpolation_from_activations(self.activations, kept, ridge, rtol)
 
+    def fold(self, weight: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
+        """W T^T from T."""
+        return interpolative.fold(weight, self.interpolation(kept, ridge))
+
     def output_error(self, difference: torch.Tensor) -> float:
         """||A difference^T||_F, evaluated directly."""
         product = self.activations.double() @ difference.double().cpu().T
@@ -212,3 +244,34 @@ class ActivationStatistics:
         """The same from A^T A, which the answer has the size of anyway."""
         rows = self.activations.double()
         return blocks.output_products(rows.T @ rows, weight.cpu(), width)
+
+
+@dataclass(frozen=True)
+class SketchStatistics(ActivationStatistics):
+    """S A instead of A, with E[S^T S] = I; see `calibration.sketch`.
+
+    It has no means: a sketch does not know which of its combinations the constant column is.
+
+    Attributes:
+        activations: S A of shape (s, F), float64, on the CPU.
+        computed: Type that the activations were computed in.
+        tokens_seen: Tokens in the sketch.
+    """
+
+    tokens_seen: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the sketch."""
+        return self.tokens_seen
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Not known.
+
+        Raises:
+            LinAlgInputError: Always.
+        """
+        raise pivoting.LinAlgInputError(
+            "mean activations: expected statistics=gram or exact; a sketch has no means"
+        )

@@ -10,7 +10,8 @@ from stat_repro.config.checks import ConfigError, at_least, one_of
 METHODS = ("stat", "random", "magnitude", "wanda_sp", "flap", "fisher", "shortgpt")
 ALLOCATIONS = ("global", "uniform", "stat")
 CORRECTIONS = ("lstsq", "none", "bias", "affine", "scale")
-STATISTICS = ("gram", "exact")
+STATISTICS = ("gram", "exact", "sketch")
+SKETCHES = ("gaussian", "countsketch")
 RECIPES = ("auto", "encoder", "decoder")
 
 # What each method is without further options, as in `conf/pruning/<method>.yaml`. The defaults of
@@ -38,16 +39,33 @@ class CalibrationConfig:
         examples: Calibration sentences or windows, drawn from the training part with `seed`.
         batch_size: Examples per forward pass; does not change the result beyond rounding.
         replacement: Draw with replacement, as the authors' code does.
-        statistics: `gram` (streamed sums) or `exact` (stored activations, pivoted QR).
+        statistics: `gram` (streamed sums), `exact` (stored activations, pivoted QR) or `sketch`
+            (streamed random combinations S A of the activations, pivoted QR).
+        sketch: S for `statistics=sketch`, drawn with `seed`: `gaussian` (what null means there) or
+            `countsketch`.
+        sketch_size: Rows of S A for every site; null for twice the site's columns.
     """
 
     examples: int = 512
     batch_size: int = 32
     replacement: bool = False
     statistics: str = "gram"
+    sketch: str | None = None
+    sketch_size: int | None = None
 
     def __post_init__(self) -> None:
         one_of("calibration.statistics", self.statistics, STATISTICS)
+        if self.statistics == "sketch":
+            self.sketch = self.sketch or "gaussian"  # one run, one name
+            one_of("calibration.sketch", self.sketch, SKETCHES)
+            if self.sketch_size is not None:
+                at_least("calibration.sketch_size", self.sketch_size, 1)
+        for key in ("sketch", "sketch_size"):
+            if self.statistics != "sketch" and getattr(self, key) is not None:
+                raise ConfigError(
+                    f"calibration.{key}={getattr(self, key)}: expected "
+                    f"calibration.statistics=sketch; got {self.statistics}"
+                )
         at_least("calibration.examples", self.examples, 1)
         at_least("calibration.batch_size", self.batch_size, 1)
 
@@ -158,3 +176,19 @@ class PruningConfig:
                     "pruning.method=shortgpt removes whole blocks, so it knows only "
                     f"{key}={value}; got {key}={getattr(self, key)} (pruning=shortgpt sets all)"
                 )
+
+
+def check_statistics(statistics: str, pruning: PruningConfig) -> None:
+    """Refuse a sketch where means or single columns are asked for, which it does not have.
+
+    Raises:
+        ConfigError: Says what a sketch serves.
+    """
+    if statistics != "sketch":
+        return
+    for key, valid in (("method", ("stat",)), ("correction", ("lstsq", "none"))):
+        if getattr(pruning, key) not in valid:
+            raise ConfigError(
+                f"calibration.statistics=sketch serves pruning.{key}={', '.join(valid)}; got "
+                f"{key}={getattr(pruning, key)} (choose statistics=gram)"
+            )

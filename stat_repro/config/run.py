@@ -17,11 +17,18 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 from stat_repro.config.checks import ConfigError, at_least, file_name, one_of
 from stat_repro.config.data import CostConfig, DatasetConfig, EvaluationConfig
 from stat_repro.config.model import FinetuneConfig, ModelConfig
-from stat_repro.config.pruning import SUPERVISED, CalibrationConfig, PruningConfig
+from stat_repro.config.pruning import (
+    SUPERVISED,
+    CalibrationConfig,
+    PruningConfig,
+    check_statistics,
+)
 
 TRACKING_MODES = ("offline", "online", "disabled")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 IF_STORED = ("skip", "repeat")
+# The records of this study are those of the benchmark (`python -m stat_repro.bench`), not of runs.
+SPEED_STUDY = "speed"
 
 # Keys that decide where a run goes and how fast it is, but not what it finds.
 _NEUTRAL = (
@@ -35,6 +42,7 @@ _LATER = (
     *("round_to", "cost", "model.labels", "evaluation.zero_shot", "dataset.answers"),
     *("dataset.path", "dataset.revision", "dataset.held_out", "dataset.calibration_split"),
     *("dataset.calibration_corpus", "dataset.calibration_path", "dataset.bos"),
+    *("calibration.sketch", "calibration.sketch_size"),
 )
 
 
@@ -94,6 +102,10 @@ class RunConfig:
         one_of("dtype", self.dtype, DTYPES)
         one_of("if_stored", self.if_stored, IF_STORED)
         file_name("study", self.study)
+        if self.study == SPEED_STUDY:
+            raise ConfigError(
+                f"study={SPEED_STUDY}: kept for python -m stat_repro.bench; choose another name"
+            )
         at_least("round_to", self.round_to, 1)
         if self.pruning.authors_compat and self.round_to > 1:
             raise ConfigError(
@@ -103,6 +115,7 @@ class RunConfig:
         self._check_parts()
 
     def _check_parts(self) -> None:
+        check_statistics(self.calibration.statistics, self.pruning)
         data, split = self.dataset, self.evaluation.split
         own_text = data.task == "language_modeling" and not data.source.startswith("corpus:")
         if own_text and split != "test":

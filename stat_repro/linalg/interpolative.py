@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from stat_repro.linalg.gram import quadratic_form
 from stat_repro.linalg.pivoting import (
     GRAM_RTOL,
     LinAlgInputError,
@@ -32,20 +33,72 @@ def interpolation_from_gram(
     Raises:
         LinAlgInputError: Negative ridge or non-finite input.
     """
-    _check_ridge(ridge)
-    block = gram[kept][:, kept]
-    if ridge > 0:
-        block = block + ridge * gram.diagonal().mean() * torch.eye(
-            len(kept), dtype=gram.dtype, device=gram.device
-        )
-    # Columns of unit length: noise is relative to each column, not to the largest of all.
-    scale = _inverse_lengths(block.diagonal().sqrt())
-    factor = pivoted_cholesky(block * scale[:, None] * scale[None, :], rtol)
-    used = factor.order[: factor.rank]
-    triangle = factor.factor[:, : factor.rank]
-    right = scale[used, None] * gram[kept[used]]
+    triangle, scale, used = _kept_factor(gram, kept, ridge, rtol)
+    right = scale[:, None] * gram[kept[used]]
     half = torch.linalg.solve_triangular(triangle.T, right, upper=False)
-    return _assemble(triangle, half, scale[used], used, kept, exact_identity=ridge == 0)
+    return _assemble(triangle, half, scale, used, kept, exact_identity=ridge == 0)
+
+
+def fold_from_gram(
+    gram: torch.Tensor,
+    weight: torch.Tensor,
+    kept: torch.Tensor,
+    ridge: float,
+    rtol: float = GRAM_RTOL,
+) -> torch.Tensor:
+    """W T^T with the T of `interpolation_from_gram`, which is never formed.
+
+    The triangular systems have a right-hand side for every row of W instead of every column of G,
+    and without ridge only the dropped columns of W take part, as the kept ones pass unchanged.
+
+    Args:
+        gram: G of shape (F, F), float64.
+        weight: Consumer weight W of shape (D, F).
+        kept: K, k distinct column indices (int64).
+        ridge: As in `interpolation_from_gram`.
+        rtol: As in `interpolation_from_gram`.
+
+    Returns:
+        Corrected weight of shape (D, k), float64.
+
+    Raises:
+        LinAlgInputError: Negative ridge or non-finite input.
+    """
+    triangle, scale, used = _kept_factor(gram, kept, ridge, rtol)
+    read = weight.to(gram)
+    if ridge > 0:
+        result = read.new_zeros((read.shape[0], len(kept)))
+        products = read @ gram.index_select(1, kept[used])
+    else:
+        result = read.index_select(1, kept)
+        mask = torch.ones(gram.shape[0], dtype=torch.bool, device=gram.device)
+        mask[kept] = False
+        dropped = mask.nonzero().view(-1)
+        block = gram.index_select(0, dropped).index_select(1, kept[used])
+        products = read.index_select(1, dropped) @ block
+    half = torch.linalg.solve_triangular(triangle, products * scale, upper=True, left=False)
+    solved = torch.linalg.solve_triangular(triangle.T, half, upper=False, left=False)
+    return result.index_add_(1, used, solved * scale)
+
+
+def _kept_factor(
+    gram: torch.Tensor, kept: torch.Tensor, ridge: float, rtol: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """R, s, u with R^T R = (G[K,K] + ridge) [u, u] scaled by s to columns of unit length.
+
+    Noise is relative to each column then, not to the largest of all. u are positions in K; columns
+    that depend on the others are not among them.
+    """
+    _check_ridge(ridge)
+    block = gram.index_select(0, kept).index_select(1, kept)
+    if ridge > 0:
+        block.diagonal().add_(ridge * gram.diagonal().mean())
+    scale = _inverse_lengths(block.diagonal().sqrt())
+    block *= scale[:, None]
+    block *= scale
+    factor = pivoted_cholesky(block, rtol)
+    used = factor.order[: factor.rank]
+    return factor.factor[:, : factor.rank], scale[used], used
 
 
 def interpolation_from_activations(
@@ -124,5 +177,4 @@ def output_error(gram: torch.Tensor, difference: torch.Tensor) -> float:
         gram: G of shape (F, F), float64.
         difference: W - W' of shape (D, F).
     """
-    d = difference.to(gram)
-    return float(((d @ gram) * d).sum().clamp_min(0.0).sqrt())
+    return float(quadratic_form(gram, difference.to(gram)).clamp_min(0.0).sqrt())

@@ -12,6 +12,8 @@ import numpy as np
 import scipy.linalg
 import torch
 
+from stat_repro.linalg.blocked_cholesky import blocked_cholesky
+
 # Relative squared length below which a kept column, after its projection on the other kept ones, is
 # rounding noise of activations computed in this type. Measured on float32 activations of exactly
 # rank-deficient heads: 1e-13 to 1e-11 cut the noise and nothing else; at 1e-14 the noise is fitted,
@@ -35,19 +37,22 @@ class LinAlgInputError(ValueError):
 
 @dataclass(frozen=True)
 class PivotedFactor:
-    """A pivoted factorisation, up to its numerical rank.
+    """A pivoted factorisation, up to its numerical rank or the number of pivots asked for.
 
     Attributes:
         order: All F column indices, pivots first (int64). Past the rank the order means nothing.
         factor: Upper trapezoidal R of shape (rank, F), float64, columns in pivot order.
+        rest: Squared Frobenius norm of what the pivots do not explain, where the factorisation was
+            stopped early; 0 where only rounding noise is left.
     """
 
     order: torch.Tensor
     factor: torch.Tensor
+    rest: float = 0.0
 
     @property
     def rank(self) -> int:
-        """Numerical rank: pivots above the tolerance."""
+        """Pivots found: the numerical rank, or the number that was asked for."""
         return self.factor.shape[0]
 
     @property
@@ -59,9 +64,13 @@ class PivotedFactor:
 
     @property
     def tail_norms(self) -> torch.Tensor:
-        """||R[k:, k:]||_F for k = 0..F, shape (F + 1,): what is lost with the first k pivots."""
+        """||R[k:, k:]||_F for k = 0..F, shape (F + 1,): what is lost with the first k pivots.
+
+        Past the pivots of a factorisation that was stopped early it is not known, and 0 here.
+        """
         squares = self.factor.new_zeros(self.order.shape[0] + 1)
-        squares[: self.rank] = self.factor.square().sum(dim=1)
+        squares[: self.rank] = torch.linalg.vector_norm(self.factor, dim=1).square()
+        squares[self.rank] += self.rest
         return squares.flip(0).cumsum(0).flip(0).sqrt()
 
 
@@ -71,27 +80,39 @@ def check_finite(matrix: torch.Tensor, what: str) -> None:
     Raises:
         LinAlgInputError: Names the matrix and the number of bad entries.
     """
+    if bool(torch.isfinite(matrix.sum())):
+        return  # one pass and nothing stored, which counts for large matrices
     bad = int((~torch.isfinite(matrix)).sum())
     if bad:
         raise LinAlgInputError(f"{what}: expected finite values, got {bad} NaN or infinite entries")
 
 
 def pivoted_cholesky(
-    gram: torch.Tensor, rtol: float = GRAM_RTOL, *, lapack: bool | None = None
+    gram: torch.Tensor,
+    rtol: float = GRAM_RTOL,
+    *,
+    max_rank: int | None = None,
+    lapack: bool | None = None,
 ) -> PivotedFactor:
     """Pivoted Cholesky factorisation of a positive semidefinite matrix.
+
+    LAPACK always finds all pivots and drops what was not asked for. On the CPU it is still the
+    faster one when a good part of the pivots is wanted, so it is the default there.
 
     Args:
         gram: G of shape (F, F), float64.
         rtol: Pivots (squared lengths) at or below rtol times the first one end the factorisation.
-        lapack: True for LAPACK's dpstrf (CPU), False for the torch loop (any device); None takes
-            LAPACK where the matrix is on the CPU.
+        max_rank: Pivots at most; all if None. Only the first `max_rank` values of `magnitudes` and
+            `max_rank` + 1 of `tail_norms` are meaningful then. Global allocation ranks the |R_ii|
+            of all pivots and needs them all.
+        lapack: True for LAPACK's dpstrf (CPU), False for `blocked_cholesky` (any device); None
+            takes LAPACK where the matrix is on the CPU.
 
     Returns:
         Pivots and factor on the device of `gram`.
 
     Raises:
-        LinAlgInputError: Not square, not float64 or not finite.
+        LinAlgInputError: Not square, not float64 or not finite, or a negative `max_rank`.
     """
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.dtype != torch.float64:
         raise LinAlgInputError(
@@ -99,50 +120,37 @@ def pivoted_cholesky(
         )
     check_finite(gram, "Gram matrix")
     size = gram.shape[0]
+    wanted = size if max_rank is None else min(max_rank, size)
+    if wanted < 0:
+        raise LinAlgInputError(f"max_rank: expected at least 0, got {max_rank}")
     top = float(gram.diagonal().max()) if size else 0.0
     if not top > 0.0:
         empty = gram.new_zeros((0, size))
         return PivotedFactor(order=torch.arange(size, device=gram.device), factor=empty)
     if lapack is None:
         lapack = gram.device.type == "cpu"
-    if lapack:
-        return _pivoted_cholesky_lapack(gram, rtol * top)
-    return _pivoted_cholesky_torch(gram, rtol * top)
+    find = _lapack_cholesky if lapack else blocked_cholesky
+    order, factor = find(gram, rtol * top, wanted)
+    rest = 0.0
+    if len(factor) == wanted < size:
+        rest = max(float(gram.diagonal().sum() - factor.square().sum()), 0.0)
+    return PivotedFactor(order=order, factor=factor, rest=rest)
 
 
-def _pivoted_cholesky_lapack(gram: torch.Tensor, tolerance: float) -> PivotedFactor:
-    # info 1 means rank deficient, which is a result here and not an error.
+def _lapack_cholesky(
+    gram: torch.Tensor, tolerance: float, max_rank: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # Column by column, as LAPACK reads it, the lower factor is the upper one row by row. dpstrf
+    # takes about half the time for it, and nothing is transposed. info 1 means rank deficient,
+    # which is a result here and not an error.
     packed, pivots, rank, info = scipy.linalg.lapack.dpstrf(
-        gram.cpu().numpy(), tol=tolerance, lower=0
+        gram.cpu().numpy().T, tol=tolerance, lower=1
     )
     if info < 0:
         raise LinAlgInputError(f"dpstrf refused argument {-info}")
     order = torch.from_numpy(pivots.astype(np.int64) - 1).to(gram.device)
-    factor = torch.from_numpy(np.triu(packed[:rank])).to(gram.device)
-    return PivotedFactor(order=order, factor=factor)
-
-
-def _pivoted_cholesky_torch(gram: torch.Tensor, tolerance: float) -> PivotedFactor:
-    """Left-looking column by column: row j of R from column p_j of G and the rows above it."""
-    size = gram.shape[0]
-    order = torch.arange(size, device=gram.device)
-    rows = gram.new_zeros((size, size))  # columns in the original order until the end
-    remaining = gram.diagonal().clone()
-    rank = 0
-    for j in range(size):
-        pivot = int(torch.argmax(remaining[order[j:]])) + j
-        column = int(order[pivot])
-        value = float(remaining[column])
-        if value <= tolerance:
-            break
-        order[[j, pivot]] = order[[pivot, j]]
-        row = gram[column] - rows[:j, column] @ rows[:j]
-        row = row / value**0.5
-        row[order[:j]] = 0.0
-        rows[j] = row
-        remaining = remaining - row.square()
-        rank += 1
-    return PivotedFactor(order=order, factor=rows[:rank][:, order].contiguous())
+    factor = torch.from_numpy(packed.T)[: min(rank, max_rank)].triu_()
+    return order, factor.to(gram.device)
 
 
 def pivoted_qr(activations: torch.Tensor, rtol: float = QR_RTOL) -> PivotedFactor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from stat_repro.calibration.capture import Batch, Calibration
+from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import PruningConfig
 from stat_repro.models.adapter import Adapter
 from stat_repro.plan import PruningPlan, SiteKind
@@ -26,11 +27,12 @@ class MethodInput:
         ratio: Share of the prunable MACs to remove.
         sequence_length: Mean tokens per example that costs are counted at.
         config: The method's options.
-        statistics: `gram` or `exact`.
+        statistics: `gram`, `exact` or `sketch`.
         calibration: Dense statistics of all sites over `batches`; empty where `Method` says that
             none are needed.
         round_to: Neurons kept per layer are a multiple of this where the layer loses any.
         seed: Of methods that draw at random.
+        sketch: Which sketch, where `statistics` is `sketch`.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class MethodInput:
     calibration: Calibration
     round_to: int = 1
     seed: int = 0
+    sketch: Sketch | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class MethodOutput:
         plan: Kept units of all layers.
         edits: New consumers of the sites that lose units.
         errors: One entry per edited site.
-        timings: Seconds per stage of the method.
+        timings: Seconds per stage of the method, as if nothing were shared with other ratios;
+            `shared_s` is the part that was.
     """
 
     plan: PruningPlan

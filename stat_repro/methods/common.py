@@ -49,6 +49,7 @@ def fold_all(
     watch: Stopwatch,
     *,
     refit: bool,
+    ffn_norms: Sequence[float | None] | None = None,
 ) -> Folded:
     """Edits of all sites, FFNs first.
 
@@ -58,15 +59,17 @@ def fold_all(
         heads: Kept heads of a site, from the statistics that it is corrected with.
         watch: Gets the seconds of the stages.
         refit: Whether head statistics are taken again on the model with corrected FFNs.
+        ffn_norms: ||A W^T||_F of the FFNs by layer, where they are known already.
 
     Returns:
         Edits and errors by layer, attention before FFN.
     """
     config, model, adapter = task.config, task.model, task.adapter
     ffn_sites = adapter.of_kind("ffn")
+    norms = [None] * len(ffn_sites) if ffn_norms is None else ffn_norms
     with watch.stage("fold_ffn_s"):
         ffn = [
-            fold_site(model, site, neurons[site.layer], task.calibration, config)
+            fold_site(model, site, neurons[site.layer], task.calibration, config, norms[site.layer])
             for site in track(ffn_sites, "folding FFNs", unit="sites")
         ]
     ffn_edits = [edit for edit, _ in ffn]
@@ -82,6 +85,7 @@ def fold_all(
                 task.batches,
                 sites=head_sites,
                 statistics=task.statistics,
+                sketch=task.sketch,
                 label="statistics of heads with folded FFNs",
             )
     with watch.stage("fold_heads_s"):

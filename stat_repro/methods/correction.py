@@ -39,6 +39,7 @@ def fold_site(
     kept_units: torch.Tensor,
     calibration: Calibration,
     config: PruningConfig,
+    norm: float | None = None,
 ) -> tuple[SiteEdit, SiteError]:
     """Keep these units of a site and fold the correction into its consumer.
 
@@ -49,6 +50,7 @@ def fold_site(
         calibration: Statistics that the correction is fitted to; may lack the site where there is
             no correction.
         config: `correction` and `ridge` are used.
+        norm: ||A W^T||_F of the dense consumer, if it is known already.
     """
     kept = tuple(sorted(kept_units.tolist()))
     weight = consumer_weight(model, site)
@@ -66,7 +68,10 @@ def fold_site(
         error = None
     else:
         folded, shift = _corrected(exact, statistics, site, columns, config)
-        error = _relative_error(exact, statistics, columns, folded, shift)
+        norm = statistics.output_error(exact) if norm is None else norm
+        error = None
+        if norm > 0:
+            error = _output_error(exact, statistics, columns, folded, shift) / norm
     bias = None if shift is None else _shifted_bias(linear(model, site.consumer), shift)
     new = folded.to(device=weight.device, dtype=weight.dtype)
     return (
@@ -84,7 +89,7 @@ def _corrected(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The new weight (D, k), float64, and what is added to the bias (D,), if anything."""
     if config.correction == "lstsq":
-        return fold(weight, statistics.interpolation(columns, config.ridge)).to(weight.device), None
+        return statistics.fold(weight, columns, config.ridge).to(weight.device), None
     if config.correction == "bias":
         missing = statistics.mean.to(weight).clone()
         missing[columns] = 0.0
@@ -135,25 +140,22 @@ def _scales(
     return factors
 
 
-def _relative_error(
+def _output_error(
     weight: torch.Tensor,
     statistics: SiteStatistics,
     columns: torch.Tensor,
     folded: torch.Tensor,
     shift: torch.Tensor | None,
-) -> float | None:
-    """||A W^T - A[:, K] W'^T - 1 shift^T||_F / ||A W^T||_F."""
-    energy = statistics.output_error(weight)
-    if not energy > 0:
-        return None
+) -> float:
+    """||A W^T - A[:, K] W'^T - 1 shift^T||_F."""
     difference = weight.clone()
     difference[:, columns] -= folded
     if shift is None:
-        return statistics.output_error(difference) / energy
+        return statistics.output_error(difference)
     # Spread around the mean, and the mean's own error once per token.
     spread = statistics.centred().output_error(difference)
     offset = float((difference @ statistics.mean.to(weight) - shift).norm())
-    return float((spread**2 + statistics.tokens * offset**2) ** 0.5 / energy)
+    return float((spread**2 + statistics.tokens * offset**2) ** 0.5)
 
 
 def _shifted_bias(consumer: nn.Linear, shift: torch.Tensor) -> torch.Tensor:

@@ -46,8 +46,12 @@ def prune_by_scores(
         key: torch.argsort(values.cpu(), descending=True, stable=True)
         for key, values in scores.items()
     }
-    with watch.stage("allocate_s"):
-        sizes = _sizes(task, scores, orders, split)
+    if task.config.allocation == "stat":
+        sizes, _ = stat_sizes(task, watch)
+        sizes = replace(sizes, details={**sizes.details, "allocation": "stat"})
+    else:
+        with watch.stage("allocate_s"):
+            sizes = _own_sizes(task, scores, orders, split)
 
     def kept(site: Site) -> torch.Tensor:
         key = (site.layer, site.kind)
@@ -68,17 +72,14 @@ def prune_by_scores(
     return output_of(task, folded, sizes.details, watch)
 
 
-def _sizes(
+def _own_sizes(
     task: MethodInput,
     scores: Mapping[Key, torch.Tensor],
     orders: Mapping[Key, torch.Tensor],
     split: Split,
 ) -> Sizes:
-    """Units per layer by the configured allocation, neurons rounded."""
+    """Units per layer by the method's own scores, neurons rounded."""
     config = task.config
-    if config.allocation == "stat":
-        sizes, _ = stat_sizes(task)
-        return replace(sizes, details={**sizes.details, "allocation": "stat"})
     ordered = {key: values.cpu().double()[orders[key]].numpy() for key, values in scores.items()}
     layers = range(task.adapter.num_layers)
     heads = [ordered[i, "attention"] for i in layers]

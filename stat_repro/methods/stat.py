@@ -11,6 +11,8 @@ The model given is not changed: step 3 runs on temporarily exchanged Linears.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import nn
@@ -34,32 +36,70 @@ from stat_repro.progress import track
 def prune(task: MethodInput) -> MethodOutput:
     """Plan and edits of STAT for one model and one ratio."""
     watch = Stopwatch(next(task.model.parameters()).device)
-    sizes, orders = stat_sizes(task, watch)
+    sizes, dense = stat_sizes(task, watch)
 
     def heads(site: Site, folded: Calibration) -> torch.Tensor:
         order = folded.statistics[site.layer, "attention"].pivot_units(site.width).order
         return order[: sizes.heads[site.layer]]
 
-    neurons = {i: order[: sizes.neurons[i]] for i, order in enumerate(orders)}
-    folded = fold_all(task, neurons, heads, watch, refit=True)
+    neurons = {i: order[: sizes.neurons[i]] for i, order in enumerate(dense.neuron_orders)}
+    folded = fold_all(task, neurons, heads, watch, refit=True, ffn_norms=dense.ffn_norms)
     return output_of(task, folded, sizes.details, watch)
 
 
-def stat_sizes(
-    task: MethodInput, watch: Stopwatch | None = None
-) -> tuple[Sizes, list[torch.Tensor]]:
-    """Units per layer by STAT's recipe, and the pivot order of each layer's neurons.
+def stat_sizes(task: MethodInput, watch: Stopwatch) -> tuple[Sizes, DenseAnalysis]:
+    """Units per layer by STAT's recipe, and what they follow from.
 
     Other methods get their sizes here under `allocation=stat`.
     """
     config, adapter = task.config, task.adapter
-    watch = Stopwatch(next(task.model.parameters()).device) if watch is None else watch
-    with watch.stage("errors_s"):
-        errors, orders = unit_errors(task.model, adapter, task.calibration, config)
+    dense = _dense_analysis(task, watch)
     with watch.stage("allocate_s"):
         costs = unit_costs(adapter, task.sequence_length)
-        sizes = allocate(errors, costs, adapter.decoder, task.ratio, config, task.round_to)
-    return sizes, orders
+        sizes = allocate(dense.errors, costs, adapter.decoder, task.ratio, config, task.round_to)
+    return sizes, dense
+
+
+@dataclass(frozen=True)
+class DenseAnalysis:
+    """What the dense statistics say, whatever the ratio.
+
+    Attributes:
+        errors: Of all units.
+        neuron_orders: Pivot order of each layer's neurons.
+        ffn_norms: ||A W^T||_F of each layer's FFN; 0 where it has no neurons.
+        seconds: Time that working it out took.
+    """
+
+    errors: UnitErrors
+    neuron_orders: list[torch.Tensor]
+    ffn_norms: list[float]
+    seconds: float
+
+
+def _dense_analysis(task: MethodInput, watch: Stopwatch) -> DenseAnalysis:
+    """The analysis; worked out once for all ratios of one calibration.
+
+    `errors_s` is what working it out takes, `shared_s` how much of it another ratio had done.
+    """
+    known, key = task.calibration.derived, ("stat", task.config.authors_compat)
+    shared = key in known
+    if not shared:
+        own = Stopwatch(next(task.model.parameters()).device)
+        with own.stage("errors_s"):
+            errors, orders = unit_errors(task.model, task.adapter, task.calibration, task.config)
+            norms = [
+                task.calibration.statistics[site.layer, "ffn"].output_error(
+                    float64(consumer_weight(task.model, site))
+                )
+                if site.units
+                else 0.0
+                for site in task.adapter.of_kind("ffn")
+            ]
+        known[key] = DenseAnalysis(errors, orders, norms, own.seconds["errors_s"])
+    analysis = known[key]
+    watch.seconds |= {"errors_s": analysis.seconds, "shared_s": analysis.seconds * shared}
+    return analysis
 
 
 def unit_errors(

@@ -18,6 +18,7 @@ from stat_repro.reporting.points import (
     protocol_lines,
     record_lines,
 )
+from stat_repro.reporting.speed import speed_notes, speed_table
 from stat_repro.reporting.tables import (
     result_table,
     summary_table,
@@ -48,6 +49,8 @@ __all__ = [
     "replace_file",
     "result_table",
     "save",
+    "speed_notes",
+    "speed_table",
     "summary_table",
     "to_csv",
     "to_latex",

@@ -7,6 +7,7 @@ from stat_repro.results.record import (
     RunRecord,
     describe_error,
 )
+from stat_repro.results.speed import SpeedRecord, load_speed, save_speed
 from stat_repro.results.store import (
     StudyError,
     find_record,
@@ -21,6 +22,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "RecordError",
     "RunRecord",
+    "SpeedRecord",
     "StudyError",
     "collect",
     "describe_error",
@@ -28,7 +30,9 @@ __all__ = [
     "hash_files",
     "list_studies",
     "load_records",
+    "load_speed",
     "read_record",
     "save_record",
+    "save_speed",
     "to_frame",
 ]

@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from stat_repro.config import SPEED_STUDY
 from stat_repro.results.record import RecordError, RunRecord
 
 _REPEAT = re.compile(r"(?P<run_id>.+)\.repeat-\d+$")
@@ -52,7 +53,7 @@ def save_record(record: RunRecord, root: Path) -> Path:
     study = root / record.study
     for path in _free_names(study, record):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if _write_new(path, data):
+        if write_new(path, data):
             return path
     raise AssertionError("the names never end")
 
@@ -95,9 +96,11 @@ def load_records(
         repeats: Whether repeated measurements of a run are included.
 
     Raises:
-        StudyError: No such study.
+        StudyError: No such study, or that of the benchmark, which holds no runs.
         RecordError: A damaged file, which is named.
     """
+    if study == SPEED_STUDY:
+        raise StudyError(f"study {study} holds no runs but measurements: see results.speed")
     folder = root / study
     if not folder.is_dir():
         there = ", ".join(list_studies(root)) or "none"
@@ -180,8 +183,12 @@ def _check_place(record: RunRecord, path: Path) -> None:
         )
 
 
-def _write_new(path: Path, data: bytes) -> bool:
-    """Write a file that must not exist yet; False, and nothing done, if it does."""
+def write_new(path: Path, data: bytes) -> bool:
+    """Write a file whole or not at all; False, and nothing done, if it exists already.
+
+    Raises:
+        OSError: The file cannot be written; nothing is left behind.
+    """
     if path.exists():
         return False
     temporary = path.parent / f".{uuid.uuid4().hex}.tmp"

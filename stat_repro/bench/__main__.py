@@ -1,0 +1,141 @@
+"""`python -m stat_repro.bench SHAPE ...`: measure compression, one record per shape."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from stat_repro.bench.shapes import SHAPES, random_batches
+from stat_repro.bench.stages import Bench
+from stat_repro.cost.latency import spread
+from stat_repro.measure import resolve_device
+from stat_repro.models.adapter import adapter_for
+from stat_repro.paths import results_dir
+from stat_repro.progress import track
+from stat_repro.results import collect
+from stat_repro.results.speed import SpeedRecord, save_speed
+
+# Quotients of one turn's stages: numerator, denominators.
+_RATIOS = {
+    "compress_by_forward_passes": ("compress_s", ("forward_s", "forward_folded_s")),
+    "calibrate_by_forward_pass": ("calibrate_s", ("forward_s",)),
+    "recalibrate_by_forward_pass": ("recalibrate_s", ("forward_folded_s",)),
+    "authors_ffn_by_gram_ffn": ("authors_ffn_s", ("gram_ffn_s",)),
+    "sweep_by_one_ratio": ("sweep_s", ("compress_s",)),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the shapes that are named, one after the other."""
+    options = _parse(argv)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for name in options.shape:
+        record = measure(name, options)
+        path = save_speed(record, options.results)
+        print(f"{name}: written to {path}")
+        for ratio, values in record.ratios.items():
+            print(f"  {ratio}: {values['median']:.2f} ({values['q25']:.2f} to {values['q75']:.2f})")
+    return 0
+
+
+def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
+    """All turns of one shape; the stages take turns, so that a busy machine is busy for all."""
+    shape = SHAPES[name]
+    layers, length = options.layers or shape.layers, options.length or shape.length
+    examples, batch_size = (
+        options.examples or shape.examples,
+        options.batch_size or shape.batch_size,
+    )
+    device = resolve_device(options.device)
+    model = shape.build(layers, length, getattr(torch, options.dtype)).to(device)
+    batches = random_batches(model, examples, length, batch_size)
+    tokens = examples * length
+    rows = tokens if options.authors_tokens is None else min(tokens, options.authors_tokens)
+    bench = Bench(model, batches, options.ratio, options.sweep, rows)
+    for _ in range(options.warmup):
+        bench.turn()
+    turns = [bench.turn() for _ in track(range(options.repeats), f"measuring {name}", unit="turns")]
+    seconds = {key: [found[key] for found, _ in turns] for key in turns[0][0]}
+    protocol = {
+        **{"layers": layers, "examples": examples, "length": length, "batch_size": batch_size},
+        **{"model_type": model.config.model_type, **shape.config},
+        **{"ratio": options.ratio, "sweep": options.sweep, "authors_tokens": rows},
+        **{"warmup": options.warmup, "repeats": options.repeats, "dtype": options.dtype},
+        "threads": torch.get_num_threads(),
+        "thread_variables": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
+    }
+    return SpeedRecord(
+        shape=name,
+        protocol=protocol,
+        seconds=seconds,
+        ratios=_ratios(seconds),
+        memory=_memory(model, [memory for _, memory in turns]),
+        provenance=collect(
+            device=str(device), dtypes={"model": options.dtype}, data_hashes={}, model_hash=None
+        ),
+    )
+
+
+def _ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Quotients within every turn, and their spread."""
+    found = {}
+    for name, (above, below) in _RATIOS.items():
+        if above in seconds:
+            totals = [sum(values) for values in zip(*(seconds[b] for b in below), strict=True)]
+            pairs = zip(seconds[above], totals, strict=True)
+            found[name] = spread([value / total for value, total in pairs])
+    return found
+
+
+def _memory(
+    model: PreTrainedModel, turns: Sequence[dict[str, int | None]]
+) -> dict[str, int | None]:
+    found: dict[str, int | None] = {
+        "parameters": sum(p.nbytes for p in model.parameters()),
+        "statistics": sum(8 * site.columns**2 for site in adapter_for(model).sites),
+    }
+    for stage in turns[0]:
+        peaks = [value for memory in turns if (value := memory[stage]) is not None]
+        found[f"{stage}_peak"] = max(peaks, default=None)
+    return found
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stat_repro.bench", description=__doc__)
+    add: Any = parser.add_argument
+    add("shape", nargs="+", choices=sorted(SHAPES), metavar="SHAPE", help=", ".join(SHAPES))
+    add("--repeats", type=_positive, default=5, help="turns that are timed (5)")
+    add("--warmup", type=int, default=1, help="turns before them (1)")
+    add("--ratio", type=float, default=0.5, help="share of the prunable MACs removed (0.5)")
+    add("--sweep", type=_ratio_list, default=[], help="ratios that share a calibration: 0.2,0.3")
+    add("--authors-tokens", type=int, help="rows of one FFN for the authors' QR (all); 0: none")
+    for key in ("examples", "length", "batch-size", "layers"):
+        add(f"--{key}", type=_positive, help="instead of the shape's")
+    add("--threads", type=_positive, help="of torch; BLAS takes OPENBLAS_NUM_THREADS")
+    add("--device", default="cpu")
+    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    add("--results", type=Path, default=results_dir(), help="folder of the records")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1; got {text}")
+    return value
+
+
+def _ratio_list(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Shapes of models that are measured, with random weights, and inputs for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+_DECODER_VOCABULARY = 512  # the logits are never computed
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model to measure and how much it reads.
+
+    Attributes:
+        model_class: Class name in transformers.
+        config_class: Class name of its configuration.
+        config: Values of the configuration.
+        layers: Depth, in `depth_key` of the configuration.
+        examples: Calibration examples.
+        length: Tokens of each, none of them padding.
+        batch_size: Examples per forward pass.
+    """
+
+    model_class: str
+    config_class: str
+    config: dict[str, int]
+    layers: int
+    examples: int
+    length: int
+    batch_size: int
+
+    def build(self, layers: int, length: int, dtype: torch.dtype) -> PreTrainedModel:
+        """The model with seeded random weights, in evaluation mode."""
+        values: dict[str, Any] = {**self.config, "num_hidden_layers": layers}
+        values["max_position_embeddings"] = max(512, length)
+        config = getattr(transformers, self.config_class)(**values)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model: PreTrainedModel = getattr(transformers, self.model_class)(config)
+        return model.to(dtype).eval()
+
+
+def random_batches(
+    model: PreTrainedModel, examples: int, length: int, batch_size: int
+) -> list[dict[str, torch.Tensor]]:
+    """Batches of random tokens."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = int(model.config.vocab_size)
+    tokens = torch.randint(1, vocabulary, (examples, length), generator=generator)
+    return [{"input_ids": part.to(model.device)} for part in tokens.split(batch_size)]
+
+
+def _bert(width: int, heads: int, neurons: int, **sizes: int) -> Shape:
+    config = {
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "intermediate_size": neurons,
+        "vocab_size": 30522,
+    }
+    return Shape("BertForSequenceClassification", "BertConfig", config, **sizes)
+
+
+def _llama(width: int, heads: int, groups: int, neurons: int, **sizes: int) -> Shape:
+    config = {
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+        "intermediate_size": neurons,
+        "vocab_size": _DECODER_VOCABULARY,
+    }
+    return Shape("LlamaForCausalLM", "LlamaConfig", config, **sizes)
+
+
+SHAPES: dict[str, Shape] = {
+    "tiny": _bert(24, 4, 20, layers=2, examples=6, length=9, batch_size=4),
+    "minilm": _bert(384, 12, 1536, layers=6, examples=512, length=128, batch_size=32),
+    "bert_base": _bert(768, 12, 3072, layers=12, examples=512, length=128, batch_size=32),
+    "smollm2": _llama(576, 9, 3, 1536, layers=30, examples=128, length=512, batch_size=8),
+    "llama2_7b_layer": _llama(4096, 32, 32, 11008, layers=1, examples=32, length=512, batch_size=4),
+}

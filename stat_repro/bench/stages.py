@@ -1,0 +1,153 @@
+"""What is timed: compression by stages, its bare forward passes, and one FFN the authors' way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import scipy.linalg
+import torch
+from transformers import PreTrainedModel
+
+import stat_repro
+from stat_repro.api import Compression
+from stat_repro.calibration.capture import Batch, collect_statistics
+from stat_repro.calibration.collectors import GramSum
+from stat_repro.measure import Stopwatch, process_peak_rss_bytes, reset_process_peak_rss
+from stat_repro.models.adapter import Adapter, Site, adapter_for, linear
+from stat_repro.surgery import SiteEdit, temporarily_pruned
+
+# Stages of `compress` that are stored by their own names; together with `calibrate_s` they are all
+# of it but for bookkeeping.
+COMPRESSION_STAGES = (
+    *("calibrate_s", "errors_s", "allocate_s", "fold_ffn_s"),
+    *("recalibrate_s", "fold_heads_s", "surgery_s"),
+)
+
+
+class Bench:
+    """One model, its batches, and the measurements of one turn.
+
+    Args:
+        model: In evaluation mode; not changed.
+        batches: Inputs without padding.
+        ratio: Share of the prunable MACs that is removed.
+        sweep: Ratios of a sweep that shares one calibration; may be empty.
+        authors_tokens: Rows of the FFN that is decomposed the authors' way; 0 leaves it out.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        batches: Sequence[Batch],
+        ratio: float,
+        sweep: Sequence[float],
+        authors_tokens: int,
+    ) -> None:
+        self.model, self.batches, self.ratio, self.sweep = model, batches, ratio, sweep
+        self.authors_tokens = authors_tokens
+        self.adapter: Adapter = adapter_for(model)
+        self._rows: torch.Tensor | None = None
+
+    def turn(self) -> tuple[dict[str, float], dict[str, int | None]]:
+        """Seconds of every stage, and peak memory in bytes, each measured once."""
+        watch = Stopwatch(self.model.device)
+        memory: dict[str, int | None] = {}
+        with watch.stage("forward_s"), _peak(memory, "forward"):
+            self._forward()
+        with watch.stage("compress_s"), _peak(memory, "compress"):
+            result = stat_repro.compress(self.model, self.batches, ratio=self.ratio)
+        with self._folded(result), watch.stage("forward_folded_s"):
+            self._forward()
+        seconds = {**watch.seconds, **{k: result.report.timings[k] for k in COMPRESSION_STAGES}}
+        if self.sweep:
+            seconds["sweep_s"] = self._sweep_seconds()
+        if self.authors_tokens:
+            seconds |= self._ffn_both_ways(result)
+        return seconds, memory
+
+    @torch.inference_mode()
+    def _forward(self) -> None:
+        """The passes that calibration makes, without taking anything from them."""
+        options = {"use_cache": False} if self.adapter.decoder else {}
+        backbone = self.model.get_submodule(self.adapter.backbone)
+        for batch in self.batches:
+            backbone(**batch, **options)
+
+    def _folded(self, result: Compression) -> AbstractContextManager[None]:
+        """The model of the second pass: FFNs folded, heads whole."""
+        sites = self.adapter.of_kind("ffn")
+        edits = [
+            SiteEdit(
+                site.layer,
+                "ffn",
+                result.plan.layers[site.layer].kept_neurons,
+                linear(result.model, site.consumer).weight.detach(),
+            )
+            for site in sites
+        ]
+        return temporarily_pruned(self.model, sites, edits)
+
+    def _sweep_seconds(self) -> float:
+        watch = Stopwatch(self.model.device)
+        with watch.stage("sweep_s"):
+            shared = stat_repro.calibrate(self.model, self.batches)
+            for ratio in self.sweep:
+                stat_repro.compress(self.model, self.batches, ratio=ratio, calibration=shared)
+        return watch.seconds["sweep_s"]
+
+    def _ffn_both_ways(self, result: Compression) -> dict[str, float]:
+        """The first layer's FFN after its forward pass: Gram matrix, and QR of what was stored."""
+        site = self.adapter.site(0, "ffn")
+        if self._rows is None:
+            self._rows = self._stored_rows(site)
+        weight = linear(self.model, site.consumer).weight.detach()
+        kept = len(result.plan.layers[0].kept_neurons)
+        watch = Stopwatch(self.model.device)
+        with watch.stage("gram_ffn_s"):
+            by_gram(self._rows, weight, kept, site)
+        with watch.stage("authors_ffn_s"):
+            by_authors(self._rows, weight, kept)
+        return watch.seconds
+
+    def _stored_rows(self, site: Site) -> torch.Tensor:
+        # No more batches than rows are needed.
+        per_batch = self.batches[0]["input_ids"].numel()
+        enough = self.batches[: -(-self.authors_tokens // per_batch)]
+        found = collect_statistics(
+            self.model, self.adapter, enough, sites=[site], statistics="exact"
+        )
+        return found.statistics[0, "ffn"].values[: self.authors_tokens]
+
+
+def by_gram(rows: torch.Tensor, weight: torch.Tensor, kept: int, site: Site) -> torch.Tensor:
+    """New consumer of an FFN from its activations (n, F): sum, pivots and fold in float64."""
+    collector = GramSum(site, rows.device)
+    collector.add(rows)
+    statistics = collector.finish()
+    order = statistics.pivot_columns(weight.double().norm(dim=0)).order
+    return statistics.fold(weight, order[:kept], 0.0)
+
+
+def by_authors(rows: torch.Tensor, weight: torch.Tensor, kept: int) -> torch.Tensor:
+    """The same as STAT's released code does it: LAPACK's pivoted QR of the stored activations.
+
+    In the model's data type. Only R is computed, which favours this side.
+    """
+    scale = weight.norm(dim=0)
+    r, order = scipy.linalg.qr(
+        (rows * scale).numpy(), mode="r", pivoting=True, overwrite_a=True, check_finite=False
+    )
+    tail = scipy.linalg.solve_triangular(r[:kept, :kept], r[:kept, kept:])
+    read = (weight / scale).numpy()[:, order]  # the consumer of the scaled activations
+    folded = (read[:, :kept] + read[:, kept:] @ tail.T) * scale.numpy()[order[:kept]]
+    return torch.from_numpy(folded)
+
+
+@contextmanager
+def _peak(found: dict[str, int | None], name: str) -> Iterator[None]:
+    """Peak resident memory of a block above what was there before it, where the system tells."""
+    before = process_peak_rss_bytes() if reset_process_peak_rss() else None
+    yield
+    after = process_peak_rss_bytes()
+    found[name] = None if before is None or after is None else after - before

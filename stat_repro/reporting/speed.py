@@ -1,0 +1,56 @@
+"""The table of the speed benchmark."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import pandas as pd
+
+from stat_repro.results.speed import SpeedRecord
+
+_RATIO_LABELS = {
+    "compress_by_forward_passes": "compression / its two bare forward passes",
+    "calibrate_by_forward_pass": "first pass / bare",
+    "recalibrate_by_forward_pass": "second pass / bare",
+    "authors_ffn_by_gram_ffn": "one FFN after the pass: stored activations, QR / Gram matrix",
+    "sweep_by_one_ratio": "sweep / one ratio",
+}
+
+
+def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
+    """Text cells: for every measurement its ratios, seconds by stage, and memory.
+
+    `value` is the median over the turns, `quartiles` the spread of ratios.
+    """
+    rows = []
+    for record in records:
+        sizes = record.protocol
+        shape = f"{record.shape}, {sizes['layers']} layers"
+        data = f"{sizes['examples']} x {sizes['length']}"
+        setting = f"{sizes['threads']} threads, n={sizes['repeats']}"
+
+        def row(quantity: str, value: str, quartiles: str = "") -> None:
+            cells = {"shape": shape, "tokens": data, "setting": setting, "quantity": quantity}  # noqa: B023
+            rows.append({**cells, "value": value, "quartiles": quartiles})
+
+        for name, found in record.ratios.items():
+            quartiles = f"{found['q25']:.2f} to {found['q75']:.2f}"
+            row(_RATIO_LABELS[name], f"{found['median']:.2f}", quartiles)
+        for stage, values in record.seconds.items():
+            row(f"{stage.removesuffix('_s')} (s)", f"{statistics.median(values):.2f}")
+        for name, size in record.memory.items():
+            row(f"memory, {name} (MB)", "-" if size is None else f"{size / 1e6:.0f}")
+    return pd.DataFrame(rows)
+
+
+def speed_notes(records: Sequence[SpeedRecord]) -> list[str]:
+    """What the table's numbers are, and where they come from."""
+    commits = sorted({str(record.provenance["commit"]) for record in records})
+    return [
+        "random weights and tokens, no padding; stages take turns in one process, ratios are of "
+        "one turn; seconds depend on the machine and its load",
+        "memory: parameters and statistics are sizes, peaks are resident memory above what was "
+        "there before the stage",
+        f"{len(records)} records, commits {', '.join(commits)}",
+    ]

@@ -1,0 +1,96 @@
+"""Records of the speed benchmark: a schema and a study of their own, beside the runs.
+
+<root>/speed/<shape>-n<examples>x<length>-d<layers>.json              a measurement
+<root>/speed/<shape>-n<examples>x<length>-d<layers>.repeat-<k>.json   the same again, k = 1, 2, ...
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from stat_repro.config import SPEED_STUDY
+from stat_repro.results.record import RecordError
+from stat_repro.results.store import StudyError, write_new
+
+SCHEMA = "stat_repro.speed/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedRecord:
+    """One measurement. The attributes are the top-level keys of the JSON document.
+
+    Attributes:
+        schema: `SCHEMA`.
+        shape: Name of the shape.
+        protocol: Sizes of model and data, ratio, repeats, threads, data type, device.
+        seconds: Per stage, one value per turn; values with the same index are of one turn.
+        ratios: Per quotient of stages `median`, `q25`, `q75` and `min` over the turns.
+        memory: Bytes: `parameters`, `statistics` (predicted), and per stage the largest peak of
+            resident memory above what was there before the stage; null where it is not told.
+        provenance: As in a run's record.
+    """
+
+    schema: str = SCHEMA
+    shape: str
+    protocol: dict[str, Any]
+    seconds: dict[str, list[float]]
+    ratios: dict[str, dict[str, float]]
+    memory: dict[str, int | None]
+    provenance: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Stem of its file."""
+        sizes = self.protocol
+        return f"{self.shape}-n{sizes['examples']}x{sizes['length']}-d{sizes['layers']}"
+
+
+def save_speed(record: SpeedRecord, root: Path) -> Path:
+    """Store a measurement under a name of its own; none is replaced.
+
+    Raises:
+        ValueError: A value that is not finite.
+        OSError: The file cannot be written; nothing is left behind.
+    """
+    data = (json.dumps(asdict(record), indent=1, allow_nan=False) + "\n").encode()
+    folder = root / SPEED_STUDY
+    folder.mkdir(parents=True, exist_ok=True)
+    names = itertools.chain(
+        [record.name], (f"{record.name}.repeat-{k}" for k in itertools.count(1))
+    )
+    for name in names:
+        if write_new(folder / f"{name}.json", data):
+            return folder / f"{name}.json"
+    raise AssertionError("the names never end")
+
+
+def load_speed(root: Path) -> list[SpeedRecord]:
+    """All measurements, sorted by file name.
+
+    Raises:
+        StudyError: There is none.
+        RecordError: A file that is no measurement, which is named.
+    """
+    paths = sorted((root / SPEED_STUDY).glob("*.json"))
+    if not paths:
+        raise StudyError(f"no speed record under {root / SPEED_STUDY}: python -m stat_repro.bench")
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> SpeedRecord:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise RecordError(f"{path}: not a JSON document: {err}") from err
+    expected = {field.name for field in fields(SpeedRecord)}
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) != expected:
+        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise RecordError(
+            f"{path}: expected schema {SCHEMA} with the keys {', '.join(sorted(expected))}; got "
+            f"{found!r}"
+        )
+    return SpeedRecord(**data)

@@ -1,0 +1,135 @@
+"""The benchmark on a tiny shape: complete records, comparable sides, a table of its own."""
+
+import json
+
+import pytest
+import torch
+from made_up_records import make_record
+from test_build import build  # noqa: F401
+from test_linalg import activations
+
+from stat_repro import measure, results
+from stat_repro.bench.__main__ import main
+from stat_repro.bench.shapes import SHAPES, random_batches
+from stat_repro.bench.stages import COMPRESSION_STAGES, by_authors, by_gram
+from stat_repro.config import ConfigError, RunConfig
+from stat_repro.models.adapter import adapter_for
+
+TINY = ["tiny", "--repeats", "2", "--sweep", "0.2,0.3", "--authors-tokens", "50"]
+
+
+def test_a_measurement_is_stored_and_shown(tmp_path, build, capsys):  # noqa: F811
+    arguments = [*TINY, "--ratio", "0.4", "--results", str(tmp_path / "results")]
+    assert main(arguments) == 0
+    assert main(arguments) == 0  # a second one replaces nothing
+    stored = sorted(path.name for path in (tmp_path / "results" / "speed").iterdir())
+    assert stored == ["tiny-n6x9-d2.json", "tiny-n6x9-d2.repeat-1.json"]
+    record = results.load_speed(tmp_path / "results")[0]
+    own = {"forward_s", "forward_folded_s", "compress_s", "sweep_s", "gram_ffn_s", "authors_ffn_s"}
+    assert set(record.seconds) == own | set(COMPRESSION_STAGES)
+    assert {len(values) for values in record.seconds.values()} == {2}
+    assert min(min(values) for values in record.seconds.values()) > 0
+    first = {key: values[0] for key, values in record.seconds.items()}
+    assert sum(first[key] for key in COMPRESSION_STAGES) <= first["compress_s"]
+    turns = [
+        whole / (bare + folded)
+        for whole, bare, folded in zip(
+            *(record.seconds[k] for k in ("compress_s", "forward_s", "forward_folded_s")),
+            strict=True,
+        )
+    ]
+    ratios = record.ratios["compress_by_forward_passes"]
+    assert ratios["min"] == pytest.approx(min(turns))
+    assert ratios["median"] == pytest.approx(sum(turns) / 2)
+    assert set(record.ratios) == {
+        *("compress_by_forward_passes", "calibrate_by_forward_pass"),
+        *("recalibrate_by_forward_pass", "authors_ffn_by_gram_ffn", "sweep_by_one_ratio"),
+    }
+    assert record.memory["statistics"] == 2 * 8 * (24**2 + 20**2)
+    assert record.protocol["authors_tokens"] == 50
+
+    # Beside a study of runs, which the table of runs shows as before.
+    results.save_record(make_record(), tmp_path / "results")
+    where = ["--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]
+    assert build.main(where) == 0
+    assert "study speed: 2 measurements" in capsys.readouterr().out
+    text = (tmp_path / "out" / "speed" / "table.md").read_text()
+    assert "compression / its two bare forward passes" in text
+    assert f"{ratios['median']:.2f}" in text
+    with pytest.raises(results.StudyError, match="holds no runs"):
+        results.load_records(tmp_path / "results", "speed")
+    with pytest.raises(ConfigError, match="choose another name"):
+        RunConfig(study="speed")
+
+
+def test_what_is_not_asked_for_is_not_measured(tmp_path):
+    assert main(["tiny", "--repeats", "1", "--warmup", "0", "--authors-tokens", "0",
+                 "--layers", "1", "--examples", "3", "--length", "5", "--batch-size", "2",
+                 "--threads", "1", "--dtype", "bfloat16", "--ratio", "0.3",
+                 "--results", str(tmp_path)]) == 0  # fmt: skip
+    (record,) = results.load_speed(tmp_path)
+    assert record.name == "tiny-n3x5-d1"
+    assert "authors_ffn_by_gram_ffn" not in record.ratios
+    assert "sweep_by_one_ratio" not in record.ratios
+    assert record.protocol["dtype"] == "bfloat16"
+    assert record.protocol["threads"] == 1
+
+
+@pytest.mark.parametrize("arguments", [["huge"], ["tiny", "--repeats", "0"], []])
+def test_unusable_arguments_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"schema": "stat_repro.speed/0"}', '{"schema": "stat_repro.speed/1"}']
+)
+def test_damaged_measurements_are_named(text, tmp_path):
+    with pytest.raises(results.StudyError, match=r"stat_repro\.bench"):
+        results.load_speed(tmp_path)
+    (tmp_path / "speed").mkdir()
+    (tmp_path / "speed" / "odd.json").write_text(text)
+    with pytest.raises(results.RecordError, match=r"odd\.json"):
+        results.load_speed(tmp_path)
+
+
+def test_both_sides_do_the_same_work():
+    """The authors' QR and the Gram matrix end in the same consumer, up to float32."""
+    site = adapter_for(SHAPES["tiny"].build(1, 8, torch.float32)).site(0, "ffn")
+    rows = activations(300, 20).float()
+    weight = torch.randn(6, 20, generator=torch.Generator().manual_seed(1))
+    gram = by_gram(rows, weight, 9, site)
+    torch.testing.assert_close(by_authors(rows, weight, 9).double(), gram, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_are_models_with_sites(name):
+    shape = SHAPES[name]
+    with torch.device("meta"):
+        model = shape.build(1, 8, torch.float32)
+    widths = {site.kind: site.columns for site in adapter_for(model).sites}
+    assert widths == {
+        "attention": shape.config["hidden_size"],
+        "ffn": shape.config["intermediate_size"],
+    }
+
+
+def test_batches_are_full_and_repeatable():
+    model = SHAPES["tiny"].build(1, 8, torch.float32)
+    batches = random_batches(model, 5, 8, 2)
+    assert [tuple(batch["input_ids"].shape) for batch in batches] == [(2, 8), (2, 8), (1, 8)]
+    again = random_batches(model, 5, 8, 2)
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(batches, again))  # noqa: B905
+    assert json.dumps(SHAPES["tiny"].config)
+
+
+def test_the_peak_can_be_started_anew():
+    if not measure.reset_process_peak_rss():
+        pytest.skip("the system does not reset the peak")
+    before = measure.process_peak_rss_bytes()
+    held = torch.ones(50_000_000)
+    assert measure.process_peak_rss_bytes() - before > 0.9 * held.nbytes
+    del held
+    assert measure.reset_process_peak_rss()
+    assert measure.process_peak_rss_bytes() - before < 0.5 * 50_000_000 * 4
