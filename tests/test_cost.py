@@ -5,7 +5,14 @@ import struct
 
 import pytest
 import torch
-from pico_models import LLAMA_NAMES, PICO_HEADS, pico_model, random_plan, selection_edits
+from pico_models import (
+    LLAMA_NAMES,
+    PICO_HEADS,
+    REPRESENTATIVES,
+    pico_model,
+    random_plan,
+    selection_edits,
+)
 from pico_project import sentence_overrides, text_overrides
 from test_pipeline import compose_here
 from torch import nn
@@ -57,6 +64,10 @@ def linear_macs(model, length, once=()):
         ("distilbert", "ForSequenceClassification", ("pre_classifier", "classifier")),
         ("llama_grouped", "ForCausalLM", ("none",)),
         ("llama_tied", "ForCausalLM", ("none",)),
+        ("mistral", "ForCausalLM", ("none",)),
+        ("qwen2_mixed", "ForCausalLM", ("none",)),
+        ("opt", "ForCausalLM", ("none",)),
+        ("opt_post_norm", "ForCausalLM", ("none",)),
     ],
 )
 def test_whole_model_macs_are_those_counted_by_hand(name, head, once, length, attention):
@@ -96,7 +107,7 @@ def test_counted_costs_agree_with_the_plan():
 # Bytes
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped", "llama_tied"])
+@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped", "llama_tied", "opt"])
 @pytest.mark.parametrize("head", [None, "tied"])
 def test_size_is_that_of_the_saved_file_without_its_header(name, head, tmp_path):
     head = {"bert": "ForMaskedLM", "distilbert": "ForMaskedLM"}.get(name) if head else None
@@ -223,7 +234,7 @@ def test_speedup_is_the_ratio_of_medians_with_the_quartiles_of_the_turns(monkeyp
     assert entry["latency_s"]["dense"] == {"median": 6.0, "q25": 5.0, "q75": 7.0, "min": 4.0}
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped"])
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_measured_costs_say_under_what_conditions(name):
     dense = pico_model(name)
     pruned = pruned_of(dense)
