@@ -109,12 +109,13 @@ def cost_entry(kept: float, speedup: float, batch: int = 1, **changes: Any) -> d
         "repeats": 20,
         "threads": 2,
         "device": "cpu",
+        "processor": "Pico 1",
         "dtype": "float32",
         "macs_per_token": macs,
         "prunable_macs_per_token": {"dense": prunable, "pruned": kept * prunable},
         "latency_s": {"dense": {"median": 0.01}, "pruned": {"median": 0.01 / speedup}},
         "tokens_per_s": {"dense": 12800.0 * batch, "pruned": 12800.0 * batch * speedup},
-        "speedup": {"of_medians": speedup, "q25": speedup - 0.1, "q75": speedup + 0.2},
+        "speedup": {"median": speedup, "q25": speedup - 0.1, "q75": speedup + 0.2},
         "peak_memory_bytes": {"dense": 9e7, "pruned": 7e7},
     } | changes
 

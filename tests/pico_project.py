@@ -4,13 +4,22 @@ import random
 from pathlib import Path
 
 from pico_data import WORDS, word_tokenizer
-from pico_models import pico_model
+from pico_models import PICO_CONFIGS, pico_model
+from transformers import Qwen2Tokenizer
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """For folders of this family, which transformers reads as byte-level BPE whatever they hold."""
+    pieces = ["<|endoftext|>", "Ġ", "w", "Ġw", *"0123456789"]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    return Qwen2Tokenizer(vocab=vocabulary, merges=[("Ġ", "w")])
 
 
 def save_checkpoint(folder: Path, name: str, **changes) -> Path:
     """A tiny random model with its tokenizer as a Hugging Face folder."""
     pico_model(name, **changes).save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
+    qwen = PICO_CONFIGS[name].model_type == "qwen2"
+    (qwen_tokenizer() if qwen else word_tokenizer()).save_pretrained(folder)
     return folder
 
 

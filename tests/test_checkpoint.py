@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers as hf
 import yaml
+from pico_data import word_tokenizer
 from pico_models import (
     PICO_HEADS,
     pico_batches,
@@ -21,8 +22,8 @@ from pico_models import (
     random_plan,
     selection_edits,
 )
+from pico_project import qwen_tokenizer
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel
 
 from stat_repro.checkpoint import CheckpointError, load_plan, save_pruned
@@ -35,8 +36,10 @@ ARCHITECTURES = {
     "distilbert": "AutoModelForSequenceClassification",
     "llama_grouped": "AutoModelForCausalLM",
     "llama_tied": "AutoModelForCausalLM",
+    "llama_multi_query": "AutoModelForCausalLM",
     "mistral": "AutoModelForCausalLM",
     "qwen2_mixed": "AutoModelForCausalLM",
+    "opt": "AutoModelForCausalLM",
     "opt_post_norm": "AutoModelForCausalLM",
 }
 
@@ -67,21 +70,13 @@ for name, job in jobs.items():
     if model.can_generate():
         tokens = model.generate(**batch, max_new_tokens=4, do_sample=False)
         results[name + ".tokens"] = tokens
-    results[name + ".vocabulary"] = torch.tensor(
-        len(transformers.AutoTokenizer.from_pretrained(job["folder"]))
-    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(job["folder"])
+    results[name + ".vocabulary"] = torch.tensor(len(tokenizer))
+    results[name + ".text"] = torch.tensor(tokenizer("bad w12 w3")["input_ids"])
 modules = [m for m in sys.modules if m.startswith("stat_repro.")]
 assert bool(modules) == (way == "package"), modules
 save_file(results, out)
 """
-
-
-def tiny_tokenizer() -> hf.PreTrainedTokenizerFast:
-    vocabulary = {"[PAD]": 0, "[UNK]": 1, "good": 2, "bad": 3}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    return hf.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
-    )
 
 
 def pruned_pico(
@@ -105,8 +100,11 @@ def test_loads_in_a_new_process_with_and_without_the_package(tmp_path: Path) -> 
     for name, auto in ARCHITECTURES.items():
         model, plan = pruned_pico(name)
         batch = pico_batches(model, 1, padding_side="left")[0]
+        tokenizer = (
+            qwen_tokenizer() if model.config.model_type == "stat_qwen2" else word_tokenizer()
+        )
         folder = save_pruned(
-            model, tmp_path / name, plan=plan, tokenizer=tiny_tokenizer(), base_model="pico"
+            model, tmp_path / name, plan=plan, tokenizer=tokenizer, base_model="pico"
         )
         save_file(batch, tmp_path / f"{name}.batch")
         jobs[name] = {"folder": str(folder), "auto": auto, "batch": str(tmp_path / f"{name}.batch")}
@@ -115,18 +113,21 @@ def test_loads_in_a_new_process_with_and_without_the_package(tmp_path: Path) -> 
         if model.can_generate():
             tokens = model.generate(**batch, max_new_tokens=4, do_sample=False)
             expected[f"{name}.tokens"] = tokens
-        expected[f"{name}.vocabulary"] = torch.tensor(4)
+        expected[f"{name}.vocabulary"] = torch.tensor(len(tokenizer))
+        expected[f"{name}.text"] = torch.tensor(tokenizer("bad w12 w3")["input_ids"])
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     environment["HF_MODULES_CACHE"] = str(tmp_path / "hf_modules")
-    for way in ("package", "remote_code"):
-        out = tmp_path / f"{way}.safetensors"
-        arguments = [way, json.dumps(jobs), str(out), str(ROOT)]
-        done = subprocess.run(
+    ways = {}
+    for way in ("package", "remote_code"):  # side by side
+        arguments = [way, json.dumps(jobs), str(tmp_path / f"{way}.safetensors"), str(ROOT)]
+        ways[way] = subprocess.Popen(
             [sys.executable, "-I", "-c", LOADER, *arguments],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+            cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        results = load_file(out)
+    for way, process in ways.items():
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        results = load_file(tmp_path / f"{way}.safetensors")
         assert set(results) == set(expected)
         for key, value in expected.items():
             assert torch.equal(results[key], value), f"{way} {key}"
@@ -191,7 +192,7 @@ def test_contents_of_the_folder(tmp_path: Path) -> None:
         model,
         tmp_path / "deep" / "pruned",
         plan=plan,
-        tokenizer=tiny_tokenizer(),
+        tokenizer=word_tokenizer(),
         run_config={"ratio": 0.4, "model": {"path": str(tmp_path / "mine"), "name": "x/y"}},
         record_summary={"mac_kept_fraction": 0.61234567, "metrics": {"dense": {"accuracy": 0.75}}},
         base_model=str(tmp_path / "mine"),

@@ -1,12 +1,13 @@
 """`python run.py` as a user types it, on tiny models and files."""
 
 import json
-import os
-import subprocess
-import sys
+import math
 from pathlib import Path
 
 import pytest
+import yaml
+from command_server import command_server, run_in_new_process
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from pico_benchmarks import (
     corpus_overrides,
     glue_overrides,
@@ -19,16 +20,11 @@ from pico_project import sentence_overrides, text_overrides
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(arguments, cwd, **environment):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *arguments],
-        cwd=cwd,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def run():
+    """`run(arguments, cwd, **environment)`: a command and what became of it."""
+    with command_server() as run_in_fork:
+        yield run_in_fork
 
 
 def records_in(folder):
@@ -42,7 +38,7 @@ def test_a_sweep_from_another_directory_survives_a_failing_point(tmp_path):
     home = tmp_path / "home"
     elsewhere.mkdir()
     home.mkdir()
-    done = run(
+    done = run_in_new_process(
         ["-m", "ratio=0.3,0.5,1.5", "pruning.min_units=1,500", *overrides],
         elsewhere,
         HOME=str(home),
@@ -71,7 +67,7 @@ def test_a_sweep_from_another_directory_survives_a_failing_point(tmp_path):
 
 def test_the_parallel_launcher_gives_the_same_account(tmp_path):
     overrides = [o for o in sentence_overrides(tmp_path) if not o.startswith("hydra.")]
-    done = run(["-m", "ratio=0.3,1.5", "launcher=joblib", *overrides], tmp_path)
+    done = run_in_new_process(["-m", "ratio=0.3,1.5", "launcher=joblib", *overrides], tmp_path)
     assert done.returncode == 1
     assert [r["ratio"] for r in records_in(tmp_path / "results" / "local")] == [0.3]
     assert "1 of 2 points failed" in done.stdout
@@ -102,18 +98,46 @@ SMALL = {
     "movie_reviews_minilm": (sentence_overrides, 2),
     "nyt_editorials_smollm2": (text_overrides, 3),
     "sketch_minilm": (lambda folder: [*sentence_overrides(folder), "calibration.examples=16"], 7),
-    "squad_dev_minilm": (lambda folder: squad_file_overrides(folder, "bert"), 1),
+    "squad_dev_minilm": (
+        lambda folder: [*squad_file_overrides(folder, "bert"), "calibration.examples=12"],
+        1,
+    ),
     "wikitext2_smollm2": (corpus_overrides, 2),
 }
 
 
+def header_of(sweep):
+    """The comment of a sweep, as one line of text."""
+    lines = sweep.read_text(encoding="utf-8").splitlines()
+    return " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
+
+
+def points_of(sweep):
+    """How many points the sweep has."""
+    params = yaml.safe_load(sweep.read_text(encoding="utf-8"))["hydra"]["sweeper"]["params"]
+    parser = OverridesParser.create()
+    overrides = [parser.parse_override(f"{key}={value}") for key, value in params.items()]
+    swept = [one for one in overrides if one.is_sweep_override()]
+    return math.prod(len(list(one.sweep_iterator())) for one in swept)
+
+
 @pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.stem)
-def test_every_stored_sweep_runs_small(sweep, tmp_path):
+def test_every_stored_sweep_says_what_it_is_and_what_ran(sweep):
+    """Claim, command, cost and what ran here, in this order and in numbers that are true."""
+    header, points = header_of(sweep), points_of(sweep)
+    words = ("Claim:", f"Command: python run.py -m sweep={sweep.stem}", "Cost:", "Run here:")
+    places = [header.index(word) for word in words]
+    assert places == sorted(places)
+    assert f" {points} points" in header[places[2] : places[3]]
+    stored = records_in(ROOT / "results" / sweep.stem)
+    ran = header[places[3] :]
+    assert ("all points" in ran) == (len(stored) == points)
+    assert ("no point" in ran) == (not stored)
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.stem)
+def test_every_stored_sweep_runs_small(sweep, tmp_path, run):
     """All variants of the study at one ratio and seed, on tiny models and files."""
-    header = sweep.read_text(encoding="utf-8")
-    command = f"# Command: python run.py -m sweep={sweep.stem}"
-    for word in ("# Claim:", command, "# Cost:", "# Run here:"):
-        assert word in header
     overrides, points = SMALL[sweep.stem]
     cache = {"STAT_REPRO_CACHE": str(tmp_path / "cache")}
     done = run(
@@ -123,9 +147,11 @@ def test_every_stored_sweep_runs_small(sweep, tmp_path):
     records = records_in(tmp_path / "results" / sweep.stem)
     assert len(records) == points
     assert not (tmp_path / "results" / sweep.stem / "failed").exists()
+    trained = len(list((tmp_path / "cache" / "checkpoints").glob("*")))
+    assert trained == 0 or f" {trained} fine-tuning" in header_of(sweep)
 
 
-def test_language_model_run_saves_a_model_and_is_not_repeated(tmp_path):
+def test_language_model_run_saves_a_model_and_is_not_repeated(tmp_path, run):
     overrides = [*text_overrides(tmp_path), "ratio=0.2", f"save_to={tmp_path / 'models'}"]
     first = run(overrides, tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -149,7 +175,7 @@ def test_language_model_run_saves_a_model_and_is_not_repeated(tmp_path):
     assert records[0]["metrics"] == records[1]["metrics"]
 
 
-def test_a_stored_run_is_still_saved_when_a_model_is_asked_for(tmp_path):
+def test_a_stored_run_is_still_saved_when_a_model_is_asked_for(tmp_path, run):
     overrides = [*sentence_overrides(tmp_path), "ratio=0.2"]
     assert run(overrides, tmp_path).returncode == 0
     saving = [*overrides, f"save_to={tmp_path / 'models'}"]
@@ -165,7 +191,7 @@ def test_a_stored_run_is_still_saved_when_a_model_is_asked_for(tmp_path):
     assert (saved / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_taken_place_is_told_before_the_work(tmp_path):
+def test_a_taken_place_is_told_before_the_work(tmp_path, run):
     overrides = [*sentence_overrides(tmp_path), "ratio=0.2"]
     assert run(overrides, tmp_path).returncode == 0
     (record,) = records_in(tmp_path / "results" / "local")
@@ -178,7 +204,7 @@ def test_a_taken_place_is_told_before_the_work(tmp_path):
     assert [p.name for p in taken.iterdir()] == ["notes.txt"]
 
 
-def test_other_content_under_the_same_names_is_another_run(tmp_path):
+def test_other_content_under_the_same_names_is_another_run(tmp_path, run):
     overrides = [*sentence_overrides(tmp_path), "ratio=0.2"]
     assert run(overrides, tmp_path).returncode == 0
     table = tmp_path / "test.csv"
@@ -191,7 +217,7 @@ def test_other_content_under_the_same_names_is_another_run(tmp_path):
     assert sorted(r["metrics"]["protocol"]["examples"] for r in records) == [19, 30]
 
 
-def test_a_damaged_record_hides_no_failure(tmp_path):
+def test_a_damaged_record_hides_no_failure(tmp_path, run):
     overrides = sentence_overrides(tmp_path)
     assert run([*overrides, "ratio=0.2"], tmp_path).returncode == 0
     (path,) = (tmp_path / "results" / "local").glob("*.json")
@@ -214,7 +240,7 @@ def test_a_damaged_record_hides_no_failure(tmp_path):
         (["device=cuda:9"], "available"),
     ],
 )
-def test_bad_command_lines_end_with_one_message_and_status_1(arguments, message, tmp_path):
+def test_bad_command_lines_end_with_one_message_and_status_1(arguments, message, tmp_path, run):
     places = [f"results={tmp_path}", "tracking=disabled", f"hydra.run.dir={tmp_path}"]
     done = run([*arguments, *places], tmp_path)
     assert done.returncode == 1

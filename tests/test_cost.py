@@ -5,7 +5,14 @@ import struct
 
 import pytest
 import torch
-from pico_models import LLAMA_NAMES, PICO_HEADS, pico_model, random_plan, selection_edits
+from pico_models import (
+    LLAMA_NAMES,
+    PICO_HEADS,
+    REPRESENTATIVES,
+    pico_model,
+    random_plan,
+    selection_edits,
+)
 from pico_project import sentence_overrides, text_overrides
 from test_pipeline import compose_here
 from torch import nn
@@ -17,7 +24,7 @@ from stat_repro.config import ConfigError, CostConfig
 from stat_repro.cost import compare, latency
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.cost.count import size_bytes, whole_model_macs
-from stat_repro.cost.latency import spread, time_in_turns
+from stat_repro.cost.latency import processor_name, spread, time_in_turns
 from stat_repro.cost.memory import forward_bytes
 from stat_repro.models.adapter import adapter_for
 from stat_repro.session import Session
@@ -57,6 +64,10 @@ def linear_macs(model, length, once=()):
         ("distilbert", "ForSequenceClassification", ("pre_classifier", "classifier")),
         ("llama_grouped", "ForCausalLM", ("none",)),
         ("llama_tied", "ForCausalLM", ("none",)),
+        ("mistral", "ForCausalLM", ("none",)),
+        ("qwen2_mixed", "ForCausalLM", ("none",)),
+        ("opt", "ForCausalLM", ("none",)),
+        ("opt_post_norm", "ForCausalLM", ("none",)),
     ],
 )
 def test_whole_model_macs_are_those_counted_by_hand(name, head, once, length, attention):
@@ -96,7 +107,7 @@ def test_counted_costs_agree_with_the_plan():
 # Bytes
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped", "llama_tied"])
+@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped", "llama_tied", "opt"])
 @pytest.mark.parametrize("head", [None, "tied"])
 def test_size_is_that_of_the_saved_file_without_its_header(name, head, tmp_path):
     head = {"bert": "ForMaskedLM", "distilbert": "ForMaskedLM"}.get(name) if head else None
@@ -206,24 +217,40 @@ def test_the_queue_of_an_accelerator_belongs_to_the_pass_that_filled_it(monkeypa
     assert times == [[3.0, 3.0]]
 
 
+def test_the_processor_that_was_timed_has_its_name(tmp_path, monkeypatch):
+    described = tmp_path / "cpuinfo"
+    described.write_text(
+        "processor\t: 0\nmodel name\t: Pico: 1\nprocessor\t: 1\nmodel name\t: Pico: 1\n"
+    )
+    assert processor_name(CPU, described) == "Pico: 1"
+    monkeypatch.setattr(latency.platform, "processor", lambda: "")
+    monkeypatch.setattr(latency.platform, "machine", lambda: "arm64")
+    assert processor_name(CPU, tmp_path / "nowhere") == "arm64"
+    monkeypatch.setattr(latency.platform, "processor", lambda: "Pico 2")
+    assert processor_name(CPU, tmp_path / "nowhere") == "Pico 2"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Pico {device}")
+    assert processor_name(torch.device("cuda:1")) == "Pico cuda:1"
+
+
 def test_spread_is_median_quartiles_and_minimum():
     assert spread([4.0, 1.0, 3.0, 2.0, 5.0]) == {"median": 3.0, "q25": 2.0, "q75": 4.0, "min": 1.0}
     assert spread([2.0]) == {"median": 2.0, "q25": 2.0, "q75": 2.0, "min": 2.0}
 
 
-def test_speedup_is_the_ratio_of_medians_with_the_quartiles_of_the_turns(monkeypatch):
+def test_speedup_is_the_median_of_the_turns_with_its_quartiles(monkeypatch):
+    # The ratio of the medians, 3, would be outside of the quartiles.
     times = [[4.0, 6.0, 8.0], [2.0, 2.0, 4.0]]
     monkeypatch.setattr(compare, "time_in_turns", lambda *arguments: times)
     dense = pico_model("bert")
     config = CostConfig(enabled=True, batch_sizes=[3], sequence_length=10, repeats=3)
     (entry,) = measured_costs(dense, pruned_of(dense), config, 99.0)
     # Turns: 2, 3, 2.
-    assert entry["speedup"] == {"of_medians": 3.0, "q25": 2.0, "q75": 2.5}
+    assert entry["speedup"] == {"median": 2.0, "q25": 2.0, "q75": 2.5}
     assert entry["tokens_per_s"] == {"dense": 3 * 10 / 6.0, "pruned": 3 * 10 / 2.0}
     assert entry["latency_s"]["dense"] == {"median": 6.0, "q25": 5.0, "q75": 7.0, "min": 4.0}
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped"])
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_measured_costs_say_under_what_conditions(name):
     dense = pico_model(name)
     pruned = pruned_of(dense)
@@ -233,7 +260,7 @@ def test_measured_costs_say_under_what_conditions(name):
     weights = {"dense": dense.get_memory_footprint(), "pruned": pruned.get_memory_footprint()}
     for entry in entries:
         conditions = {"sequence_length": 17, "warmup": 1, "repeats": 3, "threads": 1}
-        conditions |= {"device": "cpu", "dtype": "float32"}
+        conditions |= {"device": "cpu", "dtype": "float32", "processor": processor_name(CPU)}
         assert conditions.items() <= entry.items()
         assert entry["macs_per_token"]["dense"] == whole_model_macs(dense, 17)
         for which in ("dense", "pruned"):
@@ -243,7 +270,8 @@ def test_measured_costs_say_under_what_conditions(name):
             assert entry["peak_memory_bytes"][which] == weights[which] + held
         held = entry["forward_memory_bytes"]
         assert 0 < held["pruned"] <= held["dense"]
-        assert entry["speedup"]["of_medians"] > 0
+        speedup = entry["speedup"]
+        assert 0 < speedup["q25"] <= speedup["median"] <= speedup["q75"]
     assert entries[1]["forward_memory_bytes"]["dense"] > 2 * held["dense"] / 4
 
 

@@ -26,7 +26,7 @@ def test_a_row_says_how_close_time_comes_to_the_macs() -> None:
         "model": "pico",
         "dataset": "reviews",
         "variant": "STAT",
-        "device": "cpu, 2 threads",
+        "device": "Pico 1, 2 threads",
         "ratio": "0.5",
         "batch": "1",
         "tokens": "128",
@@ -48,19 +48,22 @@ def test_a_row_says_how_close_time_comes_to_the_macs() -> None:
 
 
 def test_runs_of_a_point_are_put_together_and_conditions_kept_apart() -> None:
-    gpu = {"device": "cuda:0", "threads": 8}
+    gpu = {"device": "cuda:0", "threads": 8, "processor": "Pico GPU"}
+    elsewhere = {"processor": "Pico 2"}
     records = [
         measured_record(cost_entry(0.5, 1.2)),
         measured_record(cost_entry(0.5, 1.4), seed=1),
         measured_record(cost_entry(0.5, 3.0, **gpu), seed=2),
+        measured_record(cost_entry(0.5, 1.5, **elsewhere), seed=3),
     ]
     points = reporting.cost_points(measured(*records)).set_index("device")
-    together = points.loc["cpu, 2 threads"]
+    together = points.loc["Pico 1, 2 threads"]
     assert together["n"] == 2
     assert together["speedup"] == pytest.approx(1.3)
     assert together["speedup_low"] == pytest.approx(1.1)
     assert together["speedup_high"] == pytest.approx(1.6)
-    assert points.loc["cuda:0"]["speedup"] == 3.0
+    assert points.loc["Pico GPU"]["speedup"] == 3.0
+    assert points.loc["Pico 2, 2 threads"]["speedup"] == 1.5
 
 
 def test_csv_holds_the_numbers_in_the_units_of_the_record() -> None:
@@ -84,8 +87,8 @@ def test_figure_has_a_panel_per_condition_and_a_look_per_variant() -> None:
     (data,) = reporting.cost_figure_data(measured(*records))
     assert data.name == "figure_pico_reviews_speedup"
     assert [panel.title for panel in data.panels] == [
-        "batch 1, 128 tokens (cpu, 2 threads)",
-        "batch 32, 128 tokens (cpu, 2 threads)",
+        "batch 1, 128 tokens\nPico 1, 2 threads",
+        "batch 32, 128 tokens\nPico 1, 2 threads",
     ]
     plain, rounded = data.panels[0].series
     assert [plain.label, rounded.label] == ["STAT, round_to=1", "STAT, round_to=8"]

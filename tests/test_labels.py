@@ -229,6 +229,7 @@ def test_names_for_a_head_that_is_trained_here_are_refused(run, tmp_path):
 def test_scores_have_one_output_without_a_name(tmp_path):
     data = write_hub_layout("stsb", tmp_path / "data")
     given = ["model=hf", "dataset=stsb", f"dataset.path={data}", "model.name=pico"]
+    given.append("dataset.max_length=40")  # the positions of the model
     two = save_checkpoint(tmp_path / "two", "bert")
     with pytest.raises(ConfigError, match="stsb needs one, a number"):
         Session().dense(compose_run(*given, f"model.path={two}"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pico_models import pico_batches, pico_model
+from pico_models import REPRESENTATIVES, pico_batches, pico_model
 from pico_project import sentence_overrides
 from test_pipeline import compose_here
 
@@ -134,7 +134,7 @@ def test_no_rounding_changes_nothing():
 
 
 @pytest.mark.parametrize("allocation", ["global", "uniform"])
-@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped"])
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_a_compressed_model_has_the_rounded_sizes(name, allocation):
     model = pico_model(name)
     batches = pico_batches(model)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from stat_repro.allocation.costs import prunable_costs
 from stat_repro.config import ConfigError, CostConfig
 from stat_repro.cost.count import size_bytes, whole_model_macs
-from stat_repro.cost.latency import spread, time_in_turns
+from stat_repro.cost.latency import processor_name, spread, time_in_turns
 from stat_repro.cost.memory import forward_bytes
 from stat_repro.models.adapter import adapter_for
 from stat_repro.progress import track
@@ -64,8 +64,8 @@ def measured_costs(
 
     - `latency_s`: median, quartiles and minimum of the repeats, in seconds;
     - `tokens_per_s`: batch size times length by the median;
-    - `speedup`: the dense median by the pruned one (`of_medians`), and the quartiles of the ratios
-      of the turns (`q25`, `q75`);
+    - `speedup`: dense by pruned time of every turn, `median` and quartiles (`q25`, `q75`); unlike
+      the ratio of the medians it does not move when the machine changes its pace between turns;
     - `forward_memory_bytes`: the most that a pass holds beyond weights and inputs, see
       `forward_bytes`; `peak_memory_bytes`: the same with all parameters and buffers.
 
@@ -86,6 +86,7 @@ def measured_costs(
         "repeats": config.repeats,
         "threads": torch.get_num_threads(),
         "device": str(dense.device),
+        "processor": processor_name(dense.device),
         "dtype": str(dense.dtype).removeprefix("torch."),
         **{key: macs[key] for key in ("macs_per_token", "prunable_macs_per_token")},
     }
@@ -111,11 +112,7 @@ def _measured(
     return {
         "latency_s": latency,
         "tokens_per_s": {name: batch * length / s["median"] for name, s in latency.items()},
-        "speedup": {
-            "of_medians": latency["dense"]["median"] / latency["pruned"]["median"],
-            "q25": turns["q25"],
-            "q75": turns["q75"],
-        },
+        "speedup": {name: turns[name] for name in ("median", "q25", "q75")},
         "forward_memory_bytes": held,
         "peak_memory_bytes": {name: weights[name] + held[name] for name in held},
     }

@@ -84,7 +84,7 @@ def cost_figure_data(frame: pd.DataFrame) -> list[CostFigureData]:
     for (model, dataset), points in cost_points(frame).groupby(["model", "dataset"], sort=False):
         panels = [
             SpeedupPanel(
-                title=f"batch {batch}, {tokens} tokens ({device})",
+                title=f"batch {batch}, {tokens} tokens\n{device}",
                 prunable_share=float(group["prunable_share"].mean()),
                 series=tuple(_series(one) for _, one in group.groupby("variant", sort=False)),
             )

@@ -20,7 +20,7 @@ _NOTES = (
     "a / b: dense / pruned. MACs: whole model, at the timed length. Size: weights on disk",
     "latency: median of one forward pass over the batch; the two models take turns in one process",
     "peak memory: weights and what a forward pass holds at once beside them",
-    "speed-up: dense median by pruned median (lower to upper quartile over the turns; lowest and "
+    "speed-up: dense by pruned time of one turn, median (lower to upper quartile; lowest and "
     "highest of several runs)",
     "ideal: the speed-up if time followed the MACs of the whole model; bound: if the prunable part "
     "took all the time and followed its MACs",
@@ -38,12 +38,12 @@ def measured_runs(frame: pd.DataFrame) -> pd.DataFrame:
 def cost_points(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per variant, ratio, device, batch size and length, over the runs that measured it.
 
-    Columns: what makes the point (`tokens` per example; `device` with its CPU threads), `n` runs,
-    `warmup` and `repeats`; means in the record's units, each `_dense` and `_pruned`: `params`,
-    `size_bytes`, `macs_per_token`, `latency_s`, `tokens_per_s`, `peak_memory_bytes`; `speedup` with
-    `speedup_low` (smallest lower quartile) and `speedup_high` (largest upper one); `ideal` and
-    `bound`, the speed-ups that the MACs of the whole model and of the prunable part would give;
-    `prunable_share` of the dense model's MACs; `style`, `order`.
+    Columns: what makes the point (`tokens` per example; `device` by its name, with CPU threads),
+    `n` runs, `warmup` and `repeats`; means in the record's units, each `_dense` and `_pruned`:
+    `params`, `size_bytes`, `macs_per_token`, `latency_s`, `tokens_per_s`, `peak_memory_bytes`;
+    `speedup` with `speedup_low` (smallest lower quartile) and `speedup_high` (largest upper one);
+    `ideal` and `bound`, the speed-ups that the MACs of the whole model and of the prunable part
+    would give; `prunable_share` of the dense model's MACs; `style`, `order`.
 
     Args:
         frame: What `measured_runs` gives, not empty; so for the other functions here.
@@ -115,13 +115,14 @@ def _measured(run: Any) -> list[dict[str, Any]]:
             {
                 **{key: run[key] for key in ("model", "dataset", "variant", "ratio", "order")},
                 "style": style_of(run, run["extras"]),
-                "device": entry["device"] + words,
+                # Times of two machines are never put together.
+                "device": entry["processor"] + words,
                 "batch": entry["batch_size"],
                 "tokens": entry["sequence_length"],
                 "warmup": entry["warmup"],
                 "repeats": entry["repeats"],
                 **both,
-                "speedup": entry["speedup"]["of_medians"],
+                "speedup": entry["speedup"]["median"],
                 "speedup_low": entry["speedup"]["q25"],
                 "speedup_high": entry["speedup"]["q75"],
                 "ideal": macs["dense"] / macs["pruned"],
