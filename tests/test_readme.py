@@ -61,6 +61,8 @@ COMPAT, FLOOR = "config.pruning.authors_compat", "config.pruning.min_units"
 ALLOCATION = "config.pruning.allocation"
 MINILM, DISTIL = "movie_reviews_minilm", "movie_reviews_distilminilm"
 NYT = "nyt_editorials_smollm2"
+SQUAD = "squad_dev_minilm"
+EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,8 @@ NYT = "nyt_editorials_smollm2"
         ("test accuracy, the authors' script repeated", MINILM, {COMPAT: True}, ACCURACY, 100, 2),
         ("agreement with the dense model, STAT", MINILM, {COMPAT: False}, AGREEMENT, 100, 2),
         ("test accuracy, DistilBERT form", DISTIL, {}, ACCURACY, 100, 2),
+        ("exact match, SQuAD development set", SQUAD, {}, EXACT, 100, 2),
+        ("F1, SQuAD development set", SQUAD, {}, F1, 100, 2),
         ("perplexity, STAT", NYT, {FLOOR: 1, ALLOCATION: "global"}, PERPLEXITY, 1, 1),
         ("perplexity, STAT without a floor", NYT, {FLOOR: 0}, PERPLEXITY, 1, 1),
         ("perplexity, STAT, uniform sizes", NYT, {ALLOCATION: "uniform"}, PERPLEXITY, 1, 1),
