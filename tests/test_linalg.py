@@ -99,16 +99,17 @@ def _places(factor, order):
     return torch.argsort(factor.order)[order]
 
 
-@pytest.mark.parametrize("lapack", [True, False])
+@pytest.mark.parametrize("lapack", [True, False, None])
 def test_pivots_that_were_not_asked_for_are_counted_as_rest(lapack):
     a = activations(features=24)
     gram = a.T @ a
     whole = pivoting.pivoted_cholesky(gram)
-    few = pivoting.pivoted_cholesky(gram, max_rank=9, lapack=lapack)
-    assert few.rank == 9
-    assert few.order[:9].tolist() == whole.order[:9].tolist()
-    torch.testing.assert_close(few.tail_norms[:10], whole.tail_norms[:10])
-    torch.testing.assert_close(few.magnitudes[:9], whole.magnitudes[:9])
+    for wanted in (0, 4, 9):
+        few = pivoting.pivoted_cholesky(gram, max_rank=wanted, lapack=lapack)
+        assert few.rank == wanted
+        assert few.order[:wanted].tolist() == whole.order[:wanted].tolist()
+        torch.testing.assert_close(few.tail_norms[: wanted + 1], whole.tail_norms[: wanted + 1])
+        torch.testing.assert_close(few.magnitudes[:wanted], whole.magnitudes[:wanted])
     assert pivoting.pivoted_cholesky(gram, max_rank=50, lapack=lapack).rank == 24
     assert pivoting.pivoted_cholesky(gram, max_rank=50, lapack=lapack).rest == 0
     with pytest.raises(pivoting.LinAlgInputError, match="at least 0, got -1"):
