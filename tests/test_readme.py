@@ -59,9 +59,10 @@ ACCURACY, AGREEMENT = "metrics.pruned.accuracy", "metrics.fidelity.agreement"
 PERPLEXITY = "metrics.pruned.perplexity"
 COMPAT, FLOOR = "config.pruning.authors_compat", "config.pruning.min_units"
 ALLOCATION = "config.pruning.allocation"
+UNIFORM = {ALLOCATION: "uniform"}
 MINILM, DISTIL = "movie_reviews_minilm", "movie_reviews_distilminilm"
 NYT = "nyt_editorials_smollm2"
-SQUAD = "squad_dev_minilm"
+SQUAD, WIKITEXT = "squad_dev_minilm", "wikitext2_smollm2"
 EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
 
 
@@ -72,11 +73,13 @@ EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
         ("test accuracy, the authors' script repeated", MINILM, {COMPAT: True}, ACCURACY, 100, 2),
         ("agreement with the dense model, STAT", MINILM, {COMPAT: False}, AGREEMENT, 100, 2),
         ("test accuracy, DistilBERT form", DISTIL, {}, ACCURACY, 100, 2),
+        ("WikiText-2 perplexity, STAT", WIKITEXT, {ALLOCATION: "global"}, PERPLEXITY, 1, 2),
+        ("WikiText-2 perplexity, STAT, uniform sizes", WIKITEXT, UNIFORM, PERPLEXITY, 1, 2),
         ("exact match, SQuAD development set", SQUAD, {}, EXACT, 100, 2),
         ("F1, SQuAD development set", SQUAD, {}, F1, 100, 2),
         ("perplexity, STAT", NYT, {FLOOR: 1, ALLOCATION: "global"}, PERPLEXITY, 1, 1),
         ("perplexity, STAT without a floor", NYT, {FLOOR: 0}, PERPLEXITY, 1, 1),
-        ("perplexity, STAT, uniform sizes", NYT, {ALLOCATION: "uniform"}, PERPLEXITY, 1, 1),
+        ("perplexity, STAT, uniform sizes", NYT, UNIFORM, PERPLEXITY, 1, 1),
     ],
 )
 def test_numbers_are_those_of_the_records(label, study, chosen, column, scale, digits):
@@ -87,6 +90,22 @@ def test_numbers_are_those_of_the_records(label, study, chosen, column, scale, d
         frame = frame[frame[key] == value]
     means = scale * frame.groupby("ratio")[column].mean()
     assert table_row(label) == [round(float(value), digits) for value in means]
+
+
+def test_speedups_are_those_of_the_records():
+    from stat_repro.results.store import load_records
+
+    rows = {"speed-up, batch 1": [], "speed-up, batch 32": []}
+    ideal = []
+    records = [r for r in load_records(ROOT / "results", "cost_minilm") if r.costs["round_to"] == 1]
+    for record in sorted(records, key=lambda r: r.ratio):
+        for entry in record.costs["measured"]:
+            rows[f"speed-up, batch {entry['batch_size']}"].append(entry["speedup"]["median"])
+        macs = entry["macs_per_token"]
+        ideal.append(macs["dense"] / macs["pruned"])
+    rows["speed-up if time followed the MACs of the whole model"] = ideal
+    for label, values in rows.items():
+        assert table_row(label) == [round(value, 2) for value in values], label
 
 
 def test_stored_tables_and_figures_are_those_of_the_records(tmp_path, monkeypatch):
