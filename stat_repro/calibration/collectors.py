@@ -18,9 +18,9 @@ from stat_repro.calibration.statistics import (
 from stat_repro.linalg.gram import mirror, rank_update
 from stat_repro.models.adapter import Site
 
-# Rows that one product of a sum takes: the Gram sum is read and written once per product, so few rows
-# at a time would cost memory traffic. A sketch draws this many rows at a time, so another value is
-# another sketch.
+# Rows that one product of a sum takes: the Gram sum is read and written once per product, so few
+# rows at a time would cost memory traffic. A sketch draws this many rows at a time, so another
+# value is another sketch.
 BLOCK_ROWS = 256
 
 
