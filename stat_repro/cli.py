@@ -134,7 +134,7 @@ def _run(point: str, config: RunConfig) -> Outcome:
         path = save_record(failed_record(config, name, error), root)
         log.error("failed: %s", _line(error))
         return Outcome(point, "failed", str(path), _line(error))
-    path = save_record(experiment.record, root)
+    path = save_record(experiment.record, root, experiment.examples)
     mirror(experiment.record, config.tracking)
     if folder is not None and not folder.exists():
         save_model(config, experiment, folder)

@@ -14,6 +14,7 @@ from stat_repro.config import ConfigError, RunConfig, to_dict
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.identity import identify
 from stat_repro.measure import Stopwatch, peak_memory, reset_cuda_peak_memory, resolve_device
+from stat_repro.results.examples import describe_examples, encode_examples
 from stat_repro.results.provenance import collect
 from stat_repro.results.record import RunRecord, describe_error
 from stat_repro.session import CalibratedModel, DenseModel, Session, sketch_of
@@ -27,11 +28,13 @@ class Experiment:
         record: The record.
         compression: Pruned model, plan and report.
         tokenizer: The model's tokenizer.
+        examples: The values per example that belong beside the record; None if not to be kept.
     """
 
     record: RunRecord
     compression: Compression
     tokenizer: PreTrainedTokenizerBase
+    examples: bytes | None
 
 
 def run_experiment(config: RunConfig, session: Session, name: str | None = None) -> Experiment:
@@ -64,7 +67,7 @@ def run_experiment(config: RunConfig, session: Session, name: str | None = None)
             **asdict(config.pruning),
         )
         with watch.stage("evaluate_s"):
-            metrics = dense.workload.evaluate(
+            evaluation = dense.workload.evaluate(
                 dense.loaded.model,
                 compression.model,
                 session.dense_outputs(config),
@@ -73,9 +76,15 @@ def run_experiment(config: RunConfig, session: Session, name: str | None = None)
         memory = peak_memory(dense.loaded.model.device)  # of the run, without the cost stage
         with watch.stage("cost_s"):
             costs = _costs(config, dense, compression)
-    found = {"metrics": metrics, "costs": costs, "memory": memory}
-    record = _record(config, name, dense, calibrated, compression, found, watch)
-    return Experiment(record, compression, dense.loaded.tokenizer)
+    kept = encode_examples(evaluation.examples) if config.evaluation.keep_examples else None
+    found = {
+        "metrics": evaluation.metrics,
+        "costs": costs,
+        "memory": memory,
+        "provenance": _provenance(config, dense, calibrated, kept),
+    }
+    record = _record(config, name, calibrated, compression, found, watch)
+    return Experiment(record, compression, dense.loaded.tokenizer, kept)
 
 
 def _costs(config: RunConfig, dense: DenseModel, compression: Compression) -> dict[str, Any]:
@@ -96,7 +105,6 @@ def _costs(config: RunConfig, dense: DenseModel, compression: Compression) -> di
 def _record(
     config: RunConfig,
     name: str,
-    dense: DenseModel,
     calibrated: CalibratedModel,
     compression: Compression,
     found: dict[str, Any],
@@ -116,7 +124,6 @@ def _record(
         timings=timings,
         site_errors=[asdict(error) for error in report.site_errors],
         plan=compression.plan.to_dict(),
-        provenance=_provenance(config, dense, calibrated),
         error=None,
     )
 
@@ -135,7 +142,7 @@ def _identity(config: RunConfig, name: str) -> dict[str, Any]:
 
 
 def _provenance(
-    config: RunConfig, dense: DenseModel, calibrated: CalibratedModel
+    config: RunConfig, dense: DenseModel, calibrated: CalibratedModel, examples: bytes | None
 ) -> dict[str, Any]:
     return collect(
         device=str(dense.loaded.model.device),
@@ -144,6 +151,7 @@ def _provenance(
         model_hash=dense.model_hash,
         base_model_hash=dense.base_hash,
         finetuned=dense.finetuned,
+        examples=None if examples is None else describe_examples(examples),
     )
 
 

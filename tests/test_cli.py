@@ -1,5 +1,6 @@
 """`python run.py` as a user types it, on tiny models and files."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -55,6 +56,9 @@ def test_a_sweep_from_another_directory_survives_a_failing_point(tmp_path):
         assert record["timings"]["compress_s"] > record["timings"]["calibrate_s"] > 0
         assert record["provenance"]["packages"]["torch"]
         assert record["memory"]["process_peak_rss_bytes"] > 0
+        beside = tmp_path / "results" / "local" / f"{record['run_id']}.examples.safetensors"
+        digest = hashlib.sha256(beside.read_bytes()).hexdigest()
+        assert record["provenance"]["examples"]["sha256"] == digest
     failed = records_in(tmp_path / "results" / "local" / "failed")
     assert [record["error"]["type"] for record in failed] == ["BudgetError"] * 2
     assert "4 of 6 points failed" in done.stdout

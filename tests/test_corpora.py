@@ -373,7 +373,7 @@ def test_editorials_and_own_text_are_cut_as_before(tmp_path):
     ids = tokenizer(test.read_text(), add_special_tokens=False)["input_ids"]
     model = pico_model("llama_grouped")
     evaluation = compose_run("dataset=text_file", "dataset.train=a", "dataset.test=b").evaluation
-    got = workload.evaluate(model, model, None, evaluation)
+    got = workload.evaluate(model, model, None, evaluation).metrics
     assert got["dense"]["nll"] == pytest.approx(
         direct_nll(model, torch.tensor(ids[:64]).view(4, 16)), rel=1e-5
     )

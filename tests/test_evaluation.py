@@ -136,7 +136,7 @@ def test_fidelity_refuses_shapes_that_do_not_fit():
 def test_classification_result():
     dense = torch.tensor([[0.0, 2.0], [2.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     pruned = torch.tensor([[0.0, 2.0], [2.0, 0.0], [1.0, 0.0], [math.nan, 0.0]])
-    got = evaluate_task(dense, pruned, [1, 0, 1, 0], "classification", "test", 128)
+    got = evaluate_task(dense, pruned, [1, 0, 1, 0], "classification", "test", 128).metrics
     assert got["dense"] == {"accuracy": 1.0, "f1": 1.0, "matthews": 1.0}
     assert got["pruned"]["accuracy"] == 0.5
     assert got["pruned"]["f1"] == pytest.approx(2 / 3)
@@ -155,11 +155,68 @@ def test_f1_follows_the_number_of_outputs():
 
 def test_regression_result():
     dense = torch.tensor([[1.0], [2.0], [3.0]])
-    got = evaluate_task(dense, dense + 0.5, [0.0, 1.0, 5.0], "regression", "validation", 64)
+    got = evaluate_task(dense, dense + 0.5, [0.0, 1.0, 5.0], "regression", "validation", 64).metrics
     assert got["pruned"]["pearson"] == pytest.approx(5 / math.sqrt(28))
     assert got["fidelity"] == {"mse_to_dense": 0.25}
-    constant = evaluate_task(dense, torch.zeros(3, 1), [0.0, 1.0, 5.0], "regression", "test", 64)
+    constant = evaluate_task(
+        dense, torch.zeros(3, 1), [0.0, 1.0, 5.0], "regression", "test", 64
+    ).metrics
     assert math.isnan(constant["pruned"]["pearson"])
+
+
+# Values per example
+
+
+def means(values):
+    return {name: float(value.mean(dtype="float64")) for name, value in values.items()}
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_metrics_of_sentences_are_means_of_their_examples(classes):
+    generator = torch.Generator().manual_seed(classes)
+    dense = 3 * torch.randn(57, classes, generator=generator)
+    pruned = dense + torch.randn(57, classes, generator=generator)
+    labels = torch.randint(0, classes, (57,), generator=generator).tolist()
+    got = evaluate_task(dense, pruned, labels, "classification", "test", 128)
+    assert {n: v.dtype.name for n, v in got.examples.items()} == {
+        "kl": "float32",
+        "correct": "uint8",
+        "dense_correct": "uint8",
+        "agree": "uint8",
+    }
+    assert got.examples["correct"].tolist() == [
+        int(row.argmax() == label) for row, label in zip(pruned, labels, strict=True)
+    ]
+    found = means(got.examples)
+    assert found["correct"] == got.metrics["pruned"]["accuracy"]
+    assert found["dense_correct"] == got.metrics["dense"]["accuracy"]
+    assert found["agree"] == got.metrics["fidelity"]["agreement"]
+    assert found["kl"] == pytest.approx(got.metrics["fidelity"]["kl"], rel=1e-6)
+    assert 0 < found["agree"] < 1
+
+
+def test_examples_of_a_collapsed_model():
+    dense = torch.tensor([[0.0, 2.0], [2.0, 0.0]])
+    pruned = torch.tensor([[math.nan, 0.0], [2.0, 0.0]])
+    got = evaluate_task(dense, pruned, [0, 0], "classification", "test", 128).examples
+    assert got["kl"].tolist() == [math.inf, 0]
+    assert got["correct"].tolist() == [0, 1]
+    assert got["agree"].tolist() == [0, 1]
+    values = evaluate_task(dense[:, :1], pruned[:, :1], [1.0, 1.0], "regression", "test", 128)
+    assert values.examples["squared_error"].tolist() == [math.inf, 1]
+    assert values.metrics["fidelity"]["mse_to_dense"] == math.inf
+
+
+def test_fidelity_of_regression_is_the_mean_of_its_examples():
+    dense = torch.tensor([[1.0], [2.0], [4.0]])
+    pruned = torch.tensor([[1.5], [1.0], [4.0]])
+    got = evaluate_task(dense, pruned, [1.0, 2.0, 5.0], "regression", "test", 64)
+    assert {name: value.tolist() for name, value in got.examples.items()} == {
+        "squared_difference": [0.25, 1, 0],
+        "squared_error": [0.25, 1, 1],
+        "dense_squared_error": [0, 0, 1],
+    }
+    assert got.metrics["fidelity"]["mse_to_dense"] == pytest.approx(1.25 / 3)
 
 
 @pytest.mark.parametrize(("task", "outputs"), [("classification", 1), ("regression", 2)])
@@ -315,7 +372,7 @@ def test_different_vocabularies_are_refused(windows):
 
 
 def test_language_result(windows):
-    got = evaluate_language(_llama(0), _llama(1), windows, {"split": "test", "join": "\n"})
+    got = evaluate_language(_llama(0), _llama(1), windows, {"split": "test", "join": "\n"}).metrics
     assert got["dense"]["perplexity"] == pytest.approx(math.exp(got["dense"]["nll"]))
     assert set(got["pruned"]) == {"perplexity", "nll"}
     assert set(got["fidelity"]) == {"kl", "agreement"}
@@ -323,6 +380,26 @@ def test_language_result(windows):
     assert (protocol["windows"], protocol["tokens_per_window"]) == (5, 12)
     assert protocol["predicted_tokens"] == 55
     assert (protocol["split"], protocol["join"]) == ("test", "\n")
+
+
+def test_metrics_of_text_are_means_of_its_windows(windows):
+    dense, pruned = _llama(0), _llama(1)
+    got = evaluate_language(dense, pruned, windows, {"split": "test"}, batch_size=2)
+    log_p, log_q = _direct(dense, windows), _direct(pruned, windows)
+    nll = -log_q.gather(2, windows[:, 1:, None]).mean(dim=(1, 2))
+    assert got.examples["nll"] == pytest.approx(nll.numpy(), rel=1e-5)
+    same = (log_p.argmax(-1) == log_q.argmax(-1)).double().mean(dim=1)
+    assert got.examples["agree"] == pytest.approx(same.numpy(), rel=1e-6)
+    assert {value.dtype.name for value in got.examples.values()} == {"float32"}
+    assert means(got.examples) == pytest.approx(
+        {
+            "dense_nll": got.metrics["dense"]["nll"],
+            "nll": got.metrics["pruned"]["nll"],
+            "kl": got.metrics["fidelity"]["kl"],
+            "agree": got.metrics["fidelity"]["agreement"],
+        },
+        rel=1e-6,
+    )
 
 
 @pytest.mark.parametrize(("name", "examples"), [("full", None), ("quick", 200)])

@@ -34,7 +34,7 @@ from stat_repro.cache import AssetError
 from stat_repro.config import FinetuneConfig
 from stat_repro.data.errors import DataError
 from stat_repro.data.task_data import TaskData, fingerprint_of
-from stat_repro.evaluation.evaluate import predicted_classes
+from stat_repro.evaluation.predictions import predicted_classes
 from stat_repro.finetune import FinetuneError, has_task_head, task_checkpoint
 from stat_repro.models.loading import ModelLoadError
 from stat_repro.training import TrainingError, learning_rate_factor

@@ -1,5 +1,6 @@
 """One experiment in process: sharing, provenance, refusals."""
 
+import hashlib
 import json
 
 import pytest
@@ -16,6 +17,7 @@ from stat_repro.identity import identify
 from stat_repro.models.adapter import UnsupportedModelError
 from stat_repro.models.loading import ModelLoadError
 from stat_repro.pipeline import failed_record, model_folder, run_experiment, save_model
+from stat_repro.results import read_examples, read_record, save_record
 from stat_repro.session import Session
 
 
@@ -206,6 +208,36 @@ def test_evaluation_options(tmp_path):
     validation = [*sentence_overrides(tmp_path / "s"), f"dataset.validation={tmp_path}/s/test.csv"]
     record = run_one(compose_here(validation, "evaluation.split=validation"), Session())
     assert record.metrics["protocol"]["split"] == "validation"
+
+
+@pytest.mark.parametrize("overrides", [sentence_overrides, text_overrides])
+def test_values_per_example_belong_to_the_record(overrides, tmp_path):
+    config = compose_here(overrides(tmp_path), "ratio=0.5")
+    experiment = run_experiment(config, Session())
+    record, data = experiment.record, experiment.examples
+    path = save_record(record, tmp_path / "results", data)
+    values = read_examples(read_record(path), path)
+    named = record.provenance["examples"]
+    assert named["sha256"] == hashlib.sha256(data).hexdigest()
+    assert named["values"] == sorted(values)
+    assert named["count"] == len(values["kl"])
+    protocol = record.metrics["protocol"]
+    assert named["count"] == protocol.get("examples", protocol.get("windows"))
+    fidelity = {"kl": values["kl"].mean(), "agreement": values["agree"].mean()}
+    assert fidelity == pytest.approx(record.metrics["fidelity"], rel=1e-6)
+    again = run_experiment(config, Session())
+    assert again.examples == data
+
+
+def test_values_per_example_can_be_switched_off(tmp_path):
+    arguments = sentence_overrides(tmp_path)
+    config = compose_here(arguments, "evaluation.keep_examples=false")
+    assert identify(config) == identify(compose_here(arguments))
+    experiment = run_experiment(config, Session())
+    assert experiment.examples is None
+    assert experiment.record.provenance["examples"] is None
+    path = save_record(experiment.record, tmp_path / "results", experiment.examples)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_code_in_a_model_folder_runs_only_when_asked_for(tmp_path):

@@ -179,7 +179,9 @@ def test_metrics_fidelity_and_protocol():
     )
     references = [["a b", "x"], ["d"], []]
     rule = AnswerRule(20, 30, 0.5)
-    got = evaluate_questions(dense, pruned, windows, contexts, references, rule, {"split": "s"})
+    got = evaluate_questions(
+        dense, pruned, windows, contexts, references, rule, {"split": "s"}
+    ).metrics
     assert got["dense"]["exact_match"] == got["dense"]["f1"] == 1
     # "a" is an article, so that "b" is all of the first answer and "a b" says no more.
     assert got["pruned"] == squad_metrics(["b", "d", ""], references, "2.0")
@@ -198,10 +200,44 @@ def test_metrics_fidelity_and_protocol():
     }
     assert got["protocol"].items() >= expected.items()
     answerable = [["a b"], ["d"], ["e"]]
-    got = evaluate_questions(dense, pruned, windows, contexts, answerable, ANY, {})
+    got = evaluate_questions(dense, pruned, windows, contexts, answerable, ANY, {}).metrics
     assert got["protocol"]["squad_version"] == "1.1"
     assert "null_threshold" not in got["protocol"]
     assert set(got["dense"]) == {"exact_match", "f1"}
+
+
+def test_metrics_of_questions_are_means_of_their_examples():
+    """A question with two windows counts twice in the mean divergence, as its windows do."""
+    parts = [offsets_of(text) for text in ("a b", "c", "d e", "f g")]
+    owners = (0, 0, 1, 2)
+    pick = np.random.default_rng(0)
+
+    def scored():
+        return made_up(
+            *(
+                (owner, part, pick.normal(size=len(part) + 1), pick.normal(size=len(part) + 1))
+                for owner, part in zip(owners, parts, strict=True)
+            )
+        )
+
+    (dense, windows), (pruned, _) = scored(), scored()
+    references = [["b", "x"], ["d e"], []]
+    given = (windows, ["a b c", "d e", "f g"], references, AnswerRule(20, 30, 0.0), {})
+    got = evaluate_questions(dense, pruned, *given)
+    values = got.examples
+    assert values["windows"].tolist() == [2, 1, 1]
+    divergence = span_divergence(dense, pruned)
+    by_question = [divergence[:2].mean(), divergence[2], divergence[3]]
+    assert values["kl"] == pytest.approx(np.array(by_question), rel=1e-6)
+    kl = np.average(values["kl"], weights=values["windows"])
+    assert kl == pytest.approx(got.metrics["fidelity"]["kl"], rel=1e-6)
+    for prefix, which in (("", "pruned"), ("dense_", "dense")):
+        for name in ("exact_match", "f1"):
+            mean = values[prefix + name].mean(dtype=np.float64)
+            assert mean == pytest.approx(got.metrics[which][name], rel=1e-6)
+    assert values["agree"].mean() == got.metrics["fidelity"]["agreement"]
+    kinds = {value.dtype.name for value in values.values()}
+    assert kinds == {"float32", "uint8", "int32"}
 
 
 def test_a_broken_pruned_model_scores_nothing_and_a_broken_dense_model_is_an_error():
@@ -209,7 +245,7 @@ def test_a_broken_pruned_model_scores_nothing_and_a_broken_dense_model_is_an_err
     good, windows = made_up((0, part, [0, 1, 0], [0, 1, 0]), (1, part, [9, 1, 0], [9, 1, 0]))
     bad = SpanLogits(np.full_like(good.start, np.nan), good.end, good.bounds)
     given = (windows, ["a b", "a b"], [["a"], []], AnswerRule(20, 30, 0.0), {})
-    got = evaluate_questions(good, bad, *given)
+    got = evaluate_questions(good, bad, *given).metrics
     assert set(got["pruned"].values()) == {0.0}
     assert got["fidelity"] == {"kl": math.inf, "agreement": 0.0}
     with pytest.raises(ValueError, match="dense model's scores are not finite"):
@@ -370,11 +406,11 @@ def test_points_of_a_sweep_share_the_dense_scores(tmp_path):
     assert session.dense_outputs(compose_run(*overrides, "ratio=0.1")) is first
     # Without shared scores the same comes out.
     model = session.dense(config).loaded.model
-    shared = workload.evaluate(model, model, first, config.evaluation)
-    assert workload.evaluate(model, model, None, config.evaluation) == shared
+    shared = workload.evaluate(model, model, first, config.evaluation).metrics
+    assert workload.evaluate(model, model, None, config.evaluation).metrics == shared
     assert shared["fidelity"] == {"kl": 0.0, "agreement": 1.0}
     fewer = compose_run(*overrides, "evaluation.max_examples=2").evaluation
-    assert workload.evaluate(model, model, None, fewer)["protocol"]["examples"] == 2
+    assert workload.evaluate(model, model, None, fewer).metrics["protocol"]["examples"] == 2
 
 
 def test_calibration_windows_are_drawn_from_the_training_part(tmp_path):

@@ -16,7 +16,6 @@ from pico_data import WORDS, word_tokenizer
 from pico_models import pico_model
 from pico_project import text_overrides
 from test_config import compose_run
-from test_pipeline import run_one
 
 from stat_repro import reporting
 from stat_repro.config import ConfigError
@@ -255,10 +254,11 @@ def test_record_has_both_models_and_perplexity(tmp_path, folder, monkeypatch):
         assert metrics[name]["perplexity"] > 1
     assert metrics["dense"] != metrics["pruned"]
     assert metrics["protocol"]["zero_shot"]["tasks"]["mine"]["examples"] == 12
-    second = run_one(compose_run(*arguments, "ratio=0.3"), session)
-    assert second.metrics["dense"] == metrics["dense"]
+    second = run_experiment(compose_run(*arguments, "ratio=0.3"), session)
+    assert second.record.metrics["dense"] == metrics["dense"]
     assert len(calls) == 3  # the dense model once for both points
-    stored = [read_record(save_record(r, tmp_path)) for r in (experiment.record, second)]
+    paths = [save_record(e.record, tmp_path, e.examples) for e in (experiment, second)]
+    stored = [read_record(path) for path in paths]
     table = reporting.result_table(to_frame(stored))
     shown = {"mine accuracy (%)", "other normalised accuracy (%)", "mean zero-shot accuracy (%)"}
     assert shown < set(table["quantity"])

@@ -137,12 +137,14 @@ class EvaluationConfig:
         split: Part of the data set that is evaluated.
         max_examples: Evaluate the first so many examples or windows; all if null.
         batch_size: Examples per forward pass.
+        keep_examples: Store the values of every example beside the record, for paired comparisons.
         zero_shot: Further tasks for causal language models.
     """
 
     split: str = "test"
     max_examples: int | None = None
     batch_size: int = 64
+    keep_examples: bool = True
     zero_shot: ZeroShotConfig = field(default_factory=ZeroShotConfig)
 
     def __post_init__(self) -> None:

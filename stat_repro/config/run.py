@@ -34,6 +34,7 @@ SPEED_STUDY = "speed"
 _NEUTRAL = (
     *("tracking", "study", "results", "device", "save_to", "if_stored"),
     *("calibration.batch_size", "evaluation.batch_size", "dataset.evaluation_split"),
+    "evaluation.keep_examples",
     *("dataset.calibration_examples", "dataset.calibration_batch_size"),
 )
 # Keys that joined the schema after runs had been stored. At their default they mean what those

@@ -5,24 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from stat_repro.evaluation.examples import Evaluation, compact, sentence_values
 from stat_repro.evaluation.fidelity import classification_fidelity, regression_fidelity
 from stat_repro.evaluation.perplexity import compare_language_models
+from stat_repro.evaluation.predictions import predicted_classes
 from stat_repro.metrics import load_metric
-from stat_repro.metrics.scores import NO_CLASS
-
-
-def predicted_classes(logits: Tensor) -> Tensor:
-    """Class with the largest logit, (N); `NO_CLASS` where a logit is not finite.
-
-    Args:
-        logits: (N, C).
-    """
-    broken = ~torch.isfinite(logits).all(dim=1)
-    return logits.argmax(dim=1).masked_fill(broken, NO_CLASS)
 
 
 def task_metrics(logits: Tensor, references: ArrayLike, task: str) -> dict[str, float]:
@@ -59,7 +49,7 @@ def evaluate_task(
     split: str,
     max_length: int,
     conventions: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Task metrics of both models, and fidelity of the pruned one.
 
     Args:
@@ -72,8 +62,8 @@ def evaluate_task(
         conventions: Further entries of the protocol, such as the metrics of the benchmark.
 
     Returns:
-        `dense` and `pruned` (see `task_metrics`), `fidelity` (`kl`, `agreement`, or
-        `mse_to_dense`), `protocol`.
+        Metrics: `dense` and `pruned` (see `task_metrics`), `fidelity` (`kl`, `agreement`, or
+        `mse_to_dense`), `protocol`. Values per example: see `sentence_values`.
 
     Raises:
         ValueError: Logits that do not fit the task or each other, or a dense model that is not
@@ -95,12 +85,13 @@ def evaluate_task(
         classes = dense_logits.shape[1]
         protocol["classes"] = classes
         protocol["f1"] = "class 1" if classes == 2 else "macro over the classes that occur"
-    return {
+    metrics = {
         "dense": dense,
         "pruned": task_metrics(pruned_logits, references, task),
         "fidelity": fidelity(dense_logits, pruned_logits),
         "protocol": {**protocol, **(conventions or {})},
     }
+    return Evaluation(metrics, sentence_values(dense_logits, pruned_logits, references, task))
 
 
 def evaluate_language(
@@ -110,7 +101,7 @@ def evaluate_language(
     text: Mapping[str, Any],
     batch_size: int = 4,
     label: str = "evaluating dense and pruned",
-) -> dict[str, Any]:
+) -> Evaluation:
     """Perplexity of both models, and fidelity of the pruned one.
 
     Args:
@@ -122,15 +113,16 @@ def evaluate_language(
         label: What the progress line says.
 
     Returns:
-        `dense` and `pruned` (`perplexity`, `nll`; inf for a model with outputs that are not
-        finite), `fidelity` (`kl`, `agreement`, per predicted token), `protocol`.
+        Metrics: `dense` and `pruned` (`perplexity`, `nll`; inf for a model with outputs that are
+        not finite), `fidelity` (`kl`, `agreement`, per predicted token), `protocol`. Values per
+        window: see `LanguageComparison.per_window`.
 
     Raises:
         DenseModelError: The dense model's logits are not finite.
         ValueError: No windows, windows too short, or vocabularies that differ.
     """
     scores = compare_language_models(dense, pruned, windows, batch_size, label)
-    return {
+    metrics = {
         "dense": {"perplexity": scores.dense_perplexity, "nll": scores.dense_nll},
         "pruned": {"perplexity": scores.pruned_perplexity, "nll": scores.pruned_nll},
         "fidelity": {"kl": scores.kl, "agreement": scores.agreement},
@@ -143,3 +135,4 @@ def evaluate_language(
             "context": "every window on its own; its first token is not predicted",
         },
     }
+    return Evaluation(metrics, compact(scores.per_window))

@@ -17,8 +17,8 @@ def _check(dense_logits: Tensor, pruned_logits: Tensor) -> None:
         raise ValueError("fidelity: the dense model's logits are not finite")
 
 
-def classification_fidelity(dense_logits: Tensor, pruned_logits: Tensor) -> dict[str, float]:
-    """Divergence from the dense model and share of equal decisions.
+def classification_values(dense_logits: Tensor, pruned_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Divergence from the dense model and equality of the decisions, example by example.
 
     An example whose pruned logits are not finite has infinite divergence and counts as a
     disagreement.
@@ -28,8 +28,8 @@ def classification_fidelity(dense_logits: Tensor, pruned_logits: Tensor) -> dict
         pruned_logits: (N, C).
 
     Returns:
-        `kl`: mean over the examples of KL(dense || pruned) of the softmax, in nats, computed in
-        float64; `agreement`: share of examples with the same largest logit.
+        KL(dense || pruned) of the softmax in nats, float64 (N); whether both models have the same
+        largest logit, bool (N).
 
     Raises:
         ValueError: Shapes that differ, fewer than two classes, or a dense model that is not finite.
@@ -45,18 +45,28 @@ def classification_fidelity(dense_logits: Tensor, pruned_logits: Tensor) -> dict
     divergence = (log_p.exp() * (log_p - log_q)).sum(dim=1)
     divergence = divergence.masked_fill(broken, torch.inf)
     same = (dense.argmax(dim=1) == pruned.argmax(dim=1)) & ~broken
+    return divergence, same
+
+
+def classification_fidelity(dense_logits: Tensor, pruned_logits: Tensor) -> dict[str, float]:
+    """Means of `classification_values`, with the same arguments and errors.
+
+    Returns:
+        `kl`: mean divergence in nats; `agreement`: share of examples with the same decision.
+    """
+    divergence, same = classification_values(dense_logits, pruned_logits)
     return {"kl": float(divergence.mean()), "agreement": float(same.double().mean())}
 
 
-def regression_fidelity(dense_logits: Tensor, pruned_logits: Tensor) -> dict[str, float]:
-    """Mean squared difference of the two models' values; a regression head has no KL.
+def regression_values(dense_logits: Tensor, pruned_logits: Tensor) -> Tensor:
+    """Squared difference of the two models' values; a regression head has no KL.
 
     Args:
         dense_logits: (N, 1), finite.
         pruned_logits: (N, 1).
 
     Returns:
-        `mse_to_dense`, in squared units of the target; inf where a pruned value is not finite.
+        float64 (N), in squared units of the target; inf where a pruned value is not finite.
 
     Raises:
         ValueError: Shapes that differ, more than one output, or a dense model that is not finite.
@@ -66,7 +76,14 @@ def regression_fidelity(dense_logits: Tensor, pruned_logits: Tensor) -> dict[str
         raise ValueError(
             f"fidelity: expected one output for regression; got {dense_logits.shape[1]}"
         )
-    if not bool(torch.isfinite(pruned_logits).all()):
-        return {"mse_to_dense": float("inf")}
-    difference = dense_logits.double() - pruned_logits.double()
-    return {"mse_to_dense": float(difference.square().mean())}
+    dense, pruned = dense_logits[:, 0].double().cpu(), pruned_logits[:, 0].double().cpu()
+    return (dense - pruned).square().masked_fill(~torch.isfinite(pruned), torch.inf)
+
+
+def regression_fidelity(dense_logits: Tensor, pruned_logits: Tensor) -> dict[str, float]:
+    """Mean of `regression_values`, with the same arguments and errors.
+
+    Returns:
+        `mse_to_dense`.
+    """
+    return {"mse_to_dense": float(regression_values(dense_logits, pruned_logits).mean())}

@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stat_repro.evaluation.predictions import device_of
@@ -48,6 +50,9 @@ class LanguageComparison:
         agreement: Share of predicted tokens where both models have the same most likely token.
         tokens: Number of predicted tokens.
         windows: Number of windows.
+        per_window: `dense_nll`, `nll` (of the pruned model), `kl` and `agree` of every window, each
+            a mean over its predicted tokens, float64 (N). All windows have equally many, so that
+            the values above are means over the windows.
     """
 
     dense_nll: float
@@ -56,6 +61,7 @@ class LanguageComparison:
     agreement: float
     tokens: int
     windows: int
+    per_window: dict[str, NDArray[np.float64]]
 
     @property
     def dense_perplexity(self) -> float:
@@ -165,7 +171,7 @@ def compare_language_models(
     """
     _check_windows(windows, batch_size)
     count, window = windows.shape
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums = torch.zeros(count, 4, dtype=torch.float64)
     with (
         evaluating(dense),
         evaluating(pruned),
@@ -184,9 +190,13 @@ def compare_language_models(
             for row, part in _chunks(batch):
                 reference = dense_logits[row, part].float()
                 compared = pruned_logits[row, part].to(reference.device).float()
-                place = f"window {progress.done + row}, predicted token {part.start}"
-                sums += _compare_chunk(reference, compared, targets[row, part], place).cpu()
+                number = progress.done + row
+                place = f"window {number}, predicted token {part.start}"
+                found = _compare_chunk(reference, compared, targets[row, part], place)
+                sums[number] += found.cpu()
             progress.advance(len(batch))
     tokens = count * (window - 1)
-    dense_nll, pruned_nll, kl, agreement = (sums / tokens).tolist()
-    return LanguageComparison(dense_nll, pruned_nll, kl, agreement, tokens, count)
+    dense_nll, pruned_nll, kl, agreement = (sums.sum(dim=0) / tokens).tolist()
+    columns = (sums / (window - 1)).T.numpy()
+    per_window = dict(zip(("dense_nll", "nll", "kl", "agree"), columns, strict=True))
+    return LanguageComparison(dense_nll, pruned_nll, kl, agreement, tokens, count, per_window)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from stat_repro.metrics.scores import NO_CLASS
 from stat_repro.models.modes import evaluating
 from stat_repro.progress import Progress
 
@@ -21,6 +22,16 @@ def device_of(model: nn.Module) -> torch.device:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on `device`, without the labels (a head would compute its loss from them)."""
     return {key: value.to(device) for key, value in batch.items() if key != "labels"}
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """Class with the largest logit, (N); `NO_CLASS` where a logit is not finite.
+
+    Args:
+        logits: (N, C).
+    """
+    broken = ~torch.isfinite(logits).all(dim=1)
+    return logits.argmax(dim=1).masked_fill(broken, NO_CLASS)
 
 
 def predict_logits(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stat_repro.evaluation.examples import Evaluation, question_values
 from stat_repro.evaluation.predictions import Batch, device_of, to_device
 from stat_repro.evaluation.spans import (
     AnswerRule,
@@ -77,7 +78,7 @@ def evaluate_questions(
     references: Sequence[Sequence[str]],
     rule: AnswerRule,
     conventions: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> Evaluation:
     """Exact match and F1 of both models, and fidelity of the pruned one.
 
     Args:
@@ -90,9 +91,10 @@ def evaluate_questions(
         conventions: What the data is and how it was cut, for the protocol.
 
     Returns:
-        `dense` and `pruned` (`squad_metrics`), `fidelity` (`kl`: mean of `span_divergence` over
-        the windows, in nats; `agreement`: share of the questions with the same answer, letter by
-        letter; a question with a score that is not finite disagrees), `protocol`.
+        Metrics: `dense` and `pruned` (`squad_metrics`), `fidelity` (`kl`: mean of
+        `span_divergence` over the windows, in nats; `agreement`: share of the questions with the
+        same answer, letter by letter; a question with a score that is not finite disagrees),
+        `protocol`. Values per question: see `question_values`.
 
     Raises:
         ValueError: Scores of different tokens, or a dense model that is not finite.
@@ -102,14 +104,16 @@ def evaluate_questions(
     if bool(broken_questions(dense, windows).any()):
         raise ValueError("question answering: the dense model's scores are not finite")
     version = "1.1" if rule.null_threshold is None else "2.0"
-    given = [answers(logits, windows, contexts, rule) for logits in (dense, pruned)]
-    same = [left == right for left, right in zip(*given, strict=True)]
-    return {
-        "dense": answer_metrics.squad_metrics(given[0], references, version),
-        "pruned": answer_metrics.squad_metrics(given[1], references, version),
+    models = {"dense": dense, "pruned": pruned}
+    given = {name: answers(logits, windows, contexts, rule) for name, logits in models.items()}
+    divergence = span_divergence(dense, pruned)
+    examples = question_values(given, references, version, divergence, windows.question)
+    metrics = {
+        "dense": answer_metrics.squad_metrics(given["dense"], references, version),
+        "pruned": answer_metrics.squad_metrics(given["pruned"], references, version),
         "fidelity": {
-            "kl": float(span_divergence(dense, pruned).mean()),
-            "agreement": sum(same) / len(same),
+            "kl": float(divergence.mean()),
+            "agreement": float(examples["agree"].mean()),
         },
         "protocol": {
             "task": "question_answering",
@@ -125,6 +129,7 @@ def evaluate_questions(
             "mean of both and of all windows; agreement: questions with the same answer",
         },
     }
+    return Evaluation(metrics, examples)
 
 
 def _decoding(rule: AnswerRule) -> dict[str, Any]:

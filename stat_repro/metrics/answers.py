@@ -47,10 +47,10 @@ def f1_score(prediction: str, reference: str, version: str = "1.1") -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def squad_metrics(
+def squad_scores(
     predictions: Sequence[str | None], references: Sequence[Sequence[str]], version: str = "1.1"
-) -> dict[str, float]:
-    """Means over the questions; a question scores the best value over its references.
+) -> list[tuple[float, float]]:
+    """Exact match and F1 of every question: the best value over its references.
 
     Args:
         predictions: An answer per question; empty for "no answer", None where the model gave
@@ -59,9 +59,7 @@ def squad_metrics(
         version: `1.1` or `2.0`.
 
     Returns:
-        `exact_match`, `f1`, as fractions. 2.0: also `has_answer_exact_match`, `has_answer_f1`,
-        `no_answer_exact_match`, `no_answer_f1` over the questions with and without an answer, as
-        far as there are any.
+        Pairs (exact match, F1), as fractions.
 
     Raises:
         ValueError: No questions, lists of different lengths, an unknown version, or in 1.1 a
@@ -76,10 +74,23 @@ def squad_metrics(
         )
     if version == "1.1" and not all(references):
         raise ValueError("squad: a question without references; expected version 2.0")
-    scores = [
+    return [
         _best_scores(prediction, answers, version)
         for prediction, answers in zip(predictions, references, strict=True)
     ]
+
+
+def squad_metrics(
+    predictions: Sequence[str | None], references: Sequence[Sequence[str]], version: str = "1.1"
+) -> dict[str, float]:
+    """Means of `squad_scores`, with the same arguments and errors.
+
+    Returns:
+        `exact_match`, `f1`, as fractions. 2.0: also `has_answer_exact_match`, `has_answer_f1`,
+        `no_answer_exact_match`, `no_answer_f1` over the questions with and without an answer, as
+        far as there are any.
+    """
+    scores = squad_scores(predictions, references, version)
     found = _means(scores, "")
     if version == "2.0":
         for prefix, answerable in (("has_answer_", True), ("no_answer_", False)):

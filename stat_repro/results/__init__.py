@@ -1,5 +1,11 @@
 """Records of runs: their schema, where they are stored, and where they came from. No torch."""
 
+from stat_repro.results.examples import (
+    describe_examples,
+    encode_examples,
+    examples_path,
+    read_examples,
+)
 from stat_repro.results.provenance import collect, hash_files
 from stat_repro.results.record import (
     SCHEMA_VERSION,
@@ -26,11 +32,15 @@ __all__ = [
     "StudyError",
     "collect",
     "describe_error",
+    "describe_examples",
+    "encode_examples",
+    "examples_path",
     "find_record",
     "hash_files",
     "list_studies",
     "load_records",
     "load_speed",
+    "read_examples",
     "read_record",
     "save_record",
     "save_speed",

@@ -43,6 +43,7 @@ def collect(
     model_hash: str | None,
     base_model_hash: str | None = None,
     finetuned: bool | None = None,
+    examples: Mapping[str, Any] | None = None,
     root: Path | None = None,
 ) -> dict[str, Any]:
     """The `provenance` of a record.
@@ -54,6 +55,7 @@ def collect(
         model_hash: sha256 of the dense model's files, see `hash_files`; None where unknown.
         base_model_hash: The same of the checkpoint that was given, before any fine-tuning.
         finetuned: Whether the task head was trained here.
+        examples: The file of values per example beside the record (`describe_examples`), if any.
         root: Folder whose git state counts; the clone if None (an installed copy has none).
 
     Returns:
@@ -77,6 +79,7 @@ def collect(
         "model_hash": model_hash,
         "base_model_hash": base_model_hash,
         "finetuned": finetuned,
+        "examples": None if examples is None else dict(examples),
     }
 
 

@@ -2,6 +2,7 @@
 
 <root>/<study>/<run_id>.json               the run
 <root>/<study>/<run_id>.repeat-<k>.json    the same run measured again, k = 1, 2, ...
+<root>/<study>/<name of either>.examples.safetensors    its values per example, where kept
 <root>/<study>/failed/<run_id>-<k>.json    a run that ended in an error, k = 1, 2, ...
 """
 
@@ -15,12 +16,14 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from stat_repro.config import SPEED_STUDY
+from stat_repro.results.examples import check_examples, examples_path
 from stat_repro.results.record import RecordError, RunRecord
 
 _REPEAT = re.compile(r"(?P<run_id>.+)\.repeat-\d+$")
@@ -32,28 +35,31 @@ class StudyError(ValueError):
     """A study that does not exist; the message names those that do."""
 
 
-def save_record(record: RunRecord, root: Path) -> Path:
+def save_record(record: RunRecord, root: Path, examples: bytes | None = None) -> Path:
     """Store a record under a name of its own, also while other processes store.
 
     A run that is stored already becomes a repeat; a failed run goes to `failed/`. So no result is
-    lost and none is replaced.
+    lost and none is replaced. The values per example are there before the record is.
 
     Args:
         record: The run.
         root: Folder of all studies (`results/`).
+        examples: Its values per example (`encode_examples`) if its provenance names some.
 
     Returns:
         The file that was written.
 
     Raises:
-        RecordError: A value that JSON does not have.
-        OSError: The file cannot be written; nothing is left behind.
+        RecordError: A value that JSON does not have, or other values per example than it names.
+        OSError: A file cannot be written; nothing is left behind.
     """
     data = record.to_json().encode()
+    check_examples(record, examples)
     study = root / record.study
     for path in _free_names(study, record):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if write_new(path, data):
+        stored = write_new(path, data) if examples is None else _write_both(path, data, examples)
+        if stored:
             return path
     raise AssertionError("the names never end")
 
@@ -191,13 +197,41 @@ def write_new(path: Path, data: bytes) -> bool:
     """
     if path.exists():
         return False
-    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
+    with _written(path.parent, data) as temporary:
+        return _publish(temporary, path)
+
+
+def _write_both(path: Path, data: bytes, examples: bytes) -> bool:
+    """A record with its values per example: both or none; False if one of the names is taken.
+
+    Both are on disk before the first name is given, so that only an end of the process between two
+    system calls could leave values without a record. Such a file keeps its name: it might belong to
+    another process that is about to store, and the run then becomes a repeat.
+    """
+    if path.exists():
+        return False
+    with _written(path.parent, data) as record, _written(path.parent, examples) as values:
+        beside, stored = examples_path(path), False
+        if not _publish(values, beside):
+            return False
+        try:
+            stored = _publish(record, path)
+        finally:
+            if not stored:
+                beside.unlink()
+        return stored
+
+
+@contextmanager
+def _written(folder: Path, data: bytes) -> Iterator[Path]:
+    """A file with this content under a name that nobody reads, for the time of the block."""
+    temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        return _publish(temporary, path)
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 

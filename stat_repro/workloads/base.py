@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, EvaluationConfig
+from stat_repro.evaluation.examples import Evaluation
 
 Batch = dict[str, torch.Tensor]
 
@@ -73,8 +74,8 @@ class Workload(Protocol):
         pruned: PreTrainedModel,
         dense_outputs: Any,
         config: EvaluationConfig,
-    ) -> dict[str, Any]:
-        """`dense`, `pruned`, `fidelity` and `protocol`."""
+    ) -> Evaluation:
+        """Metrics and protocol of the evaluated part, and the values of its examples."""
         ...
 
 

@@ -22,6 +22,7 @@ from stat_repro.data.batching import (
 from stat_repro.data.sampling import draw_indices
 from stat_repro.data.task_data import TaskData
 from stat_repro.evaluation.evaluate import evaluate_task
+from stat_repro.evaluation.examples import Evaluation
 from stat_repro.evaluation.predictions import predict_logits
 from stat_repro.models.outputs import OutputOrder
 from stat_repro.workloads.base import CalibrationSet, digest_of
@@ -93,7 +94,7 @@ class SentenceWorkload:
         pruned: PreTrainedModel,
         dense_outputs: torch.Tensor | None,
         config: EvaluationConfig,
-    ) -> dict[str, Any]:
+    ) -> Evaluation:
         """Task metrics and fidelity on the evaluated part."""
         if dense_outputs is None:
             dense_outputs = self.dense_outputs(dense, config)

@@ -14,6 +14,7 @@ from stat_repro.data.sampling import draw_indices
 from stat_repro.data.text_data import TextData
 from stat_repro.data.windows import token_windows
 from stat_repro.evaluation.evaluate import evaluate_language
+from stat_repro.evaluation.examples import Evaluation
 from stat_repro.evaluation.zero_shot import ZeroShotScores, evaluate_zero_shot, load_tasks
 from stat_repro.workloads.base import CalibrationSet, digest_of
 
@@ -76,21 +77,22 @@ class WindowWorkload:
         pruned: PreTrainedModel,
         dense_outputs: ZeroShotScores | None,
         config: EvaluationConfig,
-    ) -> dict[str, Any]:
-        """Perplexity and fidelity on the evaluated windows, and scores on zero-shot tasks."""
+    ) -> Evaluation:
+        """Perplexity and fidelity on the evaluated windows, and scores on zero-shot tasks.
+
+        Of the tasks the means are kept, not the values of their examples.
+        """
         windows = self._evaluation.ids[: config.max_examples]
-        metrics = evaluate_language(
-            dense, pruned, windows, self._protocol(config), config.batch_size
-        )
+        found = evaluate_language(dense, pruned, windows, self._protocol(config), config.batch_size)
         scores = self._zero_shot(pruned, config)
         if scores is not None:
             if dense_outputs is None:
                 dense_outputs = self._zero_shot(dense, config)
             assert dense_outputs is not None
-            metrics["dense"] |= dense_outputs.metrics
-            metrics["pruned"] |= scores.metrics
-            metrics["protocol"]["zero_shot"] = scores.protocol
-        return metrics
+            found.metrics["dense"] |= dense_outputs.metrics
+            found.metrics["pruned"] |= scores.metrics
+            found.metrics["protocol"]["zero_shot"] = scores.protocol
+        return found
 
     def _zero_shot(self, model: PreTrainedModel, config: EvaluationConfig) -> ZeroShotScores | None:
         tasks = config.zero_shot
