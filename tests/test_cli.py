@@ -98,6 +98,8 @@ SMALL = {
     "distilbert_glue": (lambda folder: glue_overrides(folder, "distilbert"), 9),
     "distilbert_squad": (lambda folder: squad_overrides(folder, "distilbert"), 2),
     "llama2_7b_wikitext2": (zero_shot_overrides, 2),
+    "methods_distilminilm": (sentence_overrides, 6),
+    "methods_minilm": (sentence_overrides, 6),
     "movie_reviews_distilminilm": (sentence_overrides, 1),
     "movie_reviews_minilm": (sentence_overrides, 2),
     "nyt_editorials_smollm2": (text_overrides, 3),
