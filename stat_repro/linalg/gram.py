@@ -55,6 +55,7 @@ def quadratic_form(gram: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     for start in range(0, gram.shape[0], _BLOCK_COLUMNS):
         end = min(start + _BLOCK_COLUMNS, gram.shape[0])
         left = rows[:, start:end]
-        total += ((left @ gram[start:end, start:end]) * left).sum()
-        total += 2.0 * ((left @ gram[start:end, end:]) * rows[:, end:]).sum()
+        # In place: for a wide FFN the products are as large as the weight itself.
+        total += (left @ gram[start:end, start:end]).mul_(left).sum()
+        total += 2.0 * (left @ gram[start:end, end:]).mul_(rows[:, end:]).sum()
     return total
