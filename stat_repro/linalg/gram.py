@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 # Columns per block row: with 8 block rows or more at most 9/16 of the full product is computed.
@@ -26,6 +28,16 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
     for start in range(0, total.shape[0], _BLOCK_COLUMNS):
         block = slice(start, start + _BLOCK_COLUMNS)
         total[block, start:].addmm_(rows[:, block].T, rows[:, start:], alpha=alpha)
+
+
+def upper_blocks(total: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Views of the block rows of a matrix from the diagonal on: all of a symmetric one.
+
+    Args:
+        total: Shape (F, F).
+    """
+    for start in range(0, total.shape[0], _BLOCK_COLUMNS):
+        yield total[start : start + _BLOCK_COLUMNS, start:]
 
 
 def mirror(total: torch.Tensor) -> None:
