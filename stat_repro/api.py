@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from stat_repro.allocation.costs import prunable_costs
 from stat_repro.calibration.capture import (
     Batch,
     Calibration,
@@ -22,54 +21,14 @@ from stat_repro.config import METHOD_DEFAULTS, ConfigError, PruningConfig
 from stat_repro.config.checks import at_least
 from stat_repro.config.pruning import check_engine, check_statistics
 from stat_repro.measure import Stopwatch
-from stat_repro.methods.base import MethodInput, SiteError
+from stat_repro.methods.base import MethodInput
 from stat_repro.methods.registry import METHODS
 from stat_repro.methods.stat_layers import prune_by_layers
 from stat_repro.models.adapter import adapter_for
 from stat_repro.plan import PruningPlan
-from stat_repro.surgery import prune_model, pruned_class
-
-
-@dataclass(frozen=True)
-class CompressionReport:
-    """What the compression cost and what it did.
-
-    Attributes:
-        ratio: Share of the prunable MACs that was asked to be removed.
-        round_to: What the neurons kept per layer were rounded to; 1: not rounded.
-        sequence_length: Mean tokens per example that MACs were counted at.
-        calibration_examples: Rows of the calibration batches.
-        calibration_tokens: Tokens in them, padding excluded.
-        prunable_macs: (dense, pruned) MACs per token of attention and FFN projections and of the
-            attention products.
-        prunable_params: (dense, pruned) parameters of those projections.
-        params: (dense, pruned) parameters of the whole model.
-        site_errors: Relative output error of every site on the calibration data.
-        timings: Seconds per stage; `compress_s` is the whole. Where an earlier ratio of the same
-            calibration had done a part already, `shared_s` of the stages' time was saved, and is
-            not in `compress_s`.
-    """
-
-    ratio: float
-    round_to: int
-    sequence_length: float
-    calibration_examples: int
-    calibration_tokens: int
-    prunable_macs: tuple[float, float]
-    prunable_params: tuple[int, int]
-    params: tuple[int, int]
-    site_errors: tuple[SiteError, ...]
-    timings: dict[str, float]
-
-    @property
-    def mac_kept_fraction(self) -> float:
-        """Share of the prunable MACs that is left."""
-        return self.prunable_macs[1] / self.prunable_macs[0]
-
-    @property
-    def param_kept_fraction(self) -> float:
-        """Share of all parameters of the model (embeddings included) that is left."""
-        return self.params[1] / self.params[0]
+from stat_repro.pruned_form import pruned_class
+from stat_repro.report import CompressionReport, report_of
+from stat_repro.surgery import prune_model
 
 
 @dataclass(frozen=True)
@@ -259,43 +218,14 @@ def pruning_config(method: str, options: dict[str, Any]) -> PruningConfig:
 
 
 def rereadable(batches: Iterable[Batch]) -> Iterable[Batch]:
+    """The batches, refused where a second pass would find none.
+
+    Raises:
+        CalibrationError: An iterator.
+    """
     if isinstance(batches, Iterator):
         raise CalibrationError(
             "batches: expected an iterable that can be read twice, such as a list; got "
             f"{type(batches).__name__}, which is empty after the first pass"
         )
     return batches
-
-
-def report_of(
-    task: MethodInput,
-    model: PreTrainedModel,
-    pruned: PreTrainedModel,
-    plan: PruningPlan,
-    errors: Sequence[SiteError],
-    timings: dict[str, float],
-) -> CompressionReport:
-    """The report of a compression.
-
-    Args:
-        task: What was asked for.
-        model: The dense model; of both models only the sizes are read.
-        pruned: The pruned one.
-        plan: Its plan.
-        errors: Of the sites.
-        timings: Seconds per stage.
-    """
-    dense = prunable_costs(task.adapter, task.sequence_length)
-    small = prunable_costs(task.adapter, task.sequence_length, plan)
-    return CompressionReport(
-        ratio=task.ratio,
-        round_to=task.round_to,
-        sequence_length=task.sequence_length,
-        calibration_examples=task.calibration.examples,
-        calibration_tokens=task.calibration.tokens,
-        prunable_macs=(dense.macs, small.macs),
-        prunable_params=(dense.params, small.params),
-        params=(model.num_parameters(), pruned.num_parameters()),
-        site_errors=tuple(errors),
-        timings=timings,
-    )
