@@ -11,10 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stat_repro.api import Compression, CompressionReport, calibrate, compress
+    from stat_repro.api import Compression, calibrate, compress
     from stat_repro.calibration.sketch import Sketch
     from stat_repro.checkpoint import load_plan, save_pruned
     from stat_repro.plan import LayerPlan, PruningPlan
+    from stat_repro.report import CompressionReport
+    from stat_repro.shards import CheckpointCompression, compress_checkpoint
 
 __version__ = "0.1.0"
 
@@ -24,18 +26,21 @@ if os.environ.get("STAT_REPRO_LIGHT") != "1":
 
 # For the same reason names are loaded when first used.
 _LAZY = {
+    "CheckpointCompression": "stat_repro.shards",
     "Compression": "stat_repro.api",
-    "CompressionReport": "stat_repro.api",
+    "CompressionReport": "stat_repro.report",
     "LayerPlan": "stat_repro.plan",
     "PruningPlan": "stat_repro.plan",
     "Sketch": "stat_repro.calibration.sketch",
     "calibrate": "stat_repro.api",
     "compress": "stat_repro.api",
+    "compress_checkpoint": "stat_repro.shards",
     "load_plan": "stat_repro.checkpoint",
     "save_pruned": "stat_repro.checkpoint",
 }
 
 __all__ = [
+    "CheckpointCompression",
     "Compression",
     "CompressionReport",
     "LayerPlan",
@@ -44,6 +49,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "compress",
+    "compress_checkpoint",
     "load_plan",
     "save_pruned",
 ]

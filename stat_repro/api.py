@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from stat_repro.allocation.costs import prunable_costs
 from stat_repro.calibration.capture import (
     Batch,
     Calibration,
@@ -19,55 +19,16 @@ from stat_repro.calibration.capture import (
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHOD_DEFAULTS, ConfigError, PruningConfig
 from stat_repro.config.checks import at_least
-from stat_repro.config.pruning import check_statistics
+from stat_repro.config.pruning import check_engine, check_statistics
 from stat_repro.measure import Stopwatch
-from stat_repro.methods.base import MethodInput, SiteError
+from stat_repro.methods.base import MethodInput
 from stat_repro.methods.registry import METHODS
-from stat_repro.models.adapter import Adapter, adapter_for
+from stat_repro.methods.stat_layers import prune_by_layers
+from stat_repro.models.adapter import adapter_for
 from stat_repro.plan import PruningPlan
-from stat_repro.surgery import prune_model, pruned_class
-
-
-@dataclass(frozen=True)
-class CompressionReport:
-    """What the compression cost and what it did.
-
-    Attributes:
-        ratio: Share of the prunable MACs that was asked to be removed.
-        round_to: What the neurons kept per layer were rounded to; 1: not rounded.
-        sequence_length: Mean tokens per example that MACs were counted at.
-        calibration_examples: Rows of the calibration batches.
-        calibration_tokens: Tokens in them, padding excluded.
-        prunable_macs: (dense, pruned) MACs per token of attention and FFN projections and of the
-            attention products.
-        prunable_params: (dense, pruned) parameters of those projections.
-        params: (dense, pruned) parameters of the whole model.
-        site_errors: Relative output error of every site on the calibration data.
-        timings: Seconds per stage; `compress_s` is the whole. Where an earlier ratio of the same
-            calibration had done a part already, `shared_s` of the stages' time was saved, and is
-            not in `compress_s`.
-    """
-
-    ratio: float
-    round_to: int
-    sequence_length: float
-    calibration_examples: int
-    calibration_tokens: int
-    prunable_macs: tuple[float, float]
-    prunable_params: tuple[int, int]
-    params: tuple[int, int]
-    site_errors: tuple[SiteError, ...]
-    timings: dict[str, float]
-
-    @property
-    def mac_kept_fraction(self) -> float:
-        """Share of the prunable MACs that is left."""
-        return self.prunable_macs[1] / self.prunable_macs[0]
-
-    @property
-    def param_kept_fraction(self) -> float:
-        """Share of all parameters of the model (embeddings included) that is left."""
-        return self.params[1] / self.params[0]
+from stat_repro.pruned_form import pruned_class
+from stat_repro.report import CompressionReport, report_of
+from stat_repro.surgery import prune_model
 
 
 @dataclass(frozen=True)
@@ -97,6 +58,8 @@ def compress(
     sequence_length: float | None = None,
     calibration: Calibration | None = None,
     seed: int = 0,
+    engine: str = "model",
+    spill: str | Path | None = None,
     **options: Any,
 ) -> Compression:
     """Prune a trained transformer to a share of its MACs, without training it.
@@ -118,6 +81,12 @@ def compress(
             batches.
         calibration: Dense statistics of these batches if they exist already (`calibrate`).
         seed: Of `method="random"`.
+        engine: `model` takes the statistics of all sites in one pass. `layers` takes all batches
+            through one layer after the other, so that one layer's statistics are in memory at a
+            time (`method="stat"`, `statistics="gram"`); the result is the same. The Gram matrices
+            of the FFNs, 4 F^2 bytes each and somewhat more, wait in a temporary file.
+        spill: For `engine="layers"`: folder for those files and for the hidden states between two
+            layers. By default the system's folder for temporary files, and hidden states in memory.
         **options: Fields of `stat_repro.config.PruningConfig`, such as `allocation="uniform"`.
 
     Returns:
@@ -129,48 +98,49 @@ def compress(
         CalibrationError: Unusable batches.
         BudgetError: A ratio that cannot be met.
     """
-    if not 0 <= ratio < 1:
-        raise ConfigError(f"ratio: expected 0 <= ratio < 1 (share removed); got {ratio}")
-    at_least("round_to", round_to, 1)
-    config = _pruning_config(method, options)
+    check_target(ratio, round_to)
+    config = pruning_config(method, options)
     check_statistics(statistics, config)
+    check_engine(engine, statistics, config)
+    if spill is not None and engine != "layers":
+        raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
+    batches = rereadable(batches)
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
         adapter = adapter_for(model)
         pruned_class(model)  # refuse an unknown task head before the work, not after it
-        if calibration is None:
+        if calibration is None and engine == "layers":
+            calibration = count_tokens(batches)
+        elif calibration is None:
             with watch.stage("calibrate_s"):
                 calibration = calibrate(
                     model, batches, statistics=statistics, sketch=sketch, config=config
                 )
-        elif not calibration.statistics and METHODS[config.method].needs_statistics(config):
-            raise CalibrationError(
-                f"calibration: method={config.method}, allocation={config.allocation}, "
-                f"correction={config.correction} need statistics of the sites; got none"
-            )
+        else:
+            _check_calibration(calibration, engine, config)
         if sequence_length is None:
             sequence_length = calibration.mean_length
-        output = METHODS[config.method].prune(
-            MethodInput(
-                model=model,
-                adapter=adapter,
-                batches=_rereadable(batches),
-                ratio=ratio,
-                sequence_length=sequence_length,
-                config=config,
-                statistics=statistics,
-                sketch=sketch,
-                calibration=calibration,
-                round_to=round_to,
-                seed=seed,
-            )
+        task = MethodInput(
+            model=model,
+            adapter=adapter,
+            batches=batches,
+            ratio=ratio,
+            sequence_length=sequence_length,
+            config=config,
+            statistics=statistics,
+            sketch=sketch,
+            calibration=calibration,
+            round_to=round_to,
+            seed=seed,
         )
+        if engine == "layers":
+            output = prune_by_layers(task, None if spill is None else Path(spill))
+        else:
+            output = METHODS[config.method].prune(task)
         with watch.stage("surgery_s"):
             pruned = prune_model(model, output.plan, output.edits)
-    report = _report(
-        model, pruned, adapter, output.plan, ratio, round_to, sequence_length, calibration,
-        output.errors, {**watch.seconds, **output.timings},
-    )  # fmt: skip
+    timings = {**watch.seconds, **output.timings}
+    report = report_of(task, model, pruned, output.plan, output.errors, timings)
     return Compression(model=pruned, plan=output.plan, report=report)
 
 
@@ -193,18 +163,49 @@ def calibrate(
             counted.
     """
     if config is not None and not METHODS[config.method].needs_statistics(config):
-        return count_tokens(_rereadable(batches))
+        return count_tokens(rereadable(batches))
     return collect_statistics(
         model,
         adapter_for(model),
-        _rereadable(batches),
+        rereadable(batches),
         statistics=statistics,
         sketch=sketch,
         label="statistics of the dense model",
     )
 
 
-def _pruning_config(method: str, options: dict[str, Any]) -> PruningConfig:
+def check_target(ratio: float, round_to: int) -> None:
+    """Refuse a share or a rounding that no plan has.
+
+    Raises:
+        ConfigError: Says what is valid.
+    """
+    if not 0 <= ratio < 1:
+        raise ConfigError(f"ratio: expected 0 <= ratio < 1 (share removed); got {ratio}")
+    at_least("round_to", round_to, 1)
+
+
+def _check_calibration(calibration: Calibration, engine: str, config: PruningConfig) -> None:
+    """Refuse a calibration that lacks what will be read, or holds what will not."""
+    needed = engine == "model" and METHODS[config.method].needs_statistics(config)
+    if needed and not calibration.statistics:
+        raise CalibrationError(
+            f"calibration: method={config.method}, allocation={config.allocation}, "
+            f"correction={config.correction} need statistics of the sites; got none"
+        )
+    if engine == "layers" and calibration.statistics:
+        raise CalibrationError(
+            "calibration: engine=layers takes its statistics layer by layer; expected none, got "
+            f"those of {len(calibration.statistics)} sites (choose engine=model)"
+        )
+
+
+def pruning_config(method: str, options: dict[str, Any]) -> PruningConfig:
+    """The options of a method, those that are not given as in its paper.
+
+    Raises:
+        ConfigError: Unknown or inconsistent options.
+    """
     valid = set(PruningConfig.__dataclass_fields__)
     unknown = sorted(set(options) - valid)
     if unknown:
@@ -216,38 +217,15 @@ def _pruning_config(method: str, options: dict[str, Any]) -> PruningConfig:
     return PruningConfig(method=method, **{**METHOD_DEFAULTS.get(method, {}), **options})
 
 
-def _rereadable(batches: Iterable[Batch]) -> Iterable[Batch]:
+def rereadable(batches: Iterable[Batch]) -> Iterable[Batch]:
+    """The batches, refused where a second pass would find none.
+
+    Raises:
+        CalibrationError: An iterator.
+    """
     if isinstance(batches, Iterator):
         raise CalibrationError(
             "batches: expected an iterable that can be read twice, such as a list; got "
             f"{type(batches).__name__}, which is empty after the first pass"
         )
     return batches
-
-
-def _report(
-    model: PreTrainedModel,
-    pruned: PreTrainedModel,
-    adapter: Adapter,
-    plan: PruningPlan,
-    ratio: float,
-    round_to: int,
-    sequence_length: float,
-    calibration: Calibration,
-    errors: tuple[SiteError, ...],
-    timings: dict[str, float],
-) -> CompressionReport:
-    dense = prunable_costs(adapter, sequence_length)
-    small = prunable_costs(adapter, sequence_length, plan)
-    return CompressionReport(
-        ratio=ratio,
-        round_to=round_to,
-        sequence_length=sequence_length,
-        calibration_examples=calibration.examples,
-        calibration_tokens=calibration.tokens,
-        prunable_macs=(dense.macs, small.macs),
-        prunable_params=(dense.params, small.params),
-        params=(model.num_parameters(), pruned.num_parameters()),
-        site_errors=errors,
-        timings=timings,
-    )

@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -68,30 +69,66 @@ def save_pruned(
         CheckpointError: The folder is in use, or the model is not a pruned one.
         PlanError: The plan does not fit the model.
     """
-    target = Path(folder).absolute()
-    auto_class = _auto_class(model)
+    _auto_class(model)
     _check_counts(adapter_for(model), plan)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(f"{target}: expected a new or empty folder; it is in use")
-    base_model = _last_component(base_model)
-    card = model_card(model, auto_class, plan, base_model, run_config or {}, record_summary or {})
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
-    partial.mkdir()
-    try:
+    with complete_folder(Path(folder)) as partial:
         # The config names this file in `auto_map`, and saving copies it.
         model.save_pretrained(partial)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
-        (partial / PLAN_FILE).write_text(plan.to_json() + "\n", encoding="utf-8")
-        if run_config is not None:
-            text = json.dumps(_without_paths(run_config), indent=2, sort_keys=True)
-            (partial / RUN_CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        describe(
+            partial,
+            model,
+            plan,
+            run_config=run_config,
+            record_summary=record_summary,
+            base_model=base_model,
+        )
+    return Path(folder).absolute()
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which gets its name at the end of the block, complete or not at all.
+
+    Args:
+        folder: The name; must not exist, or be an empty folder.
+
+    Raises:
+        CheckpointError: The name is in use.
+    """
+    target = folder.absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(f"{target}: expected a new or empty folder; it is in use")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+    partial.mkdir()
+    try:
+        yield partial
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
+
+
+def describe(
+    folder: Path,
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    *,
+    run_config: dict[str, Any] | None,
+    record_summary: dict[str, Any] | None,
+    base_model: str,
+) -> None:
+    """Write plan, run configuration and model card beside the weights; see `save_pruned`."""
+    base_model = _last_component(base_model)
+    (folder / PLAN_FILE).write_text(plan.to_json() + "\n", encoding="utf-8")
+    if run_config is not None:
+        text = json.dumps(_without_paths(run_config), indent=2, sort_keys=True)
+        (folder / RUN_CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    card = model_card(
+        model, _auto_class(model), plan, base_model, run_config or {}, record_summary or {}
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def load_plan(folder: str | Path) -> PruningPlan:

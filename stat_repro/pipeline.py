@@ -64,6 +64,7 @@ def run_experiment(config: RunConfig, session: Session, name: str | None = None)
             sequence_length=dense.workload.sequence_length,
             calibration=calibrated.calibration,
             seed=config.seed,
+            engine=config.calibration.engine,
             **asdict(config.pruning),
         )
         with watch.stage("evaluate_s"):
@@ -113,7 +114,8 @@ def _record(
     report = compression.report
     # A sweep shares statistics and their analysis; the time of a point counts them as if it ran
     # alone.
-    timings = {**watch.seconds, **report.timings, "calibrate_s": calibrated.seconds}
+    timings = {**watch.seconds, **report.timings}
+    timings["calibrate_s"] = calibrated.seconds + report.timings.get("calibrate_s", 0.0)
     timings["compress_s"] += calibrated.seconds + timings.pop("shared_s", 0.0)
     return RunRecord(
         **_identity(config, name),

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from stat_repro.api import calibrate
-from stat_repro.calibration.capture import Calibration
+from stat_repro.calibration.capture import Calibration, count_tokens
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import ConfigError, PruningConfig, RunConfig
 from stat_repro.data.squad import QuestionData, load_questions
@@ -106,7 +106,8 @@ class Session:
         dense = self.dense(config)
         method = METHODS[config.pruning.method]
         key = {**_dense_key(config), "calibration": asdict(config.calibration), "seed": config.seed}
-        if method.needs_statistics(config.pruning):
+        by_layers = config.calibration.engine == "layers"  # takes and drops them by itself
+        if method.needs_statistics(config.pruning) and not by_layers:
             found = self._shared("calibration", key, lambda: _calibrate(dense, config, None))
         else:  # kept apart, so that a sweep over methods does not take statistics twice
             found = self._shared("counts", key, lambda: _calibrate(dense, config, config.pruning))
@@ -236,13 +237,16 @@ def _calibrate(
     examples = dense.workload.calibration(config.calibration, config.seed)
     watch = Stopwatch(dense.loaded.model.device)
     with watch.stage("calibrate_s"):
-        calibration = calibrate(
-            dense.loaded.model,
-            examples,
-            statistics=config.calibration.statistics,
-            sketch=sketch_of(config),
-            config=pruning,
-        )
+        if config.calibration.engine == "layers":
+            calibration = count_tokens(examples)
+        else:
+            calibration = calibrate(
+                dense.loaded.model,
+                examples,
+                statistics=config.calibration.statistics,
+                sketch=sketch_of(config),
+                config=pruning,
+            )
     return CalibratedModel(calibration, examples, watch.seconds["calibrate_s"])
 
 

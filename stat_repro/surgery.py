@@ -10,23 +10,15 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stat_repro import modeling_stat
-from stat_repro.models import adapter as adapters
-from stat_repro.models.adapter import Adapter, Site, adapter_for, linear, unit_columns
+from stat_repro.models.adapter import Site, adapter_for, linear, unit_columns
 from stat_repro.plan import PlanError, PruningPlan, SiteKind
-
-# The pruned class of every stock class that has one; `class StatX(_PrunedY, X)`.
-_PRUNED_CLASSES: dict[type, type] = {
-    pruned.__bases__[1]: pruned
-    for heads in modeling_stat.AUTO_CLASSES.values()
-    for pruned in heads.values()
-}
+from stat_repro.pruned_form import empty_pruned_model, pruned_class
 
 
 class SurgeryError(ValueError):
@@ -163,57 +155,6 @@ def _replace(model: nn.Module, linears: dict[str, nn.Linear]) -> None:
         modeling_stat.count_heads(model.get_submodule(parent))
 
 
-def pruned_class(model: PreTrainedModel) -> type[PreTrainedModel]:
-    """The `Stat*` class of a stock model, or the class itself if it is one."""
-    for stock, pruned in _PRUNED_CLASSES.items():
-        # By name: loaded with trust_remote_code, a pruned model has its own copy of the classes.
-        if type(model) is stock or type(model).__name__ == pruned.__name__:
-            return pruned
-    raise adapters.UnsupportedModelError(
-        f"no pruned form of {type(model).__name__}; supported: "
-        f"{', '.join(sorted(stock.__name__ for stock in _PRUNED_CLASSES))}, and the pruned forms "
-        "of these"
-    )
-
-
-def _pruned_config(
-    model: PreTrainedModel, adapter: Adapter, plan: PruningPlan, new: dict[str, nn.Linear]
-) -> Any:
-    """The config of the pruned model: the dense one and what each layer keeps."""
-
-    def biases(sites: tuple[Site, ...]) -> list[bool]:
-        consumers = [new.get(site.consumer, linear(model, site.consumer)) for site in sites]
-        return [consumer.bias is not None for consumer in consumers]
-
-    attention, ffn = adapter.of_kind("attention"), adapter.of_kind("ffn")
-    ratios = [s.producers[0].rows_per_unit // s.producers[1].rows_per_unit for s in attention]
-    lists: dict[str, Any] = {
-        "query_heads_per_layer": [n * r for n, r in zip(plan.head_counts, ratios, strict=True)],
-        "ffn_size_per_layer": list(plan.neuron_counts),
-        "attention_output_bias_per_layer": biases(attention),
-        "ffn_output_bias_per_layer": biases(ffn),
-    }
-    config_class = pruned_class(model).config_class
-    if hasattr(config_class, "kv_heads_per_layer"):
-        lists["kv_heads_per_layer"] = list(plan.head_counts)
-    values = model.config.to_dict()
-    # They belong to the class that is left; the new one has its own.
-    for key in ("model_type", "auto_map", "transformers_version", "architectures"):
-        values.pop(key, None)
-    config = config_class(**(values | lists))
-    config._attn_implementation = model.config._attn_implementation
-    config.name_or_path = model.config.name_or_path
-    return config
-
-
-def _empty_model(model: PreTrainedModel, config: Any) -> PreTrainedModel:
-    """The pruned model without weights, on the meta device."""
-    cls = pruned_class(model)
-    without_pooler = cls is modeling_stat.StatBertModel and model.pooler is None
-    with torch.device("meta"):
-        return cls(config, add_pooling_layer=False) if without_pooler else cls(config)
-
-
 def _tensors(model: PreTrainedModel, new: dict[str, nn.Linear]) -> dict[str, Tensor]:
     """The state dict of the pruned model; nothing is shared with the source."""
     replaced = tuple(f"{name}." for name in new)
@@ -294,7 +235,9 @@ def prune_model(
                 )
             if edit is not None:
                 new |= _edited_linears(model, site, edit)
-        pruned = _empty_model(model, _pruned_config(model, adapter, plan, new))
+        names = [site.consumer for site in adapter.sites]
+        biased = [n for n in names if new.get(n, linear(model, n)).bias is not None]
+        pruned = empty_pruned_model(model, adapter, plan, biased)
         pruned.load_state_dict(_tensors(model, new), strict=True, assign=True)
         _carry_over(model, pruned)
     return pruned

@@ -7,7 +7,7 @@ whatever happens inside.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -77,6 +77,87 @@ def input_hooks(
             handle.remove()
 
 
+class Reduction:
+    """Reduces the activations of some sites while forward passes run.
+
+    Args:
+        sites: Sites wanted; those without units are left out.
+        device: Device of the model.
+        statistics: `gram`, `exact` or `sketch`.
+        sketch: Which sketch, for `sketch` only; Gaussian of the default size if None.
+
+    Attributes:
+        tokens: Tokens of the batches so far, padding excluded.
+        examples: Rows of the batches so far.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        device: torch.device,
+        statistics: str = "gram",
+        sketch: Sketch | None = None,
+    ) -> None:
+        make = _collector_maker(statistics, sketch)
+        self.sites = [site for site in sites if site.units]
+        self.tokens = self.examples = 0
+        self._collectors = {(s.layer, s.kind): make(s, device) for s in self.sites}
+        self._last = max(self.sites, key=lambda s: (s.layer, s.kind == "ffn"), default=None)
+        self._mask = self._rows = torch.empty(0)
+        self._ends = True
+
+    def hooks(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Hooks on the consumers inside the block."""
+        return input_hooks(model, self.sites, self._receive)
+
+    @contextmanager
+    def batch(self, mask: torch.Tensor, *, ends: bool) -> Iterator[None]:
+        """The forward pass of one batch, inside the block.
+
+        Args:
+            mask: Which positions are tokens, bool (B, S).
+            ends: Whether the pass stops where the last site has its input.
+        """
+        self._mask, self._ends = mask, ends
+        self._rows = mask.view(-1).nonzero().view(-1)  # asks the device once for the whole batch
+        self.tokens += len(self._rows)
+        self.examples += mask.shape[0]
+        with suppress(_LastSiteSeen):
+            yield
+
+    def _receive(self, site: Site, value: torch.Tensor) -> None:
+        mask, rows = self._mask, self._rows
+        # OPT's FFN reads the rows of a batch as one.
+        if value.shape[:-1] not in (mask.shape, (mask.numel(),)):
+            raise CalibrationError(
+                f"{site.name}: expected input of shape {tuple(mask.shape)} + (columns,), got "
+                f"{tuple(value.shape)} (chunk_size_feed_forward must be 0)"
+            )
+        collector = self._collectors[site.layer, site.kind]
+        value = value.reshape(mask.numel(), -1)
+        if len(rows) == len(value):
+            collector.add(value)
+        else:  # in parts, so that no second copy of a large batch is made
+            for part in rows.to(value.device).split(BLOCK_ROWS):
+                collector.add(value.index_select(0, part))
+        if site is self._last and self._ends:
+            raise _LastSiteSeen
+
+    def finish(self) -> Calibration:
+        """The statistics; the reduction is used up.
+
+        Raises:
+            CalibrationError: No tokens, sites that did not see all of them, or non-finite values.
+        """
+        if not self.tokens:
+            raise _no_tokens()
+        found = {
+            (s.layer, s.kind): _finish(s, self._collectors.pop((s.layer, s.kind)), self.tokens)
+            for s in self.sites
+        }
+        return Calibration(statistics=found, tokens=self.tokens, examples=self.examples)
+
+
 def collect_statistics(
     model: nn.Module,
     adapter: Adapter,
@@ -104,50 +185,31 @@ def collect_statistics(
     Raises:
         CalibrationError: No batches, no tokens, unusable masks, or non-finite activations.
     """
-    make = _collector_maker(statistics, sketch)
-    chosen = [site for site in (adapter.sites if sites is None else sites) if site.units]
     backbone = model.get_submodule(adapter.backbone)
     device = next(backbone.parameters()).device
-    collectors = {(s.layer, s.kind): make(s, device) for s in chosen}
-    last = max(chosen, key=lambda site: (site.layer, site.kind == "ffn"), default=None)
-    tokens = examples = 0
-    mask = rows = torch.empty(0)
-
-    def receive(site: Site, value: torch.Tensor) -> None:
-        # OPT's FFN reads the rows of a batch as one.
-        if value.shape[:-1] not in (mask.shape, (mask.numel(),)):
-            raise CalibrationError(
-                f"{site.name}: expected input of shape {tuple(mask.shape)} + (columns,), got "
-                f"{tuple(value.shape)} (chunk_size_feed_forward must be 0)"
-            )
-        collector, value = collectors[site.layer, site.kind], value.reshape(mask.numel(), -1)
-        if len(rows) == len(value):
-            collector.add(value)
-        else:  # in parts, so that no second copy of a large batch is made
-            for part in rows.to(value.device).split(BLOCK_ROWS):
-                collector.add(value.index_select(0, part))
-        if site is last:
-            raise _LastSiteSeen
-
-    options = {"use_cache": False} if adapter.decoder else {}
-    with evaluating(model), torch.inference_mode(), input_hooks(model, chosen, receive):
+    chosen = adapter.sites if sites is None else sites
+    reduction = Reduction(chosen, device, statistics, sketch)
+    options = forward_options(adapter)
+    with evaluating(model), torch.inference_mode(), reduction.hooks(model):
         for batch in track(batches, label):
-            inputs = {k: _rows(k, v).to(device) for k, v in batch.items() if k != "labels"}
-            mask = token_mask(inputs)
-            rows = mask.view(-1).nonzero().view(-1)  # asks the device once for the whole batch
-            tokens += len(rows)
-            examples += mask.shape[0]
-            with suppress(_LastSiteSeen):
+            inputs = model_inputs(batch, device)
+            with reduction.batch(token_mask(inputs), ends=True):
                 backbone(**inputs, **options)
-    if not tokens:
-        raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
-    return Calibration(
-        statistics={
-            (s.layer, s.kind): _finish(s, collectors[s.layer, s.kind], tokens) for s in chosen
-        },
-        tokens=tokens,
-        examples=examples,
-    )
+    return reduction.finish()
+
+
+def forward_options(adapter: Adapter) -> dict[str, bool]:
+    """What the backbone is told besides a batch."""
+    return {"use_cache": False} if adapter.decoder else {}
+
+
+def model_inputs(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
+    """What the backbone reads of a batch, on its device.
+
+    Raises:
+        CalibrationError: A value that is no tensor.
+    """
+    return {k: _rows(k, v).to(device) for k, v in batch.items() if k != "labels"}
 
 
 def count_tokens(batches: Iterable[Batch]) -> Calibration:
@@ -162,8 +224,12 @@ def count_tokens(batches: Iterable[Batch]) -> Calibration:
         tokens += int(mask.sum())
         examples += mask.shape[0]
     if not tokens:
-        raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
+        raise _no_tokens()
     return Calibration(statistics={}, tokens=tokens, examples=examples)
+
+
+def _no_tokens() -> CalibrationError:
+    return CalibrationError("the calibration set holds no tokens: expected at least one batch")
 
 
 def _collector_maker(

@@ -131,7 +131,7 @@ class GramStatistics:
         s = scale.to(self.gram)
         scaled = self.gram * s[:, None]
         scaled *= s  # in place: one copy of a large matrix instead of two
-        return pivoting.pivoted_cholesky(scaled)
+        return pivoting.pivoted_cholesky(scaled, overwrite=True)
 
     def pivot_units(self, width: int) -> pivoting.PivotedFactor:
         """Pivots of the units by pivoted Cholesky of their Gram matrix."""

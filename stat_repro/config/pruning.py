@@ -12,6 +12,7 @@ ALLOCATIONS = ("global", "uniform", "stat")
 CORRECTIONS = ("lstsq", "none", "bias", "affine", "scale")
 STATISTICS = ("gram", "exact", "sketch")
 SKETCHES = ("gaussian", "countsketch")
+ENGINES = ("model", "layers")
 RECIPES = ("auto", "encoder", "decoder")
 
 # What each method is without further options, as in `conf/pruning/<method>.yaml`. The defaults of
@@ -44,6 +45,9 @@ class CalibrationConfig:
         sketch: S for `statistics=sketch`, drawn with `seed`: `gaussian` (what null means there) or
             `countsketch`.
         sketch_size: Rows of S A for every site; null for twice the site's columns.
+        engine: `model` takes the statistics of all sites in one pass; `layers` takes all examples
+            through one layer after the other, in the memory of one layer's statistics (for
+            `pruning.method=stat`, `statistics=gram`). The result is the same.
     """
 
     examples: int = 512
@@ -52,6 +56,7 @@ class CalibrationConfig:
     statistics: str = "gram"
     sketch: str | None = None
     sketch_size: int | None = None
+    engine: str = "model"
 
     def __post_init__(self) -> None:
         one_of("calibration.statistics", self.statistics, STATISTICS)
@@ -66,6 +71,7 @@ class CalibrationConfig:
                     f"calibration.{key}={getattr(self, key)}: expected "
                     f"calibration.statistics=sketch; got {self.statistics}"
                 )
+        one_of("calibration.engine", self.engine, ENGINES)
         at_least("calibration.examples", self.examples, 1)
         at_least("calibration.batch_size", self.batch_size, 1)
 
@@ -191,4 +197,23 @@ def check_statistics(statistics: str, pruning: PruningConfig) -> None:
             raise ConfigError(
                 f"calibration.statistics=sketch serves pruning.{key}={', '.join(valid)}; got "
                 f"{key}={getattr(pruning, key)} (choose statistics=gram)"
+            )
+
+
+def check_engine(engine: str, statistics: str, pruning: PruningConfig) -> None:
+    """Refuse the engine `layers` for what it does not serve.
+
+    Raises:
+        ConfigError: Says what it serves.
+    """
+    one_of("engine", engine, ENGINES)
+    if engine == "model":
+        return
+    for key, got, valid in (
+        ("pruning.method", pruning.method, "stat"),
+        ("calibration.statistics", statistics, "gram"),
+    ):
+        if got != valid:
+            raise ConfigError(
+                f"engine=layers serves {key}={valid}; got {got} (choose engine=model)"
             )

@@ -21,6 +21,7 @@ from stat_repro.config.pruning import (
     SUPERVISED,
     CalibrationConfig,
     PruningConfig,
+    check_engine,
     check_statistics,
 )
 
@@ -43,7 +44,7 @@ _LATER = (
     *("round_to", "cost", "model.labels", "evaluation.zero_shot", "dataset.answers"),
     *("dataset.path", "dataset.revision", "dataset.held_out", "dataset.calibration_split"),
     *("dataset.calibration_corpus", "dataset.calibration_path", "dataset.bos"),
-    *("calibration.sketch", "calibration.sketch_size"),
+    *("calibration.sketch", "calibration.sketch_size", "calibration.engine"),
 )
 
 
@@ -117,6 +118,7 @@ class RunConfig:
 
     def _check_parts(self) -> None:
         check_statistics(self.calibration.statistics, self.pruning)
+        check_engine(self.calibration.engine, self.calibration.statistics, self.pruning)
         data, split = self.dataset, self.evaluation.split
         own_text = data.task == "language_modeling" and not data.source.startswith("corpus:")
         if own_text and split != "test":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 # Columns per block row: with 8 block rows or more at most 9/16 of the full product is computed.
@@ -26,6 +28,16 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
     for start in range(0, total.shape[0], _BLOCK_COLUMNS):
         block = slice(start, start + _BLOCK_COLUMNS)
         total[block, start:].addmm_(rows[:, block].T, rows[:, start:], alpha=alpha)
+
+
+def upper_blocks(total: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Views of the block rows of a matrix from the diagonal on: all of a symmetric one.
+
+    Args:
+        total: Shape (F, F).
+    """
+    for start in range(0, total.shape[0], _BLOCK_COLUMNS):
+        yield total[start : start + _BLOCK_COLUMNS, start:]
 
 
 def mirror(total: torch.Tensor) -> None:
@@ -55,6 +67,7 @@ def quadratic_form(gram: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     for start in range(0, gram.shape[0], _BLOCK_COLUMNS):
         end = min(start + _BLOCK_COLUMNS, gram.shape[0])
         left = rows[:, start:end]
-        total += ((left @ gram[start:end, start:end]) * left).sum()
-        total += 2.0 * ((left @ gram[start:end, end:]) * rows[:, end:]).sum()
+        # In place: for a wide FFN the products are as large as the weight itself.
+        total += (left @ gram[start:end, start:end]).mul_(left).sum()
+        total += 2.0 * (left @ gram[start:end, end:]).mul_(rows[:, end:]).sum()
     return total

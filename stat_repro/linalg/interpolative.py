@@ -12,6 +12,9 @@ from stat_repro.linalg.pivoting import (
     pivoted_qr,
 )
 
+# Rows or columns of a Gram matrix that are gathered at once, so that copies stay small beside it.
+_PART = 1024
+
 
 def interpolation_from_gram(
     gram: torch.Tensor, kept: torch.Tensor, ridge: float, rtol: float = GRAM_RTOL
@@ -68,7 +71,9 @@ def fold_from_gram(
     read = weight.to(gram)
     if ridge > 0:
         result = read.new_zeros((read.shape[0], len(kept)))
-        products = read @ gram.index_select(1, kept[used])
+        parts = [read @ gram.index_select(1, part) for part in kept[used].split(_PART)]
+        products = torch.cat(parts, dim=1)
+        del parts
     else:
         result = read.index_select(1, kept)
         mask = torch.ones(gram.shape[0], dtype=torch.bool, device=gram.device)
@@ -76,9 +81,13 @@ def fold_from_gram(
         dropped = mask.nonzero().view(-1)
         block = gram.index_select(0, dropped).index_select(1, kept[used])
         products = read.index_select(1, dropped) @ block
-    half = torch.linalg.solve_triangular(triangle, products * scale, upper=True, left=False)
-    solved = torch.linalg.solve_triangular(triangle.T, half, upper=False, left=False)
-    return result.index_add_(1, used, solved * scale)
+        del block
+    # In place: each copy would have the size of W.
+    products *= scale
+    torch.linalg.solve_triangular(triangle, products, upper=True, left=False, out=products)
+    torch.linalg.solve_triangular(triangle.T, products, upper=False, left=False, out=products)
+    products *= scale
+    return result.index_add_(1, used, products)
 
 
 def _kept_factor(
@@ -90,13 +99,17 @@ def _kept_factor(
     that depend on the others are not among them.
     """
     _check_ridge(ridge)
-    block = gram.index_select(0, kept).index_select(1, kept)
+    block = gram.new_empty((len(kept), len(kept)))
+    for start in range(0, len(kept), _PART):  # no copy of whole rows of all kept columns
+        rows = gram.index_select(0, kept[start : start + _PART])
+        block[start : start + _PART] = rows.index_select(1, kept)
+        del rows
     if ridge > 0:
         block.diagonal().add_(ridge * gram.diagonal().mean())
     scale = _inverse_lengths(block.diagonal().sqrt())
     block *= scale[:, None]
     block *= scale
-    factor = pivoted_cholesky(block, rtol)
+    factor = pivoted_cholesky(block, rtol, overwrite=True)
     used = factor.order[: factor.rank]
     return factor.factor[:, : factor.rank], scale[used], used
 

@@ -97,6 +97,7 @@ def pivoted_cholesky(
     *,
     max_rank: int | None = None,
     lapack: bool | None = None,
+    overwrite: bool = False,
 ) -> PivotedFactor:
     """Pivoted Cholesky factorisation of a positive semidefinite matrix.
 
@@ -111,6 +112,8 @@ def pivoted_cholesky(
             of all pivots and needs them all.
         lapack: True for LAPACK's dpstrf (CPU), False for `blocked_cholesky` (any device); None
             takes LAPACK on the CPU if more than a quarter of the pivots may be wanted.
+        overwrite: `gram` is not needed any more: LAPACK factors it in place, which halves the
+            memory of a large one.
 
     Returns:
         Pivots and factor on the device of `gram`.
@@ -133,22 +136,25 @@ def pivoted_cholesky(
         return PivotedFactor(order=torch.arange(size, device=gram.device), factor=empty)
     if lapack is None:
         lapack = gram.device.type == "cpu" and wanted > _FEW_PIVOTS * size
-    find = _lapack_cholesky if lapack else blocked_cholesky
-    order, factor = find(gram, rtol * top, wanted)
+    trace = float(gram.diagonal().sum())
+    if lapack:
+        order, factor = _lapack_cholesky(gram, rtol * top, wanted, overwrite)
+    else:
+        order, factor = blocked_cholesky(gram, rtol * top, wanted)
     rest = 0.0
     if len(factor) == wanted < size:
-        rest = max(float(gram.diagonal().sum() - factor.square().sum()), 0.0)
+        rest = max(trace - float(factor.square().sum()), 0.0)
     return PivotedFactor(order=order, factor=factor, rest=rest)
 
 
 def _lapack_cholesky(
-    gram: torch.Tensor, tolerance: float, max_rank: int
+    gram: torch.Tensor, tolerance: float, max_rank: int, overwrite: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     # Column by column, as LAPACK reads it, the lower factor is the upper one row by row. dpstrf
     # takes about half the time for it, and nothing is transposed. info 1 means rank deficient,
     # which is a result here and not an error.
     packed, pivots, rank, info = scipy.linalg.lapack.dpstrf(
-        gram.cpu().numpy().T, tol=tolerance, lower=1
+        gram.cpu().numpy().T, tol=tolerance, lower=1, overwrite_a=overwrite
     )
     if info < 0:
         raise LinAlgInputError(f"dpstrf refused argument {-info}")

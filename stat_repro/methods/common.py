@@ -74,7 +74,8 @@ def fold_all(
         ]
     ffn_edits = [edit for edit, _ in ffn]
     if config.correction in ("lstsq", "affine"):
-        _warn_of_few_tokens(ffn_sites, ffn_edits, task.calibration.tokens)
+        kept = [len(edit.kept) for edit in ffn_edits]
+        warn_of_few_tokens(ffn_sites, kept, task.calibration.tokens)
     head_sites = [site for site in adapter.of_kind("attention") if site.units]
     calibration = task.calibration
     if refit:
@@ -114,6 +115,13 @@ def plan_of(
 ) -> PruningPlan:
     """The plan that these edits carry out; a site without an edit has nothing to keep."""
     kept = {(edit.layer, edit.kind): edit.kept for edit in edits}
+    return plan_keeping(adapter, kept, method, details)
+
+
+def plan_keeping(
+    adapter: Adapter, kept: Mapping[Key, tuple[int, ...]], method: str, details: dict[str, Any]
+) -> PruningPlan:
+    """The plan that keeps these units; a site that is not among them has nothing to keep."""
     layers = tuple(
         LayerPlan(
             kept_heads=kept.get((i, "attention"), ()),
@@ -126,9 +134,9 @@ def plan_of(
     return PruningPlan(layers=layers, method=method, details=details)
 
 
-def _warn_of_few_tokens(sites: Sequence[Site], edits: Sequence[SiteEdit], tokens: int) -> None:
+def warn_of_few_tokens(sites: Sequence[Site], kept: Sequence[int], tokens: int) -> None:
     """With fewer tokens than kept neurons the fit is exact on the calibration data only."""
-    short = [s for s, e in zip(sites, edits, strict=True) if tokens < len(e.kept) < s.units]
+    short = [s for s, k in zip(sites, kept, strict=True) if tokens < k < s.units]
     if short:
         log.warning(
             "%d calibration tokens are fewer than the neurons kept in %d of %d FFNs (first: %s); "

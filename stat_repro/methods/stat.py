@@ -11,6 +11,7 @@ The model given is not changed: step 3 runs on temporarily exchanged Linears.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,7 @@ from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import fold_all, output_of
 from stat_repro.methods.correction import consumer_weight, float64
 from stat_repro.models.adapter import Adapter, Site
+from stat_repro.plan import SiteKind
 from stat_repro.progress import track
 
 
@@ -39,8 +41,7 @@ def prune(task: MethodInput) -> MethodOutput:
     sizes, dense = stat_sizes(task, watch)
 
     def heads(site: Site, folded: Calibration) -> torch.Tensor:
-        order = folded.statistics[site.layer, "attention"].pivot_units(site.width).order
-        return order[: sizes.heads[site.layer]]
+        return head_order(site, folded)[: sizes.heads[site.layer]]
 
     neurons = {i: order[: sizes.neurons[i]] for i, order in enumerate(dense.neuron_orders)}
     folded = fold_all(task, neurons, heads, watch, refit=True, ffn_norms=dense.ffn_norms)
@@ -89,12 +90,7 @@ def _dense_analysis(task: MethodInput, watch: Stopwatch) -> DenseAnalysis:
         with own.stage("errors_s"):
             errors, orders = unit_errors(task.model, task.adapter, task.calibration, task.config)
             norms = [
-                task.calibration.statistics[site.layer, "ffn"].output_error(
-                    float64(consumer_weight(task.model, site))
-                )
-                if site.units
-                else 0.0
-                for site in task.adapter.of_kind("ffn")
+                ffn_norm(task.model, site, task.calibration) for site in task.adapter.of_kind("ffn")
             ]
         known[key] = DenseAnalysis(errors, orders, norms, own.seconds["errors_s"])
     analysis = known[key]
@@ -102,36 +98,85 @@ def _dense_analysis(task: MethodInput, watch: Stopwatch) -> DenseAnalysis:
     return analysis
 
 
+def ffn_norm(model: nn.Module, site: Site, calibration: Calibration) -> float:
+    """||A W^T||_F of an FFN; 0 where it has no neurons."""
+    if not site.units:
+        return 0.0
+    weight = float64(consumer_weight(model, site))
+    return calibration.statistics[site.layer, "ffn"].output_error(weight)
+
+
 def unit_errors(
     model: nn.Module, adapter: Adapter, calibration: Calibration, config: PruningConfig
 ) -> tuple[UnitErrors, list[torch.Tensor]]:
     """Errors of all units from the dense statistics, and the pivot order of each layer's neurons.
 
+    See `site_analysis`.
+    """
+    sites = track(adapter.sites, "decomposing sites", unit="sites")
+    return gathered([site_analysis(model, site, calibration, config) for site in sites])
+
+
+@dataclass(frozen=True)
+class SiteAnalysis:
+    """What the dense statistics say of one site.
+
+    Attributes:
+        kind: Of the site.
+        errors: Of its units; of an FFN in pivot order, of heads when the first i are kept.
+        tails: What is lost with the first i neurons kept; of heads nothing.
+        order: Pivot order of the neurons; of heads nothing.
+    """
+
+    kind: SiteKind
+    errors: Vector
+    tails: Vector
+    order: torch.Tensor
+
+
+def site_analysis(
+    model: nn.Module, site: Site, calibration: Calibration, config: PruningConfig
+) -> SiteAnalysis:
+    """Errors of the units of one site.
+
     Neurons: pivots of the activations whose columns are scaled by the norms of the consumer's
     columns. Heads: pivots of the (tokens * d) x H view; the error of keeping the first i is that
     of the consumer's output after the least-squares correction.
     """
-    heads: list[Vector] = []
-    neurons: list[Vector] = []
-    tails: list[Vector] = []
-    orders: list[torch.Tensor] = []
-    for site in track(adapter.sites, "decomposing sites", unit="sites"):
-        if not site.units:
-            (heads if site.kind == "attention" else neurons).append(np.zeros(0))
-            if site.kind == "ffn":
-                tails.append(np.zeros(1))
-                orders.append(torch.zeros(0, dtype=torch.int64))
-            continue
-        weight = float64(consumer_weight(model, site))
-        statistics = calibration.statistics[site.layer, site.kind]
-        if site.kind == "ffn":
-            factor = statistics.pivot_columns(weight.norm(dim=0))
-            neurons.append(factor.magnitudes.cpu().numpy())
-            tails.append(factor.tail_norms.cpu().numpy())
-            orders.append(factor.order.cpu())
-        else:
-            heads.append(_head_errors(statistics, weight, site, config).cpu().numpy())
-    return UnitErrors(tuple(heads), tuple(neurons), tuple(tails)), orders
+    none = torch.zeros(0, dtype=torch.int64)
+    if not site.units:
+        return SiteAnalysis(site.kind, np.zeros(0), np.zeros(1), none)
+    weight = float64(consumer_weight(model, site))
+    statistics = calibration.statistics[site.layer, site.kind]
+    if site.kind == "attention":
+        errors = _head_errors(statistics, weight, site, config).cpu().numpy()
+        return SiteAnalysis(site.kind, errors, np.zeros(0), none)
+    scale = weight.norm(dim=0)
+    del weight  # of a wide FFN it is large beside the factor
+    factor = statistics.pivot_columns(scale)
+    return SiteAnalysis(
+        kind=site.kind,
+        errors=factor.magnitudes.cpu().numpy(),
+        tails=factor.tail_norms.cpu().numpy(),
+        order=factor.order.cpu(),
+    )
+
+
+def gathered(found: Iterable[SiteAnalysis]) -> tuple[UnitErrors, list[torch.Tensor]]:
+    """Errors of all units and pivot orders of the neurons, from the analyses in layer order."""
+    found = list(found)
+    ffn = [analysis for analysis in found if analysis.kind == "ffn"]
+    errors = UnitErrors(
+        tuple(analysis.errors for analysis in found if analysis.kind == "attention"),
+        tuple(analysis.errors for analysis in ffn),
+        tuple(analysis.tails for analysis in ffn),
+    )
+    return errors, [analysis.order for analysis in ffn]
+
+
+def head_order(site: Site, calibration: Calibration) -> torch.Tensor:
+    """Pivot order of the heads of a site, first to keep first."""
+    return calibration.statistics[site.layer, "attention"].pivot_units(site.width).order
 
 
 def _head_errors(

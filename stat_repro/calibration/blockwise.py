@@ -1,0 +1,157 @@
+"""The calibration set on its way through a model, one transformer layer at a time.
+
+All batches pass through a layer before the next one is touched, so that one layer's weights and
+statistics are needed at a time. What a layer is called with (masks, rotary embeddings, positions)
+is what transformers' own forward pass calls it with, recorded once with layers that do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from stat_repro.calibration.capture import (
+    Batch,
+    Reduction,
+    forward_options,
+    model_inputs,
+    token_mask,
+)
+from stat_repro.calibration.spill import TensorStore
+from stat_repro.models.adapter import Adapter
+from stat_repro.models.modes import evaluating
+from stat_repro.models.residency import BlockWeights
+from stat_repro.progress import track
+
+
+class _LastBlockReached(Exception):
+    """Ends a forward pass at the last layer; nothing went wrong."""
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Stands for a stored tensor inside recorded arguments."""
+
+    index: int
+
+
+class BlockPasses:
+    """Hidden states of all batches in front of one layer.
+
+    Args:
+        model: The model; what is not resident may be on the meta device.
+        adapter: Its adapter.
+        weights: Brings weights into memory. `start` asks for what is outside the layers; in
+            `advance` the layer has to be there already.
+        batches: Calibration batches.
+        store: Where hidden states and arguments wait.
+        device: Where layers run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        weights: BlockWeights,
+        batches: Iterable[Batch],
+        store: TensorStore,
+        device: torch.device,
+    ) -> None:
+        self._model, self._adapter, self._weights = model, adapter, weights
+        self._batches, self._store, self._device = batches, store, device
+        self._masks: list[torch.Tensor] = []
+        self._calls: list[list[Any]] = []  # of every batch: the arguments of every layer
+
+    def start(self) -> None:
+        """Put all batches in front of the first layer."""
+        self._masks, self._calls = [], []
+        backbone = self._model.get_submodule(self._adapter.backbone)
+        blocks = [self._model.get_submodule(name) for name in self._adapter.blocks]
+        options = forward_options(self._adapter)
+        with self._weights.outside(), evaluating(self._model), torch.inference_mode():
+            for index, batch in enumerate(track(self._batches, "embedding the calibration set")):
+                inputs = model_inputs(batch, self._device)
+                self._masks.append(token_mask(inputs).cpu())
+                calls: list[Any] = []
+                with _recorded(blocks, calls), suppress(_LastBlockReached):
+                    backbone(**inputs, **options)
+                tensors: list[torch.Tensor] = []
+                self._calls.append([_stored(call[1:], tensors) for call in calls])
+                self._store.put(f"hidden-{index}", [calls[0][0]])
+                self._store.put(f"arguments-{index}", tensors)
+
+    def advance(self, layer: int, reduction: Reduction, label: str) -> None:
+        """Take all batches through a layer; behind the last one they are not kept.
+
+        Args:
+            layer: The one that the batches are in front of.
+            reduction: Gets the inputs of its sites, which are in this layer.
+            label: What the progress line says.
+        """
+        block = self._model.get_submodule(self._adapter.blocks[layer])
+        last = layer == self._adapter.num_layers - 1
+        with evaluating(block), torch.inference_mode(), reduction.hooks(self._model):
+            for index in track(range(len(self._masks)), label):
+                tensors = [t.to(self._device) for t in self._store.get(f"arguments-{index}")]
+                arguments, options = _filled(self._calls[index][layer], tensors)
+                hidden = self._store.get(f"hidden-{index}")[0].to(self._device)
+                with reduction.batch(self._masks[index], ends=last):
+                    hidden = block(hidden, *arguments, **options)
+                    if not last:
+                        self._store.put(f"hidden-{index}", [hidden])
+
+
+@contextmanager
+def _recorded(blocks: list[nn.Module], calls: list[Any]) -> Iterator[None]:
+    """Layers that hand their input on and write down how they were called.
+
+    A call is (hidden states, further positional arguments, keyword arguments).
+    """
+
+    def record(layer: int, hidden_states: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        calls.append((hidden_states, rest, options))
+        if layer == len(blocks) - 1:
+            raise _LastBlockReached
+        return hidden_states
+
+    own: list[Callable[..., Any] | None] = [block.__dict__.get("forward") for block in blocks]
+    try:
+        for layer, block in enumerate(blocks):
+            block.forward = partial(record, layer)
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+def _stored(value: Any, tensors: list[torch.Tensor]) -> Any:
+    """Arguments with slots in place of tensors, which go to the list, each once."""
+    if isinstance(value, torch.Tensor):
+        known = [i for i, tensor in enumerate(tensors) if tensor is value]
+        if not known:
+            tensors.append(value)
+        return _Slot(known[0] if known else len(tensors) - 1)
+    if isinstance(value, dict):
+        return {key: _stored(item, tensors) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_stored(item, tensors) for item in value)
+    return value
+
+
+def _filled(value: Any, tensors: list[torch.Tensor]) -> Any:
+    """The arguments again."""
+    if isinstance(value, _Slot):
+        return tensors[value.index]
+    if isinstance(value, dict):
+        return {key: _filled(item, tensors) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_filled(item, tensors) for item in value)
+    return value

@@ -1,0 +1,198 @@
+"""STAT layer by layer: the steps and results of `methods.stat`, for one layer's memory.
+
+1. All batches go through the dense layers, one after the other. Of each layer's statistics only its
+   analysis stays; the FFN's Gram matrix, which folding needs again, waits in a file.
+2. Sizes are allocated.
+3. All batches go through the layers again. In each the FFN is folded first, so that the batches
+   leave it as they leave the model with folded FFNs; the head statistics taken on the way give the
+   kept heads and their fold.
+
+At any time one layer's weights, its statistics with the workspace of one factorisation, and one
+batch of activations are in use. Hidden states wait in memory, or in files when asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from stat_repro.allocation.allocate import Sizes
+from stat_repro.allocation.costs import unit_costs
+from stat_repro.calibration.blockwise import BlockPasses
+from stat_repro.calibration.capture import Calibration, CalibrationError, Reduction
+from stat_repro.calibration.spill import (
+    FileStore,
+    MemoryStore,
+    SpilledGram,
+    gram_file_bytes,
+)
+from stat_repro.calibration.statistics import GramStatistics, SiteStatistics
+from stat_repro.measure import Stopwatch
+from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
+from stat_repro.methods.common import Folded, Key, output_of, warn_of_few_tokens
+from stat_repro.methods.correction import fold_site
+from stat_repro.methods.stat import (
+    SiteAnalysis,
+    allocate,
+    ffn_norm,
+    gathered,
+    head_order,
+    site_analysis,
+)
+from stat_repro.models.adapter import Adapter, Site
+from stat_repro.models.residency import AllResident, BlockWeights
+from stat_repro.progress import track
+from stat_repro.surgery import SiteEdit, temporarily_pruned
+
+log = logging.getLogger("stat_repro")
+
+
+def prune_by_layers(task: MethodInput, spill: Path | None) -> MethodOutput:
+    """Plan and edits of STAT for a model in memory; equal to those of `methods.stat.prune`.
+
+    Args:
+        task: Its `calibration` needs to hold the counts only.
+        spill: Folder for hidden states and Gram matrices; None keeps the hidden states in memory
+            and Gram matrices in the system's folder for temporary files.
+    """
+    device = next(task.model.parameters()).device
+    watch = Stopwatch(device)
+    with working_folder(task.adapter, spill) as folder:
+        layers = LayerwiseStat(
+            task, AllResident(), folder, device, watch, in_files=spill is not None
+        )
+        sizes = layers.sizes()
+        folded = [pair for pairs in layers.fold(sizes) for pair in pairs]
+    return output_of(task, folded, sizes.details, watch)
+
+
+@contextmanager
+def working_folder(adapter: Adapter, spill: Path | None) -> Iterator[Path]:
+    """A new folder for what waits, removed at the end whatever happens.
+
+    Args:
+        adapter: Of the model, for the size of its Gram matrices.
+        spill: Where the folder is made; None for the system's folder for temporary files.
+
+    Raises:
+        CalibrationError: No such folder, or too little room in it for the Gram matrices.
+    """
+    if spill is not None and not spill.is_dir():
+        raise CalibrationError(f"spill={spill}: expected an existing folder")
+    needed = sum(gram_file_bytes(site.columns) for site in adapter.of_kind("ffn"))
+    with tempfile.TemporaryDirectory(prefix="stat_repro-", dir=spill) as name:
+        free = shutil.disk_usage(name).free
+        if free < needed:
+            raise CalibrationError(
+                f"{Path(name).parent}: expected {needed / 1e9:.1f} GB of free space for the Gram "
+                f"matrices of the FFNs; got {free / 1e9:.1f} GB (give another folder: spill)"
+            )
+        log.info("Gram matrices of the FFNs take %.1f GB in %s", needed / 1e9, name)
+        yield Path(name)
+
+
+class LayerwiseStat:
+    """The two passes; `sizes`, then `fold`.
+
+    Args:
+        task: What the method is given; its `calibration` needs to hold the counts only.
+        weights: Brings layers into memory.
+        folder: For files, removed by whoever made it.
+        device: Where layers run.
+        watch: Gets the seconds of the stages, by the names that `methods.stat` has for them.
+        in_files: Whether hidden states wait in files.
+    """
+
+    def __init__(
+        self,
+        task: MethodInput,
+        weights: BlockWeights,
+        folder: Path,
+        device: torch.device,
+        watch: Stopwatch,
+        *,
+        in_files: bool,
+    ) -> None:
+        self._task, self._weights, self._folder = task, weights, folder
+        self._device, self._watch = device, watch
+        store = FileStore(folder) if in_files else MemoryStore()
+        self._passes = BlockPasses(task.model, task.adapter, weights, task.batches, store, device)
+        self._orders: list[torch.Tensor] = []
+        self._norms: list[float] = []
+        self._grams: dict[int, SpilledGram] = {}
+
+    def sizes(self) -> Sizes:
+        """First pass and allocation: what every layer keeps."""
+        task, watch = self._task, self._watch
+        with watch.stage("calibrate_s"):
+            self._passes.start()
+        found: list[SiteAnalysis] = []
+        for layer in track(range(task.adapter.num_layers), "dense layers", unit="layers"):
+            with self._weights.block(layer):
+                sites = [task.adapter.site(layer, kind) for kind in ("attention", "ffn")]
+                calibration = self._statistics(layer, sites, "calibrate_s")
+                with watch.stage("errors_s"):
+                    found += [site_analysis(task.model, s, calibration, task.config) for s in sites]
+                    self._norms.append(ffn_norm(task.model, sites[1], calibration))
+                with watch.stage("spill_s"):
+                    self._spill(layer, calibration)
+                del calibration  # before the next layer comes
+        errors, self._orders = gathered(found)
+        with watch.stage("allocate_s"):
+            costs = unit_costs(task.adapter, task.sequence_length)
+            return allocate(
+                errors, costs, task.adapter.decoder, task.ratio, task.config, task.round_to
+            )
+
+    def fold(self, sizes: Sizes) -> Iterator[Folded]:
+        """Second pass: the edits of one layer after the other, attention before FFN."""
+        task, watch = self._task, self._watch
+        if task.config.correction in ("lstsq", "affine"):
+            warn_of_few_tokens(task.adapter.of_kind("ffn"), sizes.neurons, task.calibration.tokens)
+        with watch.stage("recalibrate_s"):
+            self._passes.start()
+        for layer in track(range(task.adapter.num_layers), "folding layers", unit="layers"):
+            attention, ffn = (task.adapter.site(layer, kind) for kind in ("attention", "ffn"))
+            folded: Folded = []
+            with self._weights.block(layer):
+                with watch.stage("fold_ffn_s"):
+                    folded.append(self._fold_ffn(ffn, sizes.neurons[layer]))
+                with temporarily_pruned(task.model, [ffn], [folded[0][0]]):
+                    calibration = self._statistics(layer, [attention], "recalibrate_s")
+                if attention.units:
+                    with watch.stage("fold_heads_s"):
+                        kept = head_order(attention, calibration)[: sizes.heads[layer]]
+                        pair = fold_site(task.model, attention, kept, calibration, task.config)
+                        folded.insert(0, pair)
+                del calibration
+            yield folded
+
+    def _statistics(self, layer: int, sites: list[Site], stage: str) -> Calibration:
+        """Statistics of sites of a layer; the batches move on behind it."""
+        with self._watch.stage(stage):
+            reduction = Reduction(sites, self._device)
+            self._passes.advance(layer, reduction, f"statistics of layer {layer}")
+            return reduction.finish()
+
+    def _spill(self, layer: int, calibration: Calibration) -> None:
+        statistics = calibration.statistics.get((layer, "ffn"))
+        if isinstance(statistics, GramStatistics):
+            path = self._folder / f"gram-{layer}.bin"
+            self._grams[layer] = SpilledGram.write(statistics, path)
+
+    def _fold_ffn(self, site: Site, kept: int) -> tuple[SiteEdit, SiteError]:
+        task = self._task
+        order = self._orders[site.layer][:kept]
+        statistics: dict[Key, SiteStatistics] = {}
+        if kept < site.units:
+            home = torch.device("cpu") if self._device.type == "mps" else self._device
+            statistics[site.layer, "ffn"] = self._grams[site.layer].load(home)
+        known = task.calibration
+        calibration = Calibration(statistics, known.tokens, known.examples)
+        return fold_site(task.model, site, order, calibration, task.config, self._norms[site.layer])

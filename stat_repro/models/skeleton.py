@@ -1,0 +1,182 @@
+"""A model of which the weights stay in its checkpoint until a part of it runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+
+from stat_repro.models.adapter import Adapter, UnsupportedModelError
+from stat_repro.models.loading import explained_refusal
+from stat_repro.models.tensor_files import ShardedCheckpoint, TensorEntry, TensorFileError
+
+log = logging.getLogger("stat_repro")
+
+# Buffers that older versions of transformers saved; the models of today compute them.
+_COMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model on the meta device and where its tensors lie.
+
+    Attributes:
+        model: In evaluation mode; its unsaved buffers are real.
+        entries: Of every tensor of its state dict; tied ones share an entry.
+        dtype: Floating point type of the checkpoint.
+    """
+
+    model: PreTrainedModel
+    entries: Mapping[str, TensorEntry]
+    dtype: torch.dtype
+
+    def stored(self) -> dict[str, TensorEntry]:
+        """Tensors to save, each once: of tied ones the source."""
+        tied = self.model.all_tied_weights_keys
+        return {
+            name: entry
+            for name, entry in self.entries.items()
+            if name not in tied or entry is not self.entries[tied[name]]
+        }
+
+
+def open_checkpoint(
+    folder: Path, classes: Mapping[str, type[PreTrainedModel]], device: torch.device
+) -> Skeleton:
+    """The model that a folder holds, without its weights.
+
+    Args:
+        folder: Hugging Face folder with safetensors weights, in one file or in several.
+        classes: Model classes by name; `architectures` of the config has to name one of them.
+        device: Where the model will run.
+
+    Raises:
+        ModelLoadError: No usable configuration.
+        UnsupportedModelError: Another class, or quantised weights.
+        TensorFileError: Tensors that are missing or of another shape.
+    """
+    with explained_refusal(folder, "configuration"):
+        config = AutoConfig.from_pretrained(folder)
+    names = getattr(config, "architectures", None) or ["none"]
+    if names[0] not in classes:
+        raise UnsupportedModelError(
+            f"{folder}: architecture {names[0]}; supported: {', '.join(sorted(classes))}"
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModelError(f"{folder}: expected plain weights; they are quantised")
+    with torch.device("meta"):
+        model = classes[names[0]]._from_config(config)
+    checkpoint = ShardedCheckpoint(folder)
+    entries = _matched(model, checkpoint)
+    _fill_unsaved_buffers(model, device)
+    return Skeleton(model.eval(), entries, checkpoint.float_dtype)
+
+
+def _matched(model: PreTrainedModel, checkpoint: ShardedCheckpoint) -> dict[str, TensorEntry]:
+    """Entries by the model's names; checkpoints may lack the prefix or one of two tied names."""
+    prefix, tied = f"{model.base_model_prefix}.", model.all_tied_weights_keys
+    partners: dict[str, list[str]] = {}
+    for name, source in tied.items():
+        partners.setdefault(source, []).append(name)
+        partners.setdefault(name, []).append(source)
+    found: dict[str, TensorEntry] = {}
+    missing: list[str] = []
+    used: set[str] = set()
+    for name, tensor in model.state_dict().items():
+        candidates = [name, *partners.get(name, [])]
+        candidates += [candidate.removeprefix(prefix) for candidate in candidates]
+        there = next((c for c in candidates if c in checkpoint.entries), None)
+        if there is None:
+            missing.append(name)
+            continue
+        entry = checkpoint.entries[there]
+        if entry.shape != tuple(tensor.shape):
+            raise TensorFileError(
+                f"{entry.path}, {there}: expected shape {tuple(tensor.shape)}; got {entry.shape}"
+            )
+        found[name] = entry
+        used.add(there)
+    if missing:
+        raise TensorFileError(
+            f"{checkpoint.folder}: {len(missing)} tensors of {type(model).__name__} are missing "
+            f"(first: {missing[0]}); loading the model and saving it with save_pretrained gives "
+            "them their present names"
+        )
+    unused = [n for n in checkpoint.entries if n not in used and not n.endswith(_COMPUTED)]
+    if unused:
+        log.warning(
+            "%s: %d tensors are not of %s and are left out (first: %s)",
+            checkpoint.folder,
+            len(unused),
+            type(model).__name__,
+            unused[0],
+        )
+    return found
+
+
+def _fill_unsaved_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    """Positions and rotary frequencies, which transformers computes when it loads a model."""
+    for module in model.modules():
+        unsaved = [k for k in module._non_persistent_buffers_set if module._buffers[k] is not None]
+        if not unsaved:
+            continue
+        for key in unsaved:
+            module._buffers[key] = torch.empty_like(getattr(module, key), device="cpu")
+        model._init_weights(module)
+        for key in unsaved:
+            module._buffers[key] = getattr(module, key).to(device)
+
+
+class CheckpointWeights:
+    """Weights read from the checkpoint when their part of the model runs, and dropped behind it.
+
+    Args:
+        skeleton: The model.
+        adapter: Its adapter.
+        device: Where the weights go.
+        dtype: Floating point type that the model computes in.
+    """
+
+    def __init__(
+        self, skeleton: Skeleton, adapter: Adapter, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._skeleton, self._adapter = skeleton, adapter
+        self._device, self._dtype = device, dtype
+
+    def outside(self) -> AbstractContextManager[None]:
+        """Embeddings and whatever else the backbone has besides its layers."""
+        stem = f"{self._adapter.backbone}." if self._adapter.backbone else ""
+        blocks = tuple(f"{name}." for name in self._adapter.blocks)
+        return self._resident(
+            [n for n in self._skeleton.entries if n.startswith(stem) and not n.startswith(blocks)]
+        )
+
+    def block(self, layer: int) -> AbstractContextManager[None]:
+        """One transformer layer."""
+        block = f"{self._adapter.blocks[layer]}."
+        return self._resident([n for n in self._skeleton.entries if n.startswith(block)])
+
+    @contextmanager
+    def _resident(self, names: list[str]) -> Iterator[None]:
+        own: list[tuple[nn.Module, str, nn.Parameter]] = []
+        try:
+            for name in names:
+                parent, _, key = name.rpartition(".")
+                module = self._skeleton.model.get_submodule(parent)
+                parameter = module._parameters[key]
+                assert parameter is not None
+                tensor = self._skeleton.entries[name].read()
+                if tensor.is_floating_point():
+                    tensor = tensor.to(self._dtype)
+                own.append((module, key, parameter))
+                module._parameters[key] = nn.Parameter(tensor.to(self._device), requires_grad=False)
+            yield
+        finally:
+            for module, key, parameter in own:
+                module._parameters[key] = parameter

@@ -1,0 +1,150 @@
+"""Reading safetensors files and sharded checkpoints tensor by tensor, with plain input.
+
+A memory-mapped file counts as resident memory page by page as it is read. Here a tensor is read
+into memory of its own, and nothing else of the file stays.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+# The format's own limit of the header's length.
+_MAX_HEADER = 100_000_000
+
+
+class TensorFileError(ValueError):
+    """A file or folder without the tensors that it should hold; names it."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where a tensor lies.
+
+    Attributes:
+        path: File.
+        dtype: Its type.
+        shape: Its shape.
+        start: First byte in the file.
+    """
+
+    path: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensor in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self) -> torch.Tensor:
+        """The tensor, in memory of its own.
+
+        Raises:
+            TensorFileError: The file ends before the tensor does.
+        """
+        buffer = torch.empty(self.nbytes, dtype=torch.uint8)
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            got = file.readinto(buffer.numpy().data)
+        if got != self.nbytes:
+            raise TensorFileError(
+                f"{self.path}: expected {self.nbytes} bytes of a tensor at {self.start}; got {got}"
+            )
+        return buffer.view(self.dtype).view(self.shape)
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """All tensors of a safetensors file by name, in the order of the file.
+
+    Raises:
+        TensorFileError: No safetensors file, or a tensor of a type that is not read here.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= _MAX_HEADER:
+                raise ValueError(f"header of {length} bytes")
+            header: dict[str, Any] = json.loads(file.read(length))
+    except (OSError, ValueError) as error:
+        raise TensorFileError(f"{path}: expected a safetensors file; {error}") from error
+    header.pop("__metadata__", None)
+    entries = {}
+    for name, item in sorted(header.items(), key=lambda pair: pair[1]["data_offsets"]):
+        if item["dtype"] not in _DTYPES:
+            raise TensorFileError(
+                f"{path}, {name}: type {item['dtype']}; expected one of {', '.join(_DTYPES)}"
+            )
+        entries[name] = TensorEntry(
+            path, _DTYPES[item["dtype"]], tuple(item["shape"]), 8 + length + item["data_offsets"][0]
+        )
+    return entries
+
+
+class ShardedCheckpoint:
+    """The tensors of a folder, in one safetensors file or in several with an index.
+
+    Args:
+        folder: A Hugging Face folder.
+
+    Raises:
+        TensorFileError: Neither form is there, or a tensor of the index is in no file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries = self._entries()
+
+    def _entries(self) -> dict[str, TensorEntry]:
+        index = self.folder / INDEX_FILE
+        if not index.is_file():
+            if not (self.folder / SINGLE_FILE).is_file():
+                raise TensorFileError(
+                    f"{self.folder}: expected {SINGLE_FILE} or {INDEX_FILE}; found neither"
+                )
+            return read_header(self.folder / SINGLE_FILE)
+        try:
+            places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise TensorFileError(f"{index}: expected JSON with a weight_map; {error!r}") from error
+        files = {name: read_header(self.folder / name) for name in sorted(set(places.values()))}
+        missing = sorted(name for name, file in places.items() if name not in files[file])
+        if missing:
+            raise TensorFileError(
+                f"{index}: {len(missing)} tensors are not where it says (first: {missing[0]} in "
+                f"{places[missing[0]]})"
+            )
+        return {name: files[file][name] for name, file in places.items()}
+
+    @cached_property
+    def float_dtype(self) -> torch.dtype:
+        """Floating point type that most of its numbers have."""
+        totals: dict[torch.dtype, int] = {}
+        for entry in self.entries.values():
+            if entry.dtype.is_floating_point:
+                totals[entry.dtype] = totals.get(entry.dtype, 0) + math.prod(entry.shape)
+        if not totals:
+            raise TensorFileError(f"{self.folder}: no floating point tensor")
+        return max(totals, key=lambda dtype: totals[dtype])

@@ -1,0 +1,86 @@
+"""Class and configuration of the pruned form of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from stat_repro import modeling_stat
+from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError
+from stat_repro.plan import PruningPlan
+
+# The pruned class of every stock class that has one; `class StatX(_PrunedY, X)`.
+_PRUNED_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
+    pruned.__bases__[1]: pruned
+    for heads in modeling_stat.AUTO_CLASSES.values()
+    for pruned in heads.values()
+}
+
+
+def pruned_class(model: PreTrainedModel) -> type[PreTrainedModel]:
+    """The `Stat*` class of a stock model, or the class itself if it is one."""
+    for stock, pruned in _PRUNED_CLASSES.items():
+        # By name: loaded with trust_remote_code, a pruned model has its own copy of the classes.
+        if type(model) is stock or type(model).__name__ == pruned.__name__:
+            return pruned
+    raise UnsupportedModelError(
+        f"no pruned form of {type(model).__name__}; supported: "
+        f"{', '.join(sorted(stock.__name__ for stock in _PRUNED_CLASSES))}, and the pruned forms "
+        "of these"
+    )
+
+
+def _pruned_config(
+    model: PreTrainedModel, adapter: Adapter, plan: PruningPlan, biased: Collection[str]
+) -> Any:
+    """The config of the pruned model: the dense one and what each layer keeps."""
+
+    def biases(sites: tuple[Site, ...]) -> list[bool]:
+        return [site.consumer in biased for site in sites]
+
+    attention, ffn = adapter.of_kind("attention"), adapter.of_kind("ffn")
+    ratios = [s.producers[0].rows_per_unit // s.producers[1].rows_per_unit for s in attention]
+    lists: dict[str, Any] = {
+        "query_heads_per_layer": [n * r for n, r in zip(plan.head_counts, ratios, strict=True)],
+        "ffn_size_per_layer": list(plan.neuron_counts),
+        "attention_output_bias_per_layer": biases(attention),
+        "ffn_output_bias_per_layer": biases(ffn),
+    }
+    config_class = pruned_class(model).config_class
+    if hasattr(config_class, "kv_heads_per_layer"):
+        lists["kv_heads_per_layer"] = list(plan.head_counts)
+    values = model.config.to_dict()
+    # They belong to the class that is left; the new one has its own.
+    for key in ("model_type", "auto_map", "transformers_version", "architectures"):
+        values.pop(key, None)
+    config = config_class(**(values | lists))
+    config._attn_implementation = model.config._attn_implementation
+    config.name_or_path = model.config.name_or_path
+    return config
+
+
+def empty_pruned_model(
+    model: PreTrainedModel, adapter: Adapter, plan: PruningPlan, biased: Collection[str]
+) -> PreTrainedModel:
+    """The pruned model without weights, on the meta device.
+
+    Args:
+        model: The dense model; of its weights only the sizes are read.
+        adapter: Its adapter.
+        plan: The units that stay.
+        biased: Names of the consumers that have a bias in the pruned model.
+    """
+    cls = pruned_class(model)
+    config = _pruned_config(model, adapter, plan, biased)
+    without_pooler = cls is modeling_stat.StatBertModel and model.pooler is None
+    with torch.device("meta"):
+        return cls(config, add_pooling_layer=False) if without_pooler else cls(config)
+
+
+def supported_classes() -> dict[str, type[PreTrainedModel]]:
+    """Stock and pruned classes by name."""
+    found = [*_PRUNED_CLASSES, *_PRUNED_CLASSES.values()]
+    return {cls.__name__: cls for cls in found}

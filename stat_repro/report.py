@@ -1,0 +1,88 @@
+"""What a compression cost and what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from stat_repro.allocation.costs import prunable_costs
+from stat_repro.methods.base import MethodInput, SiteError
+from stat_repro.plan import PruningPlan
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What the compression cost and what it did.
+
+    Attributes:
+        ratio: Share of the prunable MACs that was asked to be removed.
+        round_to: What the neurons kept per layer were rounded to; 1: not rounded.
+        sequence_length: Mean tokens per example that MACs were counted at.
+        calibration_examples: Rows of the calibration batches.
+        calibration_tokens: Tokens in them, padding excluded.
+        prunable_macs: (dense, pruned) MACs per token of attention and FFN projections and of the
+            attention products.
+        prunable_params: (dense, pruned) parameters of those projections.
+        params: (dense, pruned) parameters of the whole model.
+        site_errors: Relative output error of every site on the calibration data.
+        timings: Seconds per stage; `compress_s` is the whole. Where an earlier ratio of the same
+            calibration had done a part already, `shared_s` of the stages' time was saved, and is
+            not in `compress_s`.
+    """
+
+    ratio: float
+    round_to: int
+    sequence_length: float
+    calibration_examples: int
+    calibration_tokens: int
+    prunable_macs: tuple[float, float]
+    prunable_params: tuple[int, int]
+    params: tuple[int, int]
+    site_errors: tuple[SiteError, ...]
+    timings: dict[str, float]
+
+    @property
+    def mac_kept_fraction(self) -> float:
+        """Share of the prunable MACs that is left."""
+        return self.prunable_macs[1] / self.prunable_macs[0]
+
+    @property
+    def param_kept_fraction(self) -> float:
+        """Share of all parameters of the model (embeddings included) that is left."""
+        return self.params[1] / self.params[0]
+
+
+def report_of(
+    task: MethodInput,
+    model: PreTrainedModel,
+    pruned: PreTrainedModel,
+    plan: PruningPlan,
+    errors: Sequence[SiteError],
+    timings: dict[str, float],
+) -> CompressionReport:
+    """The report of a compression.
+
+    Args:
+        task: What was asked for.
+        model: The dense model; of both models only the sizes are read.
+        pruned: The pruned one.
+        plan: Its plan.
+        errors: Of the sites.
+        timings: Seconds per stage.
+    """
+    dense = prunable_costs(task.adapter, task.sequence_length)
+    small = prunable_costs(task.adapter, task.sequence_length, plan)
+    return CompressionReport(
+        ratio=task.ratio,
+        round_to=task.round_to,
+        sequence_length=task.sequence_length,
+        calibration_examples=task.calibration.examples,
+        calibration_tokens=task.calibration.tokens,
+        prunable_macs=(dense.macs, small.macs),
+        prunable_params=(dense.params, small.params),
+        params=(model.num_parameters(), pruned.num_parameters()),
+        site_errors=tuple(errors),
+        timings=timings,
+    )

@@ -1,0 +1,98 @@
+"""`python -m stat_repro.sharded FOLDER OUTPUT --text FILE ...`: prune a model larger than memory.
+
+FOLDER is a Hugging Face folder of a supported decoder with safetensors weights and its tokenizer;
+windows of the running text in FILE are the calibration set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stat_repro.config.run import DTYPES
+from stat_repro.data.batching import WindowBatches, window_batches
+from stat_repro.data.sampling import draw_indices
+from stat_repro.data.text_data import TextPart
+from stat_repro.data.windows import token_windows
+from stat_repro.measure import process_peak_rss_bytes
+from stat_repro.models.loading import load_tokenizer
+from stat_repro.shards import compress_checkpoint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prune one checkpoint."""
+    options = _parse(argv)
+    batches = text_batches(
+        options.folder, options.text, options.examples, options.window, options.batch_size,
+        options.seed,
+    )  # fmt: skip
+    result = compress_checkpoint(
+        options.folder,
+        options.output,
+        batches,
+        ratio=options.ratio,
+        round_to=options.round_to,
+        allocation=options.allocation,
+        device=options.device,
+        dtype=options.dtype,
+        spill=options.spill,
+    )
+    report = result.report
+    print(f"{result.folder}: {report.mac_kept_fraction:.2%} of the prunable MACs kept")
+    print(f"  heads per layer: {', '.join(map(str, result.plan.head_counts))}")
+    print(f"  neurons per layer: {', '.join(map(str, result.plan.neuron_counts))}")
+    print("  " + ", ".join(f"{key} {value:.1f}" for key, value in report.timings.items()))
+    if (peak := process_peak_rss_bytes()) is not None:
+        print(f"  peak resident memory: {peak / 1e9:.2f} GB")
+    return 0
+
+
+def text_batches(
+    folder: Path, text: Path, examples: int, window: int, batch_size: int, seed: int
+) -> WindowBatches:
+    """Windows of a text that do not overlap, drawn as a run with this seed draws them.
+
+    Args:
+        folder: With the tokenizer.
+        text: UTF-8 file.
+        examples: Windows wanted.
+        window: Tokens of each.
+        batch_size: Windows per batch.
+        seed: Of the draw.
+
+    Raises:
+        ModelLoadError: No tokenizer.
+        DataError: Too little text.
+    """
+    part = TextPart((text.read_text(encoding="utf-8"),), join="")
+    pool = token_windows(load_tokenizer(folder), part, window).ids
+    chosen = torch.tensor(draw_indices(len(pool), examples, seed, False))
+    return window_batches(pool[chosen], batch_size)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stat_repro.sharded", description=__doc__)
+    add: Any = parser.add_argument
+    add("folder", type=Path, help="dense checkpoint")
+    add("output", type=Path, help="new folder for the pruned one")
+    add("--text", type=Path, required=True, help="UTF-8 file with running text")
+    add("--ratio", type=float, default=0.3, help="share of the prunable MACs removed (0.3)")
+    add("--round-to", type=int, default=1, help="multiple that kept neurons are rounded to (1)")
+    add("--allocation", default="global", choices=("global", "uniform"))
+    add("--examples", type=int, default=128, help="windows (128)")
+    add("--window", type=int, default=2048, help="tokens of each (2048)")
+    add("--batch-size", type=int, default=1, help="windows per forward pass (1)")
+    add("--seed", type=int, default=0, help="of the draw of windows (0)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:<i> or mps (auto)")
+    add("--dtype", choices=DTYPES, help="of the calibration (the checkpoint's; CPU: float32)")
+    add("--spill", type=Path, help="folder for Gram matrices and hidden states")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

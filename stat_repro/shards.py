@@ -1,0 +1,223 @@
+"""Pruning a checkpoint that is larger than memory: `stat_repro.compress_checkpoint`.
+
+The layers come from the safetensors files of the folder one at a time and leave as shards of the
+pruned model; see `methods.stat_layers` for what is in memory meanwhile.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from stat_repro.api import check_target, pruning_config, rereadable
+from stat_repro.calibration.capture import Batch, count_tokens
+from stat_repro.checkpoint import complete_folder, describe
+from stat_repro.config.checks import one_of
+from stat_repro.config.pruning import check_engine
+from stat_repro.config.run import DTYPES
+from stat_repro.measure import Stopwatch, resolve_device
+from stat_repro.methods.base import MethodInput, SiteError
+from stat_repro.methods.common import Key, plan_keeping
+from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
+from stat_repro.models.adapter import Adapter, adapter_for, linear
+from stat_repro.models.skeleton import CheckpointWeights, Skeleton, open_checkpoint
+from stat_repro.plan import PruningPlan
+from stat_repro.pruned_form import empty_pruned_model, supported_classes
+from stat_repro.report import CompressionReport, report_of
+from stat_repro.shard_writer import ShardWriter
+from stat_repro.surgery import SiteEdit
+
+# What a tokenizer and the generation need; weights, code, cards and other formats stay behind.
+_COMPANIONS = (
+    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+    *("*.model", "chat_template*", "generation_config.json"),
+)
+# Half types are computed on the CPU by few processors at full speed, and their rounding would add
+# to the statistics; the weights are the same numbers in float32.
+_CPU_DTYPES = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+@dataclass(frozen=True)
+class CheckpointCompression:
+    """A pruned checkpoint on disk, how it was cut, and what that cost.
+
+    Attributes:
+        folder: Where it is.
+        plan: Kept units per layer.
+        report: Costs, errors per site, timings.
+    """
+
+    folder: Path
+    plan: PruningPlan
+    report: CompressionReport
+
+
+def compress_checkpoint(
+    folder: str | Path,
+    output: str | Path,
+    batches: Iterable[Batch],
+    *,
+    ratio: float = 0.5,
+    round_to: int = 1,
+    method: str = "stat",
+    sequence_length: float | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    spill: str | Path | None = None,
+    **options: Any,
+) -> CheckpointCompression:
+    """Prune a checkpoint that need not fit into memory; the result is that of `compress`.
+
+    In memory are at any time one transformer layer, its statistics with the workspace of one
+    factorisation, and one batch of activations; hidden states of all batches as well, unless
+    `spill` is given. Embeddings are there while batches are embedded. Tensors keep the types that
+    they have in the checkpoint, and factorisations are float64.
+
+    Args:
+        folder: A Hugging Face folder with safetensors weights, in one file or in several.
+        output: Where the pruned checkpoint goes; must not exist, or be empty. It appears complete
+            or not at all, loads like one of `save_pruned`, and has one shard per layer.
+        batches: As `compress` takes them.
+        ratio: As in `compress`.
+        round_to: As in `compress`.
+        method: `stat`.
+        sequence_length: As in `compress`.
+        device: `auto`, `cpu`, `cuda`, `cuda:<i>` or `mps`; one layer at a time is there.
+        dtype: Floating point type that the calibration computes in. By default the checkpoint's, on
+            the CPU float32 for half types: few processors compute those at full speed, and float32
+            adds no rounding of its own. It takes twice the memory per layer.
+        spill: Folder for the Gram matrices of the FFNs (somewhat over 4 F^2 bytes per layer) and
+            the hidden states of all batches. By default the system's folder for temporary files,
+            and hidden states in memory.
+        **options: Fields of `stat_repro.config.PruningConfig`.
+
+    Returns:
+        The folder, its plan and a report.
+
+    Raises:
+        ConfigError: Unknown or inconsistent options.
+        CheckpointError: `output` is in use.
+        ModelLoadError: No usable configuration.
+        UnsupportedModelError: No pruned form of the architecture.
+        TensorFileError: Missing or damaged weights.
+        CalibrationError: Unusable batches, or no room for what waits in files.
+        BudgetError: A ratio that cannot be met.
+    """
+    check_target(ratio, round_to)
+    config = pruning_config(method, options)
+    check_engine("layers", "gram", config)
+    batches, source = rereadable(batches), Path(folder).expanduser()
+    where = resolve_device(device)
+    watch = Stopwatch(where)
+    with watch.stage("compress_s"), complete_folder(Path(output)) as partial:
+        skeleton = open_checkpoint(source, supported_classes(), where)
+        adapter = adapter_for(skeleton.model)
+        counts = count_tokens(batches)
+        task = MethodInput(
+            model=skeleton.model,
+            adapter=adapter,
+            batches=batches,
+            ratio=ratio,
+            sequence_length=counts.mean_length if sequence_length is None else sequence_length,
+            config=config,
+            statistics="gram",
+            calibration=counts,
+            round_to=round_to,
+        )
+        weights = CheckpointWeights(
+            skeleton, adapter, where, compute_dtype(skeleton.dtype, where, dtype)
+        )
+        spill_folder = None if spill is None else Path(spill).expanduser()
+        with working_folder(adapter, spill_folder) as work:
+            layers = LayerwiseStat(task, weights, work, where, watch, in_files=spill is not None)
+            pruned, plan, errors = _written(task, layers, skeleton, partial, watch)
+        report = report_of(task, skeleton.model, pruned, plan, errors, watch.seconds)
+        _companions(source, partial, pruned)
+        summary = {
+            "ratio": ratio,
+            "mac_kept_fraction": report.mac_kept_fraction,
+            "param_kept_fraction": report.param_kept_fraction,
+        }
+        describe(
+            partial,
+            pruned,
+            plan,
+            run_config={"ratio": ratio, "round_to": round_to, "pruning": asdict(config)},
+            record_summary=summary,
+            base_model=str(source.resolve()),
+        )
+    return CheckpointCompression(Path(output).absolute(), plan, report)
+
+
+def compute_dtype(
+    stored: torch.dtype, device: torch.device, wanted: str | None = None
+) -> torch.dtype:
+    """Floating point type that the calibration computes in.
+
+    Args:
+        stored: Type of the checkpoint.
+        device: Where layers run.
+        wanted: Name of a type; None chooses.
+    """
+    if wanted is not None:
+        one_of("dtype", wanted, DTYPES)
+        return getattr(torch, wanted)
+    return _CPU_DTYPES.get(stored, stored) if device.type == "cpu" else stored
+
+
+def _written(
+    task: MethodInput,
+    layers: LayerwiseStat,
+    skeleton: Skeleton,
+    folder: Path,
+    watch: Stopwatch,
+) -> tuple[PreTrainedModel, PruningPlan, list[SiteError]]:
+    """Write weights and configuration; the pruned model without weights, plan and errors."""
+    sizes = layers.sizes()
+    writer = ShardWriter(folder, skeleton, task.adapter)
+    kept: dict[Key, tuple[int, ...]] = {}
+    biased: set[str] = set()
+    errors: list[SiteError] = []
+    for layer, folded in enumerate(layers.fold(sizes)):
+        edits = [edit for edit, _ in folded]
+        with watch.stage("write_s"):
+            writer.layer(layer, edits)
+        for edit, error in folded:
+            kept[edit.layer, edit.kind] = edit.kept
+            errors.append(error)
+        biased |= _biased(task.adapter, skeleton.model, layer, edits)
+    with watch.stage("write_s"):
+        writer.finish()
+    plan = plan_keeping(task.adapter, kept, task.config.method, sizes.details)
+    pruned = empty_pruned_model(skeleton.model, task.adapter, plan, biased)
+    # As save_pretrained does it.
+    pruned.config.dtype = str(skeleton.dtype).removeprefix("torch.")
+    pruned.config.architectures = [type(pruned).__name__]
+    pruned.config.save_pretrained(folder)
+    return pruned, plan, errors
+
+
+def _biased(
+    adapter: Adapter, model: PreTrainedModel, layer: int, edits: list[SiteEdit]
+) -> set[str]:
+    """Consumers of a layer that have a bias afterwards."""
+    names = {edit.kind: adapter.site(layer, edit.kind).consumer for edit in edits}
+    new = {names[edit.kind] for edit in edits if edit.consumer_bias is not None}
+    consumers = [site.consumer for site in adapter.sites if site.layer == layer]
+    return new | {name for name in consumers if linear(model, name).bias is not None}
+
+
+def _companions(source: Path, folder: Path, pruned: PreTrainedModel) -> None:
+    """Copy what lies beside the weights; generation defaults are made where there are none."""
+    for pattern in _COMPANIONS:
+        for path in source.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+    if pruned.can_generate() and not (folder / "generation_config.json").is_file():
+        GenerationConfig.from_model_config(pruned.config).save_pretrained(folder)
