@@ -73,7 +73,7 @@ def test_ratio_zero_gives_equal_logits(method, name):
     assert result.plan.method == method
 
 
-@pytest.mark.parametrize(("method", "name"), pairs(RANKED))
+@pytest.mark.parametrize(("method", "name"), pairs(("stat_plus", *RANKED)))
 def test_budget_kept_rows_saving_and_the_untouched_source(method, name, tmp_path):
     model = pico_model(name, dtype=torch.float64)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -117,6 +117,8 @@ def test_every_combination_runs_or_is_refused(method, name):
     runs, results = 0, set()
     for allocation, correction in itertools.product(ALLOCATIONS, CORRECTIONS):
         options = {"method": method, "allocation": allocation, "correction": correction}
+        if method == "stat_plus":
+            options["refit"] = correction in ("lstsq", "affine")
         try:
             PruningConfig(**{**METHOD_DEFAULTS[method], **options})
         except ConfigError:
@@ -136,7 +138,7 @@ def test_every_combination_runs_or_is_refused(method, name):
     assert len(results) >= runs - 5 or method == BLOCKS  # two allocations may agree
 
 
-@pytest.mark.parametrize("method", RANKED)
+@pytest.mark.parametrize("method", ["stat_plus", *RANKED])
 @pytest.mark.parametrize("name", ["bert", "llama_grouped"])
 def test_allocations_of_a_selection(method, name):
     model = pico_model(name, dtype=torch.float64)
@@ -163,7 +165,7 @@ def test_allocations_of_a_selection(method, name):
 
 
 @pytest.mark.parametrize("correction", ["lstsq", "affine"])
-@pytest.mark.parametrize("method", RANKED)
+@pytest.mark.parametrize("method", ["stat_plus", *RANKED])
 def test_duplicated_neurons_are_recovered_exactly(method, correction):
     """Two kinds of neurons, ten copies each: with more than ten kept both kinds are there."""
     model = pico_model("llama_grouped", dtype=torch.float64)
@@ -322,7 +324,7 @@ def test_stat_with_its_own_order_of_neurons_is_stat(monkeypatch):
         torch.testing.assert_close(new, old)
 
 
-@pytest.mark.parametrize("method", RANKED)
+@pytest.mark.parametrize("method", ["stat_plus", *RANKED])
 def test_options_that_hold_for_every_method(method):
     model = pico_model("bert", dtype=torch.float64)
     batches = data_for(model, 2)
@@ -338,7 +340,7 @@ def test_options_that_hold_for_every_method(method):
     assert (shifted.head_counts, shifted.neuron_counts) != (base.head_counts, base.neuron_counts)
 
 
-@pytest.mark.parametrize("method", [*RANKED, BLOCKS])
+@pytest.mark.parametrize("method", ["stat_plus", *RANKED, BLOCKS])
 def test_a_pruned_model_can_be_pruned_again(method):
     model = pico_model("llama_grouped", dtype=torch.float64)
     batches = data_for(model, 2)

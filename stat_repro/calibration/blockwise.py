@@ -8,17 +8,16 @@ is what transformers' own forward pass calls it with, recorded once with layers 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from stat_repro.calibration.capture import (
     Batch,
-    Reduction,
     forward_options,
     model_inputs,
     token_mask,
@@ -39,6 +38,23 @@ class _Slot:
     """Stands for a stored tensor inside recorded arguments."""
 
     index: int
+
+
+class Watcher(Protocol):
+    """Sees the forward passes of a layer, such as `capture.Reduction`."""
+
+    def hooks(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Hooks on the layer inside the block."""
+        ...
+
+    def batch(self, mask: torch.Tensor, *, ends: bool) -> AbstractContextManager[None]:
+        """The forward pass of one batch, inside the block.
+
+        Args:
+            mask: Which positions are tokens, bool (B, S).
+            ends: Whether nothing behind the layer is needed.
+        """
+        ...
 
 
 class BlockPasses:
@@ -86,22 +102,23 @@ class BlockPasses:
                 self._store.put(f"hidden-{index}", [calls[0][0]])
                 self._store.put(f"arguments-{index}", tensors)
 
-    def advance(self, layer: int, reduction: Reduction, label: str) -> None:
+    def advance(self, layer: int, watcher: Watcher, label: str) -> None:
         """Take all batches through a layer; behind the last one they are not kept.
 
         Args:
             layer: The one that the batches are in front of.
-            reduction: Gets the inputs of its sites, which are in this layer.
+            watcher: Sees what happens in the layer. Where it ends a forward pass early, the batch
+                stays in front of the layer.
             label: What the progress line says.
         """
         block = self._model.get_submodule(self._adapter.blocks[layer])
         last = layer == self._adapter.num_layers - 1
-        with evaluating(block), torch.inference_mode(), reduction.hooks(self._model):
+        with evaluating(block), torch.inference_mode(), watcher.hooks(self._model):
             for index in track(range(len(self._masks)), label):
                 tensors = [t.to(self._device) for t in self._store.get(f"arguments-{index}")]
                 arguments, options = _filled(self._calls[index][layer], tensors)
                 hidden = self._store.get(f"hidden-{index}")[0].to(self._device)
-                with reduction.batch(self._masks[index], ends=last):
+                with watcher.batch(self._masks[index], ends=last):
                     hidden = block(hidden, *arguments, **options)
                     if not last:
                         self._store.put(f"hidden-{index}", [hidden])

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from stat_repro.linalg import blocks, interpolative, pivoting
+from stat_repro.linalg import blocks, elimination, interpolative, pivoting
 
 
 class SiteStatistics(Protocol):
@@ -60,6 +60,12 @@ class SiteStatistics(Protocol):
         self, order: torch.Tensor, weight: torch.Tensor, column_units: torch.Tensor, width: int
     ) -> torch.Tensor:
         """Output error with the first 0..H units of `order` kept; see `linalg.blocks`."""
+        ...
+
+    def elimination(
+        self, weight: torch.Tensor, width: int, ridge: float
+    ) -> elimination.Elimination:
+        """Units in the order of backward elimination; see `linalg.elimination`."""
         ...
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -144,6 +150,12 @@ class GramStatistics:
         factor = blocks.block_factor(self.gram, order, width)
         return blocks.removal_errors(factor, weight, column_units, width)
 
+    def elimination(
+        self, weight: torch.Tensor, width: int, ridge: float
+    ) -> elimination.Elimination:
+        """Backward elimination on G."""
+        return elimination.eliminate(self.gram, weight, width, ridge)
+
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T by Cholesky of G[K, K]."""
         rtol = pivoting.NOISE_RTOL[self.dtype]
@@ -225,6 +237,13 @@ class ActivationStatistics:
         return blocks.removal_errors_from_activations(
             self.activations.double(), order.cpu(), weight.cpu(), column_units.cpu(), width
         )
+
+    def elimination(
+        self, weight: torch.Tensor, width: int, ridge: float
+    ) -> elimination.Elimination:
+        """Backward elimination on A^T A, which its inverse has the size of anyway."""
+        rows = self.activations.double()
+        return elimination.eliminate(rows.T @ rows, weight.cpu(), width, ridge)
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T by pivoted QR of A[:, K]."""

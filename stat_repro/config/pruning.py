@@ -7,7 +7,7 @@ from typing import Any
 
 from stat_repro.config.checks import ConfigError, at_least, one_of
 
-METHODS = ("stat", "random", "magnitude", "wanda_sp", "flap", "fisher", "shortgpt")
+METHODS = ("stat", "stat_plus", "random", "magnitude", "wanda_sp", "flap", "fisher", "shortgpt")
 ALLOCATIONS = ("global", "uniform", "stat")
 CORRECTIONS = ("lstsq", "none", "bias", "affine", "scale")
 STATISTICS = ("gram", "exact", "sketch")
@@ -19,6 +19,7 @@ RECIPES = ("auto", "encoder", "decoder")
 # `PruningConfig` are those of `stat`.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "stat": {},
+    "stat_plus": {"allocation": "global", "correction": "affine", "refit": True},
     "random": {"allocation": "uniform", "correction": "none"},
     "magnitude": {"allocation": "uniform", "correction": "none"},
     "wanda_sp": {"allocation": "uniform", "correction": "none"},
@@ -98,6 +99,10 @@ class PruningConfig:
         neuron_mac_share: FFN share of the prunable MACs used for the budget; null computes it.
         head_bonus: Decoder recipe: the i-th of H head errors of a layer is scaled by
             head_bonus^(H - i).
+        refit: Fit the consumers once more, front to back, to the dense model's residual stream
+            (`stat_plus` only).
+        sensitivity_examples: Calibration examples on which `stat_plus` measures what the model's
+            output loses by each site; all of them if there are fewer.
         authors_compat: Repeat the recorded slips of the authors' BERT script.
     """
 
@@ -110,6 +115,8 @@ class PruningConfig:
     balance_factor: float = 2.0
     neuron_mac_share: float | None = None
     head_bonus: float = 1.125
+    refit: bool = False
+    sensitivity_examples: int = 128
     authors_compat: bool = False
 
     def __post_init__(self) -> None:
@@ -119,6 +126,7 @@ class PruningConfig:
         one_of("pruning.correction", self.correction, CORRECTIONS)
         at_least("pruning.ridge", self.ridge, 0)
         at_least("pruning.min_units", self.min_units, 0)
+        at_least("pruning.sensitivity_examples", self.sensitivity_examples, 1)
         at_least("pruning.balance_factor", self.balance_factor, 0)
         if not self.head_bonus > 0:
             raise ConfigError(f"pruning.head_bonus: expected > 0; got {self.head_bonus}")
@@ -161,6 +169,7 @@ class PruningConfig:
             )
         if self.method == "shortgpt":
             self._check_blocks()
+        self._check_stat_plus()
         if "stat" not in (self.method, self.allocation):
             for key, default in (
                 ("recipe", "auto"),
@@ -172,6 +181,27 @@ class PruningConfig:
                         f"pruning.{key} is an option of STAT's sizes: expected method=stat or "
                         f"allocation=stat; got method={self.method}, allocation={self.allocation}"
                     )
+
+    def _check_stat_plus(self) -> None:
+        """What only `stat_plus` does is refused elsewhere, and where nothing of it is left."""
+        if self.method != "stat_plus":
+            for key, default in (("refit", False), ("sensitivity_examples", 128)):
+                if getattr(self, key) != default:
+                    raise ConfigError(
+                        f"pruning.{key}={getattr(self, key)} is an option of stat_plus: expected "
+                        f"method=stat_plus; got method={self.method}"
+                    )
+            return
+        if self.refit and self.correction not in ("lstsq", "affine"):
+            raise ConfigError(
+                "pruning.refit=true moves corrected consumers: expected correction=affine or "
+                f"lstsq; got correction={self.correction} (pruning.refit=false)"
+            )
+        if self.allocation != "global" and self.sensitivity_examples != 128:
+            raise ConfigError(
+                f"pruning.sensitivity_examples={self.sensitivity_examples} measures sizes: "
+                f"expected allocation=global; got allocation={self.allocation}"
+            )
 
     def _check_blocks(self) -> None:
         """Whole blocks leave nothing to allocate inside a layer and nothing to correct."""

@@ -63,6 +63,7 @@ _TASK_METRICS = {"_acc": "accuracy", "_acc_norm": "normalised accuracy"}
 
 METHOD_LABELS = {
     "stat": "STAT",
+    "stat_plus": "STAT+",
     "random": "random",
     "magnitude": "magnitude",
     "wanda_sp": "Wanda-sp",
@@ -101,6 +102,7 @@ _KNOWN = {
 # Colour of a method, and its marker in the form of its paper.
 _METHODS = {
     "stat": ("#0072B2", "o"),
+    "stat_plus": ("#000000", "o"),
     "random": ("#7F7F7F", "X"),
     "magnitude": ("#999933", "P"),
     "wanda_sp": ("#56B4E9", "s"),

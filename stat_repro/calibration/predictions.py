@@ -1,0 +1,76 @@
+"""What a model says on calibration batches, and how far an edited model is from it.
+
+No labels: the dense model's own output is the reference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Positions of an example that are compared where a model speaks at every position, spread evenly.
+# A vocabulary of 49,152 would take 100 MB for one window of 512 tokens.
+POSITIONS = 64
+
+
+def predictions(output: Any, mask: Tensor) -> list[Tensor]:
+    """The rows of a model's output that are compared, one list entry per head.
+
+    Args:
+        output: What a transformers model returned for one batch.
+        mask: Which positions are tokens, bool (B, S).
+
+    Returns:
+        float32 tensors of shape (rows, C): log-probabilities; for a single output (C = 1, as in
+        regression) and for a model without a head the values themselves.
+
+    Raises:
+        TypeError: An output of an unknown kind.
+    """
+    if getattr(output, "start_logits", None) is not None:
+        rows = mask.to(output.start_logits.device)
+        # -inf would make 0 * inf of what both models exclude.
+        floor = torch.finfo(torch.float32).min / 4
+        return [
+            logits.float().masked_fill(~rows, floor).log_softmax(dim=1)
+            for logits in (output.start_logits, output.end_logits)
+        ]
+    logits = getattr(output, "logits", None)
+    if logits is not None:
+        if logits.ndim == 3:
+            logits = _spread_rows(logits, mask)
+        return [logits.float() if logits.shape[-1] == 1 else logits.float().log_softmax(dim=-1)]
+    hidden = getattr(output, "last_hidden_state", None)
+    if hidden is None:
+        raise TypeError(
+            f"expected a model output with logits, start_logits or last_hidden_state; got "
+            f"{type(output).__name__}"
+        )
+    return [_spread_rows(hidden, mask).float()]
+
+
+def _spread_rows(values: Tensor, mask: Tensor) -> Tensor:
+    """At most `POSITIONS` rows per example of (B, S, C), evenly spread over its tokens."""
+    kept = []
+    for row, tokens in zip(values, mask, strict=True):
+        places = tokens.nonzero().view(-1).to(values.device)
+        step = max(1, -(-len(places) // POSITIONS))
+        kept.append(row.index_select(0, places[step - 1 :: step]))
+    return torch.cat(kept)
+
+
+def divergence(reference: list[Tensor], other: list[Tensor], *, probabilities: bool) -> float:
+    """Sum over rows and heads of KL(reference || other), or of squared differences.
+
+    Args:
+        reference: Predictions of the dense model.
+        other: Predictions on the same rows.
+        probabilities: Whether the rows are log-probabilities; squared differences otherwise.
+    """
+    total = 0.0
+    for p, q in zip(reference, other, strict=True):
+        terms = p.exp() * (p - q) if probabilities else (p - q).square()
+        total += float(terms.sum(dtype=torch.float64))
+    return total

@@ -1,0 +1,123 @@
+"""Forward passes that start in the middle: for edits of one layer at a time.
+
+What is in front of the edited layer has not changed, so its hidden states are remembered from the
+dense model instead of being computed again for every edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from stat_repro.calibration.capture import Batch, forward_options, model_inputs, token_mask
+from stat_repro.calibration.predictions import divergence, predictions
+from stat_repro.models.adapter import Adapter
+from stat_repro.models.modes import evaluating
+from stat_repro.progress import track
+
+
+class DenseRun:
+    """The dense model on some examples, remembered layer by layer.
+
+    Args:
+        model: The dense model, with its task head; left as it was.
+        adapter: Its adapter.
+        batches: Calibration batches; the first `examples` rows of them are used.
+        examples: Rows.
+
+    Attributes:
+        rows: Predictions that are compared.
+    """
+
+    def __init__(
+        self, model: nn.Module, adapter: Adapter, batches: Iterable[Batch], examples: int
+    ) -> None:
+        self._model = model
+        self._blocks = [model.get_submodule(name) for name in adapter.blocks]
+        self._options = forward_options(adapter)
+        self._inputs: list[dict[str, torch.Tensor]] = []
+        self._masks: list[torch.Tensor] = []
+        self._hidden: list[list[torch.Tensor]] = []  # of every batch: the input of every layer
+        self._reference: list[list[torch.Tensor]] = []
+        device = next(model.parameters()).device
+        with evaluating(model), torch.inference_mode():
+            for batch in track(_first_rows(batches, examples), "dense model, layer by layer"):
+                inputs = model_inputs(batch, device)
+                mask = token_mask(inputs)
+                hidden: list[torch.Tensor] = []
+                with _inputs_of(self._blocks, hidden):
+                    output = model(**inputs, **self._options)
+                self._inputs.append(inputs)
+                self._masks.append(mask)
+                self._hidden.append(hidden)
+                self._reference.append(predictions(output, mask))
+        self._probabilities = _has_classes(output) if self._inputs else True
+        self.rows = sum(len(rows) for heads in self._reference for rows in heads)
+
+    def divergence(self, layer: int) -> float:
+        """Mean divergence of the model as it is now from the dense one.
+
+        Args:
+            layer: The first layer that may differ from the dense model.
+        """
+        total = 0.0
+        with evaluating(self._model), torch.inference_mode():
+            for inputs, mask, hidden, reference in zip(
+                self._inputs, self._masks, self._hidden, self._reference, strict=True
+            ):
+                with _replaced(self._blocks[:layer], hidden[layer]):
+                    output = self._model(**inputs, **self._options)
+                now = predictions(output, mask)
+                total += divergence(reference, now, probabilities=self._probabilities)
+        return total / self.rows
+
+
+def _has_classes(output: Any) -> bool:
+    if getattr(output, "start_logits", None) is not None:
+        return True
+    logits = getattr(output, "logits", None)
+    return logits is not None and logits.shape[-1] > 1
+
+
+def _first_rows(batches: Iterable[Batch], examples: int) -> Iterator[Batch]:
+    left = examples
+    for batch in batches:
+        rows = len(batch["input_ids"])
+        yield batch if rows <= left else {key: value[:left] for key, value in batch.items()}
+        left -= min(rows, left)
+        if not left:
+            return
+
+
+@contextmanager
+def _inputs_of(blocks: list[nn.Module], hidden: list[torch.Tensor]) -> Iterator[None]:
+    """Write down what every layer reads."""
+
+    def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden.append(args[0] if args else kwargs["hidden_states"])
+
+    handles = [block.register_forward_pre_hook(remember, with_kwargs=True) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _replaced(blocks: list[nn.Module], output: torch.Tensor) -> Iterator[None]:
+    """Layers that hand out these hidden states instead of running."""
+    own: list[Callable[..., Any] | None] = [block.__dict__.get("forward") for block in blocks]
+    try:
+        for block in blocks:
+            block.forward = lambda *args, **kwargs: output
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward

@@ -1,0 +1,106 @@
+"""The residual stream behind the sites of one layer, while batches pass through it.
+
+A consumer's output is added to what it started from; the sum is the stream that the layers behind
+it read. Post-norm models (BERT) normalise the sum at once, pre-norm models (Llama) hand it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from stat_repro.models.adapter import Adapter, Site, linear
+
+# Gets the site, what its consumer reads (n, columns), and the stream behind it (n, D); n tokens.
+Receiver = Callable[[Site, torch.Tensor, torch.Tensor], None]
+
+
+class _SiteSeen(Exception):
+    """Ends a layer's forward pass behind a site; nothing went wrong."""
+
+
+class StreamRecorder:
+    """Watches one layer; for `BlockPasses.advance`.
+
+    Args:
+        adapter: Of the model.
+        layer: The layer.
+        sites: Sites of it that are wanted, attention first.
+        receive: Called for every wanted site in every batch.
+        stop: Where the forward pass ends, so that batches stay in front of the layer; None lets
+            them pass.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        layer: int,
+        sites: list[Site],
+        receive: Receiver,
+        stop: Site | None = None,
+    ) -> None:
+        self._block = adapter.blocks[layer]
+        self._pre_norm = adapter.pre_norm
+        self._attention = adapter.site(layer, "attention")
+        self._ffn = adapter.site(layer, "ffn")
+        self._sites, self._receive, self._stop = sites, receive, stop
+        self._rows = self._before = self._between = torch.empty(0)
+
+    @contextmanager
+    def hooks(self, model: nn.Module) -> Iterator[None]:
+        """Hooks on the layer inside the block."""
+        block = model.get_submodule(self._block)
+        handles = [block.register_forward_pre_hook(self._enter, with_kwargs=True)]
+        try:
+            if self._pre_norm:
+                attention = model.get_submodule(self._attention.consumer.rpartition(".")[0])
+                handles.append(attention.register_forward_hook(self._attended))
+            else:
+                producer = linear(model, self._ffn.producers[0].module)
+                handles.append(producer.register_forward_pre_hook(self._normalised))
+            for site in self._sites:
+
+                def consumed(
+                    module: nn.Module,
+                    args: tuple[torch.Tensor, ...],
+                    output: torch.Tensor,
+                    site: Site = site,
+                ) -> None:
+                    self._consumed(site, args[0], output)
+
+                consumer = linear(model, site.consumer)
+                handles.append(consumer.register_forward_hook(consumed))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def batch(self, mask: torch.Tensor, *, ends: bool) -> Iterator[None]:
+        """The layer's forward pass of one batch, inside the block; `mask` is bool (B, S)."""
+        self._rows = mask.view(-1).nonzero().view(-1)
+        with suppress(_SiteSeen):
+            yield
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._before = args[0] if args else kwargs["hidden_states"]
+
+    def _attended(self, module: nn.Module, args: Any, output: Any) -> None:
+        added = output[0] if isinstance(output, tuple) else output
+        self._between = self._before + added
+
+    def _normalised(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        self._between = args[0]
+
+    def _consumed(self, site: Site, inputs: torch.Tensor, output: torch.Tensor) -> None:
+        start = self._before if site.kind == "attention" else self._between
+        stream = start.reshape(-1, start.shape[-1]) + output.reshape(-1, output.shape[-1])
+        rows = self._rows.to(stream.device)
+        inputs = inputs.reshape(len(stream), -1)
+        self._receive(site, inputs.index_select(0, rows), stream.index_select(0, rows))
+        if site is self._stop:
+            raise _SiteSeen

@@ -1,0 +1,140 @@
+"""Backward elimination: which unit the output misses least, one after the other.
+
+The unit of the optimal-brain-surgeon family (Hassibi & Stork 1993; for whole columns Kurtic et al.
+2023, ZipLM, arXiv 2302.04089), here for the output of a Linear that is fitted again after every
+removal. With P = (G + ridge)^-1 and V the consumer fitted to the columns that are left, removing
+unit u raises the squared output error by trace(V_u P_uu^-1 V_u^T), and
+
+    V <- V - V_u P_uu^-1 P_u:      P <- P - P_:u P_uu^-1 P_u:
+
+is the fit without it. So every step is exact, and nothing is factored again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from stat_repro.linalg.pivoting import LinAlgInputError
+
+# Columns removed between two updates of the whole inverse: a matrix product instead of as many
+# outer products. The result does not depend on it beyond rounding.
+PANEL = 64
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """Units in the order in which they are kept, and what the output misses.
+
+    Attributes:
+        order: Unit indices, shape (H,); the last one is removed first.
+        errors: Squared output error, summed over the tokens, with the first k units of `order` kept
+            and the consumer fitted to them, k = 0..H; shape (H + 1,), float64, never increasing,
+            the last one 0. The ridge is part of it.
+    """
+
+    order: torch.Tensor
+    errors: torch.Tensor
+
+
+def eliminate(gram: torch.Tensor, weight: torch.Tensor, width: int, ridge: float) -> Elimination:
+    """Remove unit after unit, always the one that raises the output error least.
+
+    Args:
+        gram: G of shape (F, F), float64; centred where the consumer's bias is fitted as well.
+        weight: Consumer weight W of shape (D, F).
+        width: Columns per unit, w; unit u owns columns u * w ... (u + 1) * w - 1.
+        ridge: Relative to the mean diagonal entry of G, > 0. It decides among units that the output
+            can do without equally well, and keeps the inverse finite.
+
+    Raises:
+        LinAlgInputError: A ridge that is not positive, or a Gram matrix that is not finite.
+    """
+    if not ridge > 0:
+        raise LinAlgInputError(f"ridge of the elimination: expected > 0; got {ridge}")
+    columns = gram.shape[0]
+    if not columns:
+        return Elimination(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.float64))
+    damped = gram.clone()
+    mean = gram.diagonal().mean()
+    # A site that is silent on all tokens has no scale of its own; any damping does.
+    damped.diagonal().add_(torch.where(mean > 0, ridge * mean, torch.ones_like(mean)))
+    triangle, info = torch.linalg.cholesky_ex(damped)
+    if int(info) != 0:
+        raise LinAlgInputError(
+            f"elimination: expected a finite Gram matrix; the Cholesky factorisation of G + "
+            f"{ridge} mean(diag G) failed at column {int(info)}"
+        )
+    inverse = torch.cholesky_inverse(triangle)
+    read = weight.to(gram).clone()
+    removed, costs = (
+        _columns(inverse, read) if width == 1 else _blocks(inverse, read, columns // width, width)
+    )
+    tails = torch.cat([costs.new_zeros(1), costs.cumsum(0)])  # errors with 0, 1, ... removed
+    return Elimination(removed.flip(0), tails.flip(0))
+
+
+def _columns(inverse: torch.Tensor, read: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Columns in the order of their removal, and what each removal costs.
+
+    Within a panel, P and V stay as they were; what the removals so far did to them is P - C C^T
+    and V - U C^T. Only their diagonal and column norms are kept up to date in every step.
+    """
+    indices = torch.arange(len(inverse), device=inverse.device)
+    order, costs = [], []
+    while len(indices):
+        count, panel = len(indices), min(PANEL, len(indices))
+        diagonal, norms = inverse.diagonal().clone(), read.square().sum(dim=0)
+        alive = torch.ones(count, dtype=torch.bool, device=inverse.device)
+        c, u = inverse.new_zeros((count, panel)), inverse.new_zeros((len(read), panel))
+        for step in range(panel):
+            ratio = torch.where(alive, norms / diagonal, torch.inf)
+            cost, chosen = ratio.min(dim=0, keepdim=True)  # no number leaves the device
+            order.append(indices[chosen])
+            costs.append(cost)
+            past = c.index_select(0, chosen)[0, :step]
+            column = inverse.index_select(1, chosen)[:, 0] - c[:, :step] @ past
+            scale = column[chosen].rsqrt()
+            column = column * scale
+            reader = (read.index_select(1, chosen)[:, 0] - u[:, :step] @ past) * scale
+            products = reader @ read - c[:, :step] @ (reader @ u[:, :step])
+            norms = norms - 2.0 * products * column + reader.square().sum() * column.square()
+            norms.clamp_min_(0.0)
+            # Below its damped Schur complement a diagonal entry is rounding.
+            diagonal = (diagonal - column.square()).clamp_min_(torch.finfo(torch.float64).tiny)
+            c[:, step], u[:, step] = column, reader
+            alive[chosen] = False
+        left = alive.nonzero().view(-1)
+        c_left = c.index_select(0, left)
+        inverse = inverse.index_select(0, left).index_select(1, left) - c_left @ c_left.T
+        read = read.index_select(1, left) - u @ c_left.T
+        indices = indices.index_select(0, left)
+    return torch.cat(order), torch.cat(costs)
+
+
+def _blocks(
+    inverse: torch.Tensor, read: torch.Tensor, units: int, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Units of several columns in the order of their removal, and what each removal costs."""
+    left = torch.arange(units, device=inverse.device)
+    order, costs = [], []
+    while len(left):
+        count = len(left)
+        own = inverse.view(count, width, count, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        readers = read.view(len(read), count, width).permute(1, 2, 0)
+        cost = (readers * torch.linalg.solve(own, readers)).sum(dim=(1, 2)).clamp_min(0.0)
+        chosen = int(cost.argmin())
+        order.append(left[chosen : chosen + 1])
+        costs.append(cost[chosen : chosen + 1])
+        columns = slice(chosen * width, (chosen + 1) * width)
+        step = torch.linalg.solve(own[chosen], inverse[columns])
+        read = read - read[:, columns] @ step
+        inverse = inverse - inverse[:, columns] @ step
+        keep = torch.ones(count * width, dtype=torch.bool, device=inverse.device)
+        keep[columns] = False
+        rows = keep.nonzero().view(-1)
+        read = read.index_select(1, rows)
+        inverse = inverse.index_select(0, rows).index_select(1, rows)
+        left = left[left != left[chosen]]
+    return torch.cat(order), torch.cat(costs)
