@@ -83,6 +83,12 @@ def test_estimates_without_a_finite_value_have_no_interval() -> None:
     assert bootstrap.estimate((math.inf, 2.0), (zero, zero + 1)).value == math.inf
 
 
+def test_the_last_bit_of_a_sum_is_not_kept() -> None:
+    draws = np.full(4, 0.3), np.ones(4)
+    found = bootstrap.estimate((0.1 + 0.2, 1.0), (draws[0] + 1e-16, draws[1]))
+    assert found == bootstrap.Estimate(0.3, 0.3, 0.3)
+
+
 # What is compared
 
 
@@ -110,7 +116,7 @@ def test_seeds_are_averaged_and_differences_paired() -> None:
         difference = both[1][name] - both[0][name]
         assert got is not None
         assert got.value == pytest.approx(difference.mean(), rel=1e-6)
-        error = difference.std() / 20
+        error = float(difference.std()) / 20
         assert got.low == pytest.approx(difference.mean() - 1.96 * error, abs=0.35 * error)
         assert got.high == pytest.approx(difference.mean() + 1.96 * error, abs=0.35 * error)
     assert found.fidelity_ratio is not None
@@ -343,7 +349,7 @@ def test_methods_of_one_study_stay_apart_in_figures() -> None:
     axes = figure.axes[0]
     assert axes.get_yscale() == "log"
     assert len(axes.get_legend().get_texts()) == 8
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     legend = axes.get_legend().get_window_extent()
     assert legend.x0 > axes.get_window_extent().x1  # so that it hides no series
     assert legend.x1 < figure.bbox.x1

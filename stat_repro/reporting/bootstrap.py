@@ -64,6 +64,9 @@ def interval(statistics: Floats, confidence: float = CONFIDENCE) -> tuple[float,
 def estimate(sums: tuple[float, float], resampled: tuple[Floats, Floats]) -> Estimate:
     """A ratio of two sums over the examples; with N as the second one, a mean.
 
+    Twelve digits are kept: the others depend on the order in which a machine adds up, and could
+    decide how a value in the middle of two is rounded in a table.
+
     Args:
         sums: Numerator and denominator on the examples as they are.
         resampled: The same on the drawn ones, (R) each.
@@ -73,7 +76,7 @@ def estimate(sums: tuple[float, float], resampled: tuple[Floats, Floats]) -> Est
         statistics = resampled[0] / resampled[1]
     if not (math.isfinite(value) and bool(np.isfinite(statistics).all())):
         return Estimate(value, math.nan, math.nan)
-    return Estimate(value, *interval(statistics))
+    return Estimate(*(float(f"{v:.12g}") for v in (value, *interval(statistics))))
 
 
 def _draws(count: int, resamples: int, seed: int) -> Iterator[Floats]:
