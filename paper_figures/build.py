@@ -2,8 +2,9 @@
 
 Reads results/<study>/*.json, and writes paper_figures/out/<study>/: table.md, table.tex, table.csv
 and figure_<model>_<dataset>_<metric>.pdf and .png; where costs were measured (cost=measured) also
-table_cost.* and figure_<model>_<dataset>_speedup.*; of the benchmark (study speed)
-a table. Needs no torch and takes seconds.
+table_cost.* and figure_<model>_<dataset>_speedup.*; where several variants have values per example
+also table_comparison.*, each variant against a reference; of the benchmark (study speed) a table.
+Needs no torch and takes seconds.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from stat_repro.results import (
     list_studies,
     load_records,
     load_speed,
+    read_examples,
     to_frame,
 )
 
@@ -47,8 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     built, damaged = 0, False
     for study in options.study or list_studies(options.results):
         try:
-            build = build_speed if study == SPEED_STUDY else build_study
-            build(options.results, study, options.out)
+            if study == SPEED_STUDY:
+                build_speed(options.results, study, options.out)
+            else:
+                build_study(options.results, study, options.out, options.reference)
             built += 1
         except (StudyError, RecordError, reporting.ReportError) as err:
             print(f"error: study {study}: {err}", file=sys.stderr)
@@ -63,8 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if damaged or built == 0 else 0
 
 
-def build_study(results: Path, study: str, out: Path) -> list[Path]:
+def build_study(results: Path, study: str, out: Path, reference: str | None = None) -> list[Path]:
     """Write the tables and figures of one study and print its summary.
+
+    Args:
+        results: Folder of all studies.
+        study: Name of the study.
+        out: Folder under which the study's folder is written.
+        reference: Label of the variant that the others are compared with; faithful `stat` if None.
 
     Returns:
         The files.
@@ -86,6 +96,7 @@ def build_study(results: Path, study: str, out: Path) -> list[Path]:
     measured = reporting.measured_runs(frame)
     if not measured.empty:
         files += _costs(measured, study, folder)
+    files += _comparison(good, results / study, folder, reference)
     print(f"study {study}: {len(good)} runs\n\n{summary}")
     done = {record.run_id for record in good}
     bad = [record for record in records if record.run_id not in done]
@@ -129,6 +140,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=project_root() / "paper_figures" / "out", help="output folder"
     )
+    parser.add_argument(
+        "--reference",
+        metavar="VARIANT",
+        help="variant, as the tables call it, that the others are compared with example by example "
+        "(default: stat with all options at their defaults)",
+    )
     return parser.parse_args(argv)
 
 
@@ -165,6 +182,31 @@ def _costs(frame: pd.DataFrame, study: str, folder: Path) -> list[Path]:
     for data in reporting.cost_figure_data(frame):
         files += reporting.save(reporting.draw_costs(data), folder / data.name, data.records)
     return files
+
+
+def _comparison(
+    records: Sequence[RunRecord], stored: Path, folder: Path, reference: str | None
+) -> list[Path]:
+    """Tables of the variants against the reference, where there are values per example."""
+    values = {}
+    for record in records:
+        found = read_examples(record, stored / f"{record.run_id}.json")
+        if found is not None:
+            values[record.run_id] = found
+    comparisons = reporting.compare(records, values, reference)
+    if not comparisons:
+        return []
+    table = reporting.comparison_table(comparisons)
+    notes = [*reporting.comparison_notes(comparisons), *reporting.record_lines(to_frame(records))]
+    title = f"{stored.name}, paired comparison"
+    return _write(
+        folder,
+        {
+            "table_comparison.md": reporting.to_markdown(table, title, notes),
+            "table_comparison.tex": reporting.to_latex(table, title, notes),
+            "table_comparison.csv": reporting.comparison_csv(comparisons, notes),
+        },
+    )
 
 
 def _write(folder: Path, texts: dict[str, str]) -> list[Path]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import made_up_examples as made
 import pytest
 from made_up_records import (
     cost_entry,
@@ -104,6 +105,41 @@ def test_build_adds_costs_of_the_runs_that_measured_them(tmp_path: Path, build: 
     assert "1.25 (1.15 to 1.45)" in text
     assert f"record {record.run_id}" in text
     assert make_record().run_id not in text
+
+
+def test_build_compares_variants_that_have_values_per_example(
+    tmp_path: Path, build: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, method in enumerate(("stat", "flap", "magnitude")):
+        for seed in (0, 1):
+            record, data = made.run(made.sentences(i, 0.8 - i / 20, 0.05 + i), method, seed=seed)
+            results.save_record(record, tmp_path / "results", data)
+    arguments = ["--results", str(tmp_path / "results"), "--out"]
+    assert build.main([*arguments, str(tmp_path / "a")]) == 0
+    first = outputs(tmp_path / "a" / "made_up")
+    names = {f"table_comparison.{ending}" for ending in ("md", "tex", "csv")}
+    assert {name for name in first if "comparison" in name} == names
+    text = first["table_comparison.md"].decode()
+    assert "reference of reviews (pico): STAT, global, least squares" in text
+    assert "| FLAP, global, bias compensation | 0.5 | 2 | 400 | +0.00 | accuracy (%) |" in text
+    assert f"record {record.run_id}" in text
+    for name in names:
+        assert b"magnitude, uniform, no correction" in first[name]
+    assert build.main([*arguments, str(tmp_path / "b")]) == 0
+    assert outputs(tmp_path / "b" / "made_up") == first
+    # Another reference, and one that is not there.
+    flap = ["--reference", "FLAP, global, bias compensation"]
+    assert build.main([*arguments, str(tmp_path / "c"), *flap]) == 0
+    text = (tmp_path / "c" / "made_up" / "table_comparison.md").read_text()
+    assert "reference of reviews (pico): FLAP, global, bias compensation" in text
+    capsys.readouterr()
+    assert build.main([*arguments, str(tmp_path / "d"), "--reference", "flap"]) == 1
+    assert "reference: expected one of FLAP, global" in capsys.readouterr().err
+    # A file of values that is not the record's own is no basis for a comparison.
+    path = tmp_path / "results" / "made_up" / f"{record.run_id}.examples.safetensors"
+    path.write_bytes(results.encode_examples(made.sentences(7, 0.8, 0.05)))
+    assert build.main([*arguments, str(tmp_path / "e")]) == 1
+    assert f"{path}: {record.run_id}: provenance.examples" in capsys.readouterr().err
 
 
 def test_build_writes_only_where_it_says(tmp_path: Path) -> None:

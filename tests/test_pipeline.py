@@ -1,8 +1,10 @@
 """One experiment in process: sharing, provenance, refusals."""
 
 import hashlib
+import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 from pico_project import save_checkpoint, sentence_overrides, text_overrides
@@ -17,7 +19,14 @@ from stat_repro.identity import identify
 from stat_repro.models.adapter import UnsupportedModelError
 from stat_repro.models.loading import ModelLoadError
 from stat_repro.pipeline import failed_record, model_folder, run_experiment, save_model
-from stat_repro.results import read_examples, read_record, save_record
+from stat_repro.reporting import compare
+from stat_repro.results import (
+    find_record,
+    load_records,
+    read_examples,
+    read_record,
+    save_record,
+)
 from stat_repro.session import Session
 
 
@@ -227,6 +236,34 @@ def test_values_per_example_belong_to_the_record(overrides, tmp_path):
     assert fidelity == pytest.approx(record.metrics["fidelity"], rel=1e-6)
     again = run_experiment(config, Session())
     assert again.examples == data
+
+
+@pytest.mark.parametrize(
+    ("overrides", "metric"), [(sentence_overrides, "accuracy"), (text_overrides, "nll")]
+)
+def test_comparison_of_methods_agrees_with_their_records(overrides, metric, tmp_path):
+    arguments, session, root = overrides(tmp_path), Session(), tmp_path / "results"
+    for options in itertools.product(("pruning=stat", "pruning=flap"), ("seed=0", "seed=1")):
+        experiment = run_experiment(compose_here(arguments, *options, "ratio=0.4"), session)
+        save_record(experiment.record, root, experiment.examples)
+    records = load_records(root, "local")
+    values = {r.run_id: read_examples(r, find_record(root, "local", r.run_id)) for r in records}
+    (found,) = compare(records, values, resamples=100)
+    assert (found.left_out, found.seeds) == (None, (0, 1))
+
+    def mean(method, group, name):
+        return np.mean([r.metrics[group][name] for r in records if r.method == method])
+
+    for estimate, group, name in (
+        (found.metric, "pruned", metric),
+        (found.fidelity, "fidelity", "kl"),
+        (found.agreement, "fidelity", "agreement"),
+    ):
+        expected = mean("flap", group, name) - mean("stat", group, name)
+        assert estimate.value == pytest.approx(expected, abs=1e-6)
+        assert estimate.low <= estimate.value <= estimate.high
+    ratio = mean("flap", "fidelity", "kl") / mean("stat", "fidelity", "kl")
+    assert found.fidelity_ratio.value == pytest.approx(ratio, rel=1e-5)
 
 
 def test_values_per_example_can_be_switched_off(tmp_path):

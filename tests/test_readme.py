@@ -122,7 +122,8 @@ def test_stored_tables_and_figures_are_those_of_the_records(tmp_path, monkeypatc
     assert studies
     assert build.main(["--study", *studies, "--out", str(tmp_path)]) == 0
     for study in studies:
-        for name in ("table.md", "table.tex", "table.csv"):
+        paired = [path.name for path in (stored / study).glob("table_comparison.*")]
+        for name in ("table.md", "table.tex", "table.csv", *paired):
             assert (tmp_path / study / name).read_bytes() == (stored / study / name).read_bytes()
         assert {p.name for p in (tmp_path / study).iterdir()} == {
             p.name for p in (stored / study).iterdir()

@@ -1,6 +1,12 @@
 """Records to tables and figures. No torch; matplotlib is imported only to draw."""
 
 from stat_repro.reporting.canvas import save
+from stat_repro.reporting.comparison import Comparison, compare
+from stat_repro.reporting.comparison_table import (
+    comparison_csv,
+    comparison_notes,
+    comparison_table,
+)
 from stat_repro.reporting.cost_figures import CostFigureData, cost_figure_data, draw_costs
 from stat_repro.reporting.costs import (
     cost_csv,
@@ -29,11 +35,16 @@ from stat_repro.reporting.tables import (
 )
 
 __all__ = [
+    "Comparison",
     "CostFigureData",
     "FigureData",
     "ReportError",
     "Series",
     "aggregate",
+    "compare",
+    "comparison_csv",
+    "comparison_notes",
+    "comparison_table",
     "cost_csv",
     "cost_figure_data",
     "cost_notes",

@@ -16,6 +16,7 @@ from stat_repro.reporting.styles import VariantStyle, quantity_style, variant_st
 _PERCENT = 100.0
 _TICK_GAP = 0.06  # share of the x axis that a tick label needs for itself
 _LABEL_CHARACTERS = 44  # that fit beside the y axis
+_LEGEND_INSIDE = 4  # series whose legend leaves room for them inside the axes
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def figure_data(frame: pd.DataFrame, model: str, dataset: str, quantity: str) ->
 
 def draw(data: FigureData) -> Any:
     """The `matplotlib.figure.Figure` of the numbers, made without global state."""
-    with canvas(5.6, 3.9, data.records) as figure:
+    crowded = len(data.series) > _LEGEND_INSIDE
+    with canvas(8.4 if crowded else 5.6, 3.9, data.records) as figure:
         axes = figure.add_subplot()
         for value in data.dense:
             axes.axhline(value, color="black", linestyle="--", linewidth=1, label="dense")
@@ -123,7 +125,10 @@ def draw(data: FigureData) -> Any:
         label, _, protocol = data.y_label.partition("\n")
         axes.set_ylabel("\n".join([label, *textwrap.wrap(protocol, _LABEL_CHARACTERS)]))
         axes.set_title(f"{data.model}, {data.dataset}")
-        axes.legend(fontsize=8)
+        if crowded:
+            axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
+        else:
+            axes.legend(fontsize=8)
     return figure
 
 

@@ -51,6 +51,7 @@ QUANTITIES = {
     "matthews": QuantityStyle("Matthews correlation", fraction=True),
     "spearman": QuantityStyle("Spearman correlation", fraction=True),
     "nll": QuantityStyle("negative log-likelihood (nats per token)"),
+    "squared_error": QuantityStyle("squared error", decimals=4),
     "agreement": QuantityStyle("agreement with dense (%)", 100, 2, fraction=True),
     "kl": QuantityStyle("KL from dense (nats)", decimals=4, log=True),
     "mse_to_dense": QuantityStyle("mean squared difference to dense", decimals=4, log=True),

@@ -1,0 +1,268 @@
+"""Variants of a study against a reference, paired by evaluated example and calibration seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stat_repro.config import PruningConfig
+from stat_repro.reporting.bootstrap import RESAMPLES, Estimate, estimate, resampled_sums
+from stat_repro.reporting.fairness import (
+    Unit,
+    identity_difference,
+    mac_difference,
+    mac_objection,
+    removes_blocks,
+    unit_shares,
+)
+from stat_repro.reporting.points import ReportError, with_variants
+from stat_repro.results import RunRecord, to_frame
+
+Values = Mapping[str, NDArray[Any]]
+
+# Per task: the metric, and the distance to the dense model.
+MEASURED = {
+    "classification": ("correct", "kl"),
+    "regression": ("squared_error", "squared_difference"),
+    "question_answering": ("f1", "kl"),
+    "language_modeling": ("nll", "kl"),
+}
+# How much an example counts in the mean, where not every one counts the same.
+_WEIGHTS = {("question_answering", "kl"): "windows"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A variant against the reference at one ratio. Differences are variant minus reference.
+
+    Attributes:
+        model: Label of the model.
+        dataset: Label of the data set.
+        task: Task of the data set.
+        reference: Label of the reference.
+        variant: Label of the variant.
+        ratio: Ratio of both.
+        seeds: Calibration seeds that both have, with values per example.
+        examples: Evaluated examples N; 0 where left out.
+        macs: Mean difference of the shares of MACs kept; None without common seeds.
+        left_out: Why there are no numbers; None if there are.
+        whole_blocks: Whether one of the two removes whole blocks, so that MACs are only equal
+            within half a block.
+        metric: Difference of the task's metric (`MEASURED`), in the record's unit.
+        fidelity: Difference of the distance to the dense model.
+        fidelity_ratio: The variant's distance by the reference's.
+        agreement: Difference of the agreement with the dense model, where the task has it.
+    """
+
+    model: str
+    dataset: str
+    task: str
+    reference: str
+    variant: str
+    ratio: float
+    seeds: tuple[int, ...] = ()
+    examples: int = 0
+    macs: float | None = None
+    left_out: str | None = None
+    whole_blocks: bool = False
+    metric: Estimate | None = None
+    fidelity: Estimate | None = None
+    fidelity_ratio: Estimate | None = None
+    agreement: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class _Run:
+    record: RunRecord
+    values: Values | None
+    variant: str
+    extras: tuple[str, ...]
+    order: Any
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A comparable pair: values of both, (N) each, averaged over the seeds."""
+
+    comparison: Comparison
+    reference: Values
+    variant: Values
+
+
+def compare(
+    records: Sequence[RunRecord],
+    values: Mapping[str, Values],
+    reference: str | None = None,
+    resamples: int = RESAMPLES,
+) -> list[Comparison]:
+    """All variants of every model and data set against the reference, at every ratio.
+
+    A model and data set takes part if it has several variants, the reference among them, and values
+    per example.
+
+    Args:
+        records: Successful runs of a study.
+        values: Values per example by run id (`stat_repro.results.read_examples`).
+        reference: Label of the reference as in the tables; if None, faithful `stat` (all options of
+            `PruningConfig` at their defaults), where there is one.
+        resamples: Draws of the bootstrap.
+
+    Raises:
+        ReportError: No model and data set of the study has a variant of that label.
+    """
+    runs = _runs(records, values)
+    groups: dict[tuple[str, str], list[_Run]] = {}
+    for run in runs:
+        groups.setdefault((run.record.model, run.record.dataset), []).append(run)
+    if reference is not None and all(run.variant != reference for run in runs):
+        labels = sorted({run.variant for run in runs})
+        raise ReportError(f"reference: expected one of {'; '.join(labels)}; got {reference!r}")
+    found: list[Comparison | _Pair] = []
+    for key in sorted(groups):
+        group = groups[key]
+        label = _faithful(group) if reference is None else reference
+        measured = any(run.values is not None for run in group)
+        if label is not None and measured and any(run.variant == label for run in group):
+            found += _against(label, group)
+    return _measured(found, resamples)
+
+
+def _runs(records: Sequence[RunRecord], values: Mapping[str, Values]) -> list[_Run]:
+    frame = with_variants(to_frame(records))
+    columns = (frame[name] for name in ("variant", "extras", "order"))
+    return [
+        _Run(record, values.get(record.run_id), variant, extras, order)
+        for record, variant, extras, order in zip(records, *columns, strict=True)
+    ]
+
+
+def _faithful(group: Sequence[_Run]) -> str | None:
+    """The variant with all pruning options at their defaults; of several, the plainest."""
+    defaults = asdict(PruningConfig())
+    found = [run for run in group if {**defaults, **run.record.config["pruning"]} == defaults]
+    found.sort(key=lambda run: (len(run.extras), run.order))
+    return found[0].variant if found else None
+
+
+def _against(reference: str, group: Sequence[_Run]) -> list[Comparison | _Pair]:
+    """One entry per variant and ratio, in the order of the tables."""
+    points: dict[tuple[Any, str, float], list[_Run]] = {}
+    for run in group:
+        points.setdefault((run.order, run.variant, run.record.ratio), []).append(run)
+    references = {key[2]: runs for key, runs in points.items() if key[1] == reference}
+    units: dict[Any, Unit] = {}
+    found = []
+    for key in sorted(points):
+        if key[1] == reference:
+            continue
+        first = points[key][0].record
+        empty = Comparison(first.model, first.dataset, first.task, reference, key[1], key[2])
+        dense = first.provenance.get("model_hash")
+        if dense not in units:
+            same = [r.record for r in group if r.record.provenance.get("model_hash") == dense]
+            units[dense] = unit_shares(same)
+        found.append(_point(empty, references.get(key[2], []), points[key], units[dense]))
+    return found
+
+
+def _point(
+    empty: Comparison, references: Sequence[_Run], others: Sequence[_Run], unit: Unit
+) -> Comparison | _Pair:
+    """Both sides of a comparison, or why there is none."""
+    sides = [{run.record.seed: run for run in runs} for runs in (references, others)]
+    if [len(side) for side in sides] != [len(references), len(others)]:
+        return replace(empty, left_out="several runs of one seed")
+    common = sorted(set(sides[0]) & set(sides[1]))
+    if not common:
+        return replace(empty, left_out="the reference has no run of this ratio and seed")
+    kept = [s for s in common if all(side[s].values is not None for side in sides)]
+    left, right = ([side[s].record for s in kept or common] for side in sides)
+    blocks = any(removes_blocks(record) for record in (*left, *right))
+    named = replace(empty, macs=mac_difference(left, right), whole_blocks=blocks)
+    if not kept:
+        return replace(named, left_out="no values per example")
+    reasons = [identity_difference(a, b) for a, b in zip(left, right, strict=True)]
+    reason = next((r for r in reasons if r is not None), mac_objection(left, right, unit))
+    if reason is not None:
+        return replace(named, left_out=reason)
+    averages = [_average([side[s].values or {} for s in kept]) for side in sides]
+    sizes = {len(value) for average in averages for value in average.values()}
+    if len(sizes) != 1 or set(averages[0]) != set(averages[1]):
+        return replace(named, left_out="other values per example")
+    return _Pair(replace(named, seeds=tuple(kept), examples=sizes.pop()), *averages)
+
+
+def _average(runs: Sequence[Values]) -> dict[str, NDArray[np.float64]]:
+    """Mean over the seeds of every example's values."""
+    return {
+        name: np.mean([run[name].astype(np.float64) for run in runs], axis=0) for name in runs[0]
+    }
+
+
+def _measured(found: Sequence[Comparison | _Pair], resamples: int) -> list[Comparison]:
+    """Estimates of all pairs; those with equally many examples share one draw of them."""
+    columns: dict[int, list[NDArray[np.float64]]] = {}
+    for entry in found:
+        if isinstance(entry, _Pair):
+            columns.setdefault(entry.comparison.examples, []).extend(_columns(entry).values())
+    drawn = {}
+    for count, made in columns.items():
+        matrix = np.stack(made, axis=1)
+        # Nothing that is not finite has an interval, and zero times infinity would spread.
+        broken = ~np.isfinite(matrix).all(axis=0, keepdims=True)
+        sums = resampled_sums(np.where(broken, 0.0, matrix), resamples)
+        drawn[count] = iter(np.where(broken, np.nan, sums).T)
+    result = []
+    for entry in found:
+        if isinstance(entry, Comparison):
+            result.append(entry)
+            continue
+        made_of = _columns(entry)
+        draws = drawn[entry.comparison.examples]
+        resampled = {name: next(draws) for name in made_of}
+        result.append(_estimated(entry.comparison, made_of, resampled))
+    return result
+
+
+def _columns(pair: _Pair) -> dict[str, NDArray[np.float64]]:
+    """The sums over examples that the estimates of a pair are made of."""
+    task = pair.comparison.task
+    found = {}
+    for name in (*MEASURED[task], "agree"):
+        if name not in pair.reference:
+            continue
+        weights = _WEIGHTS.get((task, name))
+        weight = np.ones(pair.comparison.examples) if weights is None else pair.reference[weights]
+        reference, variant = weight * pair.reference[name], weight * pair.variant[name]
+        with np.errstate(invalid="ignore"):  # infinity minus infinity is undefined, as it should be
+            found[name] = variant - reference
+        found[f"{name} weight"] = weight
+        if name == MEASURED[task][1]:
+            found[f"{name} reference"] = reference
+    return found
+
+
+def _estimated(
+    comparison: Comparison,
+    columns: Mapping[str, NDArray[np.float64]],
+    resampled: Mapping[str, NDArray[np.float64]],
+) -> Comparison:
+    def quotient(above: str, below: str) -> Estimate:
+        sums = float(columns[above].sum()), float(columns[below].sum())
+        return estimate(sums, (resampled[above], resampled[below]))
+
+    metric, fidelity = MEASURED[comparison.task]
+    # One plus the relative difference is exactly one where the two are the same.
+    relative = quotient(fidelity, f"{fidelity} reference")
+    ratio = Estimate(1 + relative.value, 1 + relative.low, 1 + relative.high)
+    return replace(
+        comparison,
+        metric=quotient(metric, f"{metric} weight"),
+        fidelity=quotient(fidelity, f"{fidelity} weight"),
+        fidelity_ratio=ratio,
+        agreement=quotient("agree", "agree weight") if "agree" in columns else None,
+    )

@@ -1,0 +1,126 @@
+"""What two variants must have in common before their numbers are compared, read from the records.
+
+Per seed: the protocol, the dense model, the evaluated data, and the drawn calibration examples.
+Over the seeds: the realised MACs, within half of the larger unit (a head, a key/value group or a
+neuron; a whole block where that is the unit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stat_repro.results import RunRecord
+
+_EXACT = 1e-6  # relative: what rounding may leave of a linear relation
+_POINTS = 100.0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Share of the dense model's prunable MACs that the smallest removable parts have.
+
+    Attributes:
+        single: The larger one of an attention unit and a neuron; None where the records do not
+            tell (sizes that are in proportion, or MACs that do not follow from the units kept).
+        block: The largest block.
+    """
+
+    single: float | None
+    block: float | None
+
+
+def unit_shares(records: Sequence[RunRecord]) -> Unit:
+    """Costs of units, from the kept units and kept MACs of runs of one model at one length.
+
+    MACs are linear in the units kept, so that the dense model and the plans of the records
+    determine the cost of an attention unit and of a neuron (least squares, which must be exact).
+
+    Args:
+        records: At least one run; all with the same dense model.
+    """
+    layers = records[0].plan["layers"]
+    dense = [sum(layer[kind] for layer in layers) for kind in ("heads", "neurons")]
+    counts, shares = [dense], [1.0]
+    for record in records:
+        kept = record.plan["layers"]
+        counts.append(
+            [sum(len(layer[k]) for layer in kept) for k in ("kept_heads", "kept_neurons")]
+        )
+        shares.append(_kept(record))
+    # Columns that are zero throughout (nothing of this kind to prune) determine nothing.
+    matrix = np.array(counts, dtype=np.float64)
+    used = matrix.any(axis=0)
+    costs = np.zeros(2)
+    found, _, rank, _ = np.linalg.lstsq(matrix[:, used], np.array(shares), rcond=1e-9)
+    costs[used] = found
+    exact = bool(np.allclose(matrix @ costs, shares, rtol=_EXACT, atol=_EXACT))
+    if rank < used.sum() or not exact:
+        return Unit(None, None)
+    blocks = [costs @ (layer["heads"], layer["neurons"]) for layer in layers]
+    return Unit(float(costs.max()), float(max(blocks)))
+
+
+def identity_difference(reference: RunRecord, other: RunRecord) -> str | None:
+    """What two runs of one seed do not have in common, in words; None if they are comparable.
+
+    What a record does not name is not taken as the same.
+    """
+    if reference.metrics["protocol"] != other.metrics["protocol"]:
+        return "another protocol"
+    left, right = reference.provenance, other.provenance
+    if left.get("model_hash") is None or left["model_hash"] != right.get("model_hash"):
+        return "another dense model"
+    hashes = [dict(found.get("data_hashes", {})) for found in (left, right)]
+    calibration = [found.pop("calibration", None) for found in hashes]
+    if not hashes[0] or hashes[0] != hashes[1]:
+        return "other data"
+    if calibration[0] is None or calibration[0] != calibration[1]:
+        return "other calibration examples"
+    return None
+
+
+def mac_difference(references: Sequence[RunRecord], others: Sequence[RunRecord]) -> float:
+    """Mean share of MACs kept by the second runs minus that of the first, seed by seed."""
+    pairs = zip(references, others, strict=True)
+    return float(np.mean([_kept(b) - _kept(a) for a, b in pairs]))
+
+
+def mac_objection(
+    references: Sequence[RunRecord], others: Sequence[RunRecord], unit: Unit
+) -> str | None:
+    """Why the realised MACs of two variants do not allow a comparison; None if they do.
+
+    Every seed counts, so that differences do not cancel out.
+
+    Args:
+        references: Runs of the reference.
+        others: Runs of the variant, with the same seeds.
+        unit: See `unit_shares`.
+    """
+    largest = max(abs(_kept(b) - _kept(a)) for a, b in zip(references, others, strict=True))
+    if largest <= _EXACT:
+        return None
+    whole = removes_blocks(others[0]) or removes_blocks(references[0])
+    share = unit.block if whole else unit.single
+    if share is None:
+        return f"MACs kept differ by {_POINTS * largest:.2f} points, cost of a unit unknown"
+    if largest <= share / 2 + _EXACT:
+        return None
+    name = "block" if whole else "unit"
+    return (
+        f"MACs kept differ by {_POINTS * largest:.2f} points, more than half a {name} "
+        f"({_POINTS * share / 2:.2f})"
+    )
+
+
+def removes_blocks(record: RunRecord) -> bool:
+    """Whether the method's unit is a whole block."""
+    return record.plan.get("details", {}).get("allocation") == "blocks"
+
+
+def _kept(record: RunRecord) -> float:
+    assert record.mac_kept_fraction is not None  # of a run that ended well
+    return record.mac_kept_fraction

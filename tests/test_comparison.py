@@ -1,0 +1,355 @@
+"""Paired comparisons: the bootstrap, what is compared with what, and the tables."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from typing import Any
+
+import made_up_examples as made
+import numpy as np
+import pandas as pd
+import pytest
+from made_up_examples import HASHES, HEAD, NEURON, sentences
+from scipy import stats
+
+from stat_repro import reporting
+from stat_repro.config import METHOD_DEFAULTS, TASKS
+from stat_repro.reporting import ReportError, bootstrap, fairness
+from stat_repro.reporting.comparison import MEASURED, Comparison
+from stat_repro.reporting.comparison_table import comparison_csv, comparison_table
+from stat_repro.results import RunRecord
+
+# The bootstrap
+
+
+def test_interval_of_a_mean_is_that_of_scipy() -> None:
+    values = np.random.default_rng(3).gamma(1.5, size=300)
+    sums = bootstrap.resampled_sums(values[:, None])[:, 0]
+    ours = bootstrap.interval(sums / 300)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.05 * width)
+    error = values.std() / math.sqrt(300)
+    normal = values.mean() - 1.96 * error, values.mean() + 1.96 * error
+    assert ours == pytest.approx(normal, abs=0.06 * width)
+
+
+def test_resampled_sums_are_those_of_a_direct_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 35)  # five draws at a time
+    values = np.random.default_rng(0).normal(size=(7, 2))
+    got = bootstrap.resampled_sums(values, resamples=12, seed=5)
+    generator = np.random.default_rng(5)
+    drawn = np.concatenate([generator.integers(0, 7, size=(n, 7)) for n in (5, 5, 2)])
+    assert got == pytest.approx(values[drawn].sum(axis=1))
+    monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 1)  # no chunk smaller than one draw
+    assert bootstrap.resampled_sums(values, resamples=3).shape == (3, 2)
+
+
+def test_draws_are_the_same_for_all_columns_and_every_time() -> None:
+    values = np.random.default_rng(0).normal(size=(50, 1))
+    both = bootstrap.resampled_sums(np.hstack([values, 2 * values]), resamples=200)
+    assert both[:, 1] == pytest.approx(2 * both[:, 0])
+    again = bootstrap.resampled_sums(np.hstack([values, 2 * values]), resamples=200)
+    assert np.array_equal(both, again)
+    other = bootstrap.resampled_sums(values, resamples=200, seed=1)
+    assert not np.array_equal(both[:, :1], other)
+
+
+def test_intervals_cover_the_true_difference_as_often_as_they_say() -> None:
+    """A thousand made-up studies of paired scores, each with its own examples."""
+    generator = np.random.default_rng(11)
+    shared = generator.normal(size=(100, 1000))
+    first, second = (shared + 0.5 * generator.normal(size=shared.shape) for _ in range(2))
+    difference = second + 0.3 - first
+    sums = bootstrap.resampled_sums(difference, resamples=1000)
+    ends = np.array([bootstrap.interval(column) for column in sums.T / 100])
+    covered = float(np.mean((ends[:, 0] < 0.3) & (ends[:, 1] > 0.3)))
+    assert 0.92 < covered < 0.97
+    # Of independent examples the interval would be far wider.
+    alone = (bootstrap.resampled_sums(first, 1000) / 100).std(axis=0).mean()
+    assert (ends[:, 1] - ends[:, 0]).mean() < 0.75 * 2 * 1.96 * math.sqrt(2) * alone
+
+
+def test_estimates_without_a_finite_value_have_no_interval() -> None:
+    zero = np.zeros(4)
+    found = bootstrap.estimate((0.0, 0.0), (zero, zero))
+    assert math.isnan(found.value)
+    assert math.isnan(found.low)
+    assert not found.excludes(0.0)
+    assert bootstrap.estimate((math.inf, 2.0), (zero, zero + 1)).value == math.inf
+
+
+def test_the_last_bit_of_a_sum_is_not_kept() -> None:
+    draws = np.full(4, 0.3), np.ones(4)
+    found = bootstrap.estimate((0.1 + 0.2, 1.0), (draws[0] + 1e-16, draws[1]))
+    assert found == bootstrap.Estimate(0.3, 0.3, 0.3)
+
+
+# What is compared
+
+
+def compare(*runs: tuple[RunRecord, bytes], **options: Any) -> list[Comparison]:
+    values = {record.run_id: made.decoded(data) for record, data in runs}
+    return reporting.compare([record for record, _ in runs], values, resamples=500, **options)
+
+
+def test_seeds_are_averaged_and_differences_paired() -> None:
+    reference = [made.run(sentences(s, 0.80, 0.05), seed=s) for s in (0, 1, 2)]
+    variant = [made.run(sentences(s + 9, 0.76, 0.02), "flap", seed=s) for s in (0, 1, 3)]
+    (found,) = compare(*reference, *variant)
+    assert (found.reference, found.variant) == ("STAT, least squares", "FLAP, bias compensation")
+    assert (found.seeds, found.examples, found.left_out) == ((0, 1), 400, None)
+    assert (found.macs, found.whole_blocks) == (0, False)
+    both = [
+        {
+            name: np.mean([made.decoded(data)[name] for _, data in runs[:2]], axis=0)
+            for name in ("correct", "kl", "agree")
+        }
+        for runs in (reference, variant)
+    ]
+    pairs = ((found.metric, "correct"), (found.fidelity, "kl"), (found.agreement, "agree"))
+    for got, name in pairs:
+        difference = both[1][name] - both[0][name]
+        assert got is not None
+        assert got.value == pytest.approx(difference.mean(), rel=1e-6)
+        error = float(difference.std()) / 20
+        assert got.low == pytest.approx(difference.mean() - 1.96 * error, abs=0.35 * error)
+        assert got.high == pytest.approx(difference.mean() + 1.96 * error, abs=0.35 * error)
+    assert found.fidelity_ratio is not None
+    ratio = both[1]["kl"].mean() / both[0]["kl"].mean()
+    assert found.fidelity_ratio.value == pytest.approx(ratio)
+    assert found.fidelity_ratio.low < ratio < found.fidelity_ratio.high < 1
+    assert found.fidelity.excludes(0)
+
+
+def test_equal_series_differ_by_exactly_nothing() -> None:
+    values = sentences(0, 0.8, 0.05)
+    (found,) = compare(made.run(values), made.run(values, "flap"))
+    assert found.metric == found.fidelity == found.agreement == bootstrap.Estimate(0, 0, 0)
+    assert found.fidelity_ratio == bootstrap.Estimate(1, 1, 1)
+
+
+def test_windows_of_a_question_count_as_in_the_record() -> None:
+    def questions(kl: list[float], f1: list[float]) -> dict[str, np.ndarray]:
+        flags = np.array([1, 0, 1], dtype=np.uint8)
+        return {
+            **{"f1": np.array(f1), "kl": np.array(kl), "agree": flags},
+            "windows": np.array([3, 1, 1], dtype=np.int32),
+        }
+
+    first = made.run(questions([1, 2, 3], [0.5, 0, 1]), task="question_answering")
+    second = made.run(questions([2, 2, 5], [0.5, 0.5, 1]), "flap", task="question_answering")
+    (found,) = compare(first, second)
+    assert found.fidelity is not None
+    assert found.fidelity.value == pytest.approx((3 * 1 + 2) / 5)
+    assert found.fidelity_ratio is not None
+    assert found.fidelity_ratio.value == pytest.approx(13 / 8)
+    assert found.metric is not None
+    assert found.metric.value == pytest.approx(0.5 / 3)
+
+
+def test_a_collapsed_variant_has_no_interval() -> None:
+    values = sentences(0, 0.8, 0.05)
+    broken = {**values, "kl": values["kl"].copy()}
+    broken["kl"][3] = math.inf
+    (found,) = compare(made.run(values), made.run(broken, "flap"))
+    assert found.fidelity is not None
+    assert (found.fidelity.value, math.isnan(found.fidelity.low)) == (math.inf, True)
+    assert found.metric == bootstrap.Estimate(0, 0, 0)
+    row = comparison_table([found]).iloc[0]
+    assert (row["KL difference"], row["KL ratio"]) == ("+inf", "inf")
+
+
+def test_the_reference_is_faithful_stat_or_the_one_that_is_asked_for() -> None:
+    values = sentences(0, 0.8, 0.05)
+    runs = [
+        made.run(values, "flap"),
+        made.run(values, pruning={"allocation": "uniform"}),
+        made.run(values),
+        made.run(values, ratio=0.3),
+    ]
+    found = compare(*runs)
+    assert {one.reference for one in found} == {"STAT, global, least squares"}
+    assert [one.variant for one in found] == [
+        "STAT, uniform, least squares",
+        "FLAP, global, bias compensation",
+    ]
+    found = compare(*runs, reference="FLAP, global, bias compensation")
+    assert [(one.variant, one.ratio, one.left_out) for one in found] == [
+        ("STAT, global, least squares", 0.3, "the reference has no run of this ratio and seed"),
+        ("STAT, global, least squares", 0.5, None),
+        ("STAT, uniform, least squares", 0.5, None),
+    ]
+    with pytest.raises(ReportError, match=r"expected one of FLAP, global.*; got 'flap'"):
+        compare(*runs, reference="flap")
+    assert compare(*runs[:2]) == []  # no faithful stat
+    assert compare(*runs[2:]) == []  # one variant
+    records = [record for record, _ in runs]
+    assert reporting.compare(records, {}) == []  # no values
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"protocol": {"task": "classification", "split": "validation"}}, "another protocol"),
+        ({"model_hash": "other"}, "another dense model"),
+        ({"hashes": {"test": "other"}}, "other data"),
+        ({"provenance": {"data_hashes": HASHES}}, "other calibration examples"),
+        ({"neurons": (50, 41)}, "MACs kept differ by 2.70 points, more than half a unit (2.50)"),
+        ({"heads": (2, 3)}, "MACs kept differ by 5.00 points, more than half a unit (2.50)"),
+        ({"heads": (2, 3), "neurons": (50, 34)}, None),
+        ({"neurons": (50, 42)}, None),
+    ],
+)
+def test_unfair_comparisons_are_left_out_with_the_reason(
+    change: dict[str, Any], reason: str | None
+) -> None:
+    runs = [made.run(sentences(s, 0.8, 0.05), seed=s) for s in (0, 1)]
+    # One seed that does not fit is enough.
+    variant = [
+        made.run(sentences(5, 0.8, 0.05), "flap"),
+        made.run(sentences(6, 0.8, 0.05), "flap", seed=1, **change),
+    ]
+    # Another protocol is another variant, see `with_variants`.
+    found = [one for one in compare(*runs, *variant) if one.seeds != (0,)]
+    assert [one.left_out for one in found] == [reason]
+    assert (found[0].metric is None) == (reason is not None)
+
+
+def test_runs_without_values_and_with_several_runs_of_a_seed_are_left_out() -> None:
+    values = sentences(0, 0.8, 0.05)
+    reference, variant = made.run(values), made.run(values, "flap")
+    records = [reference[0], variant[0]]
+    kept = {reference[0].run_id: made.decoded(reference[1])}
+    (found,) = reporting.compare(records, kept)
+    assert found.left_out == "no values per example"
+    twice = replace(variant[0], run_id="again"), variant[1]
+    (found,) = compare(reference, variant, twice)
+    assert found.left_out == "several runs of one seed"
+    (found,) = compare(reference, made.run({**values, "more": values["kl"]}, "flap"))
+    assert found.left_out == "other values per example"
+
+
+def test_whole_blocks_are_compared_within_half_a_block_and_never_marked() -> None:
+    reference = made.run(sentences(0, 0.8, 0.05), heads=(3, 2), neurons=(60, 60))
+    details = {"allocation": "blocks"}
+    blocks = made.run(
+        sentences(1, 0.5, 0.5), "shortgpt", heads=(4, 0), neurons=(100, 0), details=details
+    )
+    (found,) = compare(reference, blocks)
+    assert found.whole_blocks
+    assert found.macs == pytest.approx(0.5 - (5 * HEAD + 120 * NEURON))
+    assert found.metric is not None
+    assert found.metric.excludes(0)
+    row = comparison_table([found]).iloc[0]
+    assert row["MACs kept (points)"] == "-11.00"
+    assert "*" not in row["difference"] + row["KL difference"] + row["KL ratio"]
+    assert any("whole blocks" in note for note in reporting.comparison_notes([found]))
+    far = made.run(sentences(0, 0.8, 0.05), heads=(4, 3), neurons=(90, 50))
+    (found,) = compare(far, blocks)
+    assert found.left_out == "MACs kept differ by 27.00 points, more than half a block (25.00)"
+
+
+def test_costs_of_units_follow_from_the_records() -> None:
+    records = [
+        made.run(sentences(0, 0.8, 0.05), heads=heads, neurons=neurons)[0]
+        for heads, neurons in (((2, 2), (50, 50)), ((3, 4), (20, 10)))
+    ]
+    unit = fairness.unit_shares(records)
+    assert unit.single == pytest.approx(HEAD)
+    assert unit.block == pytest.approx(0.5)
+    # Units in proportion to the dense ones, or MACs that do not follow from them.
+    assert fairness.unit_shares(records[:1]) == fairness.Unit(None, None)
+    odd = replace(records[1], mac_kept_fraction=0.6)
+    assert fairness.unit_shares([records[0], odd, records[1]]) == fairness.Unit(None, None)
+    objection = fairness.mac_objection(records[:1], [odd], fairness.Unit(None, None))
+    assert objection == "MACs kept differ by 10.00 points, cost of a unit unknown"
+
+
+# Tables
+
+
+def test_every_task_has_a_metric_to_compare() -> None:
+    assert set(MEASURED) == set(TASKS)
+
+
+def test_cells_and_numbers_of_a_comparison() -> None:
+    estimate = bootstrap.Estimate
+    one = Comparison(
+        **{"model": "pico", "dataset": "reviews", "task": "classification"},
+        **{"reference": "STAT", "variant": "FLAP", "ratio": 0.5, "seeds": (0, 1)},
+        **{"examples": 1605, "macs": -0.0004, "metric": estimate(-0.01234, -0.02, -0.001)},
+        fidelity=estimate(0.012345, -0.001, 0.03),
+        fidelity_ratio=estimate(1.25, 0.9, 1.5),
+        agreement=estimate(0.0, 0.0, 0.0),
+    )
+    text = replace(
+        one,
+        **{"dataset": "prose", "task": "language_modeling", "agreement": None},
+        metric=estimate(math.log(2), 0.0, math.log(4)),
+    )
+    left_out = replace(one, metric=None, fidelity=None, fidelity_ratio=None, left_out="why")
+    table = comparison_table([one, text, left_out])
+    first, second, third = table.to_dict("records")
+    assert first == {
+        **{"model": "pico", "dataset": "reviews", "variant": "FLAP", "ratio": "0.5"},
+        **{"seeds": "2", "examples": "1605", "MACs kept (points)": "-0.04"},
+        **{"metric": "accuracy (%)", "difference": "-1.23 [-2.00, -0.10]*"},
+        "KL difference": "+0.0123 [-0.00100, +0.0300]",
+        "KL ratio": "1.25 [0.900, 1.50]",
+        "agreement (points)": "+0.00 [+0.00, +0.00]",
+        "left out": "-",
+        "perplexity ratio": "-",
+    }
+    assert second["difference"] == "+0.693 [+0.00, +1.39]"
+    assert second["perplexity ratio"] == "2.00 [1.00, 4.00]"
+    assert second["agreement (points)"] == "-"
+    assert (third["difference"], third["left out"]) == ("-", "why")
+    read = pd.read_csv(io.StringIO(comparison_csv([one, text, left_out], ["a, b"])), comment="#")
+    assert read["metric"].tolist() == ["accuracy", "nll", "accuracy"]
+    assert read["metric_difference"].tolist()[:2] == [-0.01234, 0.693147]
+    assert read["distance_ratio_high"].tolist()[:2] == [1.5, 1.5]
+    assert math.isnan(read["metric_difference_low"][2])
+    assert read["left_out"].tolist()[2] == "why"
+
+
+def test_regression_is_compared_by_squared_errors() -> None:
+    values = {
+        name: np.array(v, dtype=np.float32)
+        for name, v in (("squared_difference", [1, 2]), ("squared_error", [2, 4]))
+    }
+    worse = {**values, "squared_error": np.array([3, 5], dtype=np.float32)}
+    runs = made.run(values, task="regression"), made.run(worse, "flap", task="regression")
+    row = comparison_table(compare(*runs)).iloc[0]
+    assert row["metric"] == "squared error"
+    assert row["difference"] == "+1.00 [+1.00, +1.00]*"
+    assert row["squared difference ratio"] == "1.00 [1.00, 1.00]"
+    assert "agreement (points)" not in row
+
+
+def test_methods_of_one_study_stay_apart_in_figures() -> None:
+    """Eight variants: every series with its own look, and KL on a logarithmic axis."""
+    runs = [
+        made.run(sentences(i, 0.8, 0.05), method, ratio=ratio, fidelity={"kl": (i + 1) * ratio})
+        for i, method in enumerate(METHOD_DEFAULTS)
+        for ratio in (0.3, 0.5)
+    ]
+    runs += [made.run(sentences(9, 0.8, 0.05), pruning={"allocation": "uniform"})]
+    frame = made.frame(runs)
+    data = reporting.figure_data(frame, "pico", "reviews", "kl")
+    assert data is not None
+    assert data.log
+    looks = {(s.style.colour, s.style.marker, s.style.line) for s in data.series}
+    assert len(looks) == len(data.series) == 8
+    figure = reporting.draw(data)
+    axes = figure.axes[0]
+    assert axes.get_yscale() == "log"
+    assert len(axes.get_legend().get_texts()) == 8
+    figure.draw_without_rendering()
+    legend = axes.get_legend().get_window_extent()
+    assert legend.x0 > axes.get_window_extent().x1  # so that it hides no series
+    assert legend.x1 < figure.bbox.x1
