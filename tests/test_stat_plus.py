@@ -22,7 +22,7 @@ from stat_repro.models.adapter import adapter_for, linear
 from stat_repro.models.residency import AllResident
 from stat_repro.surgery import temporarily_pruned
 
-OPTIONS = {"method": "stat_plus", "sensitivity_examples": 4}
+OPTIONS = {"method": "stat_plus", "sensitivity_tokens": 20}
 
 
 def task_of(name, count=3, **options):
@@ -135,7 +135,7 @@ def test_a_refit_brings_the_stream_closer(name):
 @pytest.mark.parametrize("name", PICO_NAMES)
 def test_a_run_resumed_at_a_layer_is_the_whole_run(name):
     task = task_of(name)
-    dense = DenseRun(task.model, task.adapter, task.batches, 5)
+    dense = DenseRun(task.model, task.adapter, task.batches, 30)
     edits = folded(task, 0.5)
     for site in task.adapter.sites:
         assert dense.divergence(site.layer) == 0.0
@@ -227,14 +227,14 @@ def test_ratios_of_one_calibration_share_the_analysis_and_are_those_of_separate_
 
 
 def test_losses_are_measured_for_every_site_and_fall_with_size():
-    task = task_of("bert", sensitivity_examples=3)
+    task = task_of("bert", sensitivity_tokens=15)
     eliminations = {
         (s.layer, s.kind): task.calibration.statistics[s.layer, s.kind]
         .centred()
         .elimination(linear(task.model, s.consumer).weight.detach(), s.width, 1e-3)
         for s in task.adapter.sites
     }
-    losses = site_losses(task, eliminations, 3)
+    losses = site_losses(task, eliminations, 15)
     for site in task.adapter.sites:
         loss = losses[site.layer, site.kind]
         assert loss.shape == (site.units + 1,)
@@ -247,18 +247,28 @@ def test_losses_are_measured_for_every_site_and_fall_with_size():
     ("options", "message"),
     [
         ({"method": "stat", "refit": True}, "refit=True is an option of stat_plus"),
-        ({"method": "flap", "sensitivity_examples": 9}, "is an option of stat_plus"),
+        ({"method": "flap", "sensitivity_tokens": 9}, "is an option of stat_plus"),
         (
             {"method": "stat_plus", "correction": "none", "refit": True},
             "expected correction=affine",
         ),
         (
-            {"method": "stat_plus", "allocation": "uniform", "sensitivity_examples": 9},
+            {"method": "stat_plus", "allocation": "uniform", "sensitivity_tokens": 9},
             "expected allocation=global",
         ),
-        ({"method": "stat_plus", "sensitivity_examples": 0}, "sensitivity_examples"),
+        ({"method": "stat_plus", "sensitivity_tokens": 0}, "sensitivity_tokens"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         PruningConfig(**options)
+
+
+def test_the_first_examples_with_enough_tokens_are_measured():
+    task = task_of("bert")
+    sizes = torch.cat([batch["attention_mask"].sum(dim=1) for batch in task.batches])
+    for wanted in (1, int(sizes[0]), int(sizes[:6].sum()) - 1, int(sizes.sum()) + 5):
+        found = DenseRun(task.model, task.adapter, task.batches, wanted).rows  # one per example
+        reached = int(sizes[:found].sum())
+        assert reached >= min(wanted, int(sizes.sum()))
+        assert found == 1 or reached - int(sizes[found - 1]) < wanted

@@ -26,15 +26,15 @@ class DenseRun:
     Args:
         model: The dense model, with its task head; left as it was.
         adapter: Its adapter.
-        batches: Calibration batches; the first `examples` rows of them are used.
-        examples: Rows.
+        batches: Calibration batches; their first examples are used.
+        tokens: How many tokens these must have at least, padding excluded.
 
     Attributes:
         rows: Predictions that are compared.
     """
 
     def __init__(
-        self, model: nn.Module, adapter: Adapter, batches: Iterable[Batch], examples: int
+        self, model: nn.Module, adapter: Adapter, batches: Iterable[Batch], tokens: int
     ) -> None:
         self._model = model
         self._blocks = [model.get_submodule(name) for name in adapter.blocks]
@@ -45,7 +45,7 @@ class DenseRun:
         self._reference: list[list[torch.Tensor]] = []
         device = next(model.parameters()).device
         with evaluating(model), torch.inference_mode():
-            for batch in track(_first_rows(batches, examples), "dense model, layer by layer"):
+            for batch in track(_first_rows(batches, tokens), "dense model, layer by layer"):
                 inputs = model_inputs(batch, device)
                 mask = token_mask(inputs)
                 hidden: list[torch.Tensor] = []
@@ -83,13 +83,16 @@ def _has_classes(output: Any) -> bool:
     return logits is not None and logits.shape[-1] > 1
 
 
-def _first_rows(batches: Iterable[Batch], examples: int) -> Iterator[Batch]:
-    left = examples
+def _first_rows(batches: Iterable[Batch], tokens: int) -> Iterator[Batch]:
+    """The examples in their order until they have so many tokens, in batches as they come."""
+    left = tokens
     for batch in batches:
-        rows = len(batch["input_ids"])
-        yield batch if rows <= left else {key: value[:left] for key, value in batch.items()}
-        left -= min(rows, left)
-        if not left:
+        sizes = token_mask(batch).sum(dim=1)
+        # The example that reaches the number is taken too.
+        rows = int((sizes.cumsum(dim=0) - sizes < left).sum())
+        yield {key: value[:rows] for key, value in batch.items()}
+        left -= int(sizes.sum())
+        if left <= 0:
             return
 
 

@@ -101,8 +101,8 @@ class PruningConfig:
             head_bonus^(H - i).
         refit: Fit the consumers once more, front to back, to the dense model's residual stream
             (`stat_plus` only).
-        sensitivity_examples: Calibration examples on which `stat_plus` measures what the model's
-            output loses by each site; all of them if there are fewer.
+        sensitivity_tokens: Calibration tokens on which `stat_plus` measures what the model's output
+            loses by each site, rounded up to whole examples; all of them if there are fewer.
         authors_compat: Repeat the recorded slips of the authors' BERT script.
     """
 
@@ -116,7 +116,7 @@ class PruningConfig:
     neuron_mac_share: float | None = None
     head_bonus: float = 1.125
     refit: bool = False
-    sensitivity_examples: int = 128
+    sensitivity_tokens: int = 2048
     authors_compat: bool = False
 
     def __post_init__(self) -> None:
@@ -126,7 +126,7 @@ class PruningConfig:
         one_of("pruning.correction", self.correction, CORRECTIONS)
         at_least("pruning.ridge", self.ridge, 0)
         at_least("pruning.min_units", self.min_units, 0)
-        at_least("pruning.sensitivity_examples", self.sensitivity_examples, 1)
+        at_least("pruning.sensitivity_tokens", self.sensitivity_tokens, 1)
         at_least("pruning.balance_factor", self.balance_factor, 0)
         if not self.head_bonus > 0:
             raise ConfigError(f"pruning.head_bonus: expected > 0; got {self.head_bonus}")
@@ -185,7 +185,7 @@ class PruningConfig:
     def _check_stat_plus(self) -> None:
         """What only `stat_plus` does is refused elsewhere, and where nothing of it is left."""
         if self.method != "stat_plus":
-            for key, default in (("refit", False), ("sensitivity_examples", 128)):
+            for key, default in (("refit", False), ("sensitivity_tokens", 2048)):
                 if getattr(self, key) != default:
                     raise ConfigError(
                         f"pruning.{key}={getattr(self, key)} is an option of stat_plus: expected "
@@ -197,9 +197,9 @@ class PruningConfig:
                 "pruning.refit=true moves corrected consumers: expected correction=affine or "
                 f"lstsq; got correction={self.correction} (pruning.refit=false)"
             )
-        if self.allocation != "global" and self.sensitivity_examples != 128:
+        if self.allocation != "global" and self.sensitivity_tokens != 2048:
             raise ConfigError(
-                f"pruning.sensitivity_examples={self.sensitivity_examples} measures sizes: "
+                f"pruning.sensitivity_tokens={self.sensitivity_tokens} measures sizes: "
                 f"expected allocation=global; got allocation={self.allocation}"
             )
 

@@ -26,27 +26,27 @@ from stat_repro.surgery import temporarily_pruned
 
 # Shares of the units kept at which the loss is measured: where plans for ratios up to 0.8 end up.
 MEASURED_SHARES: dict[SiteKind, tuple[float, ...]] = {
-    "attention": (1 / 6, 1 / 3, 2 / 3),
-    "ffn": (0.04, 0.15, 0.4),
+    "attention": (1 / 4, 2 / 3),
+    "ffn": (0.08, 0.4),
 }
 
 
 def site_losses(
-    task: MethodInput, eliminations: Mapping[Key, Elimination], examples: int
+    task: MethodInput, eliminations: Mapping[Key, Elimination], tokens: int
 ) -> dict[Key, Vector]:
     """Loss of the model's output with 0..H units of a site kept and all others whole.
 
     Args:
         task: What the method was given.
         eliminations: Order and output errors of every site with units.
-        examples: Calibration examples that the losses are measured on.
+        tokens: Calibration tokens that the losses are measured on.
 
     Returns:
         Per site, shape (H + 1,): mean KL divergence in nats per prediction (squared difference for
         outputs that are no probabilities), never increasing.
     """
     sites = [site for site in task.adapter.sites if site.units]
-    dense = DenseRun(task.model, task.adapter, task.batches, examples)
+    dense = DenseRun(task.model, task.adapter, task.batches, tokens)
     losses = {(site.layer, site.kind): np.zeros(1) for site in task.adapter.sites}
     for site in track(sites, "measuring what each site matters", unit="sites"):
         found = eliminations[site.layer, site.kind]

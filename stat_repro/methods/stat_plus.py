@@ -87,7 +87,7 @@ def _analysis(task: MethodInput, watch: Stopwatch) -> SiteAnalyses:
     config = task.config
     measured = config.allocation == "global"
     # Losses are measured with the correction; nothing else depends on the options.
-    options = (config.correction, config.ridge, config.sensitivity_examples) if measured else ()
+    options = (config.correction, config.ridge, config.sensitivity_tokens) if measured else ()
     known, key = task.calibration.derived, ("stat_plus", *options)
     shared = key in known
     if not shared:
@@ -100,7 +100,7 @@ def _analysis(task: MethodInput, watch: Stopwatch) -> SiteAnalyses:
         losses: dict[Key, Vector] = {}
         if measured:
             with own.stage("sensitivity_s"):
-                losses = site_losses(task, eliminations, config.sensitivity_examples)
+                losses = site_losses(task, eliminations, config.sensitivity_tokens)
         known[key] = SiteAnalyses(eliminations, losses, own.seconds)
     analysis = known[key]
     watch.seconds |= analysis.seconds
