@@ -173,8 +173,8 @@ def stages(shape: DecoderShape, examples: int, window: int, ratio: float) -> lis
     return [
         Stage(
             "two forward passes, bfloat16",
-            "L N 2 (D (2 H d + 2 G d + 3 F') + 2 S H d), F' = F, then (1 - ratio) F; hidden states in "
-            "host memory, to the device and back for every layer",
+            "L N 2 (D (2 H d + 2 G d + 3 F') + 2 S H d), F' = F, then (1 - ratio) F; hidden "
+            "states in host memory, to the device and back for every layer",
             forward_flops(s, n, window, f) + forward_flops(s, n, window, kept),
             "half",
             {"link": hidden_bytes / 2},  # both directions at once
