@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from collections.abc import Iterator
@@ -121,6 +122,18 @@ def reset_process_peak_rss() -> bool:
     except OSError:
         return False
     return True
+
+
+def return_free_memory() -> None:
+    """Give freed memory back to the system where the C library keeps it (glibc); else nothing.
+
+    Small arrays that stay end up between large ones that go, and glibc then neither reuses the gaps
+    for the next large one nor gives them back: resident memory would grow with every layer.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:

@@ -33,7 +33,7 @@ from stat_repro.calibration.spill import (
     gram_file_bytes,
 )
 from stat_repro.calibration.statistics import GramStatistics, SiteStatistics
-from stat_repro.measure import Stopwatch
+from stat_repro.measure import Stopwatch, return_free_memory
 from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
 from stat_repro.methods.common import Folded, Key, output_of, warn_of_few_tokens
 from stat_repro.methods.correction import fold_site
@@ -143,6 +143,7 @@ class LayerwiseStat:
                 with watch.stage("spill_s"):
                     self._spill(layer, calibration)
                 del calibration  # before the next layer comes
+            return_free_memory()
         errors, self._orders = gathered(found)
         with watch.stage("allocate_s"):
             costs = unit_costs(task.adapter, task.sequence_length)
@@ -171,6 +172,7 @@ class LayerwiseStat:
                         pair = fold_site(task.model, attention, kept, calibration, task.config)
                         folded.insert(0, pair)
                 del calibration
+            return_free_memory()
             yield folded
 
     def _statistics(self, layer: int, sites: list[Site], stage: str) -> Calibration:
@@ -178,7 +180,9 @@ class LayerwiseStat:
         with self._watch.stage(stage):
             reduction = Reduction(sites, self._device)
             self._passes.advance(layer, reduction, f"statistics of layer {layer}")
-            return reduction.finish()
+            calibration = reduction.finish()
+        return_free_memory()
+        return calibration
 
     def _spill(self, layer: int, calibration: Calibration) -> None:
         statistics = calibration.statistics.get((layer, "ffn"))

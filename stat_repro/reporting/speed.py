@@ -51,6 +51,7 @@ def speed_notes(records: Sequence[SpeedRecord]) -> list[str]:
         "random weights and tokens, no padding; stages take turns in one process, ratios are of "
         "one turn; seconds depend on the machine and its load",
         "memory: parameters and statistics are sizes, peaks are resident memory above what was "
-        "there before the stage",
+        "there before the stage; of checkpoints larger than memory (sharded) it is the peak of a "
+        "whole process of its own, imports included",
         f"{len(records)} records, commits {', '.join(commits)}",
     ]

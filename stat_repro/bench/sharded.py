@@ -1,0 +1,169 @@
+"""`python -m stat_repro.bench sharded`: peak memory and time of a checkpoint larger than memory.
+
+A randomly initialised Llama checkpoint in shards is made on disk layer by layer, and pruned in a
+fresh process, whose peak resident memory is stored with the seconds of the stages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+import stat_repro
+from stat_repro.calibration.spill import gram_file_bytes
+from stat_repro.measure import Stopwatch
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.tensor_files import INDEX_FILE
+from stat_repro.paths import results_dir
+from stat_repro.progress import track
+from stat_repro.results import collect
+from stat_repro.results.speed import SpeedRecord, save_speed
+
+
+def main(argv: Sequence[str]) -> int:
+    """One record for every depth."""
+    options = _parse(argv)
+    for layers in options.layers:
+        record = measure(layers, options)
+        path = save_speed(record, options.results)
+        peak = record.memory["process_peak"]
+        told = "not told" if peak is None else f"{peak / 1e9:.2f} GB"
+        print(f"{record.name}: peak {told}, {record.seconds['compress_s'][0]:.0f} s; {path}")
+    return 0
+
+
+def write_checkpoint(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A random checkpoint with one shard per layer; never more than one shard in memory.
+
+    Args:
+        folder: An empty folder.
+        config: Its shape.
+        dtype: Of all tensors.
+
+    Returns:
+        The model on the meta device.
+    """
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    groups: dict[str, list[str]] = {}
+    for name in model.state_dict():
+        parts = name.split(".")
+        groups.setdefault(parts[2] if parts[1] == "layers" else name, []).append(name)
+    generator = torch.Generator().manual_seed(0)
+    places: dict[str, str] = {}
+    for number, names in enumerate(track(groups.values(), "making the checkpoint", unit="shards")):
+        shard = {name: _random(model.get_parameter(name), dtype, generator) for name in names}
+        file = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(names, file)
+    (folder / INDEX_FILE).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    config.architectures = [type(model).__name__]
+    config.dtype = str(dtype).removeprefix("torch.")
+    config.save_pretrained(folder)
+    return model
+
+
+def _random(like: torch.Tensor, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    if like.ndim == 1:
+        return torch.ones(like.shape, dtype=dtype)
+    tensor = torch.empty(like.shape, dtype=dtype)
+    return tensor.normal_(0.0, like.shape[1] ** -0.5, generator=generator)
+
+
+def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
+    """Make a checkpoint of this depth and prune it in a process of its own."""
+    config = LlamaConfig(
+        hidden_size=options.width,
+        num_attention_heads=options.heads,
+        num_key_value_heads=options.groups or options.heads,
+        intermediate_size=options.neurons,
+        vocab_size=options.vocabulary,
+        num_hidden_layers=layers,
+        max_position_embeddings=max(options.window, 4096),
+    )
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory(prefix="stat_repro-", dir=options.work) as name:
+        work = Path(name)
+        for folder in ("dense", "spill"):
+            (work / folder).mkdir()
+        with watch.stage("make_checkpoint_s"):
+            model = write_checkpoint(work / "dense", config, torch.bfloat16)
+        found = _in_fresh_process(work, options)
+    sizes = [site.columns for site in adapter_for(model).sites if site.layer == 0]
+    protocol = {
+        **{"layers": layers, "examples": -(-options.tokens // options.window)},
+        **{"length": options.window, "batch_size": options.batch_size, "model_type": "llama"},
+        **{key: getattr(config, key) for key in ("hidden_size", "num_attention_heads")},
+        **{key: getattr(config, key) for key in ("num_key_value_heads", "intermediate_size")},
+        **{"vocab_size": options.vocabulary, "ratio": options.ratio, "repeats": 1},
+        **{"dtype": "bfloat16", "compute_dtype": found["compute_dtype"]},
+        **{"threads": found["threads"], "spill": True},
+        "thread_variables": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
+    }
+    return SpeedRecord(
+        shape=f"sharded_{options.width}x{options.neurons}",
+        protocol=protocol,
+        seconds={key: [value] for key, value in {**watch.seconds, **found["seconds"]}.items()},
+        ratios={},
+        memory={
+            "parameters": 2 * model.num_parameters(),
+            "statistics": sum(8 * columns**2 for columns in sizes),
+            "gram_files": layers * gram_file_bytes(config.intermediate_size),
+            "process_start": found["start"],
+            "process_peak": found["peak"],
+        },
+        provenance=collect(
+            device=found["device"], dtypes={"model": "bfloat16"}, data_hashes={}, model_hash=None
+        ),
+    )
+
+
+def _in_fresh_process(work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What `stat_repro.bench.sharded_child` reports.
+
+    Raises:
+        RuntimeError: It failed; its messages went to standard error.
+    """
+    keys = ("tokens", "window", "batch_size", "vocabulary", "ratio", "device", "dtype", "threads")
+    task = {"work": str(work), **{key: getattr(options, key) for key in keys}}
+    package = Path(str(stat_repro.__file__)).parents[1]
+    known = os.environ.get("PYTHONPATH")
+    path = str(package) if known is None else f"{package}{os.pathsep}{known}"
+    command = [sys.executable, "-m", "stat_repro.bench.sharded_child", json.dumps(task)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
+    if done.returncode:
+        raise RuntimeError(f"pruning the checkpoint ended with status {done.returncode}")
+    found: dict[str, Any] = json.loads((work / "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stat_repro.bench sharded", description=__doc__)
+    add: Any = parser.add_argument
+    add("--layers", type=int, nargs="+", default=[4], help="depths, one record each (4)")
+    add("--width", type=int, default=4096, help="hidden size (4096)")
+    add("--heads", type=int, default=32, help="attention heads (32)")
+    add("--groups", type=int, help="key/value heads (as many as heads)")
+    add("--neurons", type=int, default=11008, help="FFN neurons (11008)")
+    add("--vocabulary", type=int, default=32000, help="tokens of the vocabulary (32000)")
+    add("--tokens", type=int, default=2048, help="calibration tokens (2048)")
+    add("--window", type=int, default=512, help="tokens per example (512)")
+    add("--batch-size", type=int, default=1, help="examples per forward pass (1)")
+    add("--ratio", type=float, default=0.3, help="share of the prunable MACs removed (0.3)")
+    add("--device", default="cpu")
+    add("--dtype", help="that the calibration computes in (the checkpoint's; CPU: float32)")
+    add("--threads", type=int, help="of torch; BLAS takes OPENBLAS_NUM_THREADS")
+    add("--work", type=Path, help="folder for checkpoint and files (system's temporary folder)")
+    add("--results", type=Path, default=results_dir(), help="folder of the records")
+    return parser.parse_args(argv)

@@ -1,0 +1,418 @@
+"""Checkpoints larger than memory: read layer by layer, written shard by shard."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers as hf
+from pico_data import WORDS
+from pico_models import PICO_NAMES, pico_batches, pico_model, pico_outputs
+from pico_project import save_checkpoint, write_text
+from safetensors.torch import load_file, save_file
+
+import stat_repro
+from stat_repro import shard_writer, sharded, shards
+from stat_repro.calibration.capture import CalibrationError
+from stat_repro.checkpoint import CheckpointError
+from stat_repro.config import ConfigError
+from stat_repro.models import skeleton as skeletons
+from stat_repro.models.adapter import UnsupportedModelError
+from stat_repro.models.loading import ModelLoadError
+from stat_repro.models.tensor_files import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    ShardedCheckpoint,
+    TensorFileError,
+    read_header,
+)
+from stat_repro.pruned_form import supported_classes
+
+LAYOUTS = {"one file": "1GB", "several shards": "10KB"}
+
+
+def saved(model, folder, layout="one file"):
+    model.save_pretrained(folder, max_shard_size=LAYOUTS[layout])
+    assert (folder / INDEX_FILE).is_file() == (layout == "several shards")
+    return folder
+
+
+def as_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def same_weights(model, other):
+    first, second = model.state_dict(), other.state_dict()
+    assert first.keys() == second.keys()
+    assert all(a.dtype == second[key].dtype for key, a in first.items())
+    assert all(torch.equal(a, second[key]) for key, a in first.items())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", PICO_NAMES)
+def test_the_result_is_that_of_the_model_in_memory(name, layout, tmp_path):
+    model = pico_model(name)
+    batches = pico_batches(model)
+    usual = stat_repro.compress(model, batches, ratio=0.3)
+    source = saved(model, tmp_path / "dense", layout)
+    result = stat_repro.compress_checkpoint(
+        source, tmp_path / "pruned", batches, ratio=0.3, device="cpu"
+    )
+    assert result.plan == usual.plan == stat_repro.load_plan(result.folder)
+    assert result.report.site_errors == usual.report.site_errors
+    for key in ("params", "prunable_params", "prunable_macs", "calibration_tokens"):
+        assert getattr(result.report, key) == getattr(usual.report, key)
+    auto = hf.AutoModelForCausalLM
+    if name in ("bert", "distilbert"):
+        auto = hf.AutoModelForSequenceClassification
+    again = auto.from_pretrained(result.folder).eval()
+    same_weights(again, usual.model)
+    for batch in batches:
+        assert torch.equal(pico_outputs(again, batch), pico_outputs(usual.model.eval(), batch))
+    # The folder is the one that the usual way writes.
+    reference = tmp_path / "reference"
+    stat_repro.save_pruned(usual.model, reference, plan=usual.plan, base_model="dense")
+    assert as_json(result.folder / "config.json") == as_json(reference / "config.json")
+    ours = {path.name for path in result.folder.iterdir() if not path.name.startswith("model")}
+    theirs = {path.name for path in reference.iterdir() if not path.name.startswith("model")}
+    assert ours | {"modeling_stat.py"} == theirs | {"run_config.json", "modeling_stat.py"}
+    assert (result.folder / "modeling_stat.py").is_file()
+    assert len(list(result.folder.glob("*.safetensors"))) == model.config.num_hidden_layers + 1
+    sizes = as_json(result.folder / INDEX_FILE)["metadata"]
+    assert sizes["total_parameters"] == sum(p.numel() for p in again.parameters())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "pruned", "reference"]
+
+
+@pytest.mark.parametrize("head", ["Model", "ForQuestionAnswering"])
+def test_other_heads_and_hidden_states_in_files(head, tmp_path):
+    model = pico_model("llama_grouped", head)
+    batches = pico_batches(model)
+    usual = stat_repro.compress(model, batches, ratio=0.6, min_units=0)
+    (tmp_path / "spill").mkdir()
+    result = stat_repro.compress_checkpoint(
+        saved(model, tmp_path / "dense"), tmp_path / "pruned", batches,
+        ratio=0.6, min_units=0, device="cpu", spill=tmp_path / "spill",
+    )  # fmt: skip
+    assert result.plan == usual.plan
+    same_weights(type(usual.model).from_pretrained(result.folder), usual.model)
+    assert not list((tmp_path / "spill").iterdir())
+
+
+@pytest.mark.parametrize("correction", ["affine", "bias"])
+def test_corrected_biases_are_written(correction, tmp_path):
+    model = pico_model("llama_grouped")
+    batches = pico_batches(model)
+    usual = stat_repro.compress(model, batches, ratio=0.4, correction=correction)
+    result = stat_repro.compress_checkpoint(
+        saved(model, tmp_path / "dense"), tmp_path / "pruned", batches,
+        ratio=0.4, correction=correction, device="cpu",
+    )  # fmt: skip
+    again = type(usual.model).from_pretrained(result.folder)
+    assert any(again.config.ffn_output_bias_per_layer)
+    same_weights(again, usual.model)
+
+
+def test_types_of_the_checkpoint_stay(tmp_path):
+    """bfloat16 in and out; on the CPU the calibration computes in float32 unless told otherwise."""
+    model = pico_model("llama_tied", dtype=torch.bfloat16)
+    batches = pico_batches(model)
+    source = saved(model, tmp_path / "dense")
+    own = stat_repro.compress_checkpoint(
+        source, tmp_path / "own", batches, ratio=0.3, device="cpu", dtype="bfloat16"
+    )
+    usual = stat_repro.compress(model, batches, ratio=0.3)
+    assert own.plan == usual.plan
+    same_weights(hf.AutoModelForCausalLM.from_pretrained(own.folder, dtype="auto"), usual.model)
+
+    chosen = stat_repro.compress_checkpoint(
+        source, tmp_path / "chosen", batches, ratio=0.3, device="cpu"
+    )
+    wide = hf.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    usual = stat_repro.compress(wide, batches, ratio=0.3)
+    assert chosen.plan == usual.plan
+    again = hf.AutoModelForCausalLM.from_pretrained(chosen.folder, dtype="auto")
+    assert again.dtype == torch.bfloat16
+    same_weights(again, usual.model.to(torch.bfloat16))
+
+    for stored, device, expected in (
+        ("bfloat16", "cuda:0", "bfloat16"),
+        ("float16", "cpu", "float32"),
+        ("float64", "cpu", "float64"),
+    ):
+        found = shards.compute_dtype(getattr(torch, stored), torch.device(device))
+        assert found == getattr(torch, expected)
+
+
+def test_what_is_not_pruned_is_copied_exactly(tmp_path):
+    """Also where the calibration computes in a narrower type than the checkpoint has."""
+    model = pico_model("llama_grouped")
+    result = stat_repro.compress_checkpoint(
+        saved(model, tmp_path / "dense"), tmp_path / "pruned", pico_batches(model),
+        ratio=0.0, device="cpu", dtype="bfloat16",
+    )  # fmt: skip
+    same_weights(hf.AutoModelForCausalLM.from_pretrained(result.folder), model)
+
+
+def test_a_pruned_checkpoint_is_pruned_again(tmp_path):
+    model = pico_model("qwen2")
+    batches = pico_batches(model)
+    once = stat_repro.compress(model, batches, ratio=0.3, min_units=0).model
+    twice = stat_repro.compress(once, batches, ratio=0.5, min_units=0)
+    result = stat_repro.compress_checkpoint(
+        saved(once, tmp_path / "once"), tmp_path / "twice", batches,
+        ratio=0.5, min_units=0, device="cpu",
+    )  # fmt: skip
+    assert result.plan == twice.plan
+    same_weights(hf.AutoModelForCausalLM.from_pretrained(result.folder), twice.model)
+
+
+def test_one_layer_is_resident_at_a_time(tmp_path, monkeypatch):
+    model = pico_model("llama_grouped")
+    source = saved(model, tmp_path / "dense", "several shards")
+    resident = []
+    original = skeletons.CheckpointWeights._resident
+
+    def watched(self, names):
+        real = {n for n, p in self._skeleton.model.named_parameters() if p.device.type != "meta"}
+        assert not real
+        resident.append(names)
+        return original(self, names)
+
+    monkeypatch.setattr(skeletons.CheckpointWeights, "_resident", watched)
+    stat_repro.compress_checkpoint(
+        source, tmp_path / "pruned", pico_batches(model), ratio=0.3, device="cpu"
+    )
+    layers = [{name.split(".")[2] for name in names if ".layers." in name} for names in resident]
+    assert layers == 2 * [set(), {"0"}, {"1"}, {"2"}]
+
+
+def test_large_tensors_outside_get_shards_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_writer, "_SHARD_BYTES", 5000)
+    model = pico_model("llama_grouped")
+    result = stat_repro.compress_checkpoint(
+        saved(model, tmp_path / "dense"), tmp_path / "pruned", pico_batches(model),
+        ratio=0.3, device="cpu",
+    )  # fmt: skip
+    assert len(list(result.folder.glob("*-of-00006.safetensors"))) == 6
+    hf.AutoModelForCausalLM.from_pretrained(result.folder)
+
+
+def with_head_only(state):
+    state["lm_head.weight"] = state.pop("model.decoder.embed_tokens.weight")
+    return state
+
+
+def without_prefix(state):
+    return {name.removeprefix("model."): tensor for name, tensor in state.items()}
+
+
+def with_old_buffers(state):
+    return {**state, "model.decoder.layers.0.rotary_emb.inv_freq": torch.ones(3)}
+
+
+@pytest.mark.parametrize("change", [with_head_only, without_prefix, with_old_buffers])
+def test_published_names_are_understood(change, tmp_path, caplog):
+    model = pico_model("opt")
+    batches = pico_batches(model)
+    source = saved(model, tmp_path / "dense")
+    weights = source / SINGLE_FILE
+    save_file(change(load_file(weights)), weights, metadata={"format": "pt"})
+    result = stat_repro.compress_checkpoint(
+        source, tmp_path / "pruned", batches, ratio=0.3, device="cpu"
+    )
+    usual = stat_repro.compress(model, batches, ratio=0.3)
+    same_weights(hf.AutoModelForCausalLM.from_pretrained(result.folder), usual.model)
+    assert "left out" not in caplog.text
+
+
+def test_foreign_tensors_are_left_out_and_named(tmp_path, caplog):
+    model = pico_model("bert")
+    source = saved(model, tmp_path / "dense")
+    weights = source / SINGLE_FILE
+    save_file({**load_file(weights), "value_head": torch.ones(2)}, weights)
+    result = stat_repro.compress_checkpoint(
+        source, tmp_path / "pruned", pico_batches(model), ratio=0.3, device="cpu"
+    )
+    assert "1 tensors are not of BertForSequenceClassification" in caplog.text
+    assert "value_head" not in ShardedCheckpoint(result.folder).entries
+
+
+@pytest.mark.parametrize("sinusoidal", [True, False])
+def test_unsaved_buffers_are_those_of_a_loaded_model(sinusoidal, tmp_path):
+    for name, changes in (
+        ("bert", {}),
+        ("distilbert", {"sinusoidal_pos_embds": sinusoidal}),
+        ("llama_grouped", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}),
+    ):
+        model = pico_model(name, **changes)
+        source = saved(model, tmp_path / name)
+        found = skeletons.open_checkpoint(source, supported_classes(), torch.device("cpu")).model
+        buffers = dict(found.named_buffers())
+        assert buffers
+        assert all(torch.equal(buffers[key], value) for key, value in model.named_buffers())
+
+
+def test_nothing_is_written_over_or_half(tmp_path, monkeypatch):
+    model = pico_model("bert")
+    source = saved(model, tmp_path / "dense")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    with pytest.raises(CheckpointError, match="in use"):
+        stat_repro.compress_checkpoint(source, tmp_path / "used", pico_batches(model))
+
+    def fail(self):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(shard_writer.ShardWriter, "finish", fail)
+    with pytest.raises(OSError, match="disk full"):
+        stat_repro.compress_checkpoint(
+            source, tmp_path / "pruned", pico_batches(model), ratio=0.3, device="cpu"
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "used"]
+
+
+def without_tensor(folder):
+    state = load_file(folder / SINGLE_FILE)
+    del state["bert.encoder.layer.1.output.dense.weight"]
+    save_file(state, folder / SINGLE_FILE)
+
+
+def with_wrong_shape(folder):
+    state = load_file(folder / SINGLE_FILE)
+    state["bert.encoder.layer.1.output.dense.weight"] = torch.ones(3, 3)
+    save_file(state, folder / SINGLE_FILE)
+
+
+def cut_off(folder):
+    path = folder / SINGLE_FILE
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def no_safetensors(folder):
+    (folder / SINGLE_FILE).write_bytes(b"not a file of tensors")
+
+
+def unknown_type(folder):
+    path = folder / SINGLE_FILE
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"F8_"', 1))
+
+
+def no_weights(folder):
+    (folder / SINGLE_FILE).unlink()
+
+
+def damaged_index(folder):
+    (folder / INDEX_FILE).write_text('{"weights": 1}')
+
+
+def wrong_index(folder):
+    name = "bert.encoder.layer.1.output.dense.weight"
+    (folder / INDEX_FILE).write_text(
+        json.dumps({"weight_map": {name: SINGLE_FILE, "other": SINGLE_FILE}})
+    )
+
+
+def no_config(folder):
+    (folder / "config.json").unlink()
+
+
+def other_architecture(folder):
+    config = as_json(folder / "config.json") | {"architectures": ["BertForPreTraining"]}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def quantised(folder):
+    config = as_json(folder / "config.json")
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (without_tensor, TensorFileError, r"1 tensors of Bert.* missing \(first: .*layer\.1\.out"),
+        (with_wrong_shape, TensorFileError, r"expected shape \(24, 20\); got \(3, 3\)"),
+        (cut_off, TensorFileError, r"expected \d+ bytes of a tensor"),
+        (no_safetensors, TensorFileError, "expected a safetensors file"),
+        (unknown_type, TensorFileError, "type F8_; expected one of F64, F32"),
+        (no_weights, TensorFileError, "found neither"),
+        (damaged_index, TensorFileError, "with a weight_map"),
+        (wrong_index, TensorFileError, r"1 tensors are not where it says \(first: other in"),
+        (no_config, ModelLoadError, "cannot be loaded as configuration"),
+        (other_architecture, UnsupportedModelError, "BertForPreTraining; supported: .*BertModel"),
+        (quantised, UnsupportedModelError, "quantised"),
+    ],
+)
+def test_unusable_checkpoints_are_named(damage, error, message, tmp_path):
+    model = pico_model("bert")
+    source = saved(model, tmp_path / "dense")
+    damage(source)
+    with pytest.raises(error, match=message):
+        stat_repro.compress_checkpoint(
+            source, tmp_path / "pruned", pico_batches(model), ratio=0.3, device="cpu"
+        )
+    assert not (tmp_path / "pruned").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"ratio": 1.5}, ConfigError, "share removed"),
+        ({"round_to": 0}, ConfigError, "round_to"),
+        ({"method": "flap"}, ConfigError, r"engine=layers serves pruning\.method=stat"),
+        ({"dtype": "int8"}, ConfigError, "dtype: expected one of float32"),
+        ({"rigde": 1}, ConfigError, "unknown options rigde"),
+        ({"spill": "nowhere"}, CalibrationError, "existing folder"),
+    ],
+)
+def test_unusable_options_are_refused(options, error, message, tmp_path):
+    model = pico_model("bert")
+    source = saved(model, tmp_path / "dense")
+    with pytest.raises(error, match=message):
+        stat_repro.compress_checkpoint(
+            source, tmp_path / "pruned", pico_batches(model), **{"device": "cpu", **options}
+        )
+    assert not (tmp_path / "pruned").exists()
+
+
+def test_tensor_files_are_read_without_mapping(tmp_path):
+    tensors = {
+        "half": torch.randn(3, 5).bfloat16(),
+        "none": torch.zeros(0, 7),
+        "count": torch.tensor(3),
+        "mask": torch.tensor([True, False, True]),
+    }
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    entries = read_header(tmp_path / "x.safetensors")
+    assert entries.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        again = entries[name].read()
+        assert again.dtype == tensor.dtype
+        assert torch.equal(again, tensor)
+    save_file({"mask": tensors["mask"]}, tmp_path / SINGLE_FILE)
+    checkpoint = ShardedCheckpoint(tmp_path)
+    with pytest.raises(TensorFileError, match="no floating point tensor"):
+        _ = checkpoint.float_dtype
+
+
+def test_the_command_prunes_a_folder_with_a_text(tmp_path, capsys):
+    source = save_checkpoint(tmp_path / "llama", "llama_grouped")
+    text = write_text(tmp_path / "text.txt", 400)
+    arguments = [str(source), str(tmp_path / "pruned"), "--text", str(text), "--ratio", "0.3",
+                 "--examples", "5", "--window", "16", "--batch-size", "2", "--device", "cpu",
+                 "--spill", str(tmp_path), "--allocation", "uniform", "--round-to", "2",
+                 "--seed", "1", "--dtype", "float64"]  # fmt: skip
+    assert sharded.main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "of the prunable MACs kept" in told
+    assert "peak resident memory" in told
+    plan = stat_repro.load_plan(tmp_path / "pruned")
+    assert plan.details["allocation"] == "uniform"
+    assert all(count % 2 == 0 for count in plan.neuron_counts)
+    model = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "pruned")
+    tokenizer = hf.AutoTokenizer.from_pretrained(tmp_path / "pruned")
+    batch = tokenizer(" ".join(WORDS[:4]), return_tensors="pt")
+    assert torch.isfinite(model(input_ids=batch["input_ids"]).logits).all()
+    shutil.rmtree(tmp_path / "pruned")
+    with pytest.raises(stat_repro.data.errors.DataError, match="expected at most"):
+        sharded.main([*arguments, "--examples", "100"])
