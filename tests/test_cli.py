@@ -83,11 +83,13 @@ _QUICK_COST = ["cost.repeats=2", "cost.warmup=0", "cost.sequence_length=8"]
 # How each stored sweep becomes tiny: overrides of model and data, and how many points remain of it
 # at one ratio and seed. The variants that a study compares stay.
 SMALL = {
+    "ablation_stat_minilm": (sentence_overrides, 6),
+    "ablation_stat_plus_minilm": (sentence_overrides, 6),
     "bert_base_glue": (lambda folder: glue_overrides(folder, "bert"), 9),
     "bert_base_squad": (lambda folder: squad_overrides(folder, "bert"), 2),
     "calibration_size_minilm": (
         lambda folder: [*sentence_overrides(folder), "calibration.examples=16,32"],
-        2,
+        4,
     ),
     "compression_time": (
         lambda folder: [*sentence_overrides(folder), "calibration.examples=16,32"],
