@@ -20,6 +20,7 @@ from stat_repro.calibration.sketch import Sketch
 from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.models.adapter import Adapter, Site, linear
 from stat_repro.models.modes import evaluating
+from stat_repro.parallel import exchange, own_share, world
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
 
@@ -89,7 +90,8 @@ def collect_statistics(
 ) -> Calibration:
     """Run the model without its task head over the batches and reduce every site's activations.
 
-    A forward pass ends where the last wanted site has its input.
+    A forward pass ends where the last wanted site has its input. Where several processes work on
+    one run, each takes its share of the batches and all get the sums.
 
     Args:
         model: The model; left as it was, bit for bit.
@@ -102,7 +104,8 @@ def collect_statistics(
         label: What the progress line says.
 
     Raises:
-        CalibrationError: No batches, no tokens, unusable masks, or non-finite activations.
+        CalibrationError: No batches, no tokens, unusable masks, non-finite activations, or several
+            processes with statistics that are no sums, or with fewer batches.
     """
     make = _collector_maker(statistics, sketch)
     chosen = [site for site in (adapter.sites if sites is None else sites) if site.units]
@@ -131,16 +134,16 @@ def collect_statistics(
 
     options = {"use_cache": False} if adapter.decoder else {}
     with evaluating(model), torch.inference_mode(), input_hooks(model, chosen, receive):
-        for batch in track(batches, label):
-            inputs = {k: _rows(k, v).to(device) for k, v in batch.items() if k != "labels"}
+        for batch in track(own_share(batches), label):
+            inputs = {k: _rows(k, v) for k, v in batch.items() if k != "labels"}
             mask = token_mask(inputs)
-            rows = mask.view(-1).nonzero().view(-1)  # asks the device once for the whole batch
+            # Where the batch is, before it goes to the model: no question to an accelerator.
+            rows = token_rows(mask).to(device)
             tokens += len(rows)
             examples += mask.shape[0]
             with suppress(_LastSiteSeen):
-                backbone(**inputs, **options)
-    if not tokens:
-        raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
+                backbone(**{k: v.to(device) for k, v in inputs.items()}, **options)
+    tokens, examples = _counted_together(tokens, examples)
     return Calibration(
         statistics={
             (s.layer, s.kind): _finish(s, collectors[s.layer, s.kind], tokens) for s in chosen
@@ -166,12 +169,31 @@ def count_tokens(batches: Iterable[Batch]) -> Calibration:
     return Calibration(statistics={}, tokens=tokens, examples=examples)
 
 
+def _counted_together(tokens: int, examples: int) -> tuple[int, int]:
+    """Tokens and examples of all processes, each of which must have some."""
+    counts = exchange((tokens, examples))
+    if not any(count for count, _ in counts):
+        raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
+    if not all(count for count, _ in counts):
+        raise CalibrationError(
+            f"calibration: expected a batch for each of {len(counts)} processes; got batches for "
+            f"{sum(count > 0 for count, _ in counts)}. Give smaller batches "
+            "(calibration.batch_size) or start fewer processes"
+        )
+    return sum(count for count, _ in counts), sum(count for _, count in counts)
+
+
 def _collector_maker(
     statistics: str, sketch: Sketch | None
 ) -> Callable[[Site, torch.device], Collector]:
     if statistics not in COLLECTORS:
         raise CalibrationError(
             f"statistics: expected one of {', '.join(COLLECTORS)}; got {statistics!r}"
+        )
+    if statistics != "gram" and world().size > 1:
+        raise CalibrationError(
+            f"several processes add up Gram matrices: expected statistics=gram; got {statistics}, "
+            "which runs in one process"
         )
     if statistics == "sketch":
         return partial(COLLECTORS[statistics], sketch=sketch or Sketch())
@@ -224,3 +246,11 @@ def token_mask(batch: Batch) -> torch.Tensor:
             f"{tuple(mask.shape)}"
         )
     return mask.bool()
+
+
+def token_rows(mask: torch.Tensor) -> torch.Tensor:
+    """Numbers of the tokens among the rows of a batch, shape (tokens,), where the mask is.
+
+    Asks the mask's device how many there are; everything after that need not ask again.
+    """
+    return mask.view(-1).nonzero().view(-1)

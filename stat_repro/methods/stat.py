@@ -30,7 +30,7 @@ from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import fold_all, output_of
 from stat_repro.methods.correction import consumer_weight, float64
 from stat_repro.models.adapter import Adapter, Site
-from stat_repro.progress import track
+from stat_repro.parallel import spread
 
 
 def prune(task: MethodInput) -> MethodOutput:
@@ -88,18 +88,20 @@ def _dense_analysis(task: MethodInput, watch: Stopwatch) -> DenseAnalysis:
         own = Stopwatch(next(task.model.parameters()).device)
         with own.stage("errors_s"):
             errors, orders = unit_errors(task.model, task.adapter, task.calibration, task.config)
-            norms = [
-                task.calibration.statistics[site.layer, "ffn"].output_error(
-                    float64(consumer_weight(task.model, site))
-                )
-                if site.units
-                else 0.0
-                for site in task.adapter.of_kind("ffn")
-            ]
+            ffn_sites = task.adapter.of_kind("ffn")
+            norms = spread(ffn_sites, lambda site: _output_norm(task, site), "output norms")
         known[key] = DenseAnalysis(errors, orders, norms, own.seconds["errors_s"])
     analysis = known[key]
     watch.seconds |= {"errors_s": analysis.seconds, "shared_s": analysis.seconds * shared}
     return analysis
+
+
+def _output_norm(task: MethodInput, site: Site) -> float:
+    """||A W^T||_F of a site, 0 where it has no units."""
+    if not site.units:
+        return 0.0
+    weight = float64(consumer_weight(task.model, site))
+    return task.calibration.statistics[site.layer, site.kind].output_error(weight)
 
 
 def unit_errors(
@@ -111,27 +113,29 @@ def unit_errors(
     columns. Heads: pivots of the (tokens * d) x H view; the error of keeping the first i is that
     of the consumer's output after the least-squares correction.
     """
-    heads: list[Vector] = []
-    neurons: list[Vector] = []
-    tails: list[Vector] = []
-    orders: list[torch.Tensor] = []
-    for site in track(adapter.sites, "decomposing sites", unit="sites"):
-        if not site.units:
-            (heads if site.kind == "attention" else neurons).append(np.zeros(0))
-            if site.kind == "ffn":
-                tails.append(np.zeros(1))
-                orders.append(torch.zeros(0, dtype=torch.int64))
-            continue
-        weight = float64(consumer_weight(model, site))
-        statistics = calibration.statistics[site.layer, site.kind]
-        if site.kind == "ffn":
-            factor = statistics.pivot_columns(weight.norm(dim=0))
-            neurons.append(factor.magnitudes.cpu().numpy())
-            tails.append(factor.tail_norms.cpu().numpy())
-            orders.append(factor.order.cpu())
-        else:
-            heads.append(_head_errors(statistics, weight, site, config).cpu().numpy())
-    return UnitErrors(tuple(heads), tuple(neurons), tuple(tails)), orders
+    layers = list(zip(adapter.of_kind("attention"), adapter.of_kind("ffn"), strict=True))
+
+    def of_layer(layer: tuple[Site, Site]) -> tuple[Vector, Vector, Vector, torch.Tensor]:
+        attention, ffn = layer
+        heads = np.zeros(0)
+        if attention.units:
+            statistics = calibration.statistics[attention.layer, "attention"]
+            weight = float64(consumer_weight(model, attention))
+            heads = _head_errors(statistics, weight, attention, config).cpu().numpy()
+        if not ffn.units:
+            return heads, np.zeros(0), np.zeros(1), torch.zeros(0, dtype=torch.int64)
+        weight = float64(consumer_weight(model, ffn))
+        factor = calibration.statistics[ffn.layer, "ffn"].pivot_columns(weight.norm(dim=0))
+        return (
+            heads,
+            factor.magnitudes.cpu().numpy(),
+            factor.tail_norms.cpu().numpy(),
+            factor.order.cpu(),
+        )
+
+    found = spread(layers, of_layer, "decomposing layers", unit="layers")
+    heads, neurons, tails, orders = zip(*found, strict=True)
+    return UnitErrors(heads, neurons, tails), list(orders)
 
 
 def _head_errors(
