@@ -12,7 +12,6 @@ leave a `together` block in the same way.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +61,8 @@ def joined(wait: timedelta = WAIT) -> Iterator[None]:
     """Join the processes that `torchrun` started, as its environment variables say.
 
     All leave together, also where they exit with an error status: torchrun ends the others as soon
-    as one is gone. Sums of CUDA tensors go through NCCL, all else through gloo.
+    as one is gone, before they could say what happened. Sums of CUDA tensors go through NCCL, all
+    else through gloo.
 
     Args:
         wait: How long an exchange waits for the slowest rank.
@@ -72,10 +72,10 @@ def joined(wait: timedelta = WAIT) -> Iterator[None]:
     try:
         try:
             yield
-        except SystemExit:
-            _told(None, None)
+        except SystemExit as end:
+            _told(None, f"it has ended with status {end.code}")
             raise
-        _told(None, None)
+        _told(None, "it has ended")
     finally:
         distributed.destroy_process_group()
 
@@ -130,6 +130,16 @@ def _raise_for(errors: Iterable[str | None]) -> None:
             raise RankError(f"process {rank} of the run: {error}")
 
 
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """The block on the first rank, then on all others: what it prepares, they find ready."""
+    if world().rank > 0:
+        exchange(None)
+    yield
+    if world().rank == 0:
+        exchange(None)
+
+
 def sum_over_ranks(tensors: Iterable[torch.Tensor]) -> None:
     """Add up tensors over the ranks, in place; all ranks get the same bits.
 
@@ -164,9 +174,7 @@ def in_turns(own: Sequence[T]) -> list[T]:
     return [shares[i % size][i // size] for i in range(sum(map(len, shares)))]
 
 
-def spread(
-    items: Sequence[T], work: Callable[[T], R], label: str, unit: str = "sites"
-) -> list[R]:
+def spread(items: Sequence[T], work: Callable[[T], R], label: str, unit: str = "sites") -> list[R]:
     """`work` of every item, item i done by rank i modulo their number; all results everywhere.
 
     Handed around after every turn, so that no rank holds more than one turn twice.
@@ -204,13 +212,3 @@ def same_everywhere(what: str, value: T) -> None:
             f"{what}: expected the same in every process of the run; got "
             + ", ".join(f"{other} in process {rank}" for rank, other in enumerate(values))
         )
-
-
-def launched() -> bool:
-    """Whether `torchrun`, or something that sets its variables, started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def first_here() -> bool:
-    """Whether this is the process that writes, by the environment alone."""
-    return int(os.environ.get("RANK", "0")) == 0
