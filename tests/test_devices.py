@@ -12,6 +12,7 @@ import pytest
 import torch
 from pico_models import REPRESENTATIVES, pico_batches, pico_model
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import masking_utils
 
 import stat_repro
 from stat_repro.calibration import capture, influence
@@ -72,7 +73,8 @@ def test_a_half_model_with_large_activations_is_compressed_without_overflow(name
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_a_calibration_pass_asks_the_device_for_nothing(name, monkeypatch):
     """Collectors and hooks, from the batches on the CPU to the complete sums."""
-    # With sdpa, transformers itself asks whether a batch has padding.
+    # transformers itself asks whether a batch has padding: always with sdpa, else for encoders.
+    monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *_: False)
     model = pico_model(name, attention="eager")
     batches = pico_batches(model)
     adapter = adapter_for(model)
