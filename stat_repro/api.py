@@ -9,13 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from stat_repro.calibration.capture import (
-    Batch,
-    Calibration,
-    CalibrationError,
-    collect_statistics,
-    count_tokens,
-)
+from stat_repro.calibration.batches import Batch, CalibrationError
+from stat_repro.calibration.capture import Calibration, collect_statistics, count_tokens
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHOD_DEFAULTS, ConfigError, PruningConfig
 from stat_repro.config.checks import at_least

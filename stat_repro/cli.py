@@ -6,9 +6,13 @@ import functools
 import json
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -21,8 +25,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from stat_repro import launchers
 from stat_repro.config import ConfigError, RunConfig, from_hydra
 from stat_repro.paths import config_dir, experiments_dir, project_root, results_dir
+
+if TYPE_CHECKING:
+    from stat_repro.pipeline import Experiment
 
 log = logging.getLogger("stat_repro")
 
@@ -56,6 +64,10 @@ class ExperimentSearchPath(SearchPathPlugin):
 
 class SweepAccount(Callback):
     """Tells at the end of a multirun what became of every point."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a launcher that cannot work, before the sweep."""
+        launchers.check(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the table of the sweep and every failure; exit with 1 if any point failed."""
@@ -113,15 +125,19 @@ def _run(point: str, config: RunConfig) -> Outcome:
     from transformers.utils import logging as transformers_logging
 
     from stat_repro.identity import identify
-    from stat_repro.pipeline import failed_record, model_folder, run_experiment, save_model
-    from stat_repro.results.store import find_record, save_record
-    from stat_repro.tracking import mirror
+    from stat_repro.parallel import exchange, same_everywhere, together
+    from stat_repro.pipeline import model_folder, run_experiment
+    from stat_repro.results.store import find_record
 
     root = results_dir() if config.results is None else Path(config.results).expanduser()
-    name = identify(config)
-    stored = find_record(root, config.study, name)
-    folder = model_folder(config, name)
-    model_there = folder is None or folder.exists()
+    with together():
+        name = identify(config)
+        same_everywhere("name of the run", name)
+        folder = model_folder(config, name)
+        # What the first process sees counts, for all.
+        stored, model_there = exchange(
+            (find_record(root, config.study, name), folder is None or folder.exists())
+        )[0]
     if stored is not None and model_there and config.if_stored == "skip":
         log.info("already stored: %s (if_stored=repeat measures it again)", stored)
         return Outcome(point, "stored", str(stored), None)
@@ -129,11 +145,38 @@ def _run(point: str, config: RunConfig) -> Outcome:
     transformers_logging.disable_progress_bar()
     log.info("run %s", name)
     try:
-        experiment = run_experiment(config, _session(), name)
+        with together():
+            experiment = run_experiment(config, _session(), name)
     except Exception as error:  # every failure of a point is recorded, told at the end, exit 1
-        path = save_record(failed_record(config, name, error), root)
-        log.error("failed: %s", _line(error))
-        return Outcome(point, "failed", str(path), _line(error))
+        return _failed(point, config, name, error, root)
+    if experiment is None:
+        return Outcome(point, "ok", None, None)
+    return _stored(point, config, experiment, root, folder)
+
+
+def _failed(point: str, config: RunConfig, name: str, error: Exception, root: Path) -> Outcome:
+    """Record what went wrong; the first process does it for all."""
+    from stat_repro.parallel import world
+    from stat_repro.pipeline import failed_record
+    from stat_repro.results.store import save_record
+
+    log.error("failed: %s", _line(error))
+    if world().size > 1:
+        _session.cache_clear()  # the processes may no longer have the same in it
+    if world().rank > 0:
+        return Outcome(point, "failed", None, _line(error))
+    path = save_record(failed_record(config, name, error), root)
+    return Outcome(point, "failed", str(path), _line(error))
+
+
+def _stored(
+    point: str, config: RunConfig, experiment: Experiment, root: Path, folder: Path | None
+) -> Outcome:
+    """Store the record, and the model where it is asked for."""
+    from stat_repro.pipeline import save_model
+    from stat_repro.results.store import save_record
+    from stat_repro.tracking import mirror
+
     path = save_record(experiment.record, root, experiment.examples)
     mirror(experiment.record, config.tracking)
     if folder is not None and not folder.exists():
@@ -174,5 +217,28 @@ def main() -> None:
     # Read by conf/config.yaml, here and in the processes of a parallel launcher.
     os.environ["STAT_REPRO_ROOT"] = str(project_root())
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    launchers.offer_missing()
     Plugins.instance().register(ExperimentSearchPath)
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
+    run = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)
+    if not launchers.several_processes():
+        run()
+        return
+    from stat_repro.parallel import joined
+
+    with _only_the_first_is_heard(), joined():
+        run()
+
+
+@contextmanager
+def _only_the_first_is_heard() -> Iterator[None]:
+    """What the other processes of a run write to Hydra's folder and to the streams is dropped.
+
+    An error that they cannot tell the first one still ends them with its traceback.
+    """
+    if int(os.environ["RANK"]) == 0:
+        yield
+        return
+    with TemporaryDirectory(prefix="stat_repro_") as folder, open(os.devnull, "w") as nowhere:
+        sys.argv += [f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+        with redirect_stdout(nowhere), redirect_stderr(nowhere):
+            yield

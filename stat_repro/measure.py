@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -32,23 +33,30 @@ def resolve_device(name: str) -> torch.device:
         name: `auto` (the first of cuda, mps, cpu that is there), `cpu`, `cuda`, `cuda:<i>`, `mps`.
 
     Returns:
-        The device; `cuda` becomes `cuda:0`, so that memory can be asked for by index.
+        The device; `cuda` becomes `cuda:0`, so that memory can be asked for by index, and
+        `cuda:<i>` in the i-th process that torchrun started on this machine.
 
     Raises:
         DeviceError: An unknown name, or a device that this machine does not have.
     """
     there = available_devices()
     if name == "auto":
-        if "cuda:0" in there:
-            return torch.device("cuda:0")
-        return torch.device("mps" if "mps" in there else "cpu")
+        name = next(kind for kind in ("cuda", "mps", "cpu") if {kind, f"{kind}:0"} & set(there))
     kind, _, index = name.partition(":")
     known = name in ("cpu", "cuda", "mps") or (kind == "cuda" and index.isdecimal())
     if not known:
         raise DeviceError(f"device: expected auto, cpu, cuda, cuda:<i> or mps; got {name!r}")
-    wanted = f"cuda:{int(index or 0)}" if kind == "cuda" else name
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if index and processes > 1:
+        raise DeviceError(
+            f"device: expected auto, cpu, cuda or mps, because each of {processes} processes on "
+            f"this machine takes a GPU of its own; got {name}"
+        )
+    place = int(index or os.environ.get("LOCAL_RANK", "0"))
+    wanted = f"cuda:{place}" if kind == "cuda" else name
     if wanted not in there:
-        raise DeviceError(f"device: {name} is not available here; available: {', '.join(there)}")
+        asked = name if processes == 1 else f"{wanted}, for process {place} of {processes},"
+        raise DeviceError(f"device: {asked} is not available here; available: {', '.join(there)}")
     return torch.device(wanted)
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from stat_repro.api import Compression, compress
@@ -14,6 +15,7 @@ from stat_repro.config import ConfigError, RunConfig, to_dict
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.identity import identify
 from stat_repro.measure import Stopwatch, peak_memory, reset_cuda_peak_memory, resolve_device
+from stat_repro.parallel import world
 from stat_repro.results.examples import describe_examples, encode_examples
 from stat_repro.results.provenance import collect
 from stat_repro.results.record import RunRecord, describe_error
@@ -37,8 +39,13 @@ class Experiment:
     examples: bytes | None
 
 
-def run_experiment(config: RunConfig, session: Session, name: str | None = None) -> Experiment:
+def run_experiment(
+    config: RunConfig, session: Session, name: str | None = None
+) -> Experiment | None:
     """Load, calibrate, plan, cut, evaluate: the whole of one run.
+
+    Where several processes work on it, the first one evaluates, and for the others there is
+    nothing to return.
 
     Args:
         config: The run.
@@ -67,6 +74,8 @@ def run_experiment(config: RunConfig, session: Session, name: str | None = None)
             engine=config.calibration.engine,
             **asdict(config.pruning),
         )
+        if world().rank > 0:
+            return None
         with watch.stage("evaluate_s"):
             evaluation = dense.workload.evaluate(
                 dense.loaded.model,
@@ -147,7 +156,7 @@ def _provenance(
     config: RunConfig, dense: DenseModel, calibrated: CalibratedModel, examples: bytes | None
 ) -> dict[str, Any]:
     return collect(
-        device=str(dense.loaded.model.device),
+        device=_in_words(dense.loaded.model.device),
         dtypes={"model": config.dtype, "statistics": "float64", "factorisation": "float64"},
         data_hashes={**dense.workload.fingerprint, "calibration": calibrated.examples.digest},
         model_hash=dense.model_hash,
@@ -155,6 +164,12 @@ def _provenance(
         finetuned=dense.finetuned,
         examples=None if examples is None else describe_examples(examples),
     )
+
+
+def _in_words(device: torch.device) -> str:
+    """The device, and how many processes worked on the run if there were several."""
+    processes = world().size
+    return str(device) if processes == 1 else f"{device.type}, {processes} processes"
 
 
 def model_folder(config: RunConfig, name: str) -> Path | None:

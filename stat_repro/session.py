@@ -10,7 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from stat_repro.api import calibrate
 from stat_repro.calibration.capture import Calibration, count_tokens
@@ -25,6 +28,7 @@ from stat_repro.measure import Stopwatch, resolve_device
 from stat_repro.methods.registry import METHODS
 from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint
 from stat_repro.models.outputs import OutputOrder, match_outputs
+from stat_repro.parallel import first_rank_first, same_everywhere
 from stat_repro.results.provenance import hash_files
 from stat_repro.workloads import (
     CalibrationSet,
@@ -132,32 +136,11 @@ def _dense_key(config: RunConfig) -> dict[str, Any]:
 
 def _load_dense(config: RunConfig) -> DenseModel:
     device = resolve_device(config.device)
-    folder = checkpoint_folder(config.model)
-    base_hash = hash_files(folder)
-    has_head = has_task_head(folder, config.dataset.task)
-    _check_override(config, has_head)
-    if config.dataset.task == "language_modeling" and not has_head:
-        raise ConfigError(
-            f"{config.model.path} is no causal language model, which {config.dataset.name} "
-            "(perplexity) needs; choose another model or a dataset with labels"
-        )
-    data = _load_data(config)
-    finetuned = not has_head
-    if not isinstance(data, TextData) and finetuned:
-        if not config.finetune.enabled:
-            raise ConfigError(
-                f"{config.model.path} has no trained {config.dataset.task} head and finetune=none; "
-                "give a task checkpoint (model=hf model.path=...) or choose finetune=standard"
-            )
-        folder = task_checkpoint(
-            folder,
-            base_hash,
-            data,
-            config.finetune,
-            config.dataset.max_length,
-            device,
-            config.dataset.answers.stride,
-        )
+    with first_rank_first():  # downloads, training and the caches of both
+        checkpoint, data = _prepared(config, device)
+    folder = checkpoint.folder
+    model_hash = hash_files(folder)
+    same_everywhere("weights of the dense model (sha256)", model_hash)
     loaded = load_checkpoint(
         folder,
         config.dataset.task,
@@ -168,10 +151,52 @@ def _load_dense(config: RunConfig) -> DenseModel:
     return DenseModel(
         loaded=loaded,
         workload=_workload(data, loaded, config),
-        base_hash=base_hash,
-        model_hash=hash_files(folder),
-        finetuned=finetuned,
+        base_hash=checkpoint.base_hash,
+        model_hash=model_hash,
+        finetuned=checkpoint.finetuned,
     )
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A folder with a model for the task; where it comes from as in `DenseModel`."""
+
+    folder: Path
+    base_hash: str
+    finetuned: bool
+
+
+def _prepared(
+    config: RunConfig, device: torch.device
+) -> tuple[_Checkpoint, TaskData | QuestionData | TextData]:
+    """Checkpoint and data on this machine; the head is trained if need be."""
+    folder = checkpoint_folder(config.model)
+    base_hash = hash_files(folder)
+    has_head = has_task_head(folder, config.dataset.task)
+    _check_override(config, has_head)
+    if config.dataset.task == "language_modeling" and not has_head:
+        raise ConfigError(
+            f"{config.model.path} is no causal language model, which {config.dataset.name} "
+            "(perplexity) needs; choose another model or a dataset with labels"
+        )
+    data = _load_data(config)
+    if has_head or isinstance(data, TextData):
+        return _Checkpoint(folder, base_hash, False), data
+    if not config.finetune.enabled:
+        raise ConfigError(
+            f"{config.model.path} has no trained {config.dataset.task} head and finetune=none; "
+            "give a task checkpoint (model=hf model.path=...) or choose finetune=standard"
+        )
+    folder = task_checkpoint(
+        folder,
+        base_hash,
+        data,
+        config.finetune,
+        config.dataset.max_length,
+        device,
+        config.dataset.answers.stride,
+    )
+    return _Checkpoint(folder, base_hash, True), data
 
 
 def _load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
@@ -235,6 +260,7 @@ def _calibrate(
     dense: DenseModel, config: RunConfig, pruning: PruningConfig | None
 ) -> CalibratedModel:
     examples = dense.workload.calibration(config.calibration, config.seed)
+    same_everywhere("calibration examples (sha256)", examples.digest)
     watch = Stopwatch(dense.loaded.model.device)
     with watch.stage("calibrate_s"):
         if config.calibration.engine == "layers":

@@ -16,7 +16,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from stat_repro.api import check_target, pruning_config, rereadable
-from stat_repro.calibration.capture import Batch, count_tokens
+from stat_repro.calibration.batches import Batch
+from stat_repro.calibration.capture import count_tokens
 from stat_repro.checkpoint import complete_folder, describe
 from stat_repro.config.checks import one_of
 from stat_repro.config.pruning import check_engine

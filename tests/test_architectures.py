@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import stat_repro
-from stat_repro.calibration.capture import CalibrationError, collect_statistics
+from stat_repro.calibration.batches import CalibrationError
+from stat_repro.calibration.capture import collect_statistics
 from stat_repro.models.adapter import adapter_for, linear
 from stat_repro.pipeline import run_experiment
 from stat_repro.session import Session

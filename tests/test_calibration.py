@@ -4,7 +4,8 @@ import pytest
 import torch
 from pico_models import PICO_NAMES, pico_batches, pico_model
 
-from stat_repro.calibration.capture import CalibrationError, collect_statistics, token_mask
+from stat_repro.calibration.batches import CalibrationError, token_mask
+from stat_repro.calibration.capture import collect_statistics
 from stat_repro.models.adapter import adapter_for, linear
 
 

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stat_repro import paths
+from stat_repro import launchers, paths
 from stat_repro.config import (
     METHOD_DEFAULTS,
     METHODS,
@@ -30,6 +30,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 
 def compose_run(*overrides):
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    launchers.offer_missing()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return from_hydra(compose("config", overrides=list(overrides)))
 

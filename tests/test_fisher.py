@@ -8,7 +8,7 @@ from pico_models import pico_batches, pico_model
 from torch.nn import functional
 
 import stat_repro
-from stat_repro.calibration.capture import CalibrationError
+from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.gradients import mask_gradients
 from stat_repro.methods.fisher import fisher_scores, rearranged
 from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear

@@ -10,7 +10,8 @@ from test_pipeline import compose_here
 
 import stat_repro
 from stat_repro.calibration import blockwise, spill
-from stat_repro.calibration.capture import CalibrationError, Reduction
+from stat_repro.calibration.batches import CalibrationError
+from stat_repro.calibration.capture import Reduction
 from stat_repro.calibration.statistics import GramStatistics
 from stat_repro.config import CalibrationConfig, ConfigError, PruningConfig, RunConfig, run_id
 from stat_repro.methods import stat_layers

@@ -123,6 +123,29 @@ def test_absent_cuda_is_refused(monkeypatch):
         resolve_device("cuda")
 
 
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """What torchrun tells the second of two processes on a machine."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_every_process_takes_a_gpu_of_its_own(name, monkeypatch, second_of_two):
+    monkeypatch.setattr(measure, "available_devices", lambda: ["cpu", "cuda:0", "cuda:1"])
+    assert resolve_device(name) == torch.device("cuda:1")
+    monkeypatch.setattr(measure, "available_devices", lambda: ["cpu", "cuda:0"])
+    with pytest.raises(DeviceError, match="cuda:1, for process 1 of 2, is not available"):
+        resolve_device(name)
+
+
+def test_a_gpu_for_all_processes_is_refused(monkeypatch, second_of_two):
+    monkeypatch.setattr(measure, "available_devices", lambda: ["cpu", "cuda:0", "cuda:1"])
+    assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(DeviceError, match=r"expected auto, cpu, cuda or mps.*got cuda:0"):
+        resolve_device("cuda:0")
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

@@ -13,7 +13,8 @@ from pico_models import (
 )
 
 import stat_repro
-from stat_repro.calibration.capture import CalibrationError, collect_statistics, count_tokens
+from stat_repro.calibration.batches import CalibrationError
+from stat_repro.calibration.capture import collect_statistics, count_tokens
 from stat_repro.config import (
     ALLOCATIONS,
     CORRECTIONS,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import stat_repro
 from stat_repro import shard_writer, sharded, shards
-from stat_repro.calibration.capture import CalibrationError
+from stat_repro.calibration.batches import CalibrationError
 from stat_repro.checkpoint import CheckpointError
 from stat_repro.config import ConfigError
 from stat_repro.models import skeleton as skeletons

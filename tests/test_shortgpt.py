@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import stat_repro
 from stat_repro.allocation.costs import BudgetError
-from stat_repro.calibration.capture import CalibrationError
+from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.influence import block_influence
 from stat_repro.methods.shortgpt import blocks_to_remove
 from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear

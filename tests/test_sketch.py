@@ -7,7 +7,8 @@ from test_linalg import activations
 
 import stat_repro
 from stat_repro import Sketch
-from stat_repro.calibration.capture import CalibrationError, collect_statistics
+from stat_repro.calibration.batches import CalibrationError
+from stat_repro.calibration.capture import collect_statistics
 from stat_repro.calibration.collectors import BLOCK_ROWS, SketchSum
 from stat_repro.calibration.sketch import SKETCHES
 from stat_repro.calibration.statistics import ActivationStatistics, GramStatistics

@@ -19,7 +19,7 @@ from transformers import BertForPreTraining
 import stat_repro
 from stat_repro.allocation.allocate import head_splits
 from stat_repro.allocation.costs import BudgetError, UnitCosts
-from stat_repro.calibration.capture import CalibrationError
+from stat_repro.calibration.batches import CalibrationError
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.linalg.pivoting import LinAlgInputError
 from stat_repro.methods import stat

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 import stat_repro
 from stat_repro.api import Compression
-from stat_repro.calibration.capture import Batch, collect_statistics
+from stat_repro.calibration.batches import Batch
+from stat_repro.calibration.capture import collect_statistics
 from stat_repro.calibration.collectors import GramSum
 from stat_repro.measure import Stopwatch, process_peak_rss_bytes, reset_process_peak_rss
 from stat_repro.models.adapter import Adapter, Site, adapter_for, linear

@@ -16,16 +16,12 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from stat_repro.calibration.capture import (
-    Batch,
-    forward_options,
-    model_inputs,
-    token_mask,
-)
+from stat_repro.calibration.batches import Batch, forward_options, model_inputs, token_mask
 from stat_repro.calibration.spill import TensorStore
 from stat_repro.models.adapter import Adapter
 from stat_repro.models.modes import evaluating
 from stat_repro.models.residency import BlockWeights
+from stat_repro.parallel import own_share
 from stat_repro.progress import track
 
 
@@ -65,7 +61,7 @@ class BlockPasses:
         adapter: Its adapter.
         weights: Brings weights into memory. `start` asks for what is outside the layers; in
             `advance` the layer has to be there already.
-        batches: Calibration batches.
+        batches: Calibration batches; where several processes work on one run, each takes its share.
         store: Where hidden states and arguments wait.
         device: Where layers run.
     """
@@ -91,9 +87,11 @@ class BlockPasses:
         blocks = [self._model.get_submodule(name) for name in self._adapter.blocks]
         options = forward_options(self._adapter)
         with self._weights.outside(), evaluating(self._model), torch.inference_mode():
-            for index, batch in enumerate(track(self._batches, "embedding the calibration set")):
+            for index, batch in enumerate(
+                track(own_share(self._batches), "embedding the calibration set")
+            ):
+                self._masks.append(token_mask(model_inputs(batch)).cpu())
                 inputs = model_inputs(batch, self._device)
-                self._masks.append(token_mask(inputs).cpu())
                 calls: list[Any] = []
                 with _recorded(blocks, calls), suppress(_LastBlockReached):
                     backbone(**inputs, **options)

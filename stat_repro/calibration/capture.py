@@ -15,19 +15,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from stat_repro.calibration.batches import (
+    Batch,
+    CalibrationError,
+    forward_options,
+    model_inputs,
+    token_mask,
+    token_rows,
+)
 from stat_repro.calibration.collectors import BLOCK_ROWS, COLLECTORS, Collector
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.models.adapter import Adapter, Site, linear
 from stat_repro.models.modes import evaluating
+from stat_repro.parallel import exchange, own_share, world
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
-
-Batch = Mapping[str, torch.Tensor]
-
-
-class CalibrationError(ValueError):
-    """Calibration input or activations that cannot be used; names the batch or the site."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +118,12 @@ class Reduction:
         """The forward pass of one batch, inside the block.
 
         Args:
-            mask: Which positions are tokens, bool (B, S).
+            mask: Which positions are tokens, bool (B, S); on the CPU, so that an accelerator need
+                not be asked how many there are.
             ends: Whether the pass stops where the last site has its input.
         """
         self._mask, self._ends = mask, ends
-        self._rows = mask.view(-1).nonzero().view(-1)  # asks the device once for the whole batch
+        self._rows = token_rows(mask)
         self.tokens += len(self._rows)
         self.examples += mask.shape[0]
         with suppress(_LastSiteSeen):
@@ -144,18 +148,17 @@ class Reduction:
             raise _LastSiteSeen
 
     def finish(self) -> Calibration:
-        """The statistics; the reduction is used up.
+        """The statistics, of all processes that work on one run; the reduction is used up.
 
         Raises:
             CalibrationError: No tokens, sites that did not see all of them, or non-finite values.
         """
-        if not self.tokens:
-            raise _no_tokens()
+        tokens, examples = _counted_together(self.tokens, self.examples)
         found = {
-            (s.layer, s.kind): _finish(s, self._collectors.pop((s.layer, s.kind)), self.tokens)
+            (s.layer, s.kind): _finish(s, self._collectors.pop((s.layer, s.kind)), tokens)
             for s in self.sites
         }
-        return Calibration(statistics=found, tokens=self.tokens, examples=self.examples)
+        return Calibration(statistics=found, tokens=tokens, examples=examples)
 
 
 def collect_statistics(
@@ -170,7 +173,8 @@ def collect_statistics(
 ) -> Calibration:
     """Run the model without its task head over the batches and reduce every site's activations.
 
-    A forward pass ends where the last wanted site has its input.
+    A forward pass ends where the last wanted site has its input. Where several processes work on
+    one run, each takes its share of the batches and all get the sums.
 
     Args:
         model: The model; left as it was, bit for bit.
@@ -183,7 +187,8 @@ def collect_statistics(
         label: What the progress line says.
 
     Raises:
-        CalibrationError: No batches, no tokens, unusable masks, or non-finite activations.
+        CalibrationError: No batches, no tokens, unusable masks, non-finite activations, or several
+            processes with statistics that are no sums, or with fewer batches.
     """
     backbone = model.get_submodule(adapter.backbone)
     device = next(backbone.parameters()).device
@@ -191,25 +196,12 @@ def collect_statistics(
     reduction = Reduction(chosen, device, statistics, sketch)
     options = forward_options(adapter)
     with evaluating(model), torch.inference_mode(), reduction.hooks(model):
-        for batch in track(batches, label):
-            inputs = model_inputs(batch, device)
-            with reduction.batch(token_mask(inputs), ends=True):
-                backbone(**inputs, **options)
+        for batch in track(own_share(batches), label):
+            # Where the batch is, before it goes to the model: no question to an accelerator.
+            mask = token_mask(model_inputs(batch))
+            with reduction.batch(mask, ends=True):
+                backbone(**model_inputs(batch, device), **options)
     return reduction.finish()
-
-
-def forward_options(adapter: Adapter) -> dict[str, bool]:
-    """What the backbone is told besides a batch."""
-    return {"use_cache": False} if adapter.decoder else {}
-
-
-def model_inputs(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    """What the backbone reads of a batch, on its device.
-
-    Raises:
-        CalibrationError: A value that is no tensor.
-    """
-    return {k: _rows(k, v).to(device) for k, v in batch.items() if k != "labels"}
 
 
 def count_tokens(batches: Iterable[Batch]) -> Calibration:
@@ -220,16 +212,26 @@ def count_tokens(batches: Iterable[Batch]) -> Calibration:
     """
     tokens = examples = 0
     for batch in batches:
-        mask = token_mask({k: _rows(k, v) for k, v in batch.items() if k != "labels"})
+        mask = token_mask(model_inputs(batch))
         tokens += int(mask.sum())
         examples += mask.shape[0]
     if not tokens:
-        raise _no_tokens()
+        raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
     return Calibration(statistics={}, tokens=tokens, examples=examples)
 
 
-def _no_tokens() -> CalibrationError:
-    return CalibrationError("the calibration set holds no tokens: expected at least one batch")
+def _counted_together(tokens: int, examples: int) -> tuple[int, int]:
+    """Tokens and examples of all processes, each of which must have some."""
+    counts = exchange((tokens, examples))
+    if not any(count for count, _ in counts):
+        raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
+    if not all(count for count, _ in counts):
+        raise CalibrationError(
+            f"calibration: expected a batch for each of {len(counts)} processes; got batches for "
+            f"{sum(count > 0 for count, _ in counts)}. Give smaller batches "
+            "(calibration.batch_size) or start fewer processes"
+        )
+    return sum(count for count, _ in counts), sum(count for _, count in counts)
 
 
 def _collector_maker(
@@ -238,6 +240,11 @@ def _collector_maker(
     if statistics not in COLLECTORS:
         raise CalibrationError(
             f"statistics: expected one of {', '.join(COLLECTORS)}; got {statistics!r}"
+        )
+    if statistics != "gram" and world().size > 1:
+        raise CalibrationError(
+            f"several processes add up Gram matrices: expected statistics=gram; got {statistics}, "
+            "which runs in one process"
         )
     if statistics == "sketch":
         return partial(COLLECTORS[statistics], sketch=sketch or Sketch())
@@ -259,34 +266,3 @@ def _finish(site: Site, collector: Collector, tokens: int) -> SiteStatistics:
     if not (bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())):
         raise CalibrationError(f"{site.name}: NaN or infinite activations on the calibration data")
     return result
-
-
-def _rows(key: str, value: torch.Tensor) -> torch.Tensor:
-    """(B, choices, S) of multiple choice as (B * choices, S), which is what the backbone gets."""
-    if not isinstance(value, torch.Tensor):
-        raise CalibrationError(
-            f"calibration batch, key {key}: expected a tensor, got {type(value).__name__}"
-        )
-    return value.flatten(0, 1) if value.ndim == 3 else value
-
-
-def token_mask(batch: Batch) -> torch.Tensor:
-    """Which positions are tokens and not padding: bool (B, S).
-
-    Raises:
-        CalibrationError: No `input_ids`, or an `attention_mask` of another shape.
-    """
-    if "input_ids" not in batch:
-        raise CalibrationError(
-            f"a calibration batch needs the key input_ids; got {', '.join(sorted(batch)) or 'none'}"
-        )
-    ids = batch["input_ids"]
-    if "attention_mask" not in batch:
-        return torch.ones(ids.shape, dtype=torch.bool, device=ids.device)
-    mask = batch["attention_mask"]
-    if mask.shape != ids.shape:
-        raise CalibrationError(
-            f"attention_mask: expected the shape of input_ids {tuple(ids.shape)}, got "
-            f"{tuple(mask.shape)}"
-        )
-    return mask.bool()

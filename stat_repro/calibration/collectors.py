@@ -17,6 +17,7 @@ from stat_repro.calibration.statistics import (
 )
 from stat_repro.linalg.gram import mirror, rank_update
 from stat_repro.models.adapter import Site
+from stat_repro.parallel import exchange, sum_over_ranks
 
 # Rows that one product of a sum takes: the Gram sum is read and written once per product, so few
 # rows at a time would cost memory traffic. A sketch draws this many rows at a time, so another
@@ -87,8 +88,10 @@ class GramSum(_BlockSum):
         self._sums += rows.sum(dim=0)
 
     def finish(self) -> GramStatistics:
-        """G and the sums of all rows."""
+        """G and the sums of all rows, those of the other processes of the run included."""
         self._flush()
+        self._tokens = sum(exchange(self._tokens))
+        sum_over_ranks([self._gram, self._sums])
         mirror(self._gram)
         return GramStatistics(self._gram, self._tokens, self._dtype, self._sums)
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stat_repro.calibration.capture import Batch, CalibrationError, token_mask
+from stat_repro.calibration.batches import Batch, CalibrationError, token_mask
 from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError, linear
 from stat_repro.models.modes import evaluating
+from stat_repro.parallel import in_turns, own_share
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
 
@@ -42,6 +43,8 @@ def mask_gradients(
 ) -> dict[tuple[int, SiteKind], Tensor]:
     """dL/dm of every unit's mask variable m at 1, for every example's loss L.
 
+    Where several processes work on one run, each takes its share of the batches.
+
     Args:
         model: The model with its task head; left as it was, without gradients of its own.
         adapter: Its adapter.
@@ -59,18 +62,20 @@ def mask_gradients(
     check_head(model)
     device = next(model.parameters()).device
     sites = [site for site in adapter.sites if site.units]
-    found: dict[tuple[int, SiteKind], list[Tensor]] = {(s.layer, s.kind): [] for s in sites}
+    found: list[Tensor] = []
     with evaluating(model), _without_own_gradients(model):
-        for batch in track(batches, label):
+        for batch in track(own_share(batches), label):
             inputs = {key: value.to(device) for key, value in batch.items()}
             with torch.enable_grad(), _masked(model, sites, inputs["input_ids"]) as masks:
                 loss = _summed_loss(model, inputs)
                 gradients = torch.autograd.grad(loss, masks)
-            for site, gradient in zip(sites, gradients, strict=True):
-                found[site.layer, site.kind].append(gradient.cpu().double())
-    if sites and not found[sites[0].layer, sites[0].kind]:
+            # All sites in one copy: each copy waits for the accelerator.
+            found.append(torch.cat(gradients, dim=1).cpu().double())
+    found = in_turns(found)
+    if not found:
         raise CalibrationError("the calibration set holds no batches: expected at least one")
-    result = {key: torch.cat(parts) for key, parts in found.items()}
+    parts = torch.cat(found).split([site.units for site in sites], dim=1)
+    result = {(s.layer, s.kind): part for s, part in zip(sites, parts, strict=True)}
     for site in sites:
         if not bool(torch.isfinite(result[site.layer, site.kind]).all()):
             raise CalibrationError(f"{site.name}: NaN or infinite gradients of the loss")

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stat_repro.calibration.capture import Batch, CalibrationError, token_mask
+from stat_repro.calibration.batches import Batch, CalibrationError, token_mask, token_rows
 from stat_repro.models.adapter import Adapter
 from stat_repro.models.modes import evaluating
+from stat_repro.parallel import in_turns, own_share
 from stat_repro.progress import track
 
 
 def block_influence(model: nn.Module, adapter: Adapter, batches: Iterable[Batch]) -> Tensor:
     """1 - mean over tokens of cos(x_in, x_out) of every block (Men et al. 2024, formula 1).
+
+    Where several processes work on one run, each takes its share of the batches.
 
     Args:
         model: The model; left as it was.
@@ -32,22 +35,26 @@ def block_influence(model: nn.Module, adapter: Adapter, batches: Iterable[Batch]
     """
     backbone = model.get_submodule(adapter.backbone)
     device = next(backbone.parameters()).device
-    cosines = torch.zeros(adapter.num_layers, dtype=torch.float64)
-    tokens = 0
-    mask = torch.empty(0)
+    sums: list[tuple[Tensor, int]] = []  # of every batch: (layers,) cosines, tokens
+    found: list[Tensor] = []
+    rows = torch.empty(0, dtype=torch.int64)
 
     def receive(layer: int, before: Tensor, after: Tensor) -> None:
-        cosine = functional.cosine_similarity(before[mask].float(), after[mask].float(), dim=-1)
-        cosines[layer] += cosine.sum().cpu().double()
+        first, second = (x.flatten(0, -2).index_select(0, rows).float() for x in (before, after))
+        found.append(functional.cosine_similarity(first, second, dim=-1).sum())
 
     with evaluating(model), torch.inference_mode(), _block_hooks(model, adapter, receive):
-        for batch in track(batches, "influence of the blocks"):
-            inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
-            mask = token_mask(inputs)
-            tokens += int(mask.sum())
-            backbone(**inputs, use_cache=False)
+        for batch in track(own_share(batches), "influence of the blocks"):
+            inputs = {key: value for key, value in batch.items() if key != "labels"}
+            rows = token_rows(token_mask(inputs)).to(device)
+            found.clear()
+            backbone(**{key: value.to(device) for key, value in inputs.items()}, use_cache=False)
+            sums.append((torch.stack(found), len(rows)))
+    sums = in_turns([(cosines.cpu().double(), tokens) for cosines, tokens in sums])
+    tokens = sum(count for _, count in sums)
     if not tokens:
         raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
+    cosines = torch.stack([batch for batch, _ in sums]).sum(dim=0)
     for layer, name in enumerate(adapter.blocks):
         if not bool(torch.isfinite(cosines[layer])):
             raise CalibrationError(f"{name}: NaN or infinite activations on the calibration data")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stat_repro.calibration.capture import Batch, forward_options, model_inputs, token_mask
+from stat_repro.calibration.batches import Batch, forward_options, model_inputs, token_mask
 from stat_repro.calibration.predictions import divergence, predictions
 from stat_repro.models.adapter import Adapter
 from stat_repro.models.modes import evaluating

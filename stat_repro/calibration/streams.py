@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stat_repro.calibration.batches import token_rows
 from stat_repro.models.adapter import Adapter, Site, linear
 
 # Gets the site, what its consumer reads (n, columns), and the stream behind it (n, D); n tokens.
@@ -82,7 +83,7 @@ class StreamRecorder:
     @contextmanager
     def batch(self, mask: torch.Tensor, *, ends: bool) -> Iterator[None]:
         """The layer's forward pass of one batch, inside the block; `mask` is bool (B, S)."""
-        self._rows = mask.view(-1).nonzero().view(-1)
+        self._rows = token_rows(mask)
         with suppress(_SiteSeen):
             yield
 

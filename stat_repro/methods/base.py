@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from stat_repro.calibration.capture import Batch, Calibration
+from stat_repro.calibration.batches import Batch
+from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import PruningConfig
 from stat_repro.models.adapter import Adapter

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
 from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import Adapter, Site
+from stat_repro.parallel import spread, world
 from stat_repro.plan import LayerPlan, PruningPlan, SiteKind
-from stat_repro.progress import track
 from stat_repro.surgery import SiteEdit, temporarily_pruned
 
 log = logging.getLogger("stat_repro")
@@ -68,10 +69,13 @@ def fold_all(
     ffn_sites = adapter.of_kind("ffn")
     norms = [None] * len(ffn_sites) if ffn_norms is None else ffn_norms
     with watch.stage("fold_ffn_s"):
-        ffn = [
-            fold_site(model, site, neurons[site.layer], task.calibration, config, norms[site.layer])
-            for site in track(ffn_sites, "folding FFNs", unit="sites")
-        ]
+        ffn = _spread_folds(
+            ffn_sites,
+            lambda site: fold_site(
+                model, site, neurons[site.layer], task.calibration, config, norms[site.layer]
+            ),
+            "folding FFNs",
+        )
     ffn_edits = [edit for edit, _ in ffn]
     if config.correction in ("lstsq", "affine"):
         kept = [len(edit.kept) for edit in ffn_edits]
@@ -90,11 +94,31 @@ def fold_all(
                 label="statistics of heads with folded FFNs",
             )
     with watch.stage("fold_heads_s"):
-        folded = [
-            fold_site(model, site, heads(site, calibration), calibration, config)
-            for site in track(head_sites, "folding heads", unit="sites")
-        ]
+        folded = _spread_folds(
+            head_sites,
+            lambda site: fold_site(model, site, heads(site, calibration), calibration, config),
+            "folding heads",
+        )
     return sorted(folded + ffn, key=lambda pair: (pair[0].layer, pair[0].kind))
+
+
+def _spread_folds(
+    sites: Sequence[Site], fold: Callable[[Site], tuple[SiteEdit, SiteError]], label: str
+) -> Folded:
+    """Every site's edit and error; where there are several processes, each folds some sites."""
+    if world().size == 1:
+        return spread(sites, fold, label)
+
+    def portable(site: Site) -> tuple[SiteEdit, SiteError]:
+        edit, error = fold(site)
+        bias = edit.consumer_bias
+        return replace(
+            edit,
+            consumer_weight=edit.consumer_weight.cpu(),
+            consumer_bias=None if bias is None else bias.cpu(),
+        ), error
+
+    return spread(sites, portable, label)
 
 
 def output_of(

@@ -31,8 +31,8 @@ from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import fold_all, output_of
 from stat_repro.methods.correction import consumer_weight, float64
 from stat_repro.models.adapter import Adapter, Site
+from stat_repro.parallel import spread
 from stat_repro.plan import SiteKind
-from stat_repro.progress import track
 
 
 def prune(task: MethodInput) -> MethodOutput:
@@ -89,9 +89,11 @@ def _dense_analysis(task: MethodInput, watch: Stopwatch) -> DenseAnalysis:
         own = Stopwatch(next(task.model.parameters()).device)
         with own.stage("errors_s"):
             errors, orders = unit_errors(task.model, task.adapter, task.calibration, task.config)
-            norms = [
-                ffn_norm(task.model, site, task.calibration) for site in task.adapter.of_kind("ffn")
-            ]
+            norms = spread(
+                task.adapter.of_kind("ffn"),
+                lambda site: ffn_norm(task.model, site, task.calibration),
+                "output norms",
+            )
         known[key] = DenseAnalysis(errors, orders, norms, own.seconds["errors_s"])
     analysis = known[key]
     watch.seconds |= {"errors_s": analysis.seconds, "shared_s": analysis.seconds * shared}
@@ -113,8 +115,13 @@ def unit_errors(
 
     See `site_analysis`.
     """
-    sites = track(adapter.sites, "decomposing sites", unit="sites")
-    return gathered([site_analysis(model, site, calibration, config) for site in sites])
+    return gathered(
+        spread(
+            adapter.sites,
+            lambda site: site_analysis(model, site, calibration, config),
+            "decomposing sites",
+        )
+    )
 
 
 @dataclass(frozen=True)

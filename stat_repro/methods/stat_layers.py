@@ -24,8 +24,9 @@ import torch
 
 from stat_repro.allocation.allocate import Sizes
 from stat_repro.allocation.costs import unit_costs
+from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.blockwise import BlockPasses
-from stat_repro.calibration.capture import Calibration, CalibrationError, Reduction
+from stat_repro.calibration.capture import Calibration, Reduction
 from stat_repro.calibration.spill import (
     FileStore,
     MemoryStore,

@@ -28,6 +28,7 @@ from stat_repro.methods.common import Key
 from stat_repro.methods.correction import float64
 from stat_repro.models.adapter import Site, linear
 from stat_repro.models.residency import AllResident
+from stat_repro.parallel import sum_over_ranks
 from stat_repro.progress import track
 from stat_repro.surgery import SiteEdit, temporarily_pruned
 
@@ -108,6 +109,7 @@ def _sums(
 
     recorder = StreamRecorder(task.adapter, site.layer, [site], add, stop=site)
     passes.advance(site.layer, recorder, f"{site.kind} of pruned layer {site.layer}")
+    sum_over_ranks([sums.products, sums.cross, sums.inputs, sums.targets, sums.total])
     return sums
 
 

@@ -1,0 +1,69 @@
+"""Calibration batches as tokenizers make them, and what a model reads of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from stat_repro.models.adapter import Adapter
+
+Batch = Mapping[str, torch.Tensor]
+
+
+class CalibrationError(ValueError):
+    """Calibration input or activations that cannot be used; names the batch or the site."""
+
+
+def forward_options(adapter: Adapter) -> dict[str, bool]:
+    """What the backbone is told besides a batch."""
+    return {"use_cache": False} if adapter.decoder else {}
+
+
+def model_inputs(batch: Batch, device: torch.device | None = None) -> dict[str, torch.Tensor]:
+    """What the backbone reads of a batch, on its device; where it is if none is given.
+
+    Raises:
+        CalibrationError: A value that is no tensor.
+    """
+    inputs = {k: _rows(k, v) for k, v in batch.items() if k != "labels"}
+    return inputs if device is None else {k: v.to(device) for k, v in inputs.items()}
+
+
+def _rows(key: str, value: torch.Tensor) -> torch.Tensor:
+    """(B, choices, S) of multiple choice as (B * choices, S), which is what the backbone gets."""
+    if not isinstance(value, torch.Tensor):
+        raise CalibrationError(
+            f"calibration batch, key {key}: expected a tensor, got {type(value).__name__}"
+        )
+    return value.flatten(0, 1) if value.ndim == 3 else value
+
+
+def token_mask(batch: Batch) -> torch.Tensor:
+    """Which positions are tokens and not padding: bool (B, S).
+
+    Raises:
+        CalibrationError: No `input_ids`, or an `attention_mask` of another shape.
+    """
+    if "input_ids" not in batch:
+        raise CalibrationError(
+            f"a calibration batch needs the key input_ids; got {', '.join(sorted(batch)) or 'none'}"
+        )
+    ids = batch["input_ids"]
+    if "attention_mask" not in batch:
+        return torch.ones(ids.shape, dtype=torch.bool, device=ids.device)
+    mask = batch["attention_mask"]
+    if mask.shape != ids.shape:
+        raise CalibrationError(
+            f"attention_mask: expected the shape of input_ids {tuple(ids.shape)}, got "
+            f"{tuple(mask.shape)}"
+        )
+    return mask.bool()
+
+
+def token_rows(mask: torch.Tensor) -> torch.Tensor:
+    """Numbers of the tokens among the rows of a batch, shape (tokens,), where the mask is.
+
+    Asks the mask's device how many there are; everything after that need not ask again.
+    """
+    return mask.view(-1).nonzero().view(-1)

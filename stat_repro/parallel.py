@@ -1,0 +1,214 @@
+"""Several processes that work on one run: `torchrun --nproc-per-node=N run.py ...`.
+
+Every process (rank) has the whole model. The calibration batches are dealt out in turns and the
+statistics, which are sums, are added up over the ranks; factorisations are dealt out by layer and
+their results handed around. Without torch.distributed there is one rank and nothing here does
+anything.
+
+What must not happen is that one rank waits for another that has given up. So every exchange first
+tells whether all is well, and `together` tells an error where the others listen next: all ranks
+leave a `together` block in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+from stat_repro.progress import Progress
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# How long a rank waits for the others while the first one evaluates. A rank that ends is noticed at
+# once; this is for one that lives and does nothing.
+WAIT = timedelta(hours=12)
+
+
+class RankError(RuntimeError):
+    """Another process of the run failed; says which and why."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this one is.
+
+    Attributes:
+        rank: 0 for the one that evaluates and writes.
+        size: Processes of the run.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+
+def world() -> World:
+    """This process among those of its run; `World(0, 1)` without torch.distributed."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return World()
+    return World(distributed.get_rank(), distributed.get_world_size())
+
+
+@contextmanager
+def joined(wait: timedelta = WAIT) -> Iterator[None]:
+    """Join the processes that `torchrun` started, as its environment variables say.
+
+    All leave together, also where they exit with an error status: torchrun ends the others as soon
+    as one is gone, before they could say what happened. Sums of CUDA tensors go through NCCL, all
+    else through gloo.
+
+    Args:
+        wait: How long an exchange waits for the slowest rank.
+    """
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, timeout=wait)
+    try:
+        try:
+            yield
+        except SystemExit as end:
+            _told(None, f"it has ended with status {end.code}")
+            raise
+        _told(None, "it has ended")
+    finally:
+        distributed.destroy_process_group()
+
+
+def exchange(value: T) -> list[T]:
+    """The values of all ranks, in their order.
+
+    Args:
+        value: Of this rank; tensors in it must be on the CPU.
+
+    Raises:
+        RankError: Another rank is in trouble.
+    """
+    if world().size == 1:
+        return [value]
+    told = _told(value, None)
+    _raise_for(error for _, error in told)
+    return [value for value, _ in told]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Work that all ranks finish or none does. Blocks must not be nested.
+
+    Raises:
+        RankError: On the ranks that had no error of their own.
+    """
+    try:
+        yield
+    except RankError:
+        raise
+    except Exception as error:
+        if world().size > 1:
+            _told(None, f"{type(error).__name__}: {error}")
+        raise
+    exchange(None)
+
+
+def _told(value: T, error: str | None) -> list[tuple[T, str | None]]:
+    """What every rank says here: a value, or its error."""
+    found: list[Any] = [None] * world().size
+    try:
+        distributed.all_gather_object(found, (value, error))
+    except RuntimeError as failure:
+        raise RankError(f"the other processes of this run cannot be reached: {failure}") from None
+    return found
+
+
+def _raise_for(errors: Iterable[str | None]) -> None:
+    for rank, error in enumerate(errors):
+        if error is not None:
+            raise RankError(f"process {rank} of the run: {error}")
+
+
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """The block on the first rank, then on all others: what it prepares, they find ready."""
+    if world().rank > 0:
+        exchange(None)
+    yield
+    if world().rank == 0:
+        exchange(None)
+
+
+def sum_over_ranks(tensors: Iterable[torch.Tensor]) -> None:
+    """Add up tensors over the ranks, in place; all ranks get the same bits.
+
+    Args:
+        tensors: The same shapes and types in the same order on every rank.
+    """
+    if world().size == 1:
+        return
+    exchange(None)
+    for tensor in tensors:
+        distributed.all_reduce(tensor)
+
+
+def own_share(items: Iterable[T]) -> Iterable[T]:
+    """Every size-th item from this rank's place on: all items for one rank."""
+    place = world()
+    if place.size == 1:
+        return items
+    if isinstance(items, Sequence):
+        return items[place.rank :: place.size]
+    return islice(items, place.rank, None, place.size)
+
+
+def in_turns(own: Sequence[T]) -> list[T]:
+    """What all ranks made of their `own_share`, in the order of the items.
+
+    Args:
+        own: One value per item; tensors in them must be on the CPU.
+    """
+    shares = exchange(own)
+    size = len(shares)
+    return [shares[i % size][i // size] for i in range(sum(map(len, shares)))]
+
+
+def spread(items: Sequence[T], work: Callable[[T], R], label: str, unit: str = "sites") -> list[R]:
+    """`work` of every item, item i done by rank i modulo their number; all results everywhere.
+
+    Handed around after every turn, so that no rank holds more than one turn twice.
+
+    Args:
+        items: The same on every rank.
+        work: What it returns must hold its tensors on the CPU where there are several ranks.
+        label: What the progress line says.
+        unit: Plural name of the items.
+    """
+    place = world()
+    results: list[R] = []
+    with Progress(label, len(items), unit) as progress:
+        for start in range(0, len(items), place.size):
+            turn = items[start : start + place.size]
+            own: Any = work(turn[place.rank]) if place.rank < len(turn) else None
+            results += exchange(own)[: len(turn)]
+            progress.advance(len(turn))
+    return results
+
+
+def same_everywhere(what: str, value: T) -> None:
+    """Refuse ranks that are about to compute different things.
+
+    Args:
+        what: What the value is, for the message.
+        value: Something with an equality.
+
+    Raises:
+        RankError: They differ.
+    """
+    values = exchange(value)
+    if any(other != value for other in values):
+        raise RankError(
+            f"{what}: expected the same in every process of the run; got "
+            + ", ".join(f"{other} in process {rank}" for rank, other in enumerate(values))
+        )

@@ -1,0 +1,79 @@
+"""Hydra's launchers: all store the same records; what is missing or does not fit is told."""
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+from command_server import command_server
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from pico_project import sentence_overrides
+from test_config import CONF
+
+from stat_repro import launchers
+from stat_repro.config import RunConfig
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory):
+    """Records, by file name, of one sweep under every launcher that runs here."""
+    folder = tmp_path_factory.mktemp("launchers")
+    overrides = ["-m", "ratio=0.3,0.5", *sentence_overrides(folder)]
+    stored = {}
+    with command_server() as run:
+        for launcher in ("basic", "joblib", "slurm_local"):
+            places = [f"results={folder / launcher}", f"hydra.sweep.dir={folder / launcher}/hydra"]
+            done = run([*overrides, f"launcher={launcher}", *places], folder)
+            assert done.returncode == 0, done.stdout + done.stderr
+            files = (folder / launcher / "local").glob("*.json")
+            stored[launcher] = {path.name: json.loads(path.read_text()) for path in files}
+    return stored
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "slurm_local"])
+def test_a_launcher_stores_what_basic_stores(launcher, sweeps):
+    expected, found = sweeps["basic"], sweeps[launcher]
+    assert len(expected) == 2
+    assert found.keys() == expected.keys()
+    for name, record in found.items():
+        for part in ("run_id", "metrics", "plan", "site_errors", "mac_kept_fraction", "error"):
+            assert record[part] == expected[name][part], part
+        hashes = ("data_hashes", "model_hash", "base_model_hash")
+        for part in hashes:
+            assert record["provenance"][part] == expected[name]["provenance"][part]
+
+
+def composed(*overrides):
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
+
+
+def test_a_launcher_that_is_not_installed_says_what_to_install(monkeypatch):
+    def only_others(package):
+        if package == "hydra-ray-launcher":
+            raise PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr(launchers, "version", only_others)
+    launchers.offer_missing()
+    config = composed("launcher=ray", "hydra.launcher.ray.init.address=auto")
+    assert config.hydra.launcher.ray.init.address == "auto"
+    with pytest.raises(SystemExit) as told:
+        launchers.check(config)
+    assert "ray needs hydra-ray-launcher, which is not installed" in str(told.value)
+    assert "pip install -e '.[ray]' in an environment of its own" in str(told.value)
+
+
+def test_slurm_gets_what_the_command_line_says():
+    asked = ["launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=2"]
+    launcher = composed(*asked).hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    assert (launcher.partition, launcher.gpus_per_node, launcher.timeout_min) == ("gpu", 2, 240)
+
+
+def test_several_processes_take_one_point_at_a_time(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    launchers.check(composed())
+    with pytest.raises(SystemExit, match="expected basic where torchrun starts several processes"):
+        launchers.check(composed("launcher=joblib"))
