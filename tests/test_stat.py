@@ -293,7 +293,7 @@ def test_bfloat16_model_is_calibrated_and_stays_bfloat16():
         ({"ratio": 1.0}, ConfigError, "0 <= ratio < 1"),
         ({"ratio": -0.1}, ConfigError, "0 <= ratio < 1"),
         ({"alocation": "global"}, ConfigError, "unknown options alocation; valid: allocation"),
-        ({"method": "magic"}, ConfigError, "expected one of stat, random"),
+        ({"method": "magic"}, ConfigError, "expected one of stat, stat_plus, random"),
         ({"authors_compat": True, "allocation": "uniform"}, ConfigError, "allocation=global"),
         ({"authors_compat": True, "min_units": 1}, ConfigError, "min_units=0"),
     ],
