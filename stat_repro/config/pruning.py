@@ -12,6 +12,8 @@ ALLOCATIONS = ("global", "uniform", "stat")
 CORRECTIONS = ("lstsq", "none", "bias", "affine", "scale")
 STATISTICS = ("gram", "exact", "sketch")
 SKETCHES = ("gaussian", "countsketch")
+KINDS = ("all", "attention", "ffn")
+SCALINGS = ("consumer", "none")
 ENGINES = ("model", "layers")
 RECIPES = ("auto", "encoder", "decoder")
 
@@ -92,6 +94,10 @@ class PruningConfig:
             removed units into the consumer, `affine` fits a constant as well and folds it into the
             consumer's bias, `bias` only adds the removed units' mean contribution to that bias,
             `scale` gives every kept unit one factor; `none` only selects.
+        kinds: Which units may go: `all`, `attention` or `ffn`; the ratio is of all prunable MACs
+            whatever goes.
+        scaling: Of STAT's pivots of neurons: `consumer` scales the activations by the norms of the
+            consumer's columns, `none` does not.
         ridge: Ridge of the least squares, relative to the mean squared column norm.
         min_units: Units that every site keeps at least.
         balance_factor: Of STAT's sizes: factor of the mean neuron residual in the balance of heads
@@ -110,6 +116,8 @@ class PruningConfig:
     recipe: str = "auto"
     allocation: str = "global"
     correction: str = "lstsq"
+    kinds: str = "all"
+    scaling: str = "consumer"
     ridge: float = 0.0
     min_units: int = 1
     balance_factor: float = 2.0
@@ -124,6 +132,8 @@ class PruningConfig:
         one_of("pruning.recipe", self.recipe, RECIPES)
         one_of("pruning.allocation", self.allocation, ALLOCATIONS)
         one_of("pruning.correction", self.correction, CORRECTIONS)
+        one_of("pruning.kinds", self.kinds, KINDS)
+        one_of("pruning.scaling", self.scaling, SCALINGS)
         at_least("pruning.ridge", self.ridge, 0)
         at_least("pruning.min_units", self.min_units, 0)
         at_least("pruning.sensitivity_tokens", self.sensitivity_tokens, 1)
@@ -145,6 +155,8 @@ class PruningConfig:
             "correction": "lstsq",
             "ridge": 0.0,
             "min_units": 0,
+            "kinds": "all",
+            "scaling": "consumer",
         }
         for key, value in wanted.items():
             if getattr(self, key) != value:
@@ -175,6 +187,7 @@ class PruningConfig:
                 ("recipe", "auto"),
                 ("balance_factor", 2.0),
                 ("head_bonus", 1.125),
+                ("scaling", "consumer"),
             ):
                 if getattr(self, key) != default:
                     raise ConfigError(
@@ -205,7 +218,7 @@ class PruningConfig:
 
     def _check_blocks(self) -> None:
         """Whole blocks leave nothing to allocate inside a layer and nothing to correct."""
-        wanted = {**METHOD_DEFAULTS["shortgpt"], "neuron_mac_share": None}
+        wanted = {**METHOD_DEFAULTS["shortgpt"], "neuron_mac_share": None, "kinds": "all"}
         for key, value in wanted.items():
             if getattr(self, key) != value:
                 raise ConfigError(

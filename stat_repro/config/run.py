@@ -45,7 +45,7 @@ _LATER = (
     *("dataset.path", "dataset.revision", "dataset.held_out", "dataset.calibration_split"),
     *("dataset.calibration_corpus", "dataset.calibration_path", "dataset.bos"),
     *("calibration.sketch", "calibration.sketch_size", "calibration.engine"),
-    *("pruning.refit", "pruning.sensitivity_tokens"),
+    *("pruning.refit", "pruning.sensitivity_tokens", "pruning.kinds", "pruning.scaling"),
 )
 
 

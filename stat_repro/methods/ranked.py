@@ -10,6 +10,7 @@ import torch
 from stat_repro.allocation.allocate import Sizes
 from stat_repro.allocation.costs import unit_costs
 from stat_repro.allocation.ranked import Split, allocate_ranked
+from stat_repro.allocation.restrict import completed, kind_or_none, restricted
 from stat_repro.allocation.rounding import round_neurons
 from stat_repro.linalg.pivoting import check_finite
 from stat_repro.measure import Stopwatch
@@ -87,13 +88,15 @@ def _own_sizes(
     costs = unit_costs(task.adapter, task.sequence_length)
     if config.neuron_mac_share is not None:
         costs = costs.with_neuron_share(config.neuron_mac_share)
+    own, own_ratio = restricted(costs, task.ratio, config.kinds)
     sizes = allocate_ranked(
-        heads,
-        neurons,
-        costs,
-        task.ratio,
+        kind_or_none(heads, config.kinds, "attention"),
+        kind_or_none(neurons, config.kinds, "ffn"),
+        own,
+        own_ratio,
         config.min_units,
         uniform=config.allocation == "uniform",
         split=split,
     )
-    return round_neurons(sizes, neurons, costs, task.ratio, config.min_units, task.round_to)
+    target = (own, own_ratio, config.min_units)
+    return completed(round_neurons(sizes, neurons, *target, task.round_to), costs, config.kinds)

@@ -21,6 +21,7 @@ from torch import nn
 from stat_repro.allocation.allocate import Sizes, allocate_global, allocate_uniform
 from stat_repro.allocation.authors import AUTHORS_NEURON_SHARE, allocate_authors
 from stat_repro.allocation.costs import UnitCosts, unit_costs
+from stat_repro.allocation.restrict import completed, of_kinds, restricted
 from stat_repro.allocation.rounding import round_neurons
 from stat_repro.allocation.scores import UnitErrors, Vector, decoder_scores, encoder_scores
 from stat_repro.calibration.capture import Calibration
@@ -83,7 +84,7 @@ def _dense_analysis(task: MethodInput, watch: Stopwatch) -> DenseAnalysis:
 
     `errors_s` is what working it out takes, `shared_s` how much of it another ratio had done.
     """
-    known, key = task.calibration.derived, ("stat", task.config.authors_compat)
+    known, key = task.calibration.derived, ("stat", task.config.authors_compat, task.config.scaling)
     shared = key in known
     if not shared:
         own = Stopwatch(next(task.model.parameters()).device)
@@ -147,8 +148,9 @@ def site_analysis(
     """Errors of the units of one site.
 
     Neurons: pivots of the activations whose columns are scaled by the norms of the consumer's
-    columns. Heads: pivots of the (tokens * d) x H view; the error of keeping the first i is that
-    of the consumer's output after the least-squares correction.
+    columns (`scaling=none`: of the activations themselves). Heads: pivots of the (tokens * d) x H
+    view; the error of keeping the first i is that of the consumer's output after the least-squares
+    correction.
     """
     none = torch.zeros(0, dtype=torch.int64)
     if not site.units:
@@ -158,7 +160,7 @@ def site_analysis(
     if site.kind == "attention":
         errors = _head_errors(statistics, weight, site, config).cpu().numpy()
         return SiteAnalysis(site.kind, errors, np.zeros(0), none)
-    scale = weight.norm(dim=0)
+    scale = weight.norm(dim=0) if config.scaling == "consumer" else weight.new_ones(site.columns)
     del weight  # of a wide FFN it is large beside the factor
     factor = statistics.pivot_columns(scale)
     return SiteAnalysis(
@@ -227,8 +229,11 @@ def allocate(
     scores = (
         encoder_scores(errors) if recipe == "encoder" else decoder_scores(errors, config.head_bonus)
     )
+    scores = of_kinds(scores, config.kinds)
+    own, own_ratio = restricted(costs, ratio, config.kinds)
     if config.allocation == "uniform":
-        sizes = allocate_uniform(scores, costs, ratio, config.min_units)
+        sizes = allocate_uniform(scores, own, own_ratio, config.min_units)
     else:
-        sizes = allocate_global(scores, costs, ratio, config.min_units, config.balance_factor)
-    return round_neurons(sizes, scores.neurons, costs, ratio, config.min_units, round_to)
+        sizes = allocate_global(scores, own, own_ratio, config.min_units, config.balance_factor)
+    sizes = round_neurons(sizes, scores.neurons, own, own_ratio, config.min_units, round_to)
+    return completed(sizes, costs, config.kinds)

@@ -28,6 +28,7 @@ from stat_repro.allocation.allocate import Sizes
 from stat_repro.allocation.costs import unit_costs
 from stat_repro.allocation.losses import allocate_losses
 from stat_repro.allocation.ranked import allocate_ranked
+from stat_repro.allocation.restrict import completed, kind_or_none, restricted
 from stat_repro.allocation.rounding import round_neurons
 from stat_repro.allocation.scores import Vector
 from stat_repro.linalg.elimination import Elimination
@@ -123,22 +124,24 @@ def _sizes(task: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Sizes
     if config.allocation == "stat":
         sizes, _ = stat_sizes(task, watch)
         return replace(sizes, details={**sizes.details, "allocation": "stat"})
+    attention, ffn = (config.kinds, "attention"), (config.kinds, "ffn")
     with watch.stage("allocate_s"):
         costs = unit_costs(task.adapter, task.sequence_length)
         if config.neuron_mac_share is not None:
             costs = costs.with_neuron_share(config.neuron_mac_share)
-        target = (costs, task.ratio, config.min_units)
+        own, own_ratio = restricted(costs, task.ratio, config.kinds)
+        target = (own, own_ratio, config.min_units)
         if config.allocation == "global":
-            heads = [analysis.losses[i, "attention"] for i in layers]
-            neurons = [analysis.losses[i, "ffn"] for i in layers]
+            heads = kind_or_none([analysis.losses[i, "attention"] for i in layers], *attention, 1)
+            neurons = kind_or_none([analysis.losses[i, "ffn"] for i in layers], *ffn, 1)
             sizes = allocate_losses(heads, neurons, *target)
             steps = [-np.diff(loss) for loss in neurons]
         else:
             errors = {k: e.errors.cpu().numpy() for k, e in analysis.eliminations.items()}
-            steps = [-np.diff(errors[i, "ffn"]) for i in layers]
-            heads = [-np.diff(errors[i, "attention"]) for i in layers]
+            heads = kind_or_none([-np.diff(errors[i, "attention"]) for i in layers], *attention)
+            steps = [*kind_or_none([-np.diff(errors[i, "ffn"]) for i in layers], *ffn)]
             sizes = allocate_ranked(heads, steps, *target, uniform=True, split="proportional")
-        return round_neurons(sizes, steps, *target, task.round_to)
+        return completed(round_neurons(sizes, steps, *target, task.round_to), costs, config.kinds)
 
 
 def _fold_to_stream(
