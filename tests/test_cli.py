@@ -104,6 +104,10 @@ SMALL = {
     "llama2_7b_wikitext2": (zero_shot_overrides, 2),
     "methods_distilminilm": (sentence_overrides, 7),
     "methods_minilm": (sentence_overrides, 7),
+    "methods_smollm2": (
+        lambda folder: [*corpus_overrides(folder), "calibration.examples=4"],
+        5,
+    ),
     "movie_reviews_distilminilm": (sentence_overrides, 1),
     "movie_reviews_minilm": (sentence_overrides, 2),
     "nyt_editorials_smollm2": (text_overrides, 3),
