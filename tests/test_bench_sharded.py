@@ -121,3 +121,14 @@ def test_shapes_are_those_of_the_configurations():
     assert round(total["llama2_70b"] / 1e9, 2) == 68.45
     models = Path(__file__).resolve().parents[1] / "conf" / "model"
     assert all((models / f"{name}.yaml").is_file() for name in estimate.MODELS)
+
+
+def test_peak_memory_does_not_depend_on_depth(tmp_path):
+    """A matrix of 15 MB per layer would show: it did, while glibc kept one for every layer."""
+    shape = ["--width", "64", "--heads", "4", "--neurons", "1376", "--vocabulary", "50",
+             "--tokens", "64", "--window", "32", "--threads", "1"]  # fmt: skip
+    where = ["--work", str(tmp_path), "--results", str(tmp_path / "results")]
+    assert main(["sharded", "--layers", "3", "14", *shape, *where]) == 0
+    deep, flat = results.load_speed(tmp_path / "results")
+    assert (flat.protocol["layers"], deep.protocol["layers"]) == (3, 14)
+    assert deep.memory["process_peak"] < 1.05 * flat.memory["process_peak"]

@@ -115,6 +115,34 @@ def test_pivots_that_were_not_asked_for_are_counted_as_rest(lapack):
         pivoting.pivoted_cholesky(gram, max_rank=-1, lapack=lapack)
 
 
+@pytest.mark.parametrize("max_rank", [None, 7])
+@pytest.mark.parametrize("lapack", [True, False])
+def test_a_matrix_that_may_be_overwritten_gives_the_same_factor(lapack, max_rank):
+    a = activations()
+    gram = a.T @ a
+    usual = pivoting.pivoted_cholesky(gram, lapack=lapack, max_rank=max_rank)
+    assert torch.equal(gram, a.T @ a)  # not touched unless allowed
+    kept = gram.clone()
+    again = pivoting.pivoted_cholesky(kept, lapack=lapack, max_rank=max_rank, overwrite=True)
+    assert torch.equal(again.order, usual.order)
+    assert torch.equal(again.factor, usual.factor)
+    assert again.rest == usual.rest
+    in_place = kept.data_ptr() == again.factor.data_ptr()
+    assert in_place == lapack
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_matrices_gathered_in_parts_fold_the_same(ridge, monkeypatch):
+    a = activations()
+    gram = a.T @ a
+    weight = torch.randn(5, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    kept = torch.randperm(24, generator=torch.Generator().manual_seed(2))[:11]
+    usual = interpolative.fold_from_gram(gram, weight, kept, ridge)
+    monkeypatch.setattr(interpolative, "_PART", 4)
+    parts = interpolative.fold_from_gram(gram, weight, kept, ridge)
+    torch.testing.assert_close(parts, usual, rtol=1e-12, atol=1e-12)
+
+
 def test_tail_norms_are_the_residuals_of_the_best_fit():
     a = activations(features=8)
     for statistics in both_statistics(a):
