@@ -97,6 +97,7 @@ SMALL = {
         lambda folder: [*sentence_overrides(folder), "calibration.examples=16,32"],
         2,
     ),
+    "compression_time_minilm": (sentence_overrides, 2),
     "cost_minilm": (lambda folder: [*sentence_overrides(folder), *_QUICK_COST], 2),
     "cost_smollm2": (lambda folder: [*text_overrides(folder), *_QUICK_COST], 1),
     "distilbert_glue": (lambda folder: glue_overrides(folder, "distilbert"), 9),
