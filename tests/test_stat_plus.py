@@ -6,6 +6,7 @@ import transformers as hf
 from pico_models import PICO_NAMES, REPRESENTATIVES, pico_batches, pico_model
 
 import stat_repro
+from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.blockwise import BlockPasses
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.calibration.predictions import POSITIONS, divergence, predictions
@@ -272,3 +273,23 @@ def test_the_first_examples_with_enough_tokens_are_measured():
         reached = int(sizes[:found].sum())
         assert reached >= min(wanted, int(sizes.sum()))
         assert found == 1 or reached - int(sizes[found - 1]) < wanted
+
+
+def test_multiple_choice_is_measured_by_its_choices():
+    torch.manual_seed(0)
+    config = hf.BertConfig(**pico_model("bert").config.to_dict() | {"initializer_range": 0.5})
+    model = hf.BertForMultipleChoice(config).double().eval()
+    batch = pico_batches(model, count=1)[0]
+    choices = {key: value.view(2, 2, -1) for key, value in batch.items()}
+    dense = DenseRun(model, adapter_for(model), [choices], 10_000)
+    assert dense.rows == 2  # one distribution over the choices per example
+    result = stat_repro.compress(model, [choices, choices], ratio=0.4, **OPTIONS)
+    with torch.no_grad():
+        assert result.model(**choices).logits.shape == (2, 2)
+
+
+def test_outputs_that_are_not_finite_are_told(monkeypatch):
+    monkeypatch.setattr(DenseRun, "divergence", lambda self, layer: float("nan"))
+    model = pico_model("bert", dtype=torch.float64)
+    with pytest.raises(CalibrationError, match="layer 0 attention .* with 1 of 4 units kept"):
+        stat_repro.compress(model, pico_batches(model, count=2), ratio=0.4, **OPTIONS)

@@ -46,8 +46,9 @@ class DenseRun:
         device = next(model.parameters()).device
         with evaluating(model), torch.inference_mode():
             for batch in track(_first_rows(batches, tokens), "dense model, layer by layer"):
-                inputs = model_inputs(batch, device)
-                mask = token_mask(inputs)
+                # The whole model, which for multiple choice takes (B, choices, S) itself.
+                inputs = {k: v.to(device) for k, v in batch.items() if k != "labels"}
+                mask = token_mask(model_inputs(batch))
                 hidden: list[torch.Tensor] = []
                 with _inputs_of(self._blocks, hidden):
                     output = model(**inputs, **self._options)
@@ -87,7 +88,7 @@ def _first_rows(batches: Iterable[Batch], tokens: int) -> Iterator[Batch]:
     """The examples in their order until they have so many tokens, in batches as they come."""
     left = tokens
     for batch in batches:
-        sizes = token_mask(batch).sum(dim=1)
+        sizes = token_mask(batch).flatten(1).sum(dim=1)
         # The example that reaches the number is taken too.
         rows = int((sizes.cumsum(dim=0) - sizes < left).sum())
         yield {key: value[:rows] for key, value in batch.items()}

@@ -7,6 +7,7 @@ gradients take part.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from stat_repro.allocation.losses import fitted_losses
 from stat_repro.allocation.scores import Vector
+from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.resume import DenseRun
 from stat_repro.linalg.elimination import Elimination
 from stat_repro.methods.base import MethodInput
@@ -44,6 +46,9 @@ def site_losses(
     Returns:
         Per site, shape (H + 1,): mean KL divergence in nats per prediction (squared difference for
         outputs that are no probabilities), never increasing.
+
+    Raises:
+        CalibrationError: Outputs that are not finite; names the site.
     """
     sites = [site for site in task.adapter.sites if site.units]
     dense = DenseRun(task.model, task.adapter, task.batches, tokens)
@@ -67,4 +72,10 @@ def _sizes(site: Site) -> list[int]:
 def _loss(task: MethodInput, site: Site, kept: torch.Tensor, dense: DenseRun) -> float:
     edit, _ = fold_site(task.model, site, kept, task.calibration, task.config)
     with temporarily_pruned(task.model, [site], [edit]):
-        return dense.divergence(site.layer)
+        loss = dense.divergence(site.layer)
+    if not math.isfinite(loss):
+        raise CalibrationError(
+            f"{site.name}: expected finite outputs with {len(kept)} of {site.units} units kept; got "
+            f"a divergence of {loss} (a model in a half type may need dtype=float32)"
+        )
+    return loss
