@@ -75,7 +75,7 @@ def _loss(task: MethodInput, site: Site, kept: torch.Tensor, dense: DenseRun) ->
         loss = dense.divergence(site.layer)
     if not math.isfinite(loss):
         raise CalibrationError(
-            f"{site.name}: expected finite outputs with {len(kept)} of {site.units} units kept; got "
+            f"{site.name}: expected finite outputs with {len(kept)} of {site.units} units; got "
             f"a divergence of {loss} (a model in a half type may need dtype=float32)"
         )
     return loss
