@@ -14,7 +14,7 @@ from made_up_records import language_record, make_config, make_failure, make_rec
 from stat_repro import config as schema
 from stat_repro import reporting, results
 from stat_repro.config import PruningConfig
-from stat_repro.reporting import ReportError, points, styles
+from stat_repro.reporting import ReportError, styles, variants
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,7 +43,7 @@ def test_variants_are_told_apart_and_labelled_by_what_differs() -> None:
         "STAT, authors' script": PruningConfig(authors_compat=True, min_units=0),
     }
     records = [make_record(pruning=p, seed=seed) for p in prunings.values() for seed in (0, 1)]
-    frame = points.with_variants(results.to_frame(records))
+    frame = variants.with_variants(results.to_frame(records))
     assert frame["variant"].tolist() == [label for label in prunings for _ in range(2)]
     table = reporting.aggregate(results.to_frame(records))
     assert set(table["n"]) == {2}
@@ -53,11 +53,11 @@ def test_one_variant_needs_no_settings_in_its_label() -> None:
     records = sweep({0.3: [0.8], 0.5: [0.7]})
     # Where and how fast a run went does not make another variant.
     records[0].config["device"], records[0].config["evaluation"]["batch_size"] = "cuda", 7
-    assert set(points.with_variants(results.to_frame(records))["variant"]) == {"STAT"}
+    assert set(variants.with_variants(results.to_frame(records))["variant"]) == {"STAT"}
 
 
 def test_neutral_settings_are_those_of_the_run_id() -> None:
-    neutral = points.neutral_columns()
+    neutral = variants.neutral_columns()
     frame = results.to_frame([make_record()])
     assert neutral <= set(frame.columns)
     same = {"study", "device", "tracking.mode", "calibration.batch_size", "ratio", "seed"}
@@ -69,13 +69,13 @@ def test_neutral_settings_are_those_of_the_run_id() -> None:
 def test_other_protocol_is_another_variant_unless_a_setting_explains_it() -> None:
     first = make_record(protocol={"examples": 10})
     changed = make_record(seed=1, protocol={"examples": 20})
-    labels = points.with_variants(results.to_frame([first, changed]))["variant"]
+    labels = variants.with_variants(results.to_frame([first, changed]))["variant"]
     assert labels.nunique() == 2
     assert all(label.startswith("STAT, protocol ") for label in labels)
     fewer = make_config()
     fewer.evaluation.max_examples = 20
     explained = make_record(config=fewer, protocol={"examples": 20})
-    labels = points.with_variants(results.to_frame([first, explained]))["variant"]
+    labels = variants.with_variants(results.to_frame([first, explained]))["variant"]
     assert labels.tolist() == [
         "STAT, evaluation.max_examples=none",
         "STAT, evaluation.max_examples=20",
@@ -281,7 +281,7 @@ def test_every_form_of_every_method_has_a_look_of_its_own() -> None:
         for method in schema.METHODS
         for form in valid_forms(method)
     ]
-    assert len(looks) == 10 + 5 * 15 + 1
+    assert len(looks) == 10 + 6 + 5 * 15 + 1
     assert len({(look.colour, look.marker, look.line) for look in looks}) == len(looks)
     assert len({look.order for look in looks}) == len(looks)
     assert max(look.order for look in looks) < styles._OTHER_ORDER
@@ -307,10 +307,28 @@ def test_whole_blocks_are_labelled_by_their_name_alone() -> None:
     data = reporting.figure_data(results.to_frame(records), "pico", "reviews", "accuracy")
     assert data is not None
     assert [series.label for series in data.series] == [
-        "STAT, least squares",
-        "FLAP, bias compensation",
+        "STAT",
+        "FLAP",
         "ShortGPT",
     ]
+
+
+def test_a_method_in_one_form_has_its_name_alone_if_that_is_the_form_of_its_paper() -> None:
+    def labels(*prunings):
+        records = [make_record(pruning=PruningConfig(**options)) for options in prunings]
+        data = reporting.figure_data(results.to_frame(records), "pico", "reviews", "accuracy")
+        return [series.label for series in data.series]
+
+    flap = {"method": "flap", "correction": "bias"}
+    plus = {"method": "stat_plus", "correction": "affine", "refit": True}
+    assert labels({}, flap, plus) == ["STAT", "STAT+", "FLAP"]
+    assert labels({}, {**flap, "correction": "affine"}) == ["STAT", "FLAP, affine"]
+    assert labels({}, plus, {**plus, "refit": False}) == [
+        "STAT",
+        "STAT+, affine",
+        "STAT+, affine, refit=false",
+    ]
+    assert labels(plus, {**plus, "refit": False}) == ["STAT+", "STAT+, refit=false"]
 
 
 def test_every_task_has_a_headline_with_a_style() -> None:

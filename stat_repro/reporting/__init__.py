@@ -18,7 +18,6 @@ from stat_repro.reporting.costs import (
 from stat_repro.reporting.figures import FigureData, Series, draw, figure_data
 from stat_repro.reporting.files import replace_file
 from stat_repro.reporting.points import (
-    ReportError,
     aggregate,
     headline,
     protocol_lines,
@@ -33,6 +32,7 @@ from stat_repro.reporting.tables import (
     to_markdown,
     to_text,
 )
+from stat_repro.reporting.variants import ReportError
 
 __all__ = [
     "Comparison",

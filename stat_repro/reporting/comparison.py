@@ -19,7 +19,7 @@ from stat_repro.reporting.fairness import (
     removes_blocks,
     unit_shares,
 )
-from stat_repro.reporting.points import ReportError, with_variants
+from stat_repro.reporting.variants import ReportError, with_variants
 from stat_repro.results import RunRecord, to_frame
 
 Values = Mapping[str, NDArray[Any]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.points import style_of, with_variants
+from stat_repro.reporting.variants import style_of, with_variants
 
 # One point: the same pruned model under the same conditions.
 _POINT = ["model", "dataset", "variant", "ratio", "device", "batch", "tokens"]

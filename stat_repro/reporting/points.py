@@ -1,8 +1,4 @@
-"""From one row per run to one row per point: variants told apart, seeds put together.
-
-Runs of a study are one variant exactly when everything but ratio and seed that can change the
-result is equal. What differs becomes the variant's label, so that nothing is averaged unseen.
-"""
+"""From one row per run to one row per point: the seeds of a variant put together."""
 
 from __future__ import annotations
 
@@ -10,91 +6,20 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
-from stat_repro.config import PruningConfig, later_defaults, neutral_keys
 from stat_repro.reporting.styles import (
-    CORRECTION_LABELS,
     HEADLINE,
-    METHOD_LABELS,
-    VariantStyle,
     quantity_order,
     quantity_style,
-    variant_style,
 )
+from stat_repro.reporting.variants import ReportError, with_variants
 
-# Settings that a table shows in a column of their own.
-_OWN_COLUMN = ("ratio", "seed", "model.name", "dataset.name", "pruning.method")
-_PROTOCOL = "metrics.protocol"
-# Settings whose value says what they are about.
-_VALUE_ONLY = ("pruning.recipe", "pruning.allocation")
-# `authors_compat` and whole blocks admit one value of these, see `PruningConfig`.
-_SET = ("pruning.allocation", "pruning.correction", "pruning.ridge", "pruning.min_units")
-_DEFAULTS = {
-    **{f"pruning.{key}": value for key, value in asdict(PruningConfig()).items()},
-    # At their defaults these look as in the studies that did not have them yet.
-    **later_defaults(),
-}
 _GROUP = ["model", "dataset", "variant", "ratio"]
 _LISTED_IDS = 400
 _BRIEF_CHARACTERS = 12
-
-
-class ReportError(ValueError):
-    """Records that cannot be put into one table or figure."""
-
-
-def neutral_columns() -> frozenset[str]:
-    """Columns of settings that make no variant: as the run id sees it, or shown on their own."""
-    return frozenset(f"config.{key}" for key in (*neutral_keys(), *_OWN_COLUMN))
-
-
-def _completed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Settings that a record is too old to have, at the value that it was run with."""
-    added = {}
-    for key, value in later_defaults().items():
-        column = f"config.{key}"
-        shown = json.dumps(value) if isinstance(value, list) else value
-        if column in frame and shown is not None:
-            added[column] = frame[column].where(frame[column].notna(), shown)
-    return frame.assign(**added)
-
-
-def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
-    """A copy with the columns `variant` (label), `extras` (tuple) and `order` (sort key).
-
-    Args:
-        frame: Successful runs, as `stat_repro.results.to_frame` gives them.
-
-    Raises:
-        ReportError: No rows, or rows of failed runs.
-    """
-    if frame.empty:
-        raise ReportError("expected at least one record; got none")
-    failed = frame.loc[frame["status"] != "ok", "run_id"].tolist()
-    if failed:
-        raise ReportError(f"expected successful runs; got failed ones: {', '.join(failed)}")
-    # One after the other: the rows of a filtered frame may share an index.
-    frame = _completed(frame.reset_index(drop=True))
-    found: dict[Any, tuple[str, tuple[str, ...], tuple[int, str]]] = {}
-    for _, group in frame.groupby(["model", "dataset"], sort=False):
-        columns = _differing(group)
-        seen: dict[str, tuple[str, ...]] = {}
-        for index, row in group.iterrows():
-            values = {name: _shown(row[column]) for name, column in columns.items()}
-            label, extras = _label(row, values)
-            if seen.setdefault(label, tuple(values.values())) != tuple(values.values()):
-                raise ReportError(f"two different variants have the label {label!r}: {values}")
-            found[index] = (label, extras, (style_of(row, extras).order, label))
-    ordered = [found[index] for index in frame.index]
-    names = ("variant", "extras", "order")
-    added = {
-        name: pd.Series([row[i] for row in ordered], dtype=object) for i, name in enumerate(names)
-    }
-    return frame.assign(**added)
 
 
 def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
@@ -142,7 +67,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
 
 def headline(row: Any) -> str:
     """The metric that stands for a row: the benchmark's first one, or the usual one of its task."""
-    protocol = row[_PROTOCOL]
+    protocol = row["metrics.protocol"]
     metrics = json.loads(protocol).get("benchmark_metrics") if isinstance(protocol, str) else None
     return str(metrics[0]) if metrics else HEADLINE[row["config.dataset.task"]]
 
@@ -162,7 +87,7 @@ def protocol_lines(frame: pd.DataFrame) -> list[str]:
     where: dict[str, list[str]] = {}
     for _, row in frame.sort_values(["dataset", "model"], kind="stable").iterrows():
         name = f"{row['dataset']} ({row['model']})"
-        names = where.setdefault(row[_PROTOCOL], [])
+        names = where.setdefault(row["metrics.protocol"], [])
         if name not in names:
             names.append(name)
     return [f"{', '.join(names)}: {protocol_text(text)}" for text, names in where.items()]
@@ -181,82 +106,6 @@ def protocol_text(protocol: str, *, brief: bool = False) -> str:
 
 def _is_brief(value: Any) -> bool:
     return len(str(value)) <= _BRIEF_CHARACTERS and str(value).isprintable()
-
-
-def _differing(group: pd.DataFrame) -> dict[str, str]:
-    """Columns of settings that differ inside a group, by the name to show, most telling first."""
-    neutral = neutral_columns()
-    columns = [c for c in group.columns if c.startswith("config.") and c not in neutral]
-    if (group["config.dataset.task"] == "language_modeling").all():
-        # A language model is evaluated as it is: run ids do not depend on this either.
-        columns = [c for c in columns if not c.startswith("config.finetune.")]
-    columns.append(_PROTOCOL)
-    choosing = group[group["method"] != "shortgpt"]
-    rows = {f"config.{name}": choosing for name in _SET}
-    found = [c for c in columns if len({_shown(value) for value in rows.get(c, group)[c]}) > 1]
-    named = {c.removeprefix("config."): c for c in found}
-    # Another example count is another protocol anyway; show the cause and not the consequence.
-    if len(named) > 1 and _explained(group, found):
-        named.pop(_PROTOCOL, None)
-    return dict(sorted(named.items(), key=lambda item: not item[0].startswith("pruning.")))
-
-
-def _explained(group: pd.DataFrame, found: list[str]) -> bool:
-    """Whether the other differing settings alone already tell the protocols apart."""
-    others = [c for c in found if c != _PROTOCOL]
-    protocols: dict[tuple[str, ...], set[str]] = {}
-    for _, row in group.iterrows():
-        protocols.setdefault(tuple(_shown(row[c]) for c in others), set()).add(row[_PROTOCOL])
-    return all(len(texts) == 1 for texts in protocols.values())
-
-
-def _label(row: Any, values: dict[str, str]) -> tuple[str, tuple[str, ...]]:
-    """Label of a run's variant, and its settings beyond the style's key that are not default."""
-    compat = values.get("pruning.authors_compat") == "true"
-    parts, extras = [METHOD_LABELS.get(row["method"], row["method"])], []
-    for name, value in values.items():
-        short = name.removeprefix("pruning.")
-        if name in _SET and (compat or row["method"] == "shortgpt"):
-            continue
-        if name == "pruning.authors_compat":
-            parts += ["authors' script"] if compat else []
-        elif name == "pruning.correction":
-            parts.append(CORRECTION_LABELS.get(value, value))
-        elif name in _VALUE_ONLY:
-            parts.append(value)
-        elif name == _PROTOCOL:
-            digest = hashlib.sha256(value.encode()).hexdigest()[:6]
-            parts.append(f"protocol {digest}")
-            extras.append(f"protocol={digest}")
-        else:
-            parts.append(f"{short}={value}")
-            if name not in _DEFAULTS or value != _shown(_DEFAULTS[name]):
-                extras.append(f"{short}={value}")
-    return ", ".join(parts), tuple(extras)
-
-
-def _shown(value: Any) -> str:
-    """Text of a setting; null and absent are the same, 1.0 is 1, a list is JSON as in a frame."""
-    if isinstance(value, list):
-        return json.dumps(value)
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return "none"
-    if isinstance(value, str):
-        return value
-    if str(value) in ("True", "False"):
-        return str(value).lower()
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
-
-
-def style_of(row: Any, extras: Sequence[str]) -> VariantStyle:
-    """Look of the variant of a run that has these settings beyond the defaults."""
-    return variant_style(
-        row["method"],
-        str(row.get("config.pruning.allocation")),
-        str(row.get("config.pruning.correction")),
-        bool(row.get("config.pruning.authors_compat", False)),
-        extras,
-    )
 
 
 def _sources(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:

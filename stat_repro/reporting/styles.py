@@ -103,7 +103,7 @@ _KNOWN = {
 # Colour of a method, and its marker in the form of its paper.
 _METHODS = {
     "stat": ("#0072B2", "o"),
-    "stat_plus": ("#000000", "o"),
+    "stat_plus": ("#000000", "H"),
     "random": ("#7F7F7F", "X"),
     "magnitude": ("#999933", "P"),
     "wanda_sp": ("#56B4E9", "s"),

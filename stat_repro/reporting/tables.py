@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.points import ReportError, aggregate
+from stat_repro.reporting.points import aggregate
 from stat_repro.reporting.styles import QuantityStyle, quantity_style
+from stat_repro.reporting.variants import ReportError
 
 MISSING = "-"
 
