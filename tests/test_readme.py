@@ -61,6 +61,7 @@ COMPAT, FLOOR = "config.pruning.authors_compat", "config.pruning.min_units"
 ALLOCATION = "config.pruning.allocation"
 UNIFORM = {ALLOCATION: "uniform"}
 MINILM, DISTIL = "movie_reviews_minilm", "movie_reviews_distilminilm"
+METHODS_MINILM, METHOD, KL = "methods_minilm", "method", "metrics.fidelity.kl"
 NYT = "nyt_editorials_smollm2"
 SQUAD, WIKITEXT = "squad_dev_minilm", "wikitext2_smollm2"
 EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
@@ -73,6 +74,30 @@ EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
         ("test accuracy, the authors' script repeated", MINILM, {COMPAT: True}, ACCURACY, 100, 2),
         ("agreement with the dense model, STAT", MINILM, {COMPAT: False}, AGREEMENT, 100, 2),
         ("test accuracy, DistilBERT form", DISTIL, {}, ACCURACY, 100, 2),
+        ("KL to the dense model, STAT", METHODS_MINILM, {METHOD: "stat"}, KL, 1, 4),
+        ("KL to the dense model, stat_plus", METHODS_MINILM, {METHOD: "stat_plus"}, KL, 1, 4),
+        ("KL to the dense model, FLAP", METHODS_MINILM, {METHOD: "flap"}, KL, 1, 4),
+        (
+            "KL to the dense model, Fisher mask with tuning (labels, gradients)",
+            METHODS_MINILM,
+            {METHOD: "fisher"},
+            KL,
+            1,
+            4,
+        ),
+        ("KL to the dense model, Wanda-sp", METHODS_MINILM, {METHOD: "wanda_sp"}, KL, 1, 4),
+        ("KL to the dense model, magnitude", METHODS_MINILM, {METHOD: "magnitude"}, KL, 1, 4),
+        ("KL to the dense model, random", METHODS_MINILM, {METHOD: "random"}, KL, 1, 4),
+        ("accuracy beside other methods, STAT", METHODS_MINILM, {METHOD: "stat"}, ACCURACY, 100, 2),
+        (
+            "accuracy beside other methods, stat_plus",
+            METHODS_MINILM,
+            {METHOD: "stat_plus"},
+            ACCURACY,
+            100,
+            2,
+        ),
+        ("accuracy beside other methods, FLAP", METHODS_MINILM, {METHOD: "flap"}, ACCURACY, 100, 2),
         ("WikiText-2 perplexity, STAT", WIKITEXT, {ALLOCATION: "global"}, PERPLEXITY, 1, 2),
         ("WikiText-2 perplexity, STAT, uniform sizes", WIKITEXT, UNIFORM, PERPLEXITY, 1, 2),
         ("exact match, SQuAD development set", SQUAD, {}, EXACT, 100, 2),
