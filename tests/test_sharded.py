@@ -16,6 +16,7 @@ from stat_repro import shard_writer, sharded, shards
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.checkpoint import CheckpointError
 from stat_repro.config import ConfigError
+from stat_repro.modeling_stat import StatQwen2Config
 from stat_repro.models import skeleton as skeletons
 from stat_repro.models.adapter import UnsupportedModelError
 from stat_repro.models.loading import ModelLoadError
@@ -164,6 +165,20 @@ def test_a_pruned_checkpoint_is_pruned_again(tmp_path):
     )  # fmt: skip
     assert result.plan == twice.plan
     same_weights(hf.AutoModelForCausalLM.from_pretrained(result.folder), twice.model)
+
+
+def test_another_copy_of_the_configuration_classes_does_no_harm(tmp_path, monkeypatch):
+    """As after `from_pretrained(..., trust_remote_code=True)` in the same process."""
+    model = pico_model("qwen2")
+    batches = pico_batches(model)
+    once = saved(stat_repro.compress(model, batches, ratio=0.3).model, tmp_path / "once")
+
+    class Copy(StatQwen2Config):
+        pass
+
+    monkeypatch.setattr(skeletons.AutoConfig, "from_pretrained", Copy.from_pretrained)
+    result = stat_repro.compress_checkpoint(once, tmp_path / "twice", batches, ratio=0.2)
+    assert result.report.mac_kept_fraction < 1
 
 
 def test_one_layer_is_resident_at_a_time(tmp_path, monkeypatch):

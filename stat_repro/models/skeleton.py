@@ -68,6 +68,9 @@ def open_checkpoint(
         raise UnsupportedModelError(
             f"{folder}: architecture {names[0]}; supported: {', '.join(sorted(classes))}"
         )
+    # Loading a pruned model with trust_remote_code makes transformers prefer that folder's copy of
+    # the configuration classes.
+    config = classes[names[0]].config_class.from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedModelError(f"{folder}: expected plain weights; they are quantised")
     with torch.device("meta"):
