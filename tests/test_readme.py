@@ -62,6 +62,7 @@ ALLOCATION = "config.pruning.allocation"
 UNIFORM = {ALLOCATION: "uniform"}
 MINILM, DISTIL = "movie_reviews_minilm", "movie_reviews_distilminilm"
 METHODS_MINILM, METHOD, KL = "methods_minilm", "method", "metrics.fidelity.kl"
+SMOLLM2 = "methods_smollm2"
 NYT = "nyt_editorials_smollm2"
 SQUAD, WIKITEXT = "squad_dev_minilm", "wikitext2_smollm2"
 EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
@@ -100,6 +101,46 @@ EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
         ("accuracy beside other methods, FLAP", METHODS_MINILM, {METHOD: "flap"}, ACCURACY, 100, 2),
         ("WikiText-2 perplexity, STAT", WIKITEXT, {ALLOCATION: "global"}, PERPLEXITY, 1, 2),
         ("WikiText-2 perplexity, STAT, uniform sizes", WIKITEXT, UNIFORM, PERPLEXITY, 1, 2),
+        (
+            "WikiText-2 perplexity beside other methods, STAT",
+            SMOLLM2,
+            {METHOD: "stat", ALLOCATION: "global"},
+            PERPLEXITY,
+            1,
+            2,
+        ),
+        (
+            "WikiText-2 perplexity beside other methods, STAT, uniform sizes",
+            SMOLLM2,
+            {METHOD: "stat", **UNIFORM},
+            PERPLEXITY,
+            1,
+            2,
+        ),
+        (
+            "WikiText-2 perplexity beside other methods, stat_plus",
+            SMOLLM2,
+            {METHOD: "stat_plus"},
+            PERPLEXITY,
+            1,
+            2,
+        ),
+        (
+            "WikiText-2 perplexity beside other methods, FLAP",
+            SMOLLM2,
+            {METHOD: "flap"},
+            PERPLEXITY,
+            1,
+            2,
+        ),
+        (
+            "WikiText-2 perplexity beside other methods, Wanda-sp",
+            SMOLLM2,
+            {METHOD: "wanda_sp"},
+            PERPLEXITY,
+            1,
+            2,
+        ),
         ("exact match, SQuAD development set", SQUAD, {}, EXACT, 100, 2),
         ("F1, SQuAD development set", SQUAD, {}, F1, 100, 2),
         ("perplexity, STAT", NYT, {FLOOR: 1, ALLOCATION: "global"}, PERPLEXITY, 1, 1),
