@@ -293,3 +293,18 @@ def test_outputs_that_are_not_finite_are_told(monkeypatch):
     model = pico_model("bert", dtype=torch.float64)
     with pytest.raises(CalibrationError, match=r"layer 0 attention .* with 1 of 4 units"):
         stat_repro.compress(model, pico_batches(model, count=2), ratio=0.4, **OPTIONS)
+
+
+def test_time_that_two_analyses_shared_is_counted_for_both():
+    """With STAT's sizes both its errors and the elimination were there for the second ratio."""
+    model = pico_model("bert", dtype=torch.float64)
+    batches = pico_batches(model, count=2)
+    calibration = stat_repro.calibrate(model, batches)
+    timings = [
+        stat_repro.compress(
+            model, batches, ratio=r, method="stat_plus", allocation="stat", calibration=calibration
+        ).report.timings
+        for r in (0.3, 0.5)
+    ]
+    done = timings[0]["eliminate_s"] + timings[0]["errors_s"]
+    assert [t["shared_s"] for t in timings] == [0.0, pytest.approx(done)]

@@ -8,9 +8,9 @@ FFNs, and the heads are corrected from those. Methods then differ by what they a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,12 +25,37 @@ from stat_repro.surgery import SiteEdit, temporarily_pruned
 
 log = logging.getLogger("stat_repro")
 
+T = TypeVar("T")
 Key = tuple[int, SiteKind]
 Folded = list[tuple[SiteEdit, SiteError]]
 
 # Corrections whose fit depends on what the FFNs before a head do. `bias` takes the dense means, as
 # FLAP does; only `stat`, which orders heads by statistics taken again, has those at hand for it.
 REFITTED = ("lstsq", "affine", "scale")
+
+
+def once_per_calibration(
+    task: MethodInput, key: Hashable, work: Callable[[Stopwatch], T], watch: Stopwatch
+) -> T:
+    """What is the same for all ratios of one calibration: worked out by the first that asks.
+
+    Args:
+        task: What the method was given.
+        key: Names the method and the options that `work` depends on.
+        work: Gets a stopwatch for its stages.
+        watch: Gets the seconds of these stages, whoever took them; `shared_s` grows by them where
+            another ratio had done the work.
+    """
+    known = task.calibration.derived
+    shared = key in known
+    if not shared:
+        own = Stopwatch(next(task.model.parameters()).device)
+        known[key] = work(own), own.seconds
+    found, seconds = known[key]
+    watch.seconds |= seconds
+    before = watch.seconds.get("shared_s", 0.0)
+    watch.seconds["shared_s"] = before + sum(seconds.values()) * shared
+    return found
 
 
 def scores_by_site(

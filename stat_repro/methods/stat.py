@@ -29,7 +29,7 @@ from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import fold_all, output_of
+from stat_repro.methods.common import fold_all, once_per_calibration, output_of
 from stat_repro.methods.correction import consumer_weight, float64
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.parallel import spread
@@ -70,24 +70,17 @@ class DenseAnalysis:
         errors: Of all units.
         neuron_orders: Pivot order of each layer's neurons.
         ffn_norms: ||A W^T||_F of each layer's FFN; 0 where it has no neurons.
-        seconds: Time that working it out took.
     """
 
     errors: UnitErrors
     neuron_orders: list[torch.Tensor]
     ffn_norms: list[float]
-    seconds: float
 
 
 def _dense_analysis(task: MethodInput, watch: Stopwatch) -> DenseAnalysis:
-    """The analysis; worked out once for all ratios of one calibration.
+    """The analysis; worked out once for all ratios of one calibration."""
 
-    `errors_s` is what working it out takes, `shared_s` how much of it another ratio had done.
-    """
-    known, key = task.calibration.derived, ("stat", task.config.authors_compat, task.config.scaling)
-    shared = key in known
-    if not shared:
-        own = Stopwatch(next(task.model.parameters()).device)
+    def work(own: Stopwatch) -> DenseAnalysis:
         with own.stage("errors_s"):
             errors, orders = unit_errors(task.model, task.adapter, task.calibration, task.config)
             norms = spread(
@@ -95,10 +88,10 @@ def _dense_analysis(task: MethodInput, watch: Stopwatch) -> DenseAnalysis:
                 lambda site: ffn_norm(task.model, site, task.calibration),
                 "output norms",
             )
-        known[key] = DenseAnalysis(errors, orders, norms, own.seconds["errors_s"])
-    analysis = known[key]
-    watch.seconds |= {"errors_s": analysis.seconds, "shared_s": analysis.seconds * shared}
-    return analysis
+        return DenseAnalysis(errors, orders, norms)
+
+    key = ("stat", task.config.authors_compat, task.config.scaling)
+    return once_per_calibration(task, key, work, watch)
 
 
 def ffn_norm(model: nn.Module, site: Site, calibration: Calibration) -> float:

@@ -34,7 +34,14 @@ from stat_repro.allocation.scores import Vector
 from stat_repro.linalg.elimination import Elimination
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import REFITTED, Folded, Key, fold_all, output_of
+from stat_repro.methods.common import (
+    REFITTED,
+    Folded,
+    Key,
+    fold_all,
+    once_per_calibration,
+    output_of,
+)
 from stat_repro.methods.correction import consumer_weight, float64, fold_site
 from stat_repro.methods.gains import site_losses
 from stat_repro.methods.stat import stat_sizes
@@ -75,12 +82,10 @@ class SiteAnalyses:
         eliminations: Order and output errors of every site.
         losses: Loss of the model's output with 0..H units of a site kept; empty where the sizes do
             not follow from it.
-        seconds: Time per stage that working it out took.
     """
 
     eliminations: Mapping[Key, Elimination]
     losses: Mapping[Key, Vector]
-    seconds: Mapping[str, float]
 
 
 def _analysis(task: MethodInput, watch: Stopwatch) -> SiteAnalyses:
@@ -89,10 +94,8 @@ def _analysis(task: MethodInput, watch: Stopwatch) -> SiteAnalyses:
     measured = config.allocation == "global"
     # Losses are measured with the correction; nothing else depends on the options.
     options = (config.correction, config.ridge, config.sensitivity_tokens) if measured else ()
-    known, key = task.calibration.derived, ("stat_plus", *options)
-    shared = key in known
-    if not shared:
-        own = Stopwatch(next(task.model.parameters()).device)
+
+    def work(own: Stopwatch) -> SiteAnalyses:
         with own.stage("eliminate_s"):
             eliminations = {
                 (site.layer, site.kind): _elimination(task, site)
@@ -102,11 +105,9 @@ def _analysis(task: MethodInput, watch: Stopwatch) -> SiteAnalyses:
         if measured:
             with own.stage("sensitivity_s"):
                 losses = site_losses(task, eliminations, config.sensitivity_tokens)
-        known[key] = SiteAnalyses(eliminations, losses, own.seconds)
-    analysis = known[key]
-    watch.seconds |= analysis.seconds
-    watch.seconds["shared_s"] = sum(analysis.seconds.values()) * shared
-    return analysis
+        return SiteAnalyses(eliminations, losses)
+
+    return once_per_calibration(task, ("stat_plus", *options), work, watch)
 
 
 def _elimination(task: MethodInput, site: Site) -> Elimination:
