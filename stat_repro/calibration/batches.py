@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -28,6 +29,11 @@ def model_inputs(batch: Batch, device: torch.device | None = None) -> dict[str, 
     """
     inputs = {k: _rows(k, v) for k, v in batch.items() if k != "labels"}
     return inputs if device is None else {k: v.to(device) for k, v in inputs.items()}
+
+
+def block_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """The hidden states that a transformer layer is called with, however they are given."""
+    return args[0] if args else kwargs["hidden_states"]
 
 
 def _rows(key: str, value: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ is what transformers' own forward pass calls it with, recorded once with layers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from torch import nn
 from stat_repro.calibration.batches import Batch, forward_options, model_inputs, token_mask
 from stat_repro.calibration.spill import TensorStore
 from stat_repro.models.adapter import Adapter
-from stat_repro.models.modes import evaluating
+from stat_repro.models.modes import evaluating, forwards_replaced
 from stat_repro.models.residency import BlockWeights
 from stat_repro.parallel import own_share
 from stat_repro.progress import track
@@ -135,16 +135,8 @@ def _recorded(blocks: list[nn.Module], calls: list[Any]) -> Iterator[None]:
             raise _LastBlockReached
         return hidden_states
 
-    own: list[Callable[..., Any] | None] = [block.__dict__.get("forward") for block in blocks]
-    try:
-        for layer, block in enumerate(blocks):
-            block.forward = partial(record, layer)
+    with forwards_replaced(blocks, [partial(record, layer) for layer in range(len(blocks))]):
         yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
 
 
 def _stored(value: Any, tensors: list[torch.Tensor]) -> Any:

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stat_repro.calibration.batches import Batch, CalibrationError, token_mask, token_rows
+from stat_repro.calibration.batches import (
+    Batch,
+    CalibrationError,
+    block_input,
+    token_mask,
+    token_rows,
+)
 from stat_repro.models.adapter import Adapter
 from stat_repro.models.modes import evaluating
 from stat_repro.parallel import in_turns, own_share
@@ -75,7 +81,7 @@ def _block_hooks(model: nn.Module, adapter: Adapter, receive: Any) -> Iterator[N
                 output: Any,
                 layer: int = layer,
             ) -> None:
-                before = args[0] if args else options["hidden_states"]
+                before = block_input(args, options)
                 receive(layer, before, output[0] if isinstance(output, tuple) else output)
 
             block = model.get_submodule(name)

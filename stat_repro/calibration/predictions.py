@@ -51,6 +51,14 @@ def predictions(output: Any, mask: Tensor) -> list[Tensor]:
     return [_spread_rows(hidden, mask).float()]
 
 
+def are_probabilities(output: Any) -> bool:
+    """Whether the rows of `predictions` are log-probabilities."""
+    if getattr(output, "start_logits", None) is not None:
+        return True
+    logits = getattr(output, "logits", None)
+    return logits is not None and logits.shape[-1] > 1
+
+
 def _spread_rows(values: Tensor, mask: Tensor) -> Tensor:
     """At most `POSITIONS` rows per example of (B, S, C), evenly spread over its tokens."""
     kept = []

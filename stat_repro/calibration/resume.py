@@ -13,10 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from stat_repro.calibration.batches import Batch, forward_options, model_inputs, token_mask
-from stat_repro.calibration.predictions import divergence, predictions
+from stat_repro.calibration.batches import (
+    Batch,
+    block_input,
+    forward_options,
+    model_inputs,
+    token_mask,
+)
+from stat_repro.calibration.predictions import are_probabilities, divergence, predictions
 from stat_repro.models.adapter import Adapter
-from stat_repro.models.modes import evaluating
+from stat_repro.models.modes import evaluating, forwards_replaced
 from stat_repro.progress import track
 
 
@@ -56,7 +62,7 @@ class DenseRun:
                 self._masks.append(mask)
                 self._hidden.append(hidden)
                 self._reference.append(predictions(output, mask))
-        self._probabilities = _has_classes(output) if self._inputs else True
+        self._probabilities = are_probabilities(output) if self._inputs else True
         self.rows = sum(len(rows) for heads in self._reference for rows in heads)
 
     def divergence(self, layer: int) -> float:
@@ -70,18 +76,12 @@ class DenseRun:
             for inputs, mask, hidden, reference in zip(
                 self._inputs, self._masks, self._hidden, self._reference, strict=True
             ):
-                with _replaced(self._blocks[:layer], hidden[layer]):
+                known = [_handing_out(hidden[layer])] * layer
+                with forwards_replaced(self._blocks[:layer], known):
                     output = self._model(**inputs, **self._options)
                 now = predictions(output, mask)
                 total += divergence(reference, now, probabilities=self._probabilities)
         return total / self.rows
-
-
-def _has_classes(output: Any) -> bool:
-    if getattr(output, "start_logits", None) is not None:
-        return True
-    logits = getattr(output, "logits", None)
-    return logits is not None and logits.shape[-1] > 1
 
 
 def _first_rows(batches: Iterable[Batch], tokens: int) -> Iterator[Batch]:
@@ -102,7 +102,7 @@ def _inputs_of(blocks: list[nn.Module], hidden: list[torch.Tensor]) -> Iterator[
     """Write down what every layer reads."""
 
     def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden.append(args[0] if args else kwargs["hidden_states"])
+        hidden.append(block_input(args, kwargs))
 
     handles = [block.register_forward_pre_hook(remember, with_kwargs=True) for block in blocks]
     try:
@@ -112,16 +112,6 @@ def _inputs_of(blocks: list[nn.Module], hidden: list[torch.Tensor]) -> Iterator[
             handle.remove()
 
 
-@contextmanager
-def _replaced(blocks: list[nn.Module], output: torch.Tensor) -> Iterator[None]:
-    """Layers that hand out these hidden states instead of running."""
-    own: list[Callable[..., Any] | None] = [block.__dict__.get("forward") for block in blocks]
-    try:
-        for block in blocks:
-            block.forward = lambda *args, **kwargs: output
-        yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
+def _handing_out(hidden: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """A layer that has these hidden states already."""
+    return lambda *args, **kwargs: hidden

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stat_repro.calibration.batches import token_rows
+from stat_repro.calibration.batches import block_input, token_rows
 from stat_repro.models.adapter import Adapter, Site, linear
 
 # Gets the site, what its consumer reads (n, columns), and the stream behind it (n, D); n tokens.
@@ -88,7 +88,7 @@ class StreamRecorder:
             yield
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._before = args[0] if args else kwargs["hidden_states"]
+        self._before = block_input(args, kwargs)
 
     def _attended(self, module: nn.Module, args: Any, output: Any) -> None:
         added = output[0] if isinstance(output, tuple) else output
