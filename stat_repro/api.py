@@ -104,13 +104,12 @@ def compress(
     with watch.stage("compress_s"):
         adapter = adapter_for(model)
         pruned_class(model)  # refuse an unknown task head before the work, not after it
-        if calibration is None and engine == "layers":
-            calibration = count_tokens(batches)
-        elif calibration is None:
+        if calibration is None:
             with watch.stage("calibrate_s"):
                 calibration = calibrate(
-                    model, batches, statistics=statistics, sketch=sketch, config=config
-                )
+                    model, batches, statistics=statistics, sketch=sketch, config=config,
+                    engine=engine,
+                )  # fmt: skip
         else:
             _check_calibration(calibration, engine, config)
         if sequence_length is None:
@@ -146,6 +145,7 @@ def calibrate(
     statistics: str = "gram",
     sketch: Sketch | None = None,
     config: PruningConfig | None = None,
+    engine: str = "model",
 ) -> Calibration:
     """Dense statistics of all sites, which several ratios of one calibration set can share.
 
@@ -156,8 +156,9 @@ def calibrate(
         sketch: For `statistics="sketch"`.
         config: Where given and nothing in it reads statistics, none are taken: only the tokens are
             counted.
+        engine: As `compress` takes it; with `config` and `layers` only the tokens are counted.
     """
-    if config is not None and not METHODS[config.method].needs_statistics(config):
+    if config is not None and not METHODS[config.method].needs_statistics(config, engine):
         return count_tokens(rereadable(batches))
     return collect_statistics(
         model,
@@ -182,7 +183,7 @@ def check_target(ratio: float, round_to: int) -> None:
 
 def _check_calibration(calibration: Calibration, engine: str, config: PruningConfig) -> None:
     """Refuse a calibration that lacks what will be read, or holds what will not."""
-    needed = engine == "model" and METHODS[config.method].needs_statistics(config)
+    needed = METHODS[config.method].needs_statistics(config, engine)
     if needed and not calibration.statistics:
         raise CalibrationError(
             f"calibration: method={config.method}, allocation={config.allocation}, "

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from stat_repro.api import calibrate
-from stat_repro.calibration.capture import Calibration, count_tokens
+from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import ConfigError, PruningConfig, RunConfig
 from stat_repro.data.squad import QuestionData, load_questions
@@ -110,8 +110,7 @@ class Session:
         dense = self.dense(config)
         method = METHODS[config.pruning.method]
         key = {**_dense_key(config), "calibration": asdict(config.calibration), "seed": config.seed}
-        by_layers = config.calibration.engine == "layers"  # takes and drops them by itself
-        if method.needs_statistics(config.pruning) and not by_layers:
+        if method.needs_statistics(config.pruning, config.calibration.engine):
             found = self._shared("calibration", key, lambda: _calibrate(dense, config, None))
         else:  # kept apart, so that a sweep over methods does not take statistics twice
             found = self._shared("counts", key, lambda: _calibrate(dense, config, config.pruning))
@@ -263,16 +262,14 @@ def _calibrate(
     same_everywhere("calibration examples (sha256)", examples.digest)
     watch = Stopwatch(dense.loaded.model.device)
     with watch.stage("calibrate_s"):
-        if config.calibration.engine == "layers":
-            calibration = count_tokens(examples)
-        else:
-            calibration = calibrate(
-                dense.loaded.model,
-                examples,
-                statistics=config.calibration.statistics,
-                sketch=sketch_of(config),
-                config=pruning,
-            )
+        calibration = calibrate(
+            dense.loaded.model,
+            examples,
+            statistics=config.calibration.statistics,
+            sketch=sketch_of(config),
+            config=pruning,
+            engine=config.calibration.engine,
+        )
     return CalibratedModel(calibration, examples, watch.seconds["calibrate_s"])
 
 

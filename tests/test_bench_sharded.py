@@ -13,7 +13,7 @@ from stat_repro.bench.__main__ import main
 
 TINY = ["sharded", "--layers", "2", "--width", "24", "--heads", "4", "--groups", "2",
         "--neurons", "40", "--vocabulary", "50", "--tokens", "70", "--window", "16",
-        "--batch-size", "2", "--threads", "1"]  # fmt: skip
+        "--batch-size", "2", "--threads", "1", "--device", "cpu", "--dtype", "float32"]  # fmt: skip
 
 
 def test_a_sharded_run_is_stored_and_shown(tmp_path, build):  # noqa: F811
@@ -104,7 +104,7 @@ def test_a_stage_takes_its_slowest_part():
 
 def test_estimates_say_what_they_are(tmp_path, capsys):
     out = tmp_path / "estimate.md"
-    assert main(["estimate", "--examples", "128", "--out", str(out)]) == 0
+    assert main(["estimate", "--examples", "128", "--window", "2048", "--out", str(out)]) == 0
     text = out.read_text()
     assert text.count("estimate, not measured") == 2
     assert "128 x 2048 = 262,144 tokens" in text

@@ -242,27 +242,23 @@ def test_torchrun_stores_the_record_of_one_process(tmp_path):
     """The command as it is typed."""
     overrides = ["ratio=0.4", *sentence_overrides(tmp_path), f"save_to={tmp_path / 'models'}"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = run_process(
-        [*launcher, str(SCRIPT), *overrides],
-        cwd=tmp_path,
-        env={**os.environ, **ENVIRONMENT},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+
+    def typed(*command):
+        done = run_process(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, **ENVIRONMENT},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    typed(*launcher, str(SCRIPT), *overrides)
     (shared,) = records_in(tmp_path / "results" / "local")
-    alone = run_process(
-        [sys.executable, str(SCRIPT), *overrides, f"results={tmp_path / 'alone'}", "save_to=null"],
-        cwd=tmp_path,
-        env={**os.environ, **ENVIRONMENT},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert alone.returncode == 0, alone.stdout + alone.stderr
+    alone = [f"results={tmp_path / 'alone'}", "save_to=null"]
+    typed(sys.executable, str(SCRIPT), *overrides, *alone)
     (single,) = records_in(tmp_path / "alone" / "local")
     assert shared["run_id"] == single["run_id"]
     assert shared["plan"]["layers"] == single["plan"]["layers"]

@@ -183,13 +183,8 @@ class PruningConfig:
             self._check_blocks()
         self._check_stat_plus()
         if "stat" not in (self.method, self.allocation):
-            for key, default in (
-                ("recipe", "auto"),
-                ("balance_factor", 2.0),
-                ("head_bonus", 1.125),
-                ("scaling", "consumer"),
-            ):
-                if getattr(self, key) != default:
+            for key in ("recipe", "balance_factor", "head_bonus", "scaling"):
+                if getattr(self, key) != getattr(PruningConfig, key):
                     raise ConfigError(
                         f"pruning.{key} is an option of STAT's sizes: expected method=stat or "
                         f"allocation=stat; got method={self.method}, allocation={self.allocation}"
@@ -198,8 +193,8 @@ class PruningConfig:
     def _check_stat_plus(self) -> None:
         """What only `stat_plus` does is refused elsewhere, and where nothing of it is left."""
         if self.method != "stat_plus":
-            for key, default in (("refit", False), ("sensitivity_tokens", 2048)):
-                if getattr(self, key) != default:
+            for key in ("refit", "sensitivity_tokens"):
+                if getattr(self, key) != getattr(PruningConfig, key):
                     raise ConfigError(
                         f"pruning.{key}={getattr(self, key)} is an option of stat_plus: expected "
                         f"method=stat_plus; got method={self.method}"
@@ -210,7 +205,8 @@ class PruningConfig:
                 "pruning.refit=true moves corrected consumers: expected correction=affine or "
                 f"lstsq; got correction={self.correction} (pruning.refit=false)"
             )
-        if self.allocation != "global" and self.sensitivity_tokens != 2048:
+        default = PruningConfig.sensitivity_tokens
+        if self.allocation != "global" and self.sensitivity_tokens != default:
             raise ConfigError(
                 f"pruning.sensitivity_tokens={self.sensitivity_tokens} measures sizes: "
                 f"expected allocation=global; got allocation={self.allocation}"

@@ -98,6 +98,10 @@ class Method:
     statistics: bool
     labels: bool = False
 
-    def needs_statistics(self, config: PruningConfig) -> bool:
-        """Whether anything in this combination reads the sites' statistics."""
-        return self.statistics or config.correction != "none" or config.allocation == "stat"
+    def needs_statistics(self, config: PruningConfig, engine: str = "model") -> bool:
+        """Whether anything in this combination reads statistics of all sites.
+
+        The engine `layers` takes and drops them layer by layer by itself.
+        """
+        read = self.statistics or config.correction != "none" or config.allocation == "stat"
+        return engine == "model" and read
