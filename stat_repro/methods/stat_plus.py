@@ -47,6 +47,7 @@ from stat_repro.methods.gains import site_losses
 from stat_repro.methods.stat import stat_sizes
 from stat_repro.methods.stream_refit import refit_to_stream
 from stat_repro.models.adapter import Site
+from stat_repro.plan import SiteKind
 from stat_repro.progress import track
 
 # Relative ridge of the elimination. MiniLM, movie_reviews, KL on the validation part at ratio 0.5:
@@ -125,7 +126,10 @@ def _sizes(task: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Sizes
     if config.allocation == "stat":
         sizes, _ = stat_sizes(task, watch)
         return replace(sizes, details={**sizes.details, "allocation": "stat"})
-    attention, ffn = (config.kinds, "attention"), (config.kinds, "ffn")
+
+    def by_layer(values: Mapping[Key, Vector], kind: SiteKind, empty: int) -> list[Vector]:
+        return [*kind_or_none([values[i, kind] for i in layers], config.kinds, kind, empty)]
+
     with watch.stage("allocate_s"):
         costs = unit_costs(task.adapter, task.sequence_length)
         if config.neuron_mac_share is not None:
@@ -133,14 +137,14 @@ def _sizes(task: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Sizes
         own, own_ratio = restricted(costs, task.ratio, config.kinds)
         target = (own, own_ratio, config.min_units)
         if config.allocation == "global":
-            heads = kind_or_none([analysis.losses[i, "attention"] for i in layers], *attention, 1)
-            neurons = kind_or_none([analysis.losses[i, "ffn"] for i in layers], *ffn, 1)
+            heads = by_layer(analysis.losses, "attention", 1)
+            neurons = by_layer(analysis.losses, "ffn", 1)
             sizes = allocate_losses(heads, neurons, *target)
             steps = [-np.diff(loss) for loss in neurons]
         else:
-            errors = {k: e.errors.cpu().numpy() for k, e in analysis.eliminations.items()}
-            heads = kind_or_none([-np.diff(errors[i, "attention"]) for i in layers], *attention)
-            steps = [*kind_or_none([-np.diff(errors[i, "ffn"]) for i in layers], *ffn)]
+            found = analysis.eliminations.items()
+            rises = {key: -np.diff(one.errors.cpu().numpy()) for key, one in found}
+            heads, steps = by_layer(rises, "attention", 0), by_layer(rises, "ffn", 0)
             sizes = allocate_ranked(heads, steps, *target, uniform=True, split="proportional")
         return completed(round_neurons(sizes, steps, *target, task.round_to), costs, config.kinds)
 
