@@ -3,7 +3,8 @@
 Reads results/<study>/*.json, and writes paper_figures/out/<study>/: table.md, table.tex, table.csv
 and figure_<model>_<dataset>_<metric>.pdf and .png; where costs were measured (cost=measured) also
 table_cost.* and figure_<model>_<dataset>_speedup.*; where several variants have values per example
-also table_comparison.*, each variant against a reference; of the benchmark (study speed) a table.
+also table_comparison.*, each variant against a reference; of the benchmark (study speed) a table
+and, where measurements differ in one size only, figure_growth.*.
 Needs no torch and takes seconds.
 """
 
@@ -107,7 +108,7 @@ def build_study(results: Path, study: str, out: Path, reference: str | None = No
 
 
 def build_speed(results: Path, study: str, out: Path) -> list[Path]:
-    """Write the tables of the benchmark (`python -m stat_repro.bench`) and print them.
+    """Write tables and figure of the benchmark (`python -m stat_repro.bench`), print the table.
 
     Returns:
         The files.
@@ -127,6 +128,10 @@ def build_speed(results: Path, study: str, out: Path) -> list[Path]:
             "table.csv": lines + table.to_csv(index=False, lineterminator="\n"),
         },
     )
+    growth = reporting.growth_data(records)
+    if growth is not None:
+        stem = out / study / "figure_growth"
+        files += reporting.save(reporting.draw_growth(growth), stem, growth.records)
     print(f"study {study}: {len(records)} measurements\n\n{reporting.to_text(table)}")
     return files
 

@@ -1,6 +1,7 @@
 """The benchmark on a tiny shape: complete records, comparable sides, a table of its own."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from made_up_records import make_record
 from test_build import build  # noqa: F401
 from test_linalg import activations
 
-from stat_repro import measure, results
+from stat_repro import measure, reporting, results
 from stat_repro.bench.__main__ import main
 from stat_repro.bench.shapes import SHAPES, random_batches
 from stat_repro.bench.stages import COMPRESSION_STAGES, by_authors, by_gram
@@ -75,7 +76,9 @@ def test_what_is_not_asked_for_is_not_measured(tmp_path):
     assert record.protocol["threads"] == 1
 
 
-@pytest.mark.parametrize("arguments", [["huge"], ["tiny", "--repeats", "0"], []])
+@pytest.mark.parametrize(
+    "arguments", [["huge"], ["tiny", "--repeats", "0"], [], ["tiny", "--width", "20"]]
+)
 def test_unusable_arguments_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
@@ -133,3 +136,42 @@ def test_the_peak_can_be_started_anew():
     del held
     assert measure.reset_process_peak_rss()
     assert measure.process_peak_rss_bytes() - before < 0.5 * 50_000_000 * 4
+
+
+SMALL = ["tiny", "--repeats", "1", "--warmup", "0", "--authors-tokens", "0"]
+
+
+def test_growth_is_shown_along_each_size_that_was_varied(tmp_path, build):  # noqa: F811
+    stored = ["--results", str(tmp_path / "results")]
+    for changed in (
+        [],
+        ["--examples", "3"],
+        ["--width", "48"],
+        ["--examples", "3", "--length", "5"],
+    ):
+        assert main([*SMALL, *changed, *stored]) == 0
+    records = results.load_speed(tmp_path / "results")
+    assert {record.shape for record in records} == {"tiny", "tiny-w48"}
+    wide = next(record for record in records if record.shape == "tiny-w48")
+    assert wide.protocol["num_attention_heads"] == 8
+    assert wide.protocol["intermediate_size"] == 40
+
+    data = reporting.growth_data(records)
+    assert [words for words, _ in data.panels] == ["calibration examples", "hidden size"]
+    (examples,), (width,) = (series for _, series in data.panels)
+    assert examples.x == (3, 6)
+    assert width.x == (24, 48)
+    base = next(record for record in records if record.name == "tiny-n6x9-d2")
+    assert examples.compress_s[1] == width.compress_s[0] == base.seconds["compress_s"][0]
+    assert examples.bare_s[1] == base.seconds["forward_s"][0] + base.seconds["forward_folded_s"][0]
+    assert examples.peak_bytes[1] == base.memory["compress_peak"]
+    assert examples.label == "BERT, 24 wide, 2 layers, x 9 tokens"
+
+    out = tmp_path / "out"
+    assert build.main([*stored, "--out", str(out), "--study", "speed"]) == 0
+    assert (out / "speed" / "figure_growth.png").stat().st_size > 0
+    assert reporting.growth_data([base]) is None
+    odd = replace(wide, seconds={"compress_s": [2.0]}, memory={"process_peak": None})
+    drawn = reporting.growth_data([base, odd])
+    assert drawn.panels[0][1][0].bare_s[1] is None
+    assert reporting.draw_growth(drawn)

@@ -14,6 +14,7 @@ from pico_benchmarks import (
     glue_overrides,
     squad_file_overrides,
     squad_overrides,
+    write_corpus,
     zero_shot_overrides,
 )
 from pico_project import sentence_overrides, text_overrides
@@ -78,6 +79,19 @@ def test_the_parallel_launcher_gives_the_same_account(tmp_path):
     assert "0 <= ratio < 1" in done.stdout
 
 
+def other_text_overrides(folder):
+    """Calibrated on a corpus of its own; nothing packaged takes part."""
+    other = write_corpus(folder / "other", seed=10)
+    text = ["dataset=wikitext2", "calibration.examples=4", f"dataset.calibration_path={other}"]
+    return [*corpus_overrides(folder), *text]
+
+
+def calibration_text_overrides(folder):
+    """The same on two corpora and in two amounts."""
+    swept = ["dataset.calibration_corpus=wikitext2,ptb", "calibration.examples=4,8"]
+    return [*other_text_overrides(folder), *swept]
+
+
 SWEEPS = sorted((ROOT / "experiments" / "sweep").glob("*.yaml"))
 _QUICK_COST = ["cost.repeats=2", "cost.warmup=0", "cost.sequence_length=8"]
 # How each stored sweep becomes tiny: overrides of model and data, and how many points remain of it
@@ -93,6 +107,8 @@ SMALL = {
         lambda folder: [*sentence_overrides(folder), "calibration.examples=16,32"],
         4,
     ),
+    "calibration_text_editorials": (calibration_text_overrides, 4),
+    "calibration_text_wikitext2": (calibration_text_overrides, 4),
     "compression_time": (
         lambda folder: [*sentence_overrides(folder), "calibration.examples=16,32"],
         2,
@@ -109,6 +125,8 @@ SMALL = {
         lambda folder: [*corpus_overrides(folder), "calibration.examples=4"],
         5,
     ),
+    "methods_smollm2_editorials": (other_text_overrides, 5),
+    "methods_sst2_minilm": (sentence_overrides, 5),
     "movie_reviews_distilminilm": (sentence_overrides, 1),
     "movie_reviews_minilm": (sentence_overrides, 2),
     "nyt_editorials_smollm2": (text_overrides, 3),

@@ -14,6 +14,7 @@ from pico_project import save_checkpoint, write_text
 from test_config import compose_run
 from test_pipeline import run_one
 
+from stat_repro import assets
 from stat_repro.config import ConfigError, DatasetConfig
 from stat_repro.data import corpora, hub
 from stat_repro.data.corpora import CORPORA
@@ -206,7 +207,14 @@ def test_a_missing_training_part_names_the_way_out(tmp_path):
         ({"calibration_split": "test"}, r"must not be calibrated on .* test part of wikitext2"),
         ({"train": "test.txt"}, "have the same content"),
         ({"calibration_corpus": "wikitext2", "calibration_split": "test"}, "must not be"),
-        ({"calibration_corpus": "wikitext", "calibration_split": "train"}, r"wikitext2, ptb, c4"),
+        (
+            {"calibration_corpus": "wikitext", "calibration_split": "train"},
+            r"wikitext2, ptb, c4, nyt",
+        ),
+        (
+            {"calibration_corpus": "nyt_editorials", "calibration_split": "test"},
+            r"test part of nyt_editorials .* train or validation, .*; got test",
+        ),
         ({"calibration_path": "train.txt"}, r"dataset\.calibration_corpus with it"),
         ({"test": "absent.txt"}, r"dataset\.test=.*does not exist"),
         ({"test": "empty.txt"}, r"wikitext2 test: expected text"),
@@ -231,6 +239,57 @@ def test_what_cannot_be_used(tmp_path, monkeypatch, keys, message):
     Path("null.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
     with pytest.raises(DataError, match=message):
         load_text_data(config_for("wikitext2", **{"path": str(tmp_path), **keys}))
+
+
+@pytest.fixture
+def articles(tmp_path, monkeypatch):
+    """Two packaged articles; the first is evaluated."""
+    file = tmp_path / "articles.txt"
+    file.write_text("1_1\t0.5\ta\n2_1\t-1.0\tb c\n")
+    monkeypatch.setattr(assets, "text_file", lambda name: file)
+
+
+def test_a_corpus_calibrates_on_packaged_text(tmp_path, articles):
+    write_parts(tmp_path, ["test.txt"])
+    config = config_for("wikitext2", path=str(tmp_path), calibration_corpus="nyt_editorials")
+    text = load_text_data(config)
+    assert text.evaluation.documents == ("test.txt",)
+    assert (text.calibration.documents, text.calibration.join) == (("b c",), " ")
+    assert text.protocol["calibrated_on"] == "nyt_editorials train"
+    assert set(text.fingerprint) == {"wikitext2 test", "nyt_editorials train"}
+
+
+def test_packaged_text_calibrates_on_a_corpus(tmp_path, articles):
+    write_parts(tmp_path, ["valid.txt"])
+    keys = {"calibration_path": str(tmp_path), "calibration_split": "validation"}
+    text = load_text_data(editorials(calibration_corpus="wikitext2", **keys))
+    assert text.evaluation.documents == ("a",)
+    assert (text.calibration.documents, text.calibration.join) == (("valid.txt",), "\n\n")
+    assert text.protocol == {"calibrated_on": "wikitext2 validation"}
+    for keys in ({}, {"calibration_corpus": "nyt_editorials", "calibration_split": "validation"}):
+        own = load_text_data(editorials(**keys))
+        assert (own.evaluation.documents, own.calibration.documents) == (("a",), ("b c",))
+    assert own.protocol == {"calibrated_on": "nyt_editorials train"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"calibration_corpus": "nyt_editorials", "calibration_split": "test"}, "evaluation"),
+        ({"calibration_corpus": "wiki"}, r"wikitext2, ptb, c4, nyt_editorials; got 'wiki'"),
+        ({"calibration_corpus": "ptb", "path": "a"}, r"dataset\.path: only a corpus"),
+        ({"calibration_split": "validation"}, r"calibration_split: only a corpus"),
+        ({"calibration_path": "a"}, r"calibration_path: only a corpus"),
+    ],
+)
+def test_what_packaged_text_refuses(articles, keys, message):
+    with pytest.raises(DataError, match=message):
+        load_text_data(editorials(**keys))
+
+
+def editorials(**keys):
+    task = {"task": "language_modeling", "source": "asset:nyt_editorials", "join": " "}
+    return DatasetConfig(name="nyt_editorials", **task, **keys)
 
 
 def test_one_file_per_key(tmp_path):

@@ -22,14 +22,10 @@ from stat_repro.data.batching import (
 from stat_repro.data.corpora import CORPORA
 from stat_repro.data.errors import DataError
 from stat_repro.data.glue import GLUE_TASKS
+from stat_repro.data.packaged_text import articles_of, split_documents
 from stat_repro.data.ratings import RatedSnippet, read_ratings
 from stat_repro.data.sampling import draw_indices
-from stat_repro.data.text_data import (
-    TextPart,
-    articles_of,
-    load_text_data,
-    split_documents,
-)
+from stat_repro.data.text_data import TextPart, load_text_data
 from stat_repro.data.windows import token_windows
 
 CONF = Path(__file__).parents[1] / "conf"

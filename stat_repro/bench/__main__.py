@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
     """All turns of one shape; the stages take turns, so that a busy machine is busy for all."""
-    shape = SHAPES[name]
+    shape = SHAPES[name] if options.width is None else SHAPES[name].scaled_to(options.width)
     layers, length = options.layers or shape.layers, options.length or shape.length
     examples, batch_size = (
         options.examples or shape.examples,
@@ -82,7 +82,7 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
         "thread_variables": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
     }
     return SpeedRecord(
-        shape=name,
+        shape=name if options.width is None else f"{name}-w{options.width}",
         protocol=protocol,
         seconds=seconds,
         ratios=_ratios(seconds),
@@ -126,13 +126,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--ratio", type=float, default=0.5, help="share of the prunable MACs removed (0.5)")
     add("--sweep", type=_ratio_list, default=[], help="ratios that share a calibration: 0.2,0.3")
     add("--authors-tokens", type=int, help="rows of one FFN for the authors' QR (all); 0: none")
-    for key in ("examples", "length", "batch-size", "layers"):
+    for key in ("examples", "length", "batch-size", "layers", "width"):
         add(f"--{key}", type=_positive, help="instead of the shape's")
     add("--threads", type=_positive, help="of torch; BLAS takes OPENBLAS_NUM_THREADS")
     add("--device", default="cpu")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     add("--results", type=Path, default=results_dir(), help="folder of the records")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.width is not None:
+        try:
+            for name in options.shape:
+                SHAPES[name].scaled_to(options.width)
+        except ValueError as err:
+            parser.error(str(err))
+    return options
 
 
 def _positive(text: str) -> int:

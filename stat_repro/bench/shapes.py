@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import transformers
 from transformers import PreTrainedModel
 
+_GROWS_WITH_WIDTH = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 _DECODER_VOCABULARY = 512  # the logits are never computed
 
 
@@ -33,6 +35,20 @@ class Shape:
     examples: int
     length: int
     batch_size: int
+
+    def scaled_to(self, width: int) -> Shape:
+        """The shape with another hidden size; heads keep their size, FFNs their factor.
+
+        Raises:
+            ValueError: A width that is not made of whole heads.
+        """
+        old = self.config["hidden_size"]
+        parts = {k: self.config[k] for k in _GROWS_WITH_WIDTH if k in self.config}
+        if any(size * width % old for size in parts.values()):
+            valid = old // math.gcd(old, *parts.values())
+            raise ValueError(f"width {width}: expected a multiple of {valid}")
+        grown = {key: size * width // old for key, size in parts.items()}
+        return replace(self, config={**self.config, "hidden_size": width, **grown})
 
     def build(self, layers: int, length: int, dtype: torch.dtype) -> PreTrainedModel:
         """The model with seeded random weights, in evaluation mode."""

@@ -54,8 +54,10 @@ class DatasetConfig:
             validation part; the rest is the training part.
         calibration_split: Part that calibration examples are drawn from.
         evaluation_split: Default of `evaluation.split`.
-        calibration_corpus: Corpora: another corpus to calibrate on; null for the evaluated one.
-        calibration_path: As `path`, for `calibration_corpus`.
+        calibration_corpus: Corpora and packaged text: another corpus, or `nyt_editorials`, to
+            calibrate on; null for the evaluated one.
+        calibration_path: As `path`, for `calibration_corpus`; packaged text needs none, and a sweep
+            over both may give it.
         text_column: Column of the (first) sentence.
         text_pair_column: Column of the second sentence; null for single sentences.
         label_column: Column of the label: class index or name, or a number for regression.

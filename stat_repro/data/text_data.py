@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from stat_repro import assets
 from stat_repro.config import DatasetConfig
 from stat_repro.data.corpora import CORPORA, corpus_of
 from stat_repro.data.corpus_files import CorpusSource
 from stat_repro.data.errors import DataError
-from stat_repro.data.ratings import RatedSnippet, read_ratings
+from stat_repro.data.packaged_text import PACKAGED_JOIN, TEXT_ASSETS, packaged_parts
 
-TEXT_ASSETS = ("nyt_editorials",)
-EVALUATION_SHARE = 0.2
+_CALIBRATION_KEYS = ("calibration_corpus", "calibration_path", "calibration_split")
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,7 @@ class TextData:
 def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
     """Load text for calibration and evaluation.
 
-    The packaged editorials: a document is an article, its snippets joined by one space. The first
-    articles, up to a fifth of the characters, are evaluated, the rest calibrates.
+    `dataset.calibration_corpus` names another corpus or packaged text to calibrate on.
 
     Args:
         config: `source` is `corpus:<name>` (see `stat_repro.data.corpora`),
@@ -84,39 +80,52 @@ def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
     prefix, _, name = config.source.partition(":")
     if prefix == "corpus":
         return _corpus_texts(config, name, split)
-    _check_only_corpora_have(config)
-    if config.source == "text":
-        calibration, evaluation = _user_texts(config)
-    elif prefix == "asset" and name in TEXT_ASSETS:
-        articles = articles_of(read_ratings(assets.text_file(name)))
-        evaluation, calibration = split_documents(articles, EVALUATION_SHARE)
-    else:
+    if prefix == "asset" and name in TEXT_ASSETS:
+        return _packaged_texts(config, name)
+    if config.source != "text":
         corpora = ", ".join(f"corpus:{known}" for known in CORPORA)
         raise DataError(
             f"dataset.source: expected text, asset:nyt_editorials, {corpora} for "
             f"task=language_modeling; got {config.source!r}"
         )
+    _check_only_corpora_have(config, ("path", "validation", *_CALIBRATION_KEYS))
+    calibration, evaluation = _user_texts(config)
+    return _two_parts(config, TextPart(calibration, config.join), evaluation)
+
+
+def _two_parts(
+    config: DatasetConfig,
+    calibration: TextPart,
+    evaluation: tuple[str, ...],
+    protocol: Mapping[str, Any] | None = None,
+) -> TextData:
     return TextData(
         name=config.name,
-        calibration=TextPart(calibration, config.join),
+        calibration=calibration,
         evaluation=TextPart(evaluation, config.join),
         fingerprint={
-            "calibration": fingerprint_of(calibration),
+            "calibration": fingerprint_of(calibration.documents),
             "evaluation": fingerprint_of(evaluation),
         },
+        protocol=protocol or {},
     )
 
 
-def _check_only_corpora_have(config: DatasetConfig) -> None:
-    unused = {
-        "path": config.path,
-        "validation": config.validation,
-        "calibration_corpus": config.calibration_corpus,
-        "calibration_path": config.calibration_path,
-        "calibration_split": None if config.calibration_split == "train" else "given",
-    }
-    for key, value in unused.items():
-        if value is not None:
+def _packaged_texts(config: DatasetConfig, name: str) -> TextData:
+    if config.calibration_corpus is None:
+        _check_only_corpora_have(config, ("path", "validation", *_CALIBRATION_KEYS))
+        calibration, evaluation = packaged_parts(name)
+        return _two_parts(config, TextPart(calibration, config.join), evaluation)
+    _check_only_corpora_have(config, ("path", "validation"))
+    _, evaluation = packaged_parts(name)
+    part, told = _other_calibration(config, config.calibration_corpus)
+    return _two_parts(config, part, evaluation, {"calibrated_on": told})
+
+
+def _check_only_corpora_have(config: DatasetConfig, keys: Iterable[str]) -> None:
+    for key in keys:
+        value = getattr(config, key)
+        if value is not None and not (key == "calibration_split" and value == "train"):
             raise DataError(
                 f"dataset.{key}: only a corpus (dataset=wikitext2, ptb or c4) has it; "
                 f"{config.source} is calibrated on its own train part"
@@ -134,27 +143,28 @@ def _corpus_texts(config: DatasetConfig, name: str, split: str) -> TextData:
         key="dataset.path",
         split_key="evaluation.split",
     )
-    source, join = _calibration_source(config, evaluated, split)
-    other, part = source.name, config.calibration_split
-    if (other, part) == (name, split):
+    if (config.calibration_corpus or name, config.calibration_split) == (name, split):
         raise DataError(
-            f"a model must not be calibrated on what it is evaluated on; got the {part} part of "
+            f"a model must not be calibrated on what it is evaluated on; got the {split} part of "
             f"{name} for both (dataset.calibration_split, evaluation.split)"
         )
     evaluation, origin = evaluated.read(split, corpus.evaluated_documents)
-    calibration, _ = source.read(part, CORPORA[other].calibration_documents)
-    if calibration == evaluation:
+    if config.calibration_corpus is None:
+        calibration, told = _own_calibration(config, evaluated, split)
+    else:
+        calibration, told = _other_calibration(config, config.calibration_corpus)
+    if calibration.documents == evaluation:
         raise DataError(
-            f"a model must not be calibrated on what it is evaluated on; {other} {part} and "
+            f"a model must not be calibrated on what it is evaluated on; {told} and "
             f"{name} {split} have the same content"
         )
     return TextData(
         name=config.name,
-        calibration=TextPart(calibration, join),
+        calibration=calibration,
         evaluation=TextPart(evaluation, config.join, corpus.evaluated_windows),
         fingerprint={
             f"{name} {split}": fingerprint_of(evaluation),
-            f"{other} {part}": fingerprint_of(calibration),
+            told: fingerprint_of(calibration.documents),
         },
         protocol={
             "corpus": name,
@@ -162,26 +172,41 @@ def _corpus_texts(config: DatasetConfig, name: str, split: str) -> TextData:
             "documents": len(evaluation),
             # WikiText-2 exists raw and with rare words replaced; perplexities of the two differ.
             "unk_in_text": sum(document.count("<unk>") for document in evaluation),
-            "calibrated_on": f"{other} {part}",
+            "calibrated_on": told,
         },
     )
 
 
-def _calibration_source(
+def _own_calibration(
     config: DatasetConfig, evaluated: CorpusSource, split: str
-) -> tuple[CorpusSource, str]:
-    """Where the calibration text comes from, and what joins its documents."""
-    if config.calibration_corpus is None:
-        if config.calibration_path is not None:
+) -> tuple[TextPart, str]:
+    """Another part of the evaluated corpus, and what it is called in records."""
+    if config.calibration_path is not None:
+        raise DataError(
+            "dataset.calibration_path: expected dataset.calibration_corpus with it "
+            f"({', '.join(CORPORA)}); got {config.calibration_path!r} alone"
+        )
+    source = replace(evaluated, split_key="dataset.calibration_split", taken=split)
+    return _part(source, config.calibration_split, config.join)
+
+
+def _other_calibration(config: DatasetConfig, name: str) -> tuple[TextPart, str]:
+    """Text of `dataset.calibration_corpus`, and what it is called in records."""
+    if name in TEXT_ASSETS:
+        if config.calibration_split == "test":
             raise DataError(
-                "dataset.calibration_path: expected dataset.calibration_corpus with it "
-                f"({', '.join(CORPORA)}); got {config.calibration_path!r} alone"
+                f"dataset.calibration_split: the test part of {name} is for evaluation: expected "
+                "train or validation, which are one part; got test"
             )
-        source = replace(evaluated, split_key="dataset.calibration_split", taken=split)
-        return source, config.join
-    corpus = corpus_of(config.calibration_corpus, "dataset.calibration_corpus")
+        return TextPart(packaged_parts(name)[0], PACKAGED_JOIN), f"{name} train"
+    if name not in CORPORA:
+        raise DataError(
+            f"dataset.calibration_corpus: expected one of {', '.join((*CORPORA, *TEXT_ASSETS))}; "
+            f"got {name!r}"
+        )
+    corpus = CORPORA[name]
     source = CorpusSource(
-        name=config.calibration_corpus,
+        name=name,
         path=config.calibration_path,
         revision=None,
         files={},
@@ -189,47 +214,17 @@ def _calibration_source(
         key="dataset.calibration_path",
         split_key="dataset.calibration_split",
     )
-    return source, corpus.join
+    return _part(source, config.calibration_split, corpus.join)
+
+
+def _part(source: CorpusSource, split: str, join: str) -> tuple[TextPart, str]:
+    documents, _ = source.read(split, CORPORA[source.name].calibration_documents)
+    return TextPart(documents, join), f"{source.name} {split}"
 
 
 def fingerprint_of(documents: tuple[str, ...]) -> str:
     """sha256 of the documents, one JSON string per line."""
     return hashlib.sha256("\n".join(map(json.dumps, documents)).encode()).hexdigest()
-
-
-def articles_of(snippets: list[RatedSnippet]) -> tuple[str, ...]:
-    """Whole articles from their snippets, in the file's order.
-
-    Args:
-        snippets: Snippets with ids `<article>_<number>`, those of one article together.
-    """
-    groups = groupby(snippets, key=lambda snippet: snippet.id.partition("_")[0])
-    return tuple(" ".join(snippet.text for snippet in group) for _, group in groups)
-
-
-def split_documents(
-    documents: tuple[str, ...], share: float
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Cut between documents, so that the first part holds at most a share of the characters.
-
-    Args:
-        documents: At least two documents.
-        share: Share of the first part, between 0 and 1.
-
-    Returns:
-        The first documents (at least one) and the rest (at least one).
-
-    Raises:
-        DataError: Fewer than two documents.
-    """
-    if len(documents) < 2:
-        raise DataError(f"expected at least two documents to split; got {len(documents)}")
-    limit = share * sum(len(document) for document in documents)
-    first, length = 1, len(documents[0])
-    while first < len(documents) - 1 and length + len(documents[first]) <= limit:
-        length += len(documents[first])
-        first += 1
-    return documents[:first], documents[first:]
 
 
 def _user_texts(config: DatasetConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -17,6 +17,7 @@ from stat_repro.reporting.costs import (
 )
 from stat_repro.reporting.figures import FigureData, Series, draw, figure_data
 from stat_repro.reporting.files import replace_file
+from stat_repro.reporting.growth import GrowthData, draw_growth, growth_data
 from stat_repro.reporting.points import (
     aggregate,
     headline,
@@ -38,6 +39,7 @@ __all__ = [
     "Comparison",
     "CostFigureData",
     "FigureData",
+    "GrowthData",
     "ReportError",
     "Series",
     "aggregate",
@@ -52,7 +54,9 @@ __all__ = [
     "cost_table",
     "draw",
     "draw_costs",
+    "draw_growth",
     "figure_data",
+    "growth_data",
     "headline",
     "measured_runs",
     "protocol_lines",
