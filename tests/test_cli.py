@@ -88,7 +88,8 @@ def other_text_overrides(folder):
 
 def calibration_text_overrides(folder):
     """The same on two corpora and in two amounts."""
-    swept = ["dataset.calibration_corpus=wikitext2,ptb", "calibration.examples=4,8"]
+    corpora = "dataset.calibration_corpus=wikitext2,ptb"
+    swept = [corpora, "calibration.examples=4,8", "ratio=0.2"]
     return [*other_text_overrides(folder), *swept]
 
 
