@@ -101,12 +101,17 @@ CORPORA = {
 }
 
 
-def corpus_of(name: str, key: str) -> Corpus:
+def corpus_of(name: str, key: str, others: tuple[str, ...] = ()) -> Corpus:
     """A corpus by name.
+
+    Args:
+        name: Its name.
+        key: Where the name was given.
+        others: What else could have been given there, for the message.
 
     Raises:
         DataError: No such corpus.
     """
     if name not in CORPORA:
-        raise DataError(f"{key}: expected one of {', '.join(CORPORA)}; got {name!r}")
+        raise DataError(f"{key}: expected one of {', '.join((*CORPORA, *others))}; got {name!r}")
     return CORPORA[name]

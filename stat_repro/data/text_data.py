@@ -199,12 +199,7 @@ def _other_calibration(config: DatasetConfig, name: str) -> tuple[TextPart, str]
                 "train or validation, which are one part; got test"
             )
         return TextPart(packaged_parts(name)[0], PACKAGED_JOIN), f"{name} train"
-    if name not in CORPORA:
-        raise DataError(
-            f"dataset.calibration_corpus: expected one of {', '.join((*CORPORA, *TEXT_ASSETS))}; "
-            f"got {name!r}"
-        )
-    corpus = CORPORA[name]
+    corpus = corpus_of(name, "dataset.calibration_corpus", TEXT_ASSETS)
     source = CorpusSource(
         name=name,
         path=config.calibration_path,

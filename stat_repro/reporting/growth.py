@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stat_repro.reporting.canvas import canvas
+from stat_repro.reporting.speed import shown_measurements
 from stat_repro.results.speed import SpeedRecord
 
 _MODELS = {"bert": "BERT", "llama": "Llama"}
 # What grows: its words, the key of the protocol, and the keys that grow along with it.
-_AXES = {
-    "examples": ("calibration examples", "examples", ()),
-    "layers": ("layers", "layers", ()),
-    "width": (
+_AXES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("calibration examples", "examples", ()),
+    ("layers", "layers", ()),
+    (
         "hidden size",
         "hidden_size",
         ("intermediate_size", "num_attention_heads", "num_key_value_heads"),
     ),
-}
+)
 # How a measurement was made, not what was measured.
 _BOOKKEEPING = ("repeats", "warmup", "sweep", "authors_tokens")
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def growth_data(records: Sequence[SpeedRecord]) -> GrowthData | None:
         records: Any measurements; what belongs to no series is left out.
     """
     panels = []
-    for words, key, along in _AXES.values():
+    for words, key, along in _AXES:
         groups: dict[str, list[SpeedRecord]] = {}
         for record in records:
             same = {k: v for k, v in record.protocol.items() if k not in (key, *along)}
@@ -81,8 +80,7 @@ def growth_data(records: Sequence[SpeedRecord]) -> GrowthData | None:
             panels.append((words, series))
     if not panels:
         return None
-    commits = sorted({str(record.provenance["commit"]) for record in records})
-    return GrowthData(tuple(panels), f"{len(records)} measurements, commits {', '.join(commits)}")
+    return GrowthData(tuple(panels), shown_measurements(records))
 
 
 def draw_growth(data: GrowthData) -> Any:
@@ -91,8 +89,8 @@ def draw_growth(data: GrowthData) -> Any:
     with canvas(max(4.2, 3.2 * columns), 5.4, data.records) as figure:
         rows = figure.subplots(2, columns, squeeze=False)
         for (words, series), seconds, memory in zip(data.panels, *rows, strict=True):
-            for one, colour in zip(series, itertools.cycle(_COLOURS), strict=False):
-                look: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4}
+            for number, one in enumerate(series):
+                look: dict[str, Any] = {"color": f"C{number}", "marker": "o", "markersize": 4}
                 seconds.plot(one.x, one.compress_s, label=f"{one.label}: compression", **look)
                 _known(seconds, one.x, one.bare_s, label="its bare passes", linestyle="--", **look)
                 scaled = [None if peak is None else peak / 1e9 for peak in one.peak_bytes]

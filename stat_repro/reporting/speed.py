@@ -46,12 +46,17 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
 
 def speed_notes(records: Sequence[SpeedRecord]) -> list[str]:
     """What the table's numbers are, and where they come from."""
-    commits = sorted({str(record.provenance["commit"]) for record in records})
     return [
         "random weights and tokens, no padding; stages take turns in one process, ratios are of "
         "one turn; seconds depend on the machine and its load",
         "memory: parameters and statistics are sizes, peaks are resident memory above what was "
         "there before the stage; of checkpoints larger than memory (sharded) it is the peak of a "
         "whole process of its own, imports included",
-        f"{len(records)} records, commits {', '.join(commits)}",
+        shown_measurements(records),
     ]
+
+
+def shown_measurements(records: Sequence[SpeedRecord]) -> str:
+    """How many records are shown, and which code made them."""
+    commits = sorted({str(record.provenance["commit"]) for record in records})
+    return f"{len(records)} records, commits {', '.join(commits)}"
