@@ -99,7 +99,12 @@ _QUICK_COST = ["cost.repeats=2", "cost.warmup=0", "cost.sequence_length=8"]
 # at one ratio and seed. The variants that a study compares stay.
 SMALL = {
     "ablation_kinds_minilm": (lambda folder: [*sentence_overrides(folder), "ratio=0.2"], 3),
+    "ablation_ridge_minilm": (
+        lambda folder: [*sentence_overrides(folder), "calibration.examples=16,32"],
+        20,
+    ),
     "ablation_scaling_minilm": (sentence_overrides, 2),
+    "ablation_selection_minilm": (sentence_overrides, 7),
     "ablation_stat_minilm": (sentence_overrides, 6),
     "ablation_stat_plus_minilm": (sentence_overrides, 6),
     "bert_base_glue": (lambda folder: glue_overrides(folder, "bert"), 9),

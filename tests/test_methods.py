@@ -26,13 +26,14 @@ from stat_repro.config import (
 )
 from stat_repro.methods import registry
 from stat_repro.methods.flap import fluctuation_scores
+from stat_repro.methods.leverage import leverage_scores
 from stat_repro.methods.magnitude import magnitude_scores
 from stat_repro.methods.random import random_scores
 from stat_repro.methods.stat import unit_errors
 from stat_repro.methods.wanda_sp import wanda_scores
 from stat_repro.models.adapter import adapter_for, linear, unit_columns
 
-RANKED = ("random", "magnitude", "wanda_sp", "flap", "fisher")
+RANKED = ("random", "magnitude", "wanda_sp", "leverage", "flap", "fisher")
 BLOCKS = "shortgpt"
 
 
@@ -270,6 +271,28 @@ def test_wanda_and_flap_scores_by_hand(name):
             own = slice(unit * site.width, (unit + 1) * site.width)
             torch.testing.assert_close(wanda[site.layer, site.kind][unit], terms[own].sum())
             torch.testing.assert_close(flap[site.layer, site.kind][unit], column[own].mean())
+
+
+@pytest.mark.parametrize("name", ["bert", "llama_grouped"])
+def test_leverage_scores_by_hand(name):
+    model = pico_model(name, dtype=torch.float64)
+    adapter = adapter_for(model)
+    batches = data_for(model, 2)
+    exact = collect_statistics(model, adapter, batches, statistics="exact")
+    found = leverage_scores(model, adapter, collect_statistics(model, adapter, batches), 0.1)
+    again = leverage_scores(model, adapter, exact, 0.1)
+    for site in adapter.sites:
+        rows = exact.statistics[site.layer, site.kind].activations
+        rows = rows * linear(model, site.consumer).weight.detach().norm(dim=0)
+        damping = 0.1 * rows.square().sum(dim=0).mean()
+        values = torch.linalg.svdvals(rows) ** 2
+        columns = (rows @ torch.linalg.inv(rows.T @ rows + damping * torch.eye(rows.shape[1]))).T
+        columns = (columns * rows.T).sum(dim=1)
+        expected = columns.view(site.units, site.width).sum(dim=1)
+        key = (site.layer, site.kind)
+        torch.testing.assert_close(found[key], expected)
+        torch.testing.assert_close(again[key], expected)
+        assert float(found[key].sum()) == pytest.approx(float((values / (values + damping)).sum()))
 
 
 def test_flap_scores_of_a_site_without_fluctuation_are_zero():

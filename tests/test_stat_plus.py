@@ -6,6 +6,7 @@ import transformers as hf
 from pico_models import PICO_NAMES, REPRESENTATIVES, pico_batches, pico_model
 
 import stat_repro
+from stat_repro.calibration import predictions as all_predictions
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.blockwise import BlockPasses
 from stat_repro.calibration.capture import collect_statistics
@@ -273,6 +274,38 @@ def test_the_first_examples_with_enough_tokens_are_measured():
         reached = int(sizes[:found].sum())
         assert reached >= min(wanted, int(sizes.sum()))
         assert found == 1 or reached - int(sizes[found - 1]) < wanted
+
+
+@pytest.mark.parametrize("name", ["llama_grouped", "opt"])
+def test_only_the_compared_logits_are_computed_where_no_row_is_padded(name, monkeypatch):
+    monkeypatch.setattr(all_predictions, "POSITIONS", 4)
+    model = pico_model(name, dtype=torch.float64)
+    adapter = adapter_for(model)
+    padded, whole = pico_batches(model, count=1)[0], pico_batches(model, count=1, batch_size=1)[0]
+    whole = {key: torch.cat([value, value.roll(1, 1)]) for key, value in whole.items()}
+    seen = []
+    model.get_output_embeddings().register_forward_hook(
+        lambda _, args, out: seen.append(out.shape[1])
+    )
+    for batch, positions in ((padded, 9), (whole, 3)):
+        mask = batch["attention_mask"].bool()
+        with torch.no_grad():
+            reference = predictions(model(**batch), mask)
+        seen.clear()
+        dense = DenseRun(model, adapter, [batch], 1000)
+        weight = linear(model, adapter.site(1, "ffn").consumer).weight
+        before = weight.detach().clone()
+        with torch.no_grad():
+            weight.mul_(0.5)
+        found = dense.divergence(1)
+        assert seen == [positions, positions]
+        with torch.no_grad():
+            now = predictions(model(**batch), mask)
+            weight.copy_(before)
+        expected = divergence(reference, now, probabilities=True) / len(reference[0])
+        assert found == pytest.approx(expected, rel=1e-5)
+        assert found > 0
+        assert dense.rows == len(reference[0])
 
 
 def test_multiple_choice_is_measured_by_its_choices():

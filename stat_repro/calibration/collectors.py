@@ -8,12 +8,11 @@ from typing import Protocol
 
 import torch
 
-from stat_repro.calibration.sketch import Sketch, sketch_rows
+from stat_repro.calibration.sketch import Sketch, SketchStatistics, sketch_rows
 from stat_repro.calibration.statistics import (
     ActivationStatistics,
     GramStatistics,
     SiteStatistics,
-    SketchStatistics,
 )
 from stat_repro.linalg.gram import mirror, rank_update
 from stat_repro.models.adapter import Site

@@ -59,14 +59,21 @@ def are_probabilities(output: Any) -> bool:
     return logits is not None and logits.shape[-1] > 1
 
 
+def compared_positions(tokens: Tensor) -> Tensor:
+    """Positions of one example that are compared: at most `POSITIONS`, evenly spread.
+
+    Args:
+        tokens: Which positions are tokens, bool (S,).
+    """
+    places = tokens.nonzero().view(-1)
+    step = max(1, -(-len(places) // POSITIONS))
+    return places[step - 1 :: step]
+
+
 def _spread_rows(values: Tensor, mask: Tensor) -> Tensor:
-    """At most `POSITIONS` rows per example of (B, S, C), evenly spread over its tokens."""
-    kept = []
-    for row, tokens in zip(values, mask, strict=True):
-        places = tokens.nonzero().view(-1).to(values.device)
-        step = max(1, -(-len(places) // POSITIONS))
-        kept.append(row.index_select(0, places[step - 1 :: step]))
-    return torch.cat(kept)
+    """The compared rows of (B, S, C), one example after the other."""
+    places = [compared_positions(tokens).to(values.device) for tokens in mask]
+    return torch.cat([row.index_select(0, own) for row, own in zip(values, places, strict=True)])
 
 
 def divergence(reference: list[Tensor], other: list[Tensor], *, probabilities: bool) -> float:

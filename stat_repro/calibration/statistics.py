@@ -2,8 +2,8 @@
 
 `GramStatistics` is a streamed sum, so its size does not depend on the number of examples.
 `ActivationStatistics` keeps the activations and factors them directly: slower, larger, and the
-oracle the others are tested against. `SketchStatistics` does the same with few random combinations
-of the activations. All answer the same questions.
+oracle the others are tested against. `calibration.sketch` does so with few random combinations of
+the activations. All answer the same questions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from stat_repro.linalg import blocks, elimination, interpolative, pivoting
+from stat_repro.linalg import blocks, elimination, interpolative, leverage, pivoting
 
 
 class SiteStatistics(Protocol):
@@ -66,6 +66,10 @@ class SiteStatistics(Protocol):
         self, weight: torch.Tensor, width: int, ridge: float
     ) -> elimination.Elimination:
         """Units in the order of backward elimination; see `linalg.elimination`."""
+        ...
+
+    def leverage(self, scale: torch.Tensor, ridge: float) -> torch.Tensor:
+        """Ridge leverage scores of A diag(scale), shape (F,); see `linalg.leverage`."""
         ...
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -156,6 +160,11 @@ class GramStatistics:
         """Backward elimination on G."""
         return elimination.eliminate(self.gram, weight, width, ridge)
 
+    def leverage(self, scale: torch.Tensor, ridge: float) -> torch.Tensor:
+        """Ridge leverage scores from G."""
+        s = scale.to(self.gram)
+        return leverage.ridge_leverage(self.gram * torch.outer(s, s), ridge)
+
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T by Cholesky of G[K, K]."""
         rtol = pivoting.NOISE_RTOL[self.dtype]
@@ -245,6 +254,11 @@ class ActivationStatistics:
         rows = self.activations.double()
         return elimination.eliminate(rows.T @ rows, weight.cpu(), width, ridge)
 
+    def leverage(self, scale: torch.Tensor, ridge: float) -> torch.Tensor:
+        """Ridge leverage scores from A^T A, which their inverse has the size of anyway."""
+        rows = self.activations.double() * scale.double().cpu()
+        return leverage.ridge_leverage(rows.T @ rows, ridge)
+
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T by pivoted QR of A[:, K]."""
         rtol = pivoting.NOISE_RTOL[self.dtype]
@@ -263,34 +277,3 @@ class ActivationStatistics:
         """The same from A^T A, which the answer has the size of anyway."""
         rows = self.activations.double()
         return blocks.output_products(rows.T @ rows, weight.cpu(), width)
-
-
-@dataclass(frozen=True)
-class SketchStatistics(ActivationStatistics):
-    """S A instead of A, with E[S^T S] = I; see `calibration.sketch`.
-
-    It has no means: a sketch does not know which of its combinations the constant column is.
-
-    Attributes:
-        activations: S A of shape (s, F), float64, on the CPU.
-        computed: Type that the activations were computed in.
-        tokens_seen: Tokens in the sketch.
-    """
-
-    tokens_seen: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in the sketch."""
-        return self.tokens_seen
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """Not known.
-
-        Raises:
-            LinAlgInputError: Always.
-        """
-        raise pivoting.LinAlgInputError(
-            "mean activations: expected statistics=gram or exact; a sketch has no means"
-        )

@@ -7,7 +7,17 @@ from typing import Any
 
 from stat_repro.config.checks import ConfigError, at_least, one_of
 
-METHODS = ("stat", "stat_plus", "random", "magnitude", "wanda_sp", "flap", "fisher", "shortgpt")
+METHODS = (
+    "stat",
+    "stat_plus",
+    "random",
+    "magnitude",
+    "wanda_sp",
+    "leverage",
+    "flap",
+    "fisher",
+    "shortgpt",
+)
 ALLOCATIONS = ("global", "uniform", "stat")
 CORRECTIONS = ("lstsq", "none", "bias", "affine", "scale")
 STATISTICS = ("gram", "exact", "sketch")
@@ -25,6 +35,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "random": {"allocation": "uniform", "correction": "none"},
     "magnitude": {"allocation": "uniform", "correction": "none"},
     "wanda_sp": {"allocation": "uniform", "correction": "none"},
+    "leverage": {"allocation": "uniform", "correction": "lstsq"},
     "flap": {"allocation": "global", "correction": "bias"},
     "fisher": {"allocation": "global", "correction": "scale"},
     "shortgpt": {"allocation": "global", "correction": "none", "min_units": 0},
