@@ -16,6 +16,7 @@ from stat_repro.bench.stages import COMPRESSION_STAGES, by_authors, by_gram
 from stat_repro.config import ConfigError, RunConfig
 from stat_repro.models.adapter import adapter_for
 
+AFTER_PASSES = ("errors", "fold_ffn", "fold_heads")
 TINY = ["tiny", "--repeats", "2", "--sweep", "0.2,0.3", "--authors-tokens", "50"]
 
 
@@ -57,6 +58,14 @@ def test_a_measurement_is_stored_and_shown(tmp_path, build, capsys):  # noqa: F8
     text = (tmp_path / "out" / "speed" / "table.md").read_text()
     assert "compression / its two bare forward passes" in text
     assert f"{ratios['median']:.2f}" in text
+    ours = [sum(record.seconds[f"{k}_s"][turn] for k in AFTER_PASSES) for turn in (0, 1)]
+    turns = [
+        2 * theirs / own for theirs, own in zip(record.seconds["authors_ffn_s"], ours, strict=True)
+    ]
+    row = (
+        f"QR of the FFNs (50 of 54 tokens) / pivots and folds of all sites | {sum(turns) / 2:.2f} |"
+    )
+    assert row in text
     with pytest.raises(results.StudyError, match="holds no runs"):
         results.load_records(tmp_path / "results", "speed")
     with pytest.raises(ConfigError, match="choose another name"):

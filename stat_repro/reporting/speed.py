@@ -37,6 +37,13 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
         for name, found in record.ratios.items():
             quartiles = f"{found['q25']:.2f} to {found['q75']:.2f}"
             row(_RATIO_LABELS[name], f"{found['median']:.2f}", quartiles)
+        if turns := _after_passes(record):
+            rows_seen = f"{sizes['authors_tokens']} of {sizes['examples'] * sizes['length']} tokens"
+            row(
+                f"after the passes: QR of the FFNs ({rows_seen}) / pivots and folds of all sites",
+                f"{statistics.median(turns):.2f}",
+                f"{min(turns):.2f} to {max(turns):.2f} (all turns)",
+            )
         for stage, values in record.seconds.items():
             row(f"{stage.removesuffix('_s')} (s)", f"{statistics.median(values):.2f}")
         for name, size in record.memory.items():
@@ -44,11 +51,28 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _after_passes(record: SpeedRecord) -> list[float]:
+    """Seconds that the authors' QR takes for the FFNs of all layers by ours for all sites, by turn.
+
+    One FFN is timed and counted once per layer; sums of the Gram matrices are part of the pass.
+    Empty where one of them was not timed.
+    """
+    stages = [record.seconds.get(f"{name}_s") for name in ("errors", "fold_ffn", "fold_heads")]
+    authors = record.seconds.get("authors_ffn_s")
+    if authors is None or None in stages:
+        return []
+    ours = [sum(turn) for turn in zip(*stages, strict=True)]
+    layers = record.protocol["layers"]
+    return [layers * theirs / own for theirs, own in zip(authors, ours, strict=True)]
+
+
 def speed_notes(records: Sequence[SpeedRecord]) -> list[str]:
     """What the table's numbers are, and where they come from."""
     return [
         "random weights and tokens, no padding; stages take turns in one process, ratios are of "
         "one turn; seconds depend on the machine and its load",
+        "after the passes: the QR is timed on one FFN and counted once per layer, its heads are left "
+        "out; the sums of the Gram matrices belong to the passes",
         "memory: parameters and statistics are sizes, peaks are resident memory above what was "
         "there before the stage; of checkpoints larger than memory (sharded) it is the peak of a "
         "whole process of its own, imports included",
