@@ -120,6 +120,10 @@ SMALL = {
         2,
     ),
     "compression_time_minilm": (sentence_overrides, 2),
+    "compression_time_smollm2": (
+        lambda folder: [*corpus_overrides(folder), "calibration.examples=4"],
+        2,
+    ),
     "cost_minilm": (lambda folder: [*sentence_overrides(folder), *_QUICK_COST], 2),
     "cost_smollm2": (lambda folder: [*text_overrides(folder), *_QUICK_COST], 1),
     "distilbert_glue": (lambda folder: glue_overrides(folder, "distilbert"), 9),
