@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stat_repro.linalg.pivoting import LinAlgInputError
+from stat_repro.linalg.damping import damped_inverse
 
 # Columns removed between two updates of the whole inverse: a matrix product instead of as many
 # outer products. The result does not depend on it beyond rounding.
@@ -51,22 +51,10 @@ def eliminate(gram: torch.Tensor, weight: torch.Tensor, width: int, ridge: float
     Raises:
         LinAlgInputError: A ridge that is not positive, or a Gram matrix that is not finite.
     """
-    if not ridge > 0:
-        raise LinAlgInputError(f"ridge of the elimination: expected > 0; got {ridge}")
     columns = gram.shape[0]
     if not columns:
         return Elimination(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.float64))
-    damped = gram.clone()
-    mean = gram.diagonal().mean()
-    # A site that is silent on all tokens has no scale of its own; any damping does.
-    damped.diagonal().add_(torch.where(mean > 0, ridge * mean, torch.ones_like(mean)))
-    triangle, info = torch.linalg.cholesky_ex(damped)
-    if int(info) != 0:
-        raise LinAlgInputError(
-            f"elimination: expected a finite Gram matrix; the Cholesky factorisation of G + "
-            f"{ridge} mean(diag G) failed at column {int(info)}"
-        )
-    inverse = torch.cholesky_inverse(triangle)
+    inverse, _ = damped_inverse(gram, ridge, "elimination")
     read = weight.to(gram).clone()
     removed, costs = (
         _columns(inverse, read) if width == 1 else _blocks(inverse, read, columns // width, width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stat_repro.linalg.pivoting import LinAlgInputError
+from stat_repro.linalg.damping import damped_inverse
 
 
 def ridge_leverage(gram: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -24,19 +24,7 @@ def ridge_leverage(gram: torch.Tensor, ridge: float) -> torch.Tensor:
     Raises:
         LinAlgInputError: A ridge that is not positive, or a Gram matrix that is not finite.
     """
-    if not ridge > 0:
-        raise LinAlgInputError(f"ridge of the leverage scores: expected > 0; got {ridge}")
     if not len(gram):
         return gram.new_zeros(0)
-    mean = gram.diagonal().mean()
-    damping = torch.where(mean > 0, ridge * mean, torch.ones_like(mean))
-    damped = gram.clone()
-    damped.diagonal().add_(damping)
-    triangle, info = torch.linalg.cholesky_ex(damped)
-    if int(info) != 0:
-        raise LinAlgInputError(
-            f"leverage scores: expected a finite Gram matrix; the Cholesky factorisation of G + "
-            f"{ridge} mean(diag G) failed at column {int(info)}"
-        )
-    inverse = torch.cholesky_inverse(triangle)
+    inverse, damping = damped_inverse(gram, ridge, "leverage scores")
     return (1.0 - damping * inverse.diagonal()).clamp_min(0.0)

@@ -71,7 +71,7 @@ def speed_notes(records: Sequence[SpeedRecord]) -> list[str]:
     return [
         "random weights and tokens, no padding; stages take turns in one process, ratios are of "
         "one turn; seconds depend on the machine and its load",
-        "after the passes: the QR is timed on one FFN and counted once per layer, its heads are left "
+        "after the passes: the QR is timed on one FFN and counted once per layer, heads are left "
         "out; the sums of the Gram matrices belong to the passes",
         "memory: parameters and statistics are sizes, peaks are resident memory above what was "
         "there before the stage; of checkpoints larger than memory (sharded) it is the peak of a "

@@ -1,0 +1,36 @@
+"""The inverse of a damped Gram matrix."""
+
+from __future__ import annotations
+
+import torch
+
+from stat_repro.linalg.pivoting import LinAlgInputError
+
+
+def damped_inverse(
+    gram: torch.Tensor, ridge: float, purpose: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(G + l)^-1 and l = ridge * mean(diag G).
+
+    Args:
+        gram: G of shape (F, F), float64, F > 0.
+        ridge: > 0.
+        purpose: Names the inverse in messages.
+
+    Raises:
+        LinAlgInputError: A ridge that is not positive, or a Gram matrix that is not finite.
+    """
+    if not ridge > 0:
+        raise LinAlgInputError(f"ridge of the {purpose}: expected > 0; got {ridge}")
+    mean = gram.diagonal().mean()
+    # A site that is silent on all tokens has no scale of its own; any damping does.
+    damping = torch.where(mean > 0, ridge * mean, torch.ones_like(mean))
+    damped = gram.clone()
+    damped.diagonal().add_(damping)
+    triangle, info = torch.linalg.cholesky_ex(damped)
+    if int(info) != 0:
+        raise LinAlgInputError(
+            f"{purpose}: expected a finite Gram matrix; the Cholesky factorisation of G + "
+            f"{ridge} mean(diag G) failed at column {int(info)}"
+        )
+    return torch.cholesky_inverse(triangle), damping
