@@ -63,6 +63,7 @@ UNIFORM = {ALLOCATION: "uniform"}
 MINILM, DISTIL = "movie_reviews_minilm", "movie_reviews_distilminilm"
 METHODS_MINILM, METHOD, KL = "methods_minilm", "method", "metrics.fidelity.kl"
 SMOLLM2 = "methods_smollm2"
+SST2 = "methods_sst2_minilm"
 NYT = "nyt_editorials_smollm2"
 SQUAD, WIKITEXT = "squad_dev_minilm", "wikitext2_smollm2"
 EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
@@ -99,6 +100,18 @@ EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
             2,
         ),
         ("accuracy beside other methods, FLAP", METHODS_MINILM, {METHOD: "flap"}, ACCURACY, 100, 2),
+        ("KL to the dense model on SST-2, STAT", SST2, {METHOD: "stat"}, KL, 1, 4),
+        ("KL to the dense model on SST-2, stat_plus", SST2, {METHOD: "stat_plus"}, KL, 1, 4),
+        ("KL to the dense model on SST-2, FLAP", SST2, {METHOD: "flap"}, KL, 1, 4),
+        (
+            "KL to the dense model on SST-2, Fisher mask with tuning",
+            SST2,
+            {METHOD: "fisher"},
+            KL,
+            1,
+            4,
+        ),
+        ("KL to the dense model on SST-2, Wanda-sp", SST2, {METHOD: "wanda_sp"}, KL, 1, 4),
         ("WikiText-2 perplexity, STAT", WIKITEXT, {ALLOCATION: "global"}, PERPLEXITY, 1, 2),
         ("WikiText-2 perplexity, STAT, uniform sizes", WIKITEXT, UNIFORM, PERPLEXITY, 1, 2),
         (
