@@ -1,5 +1,6 @@
 """The README is true: its code runs, its options exist, its numbers are those of the records."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -64,6 +65,7 @@ MINILM, DISTIL = "movie_reviews_minilm", "movie_reviews_distilminilm"
 METHODS_MINILM, METHOD, KL = "methods_minilm", "method", "metrics.fidelity.kl"
 SMOLLM2 = "methods_smollm2"
 SST2 = "methods_sst2_minilm"
+EDITORIALS = "methods_smollm2_editorials"
 NYT = "nyt_editorials_smollm2"
 SQUAD, WIKITEXT = "squad_dev_minilm", "wikitext2_smollm2"
 EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
@@ -154,6 +156,16 @@ EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
             1,
             2,
         ),
+        *(
+            (f"editorials, the same models, {words}", EDITORIALS, chosen, PERPLEXITY, 1, 2)
+            for words, chosen in (
+                ("STAT", {METHOD: "stat", ALLOCATION: "global"}),
+                ("STAT, uniform sizes", {METHOD: "stat", **UNIFORM}),
+                ("stat_plus", {METHOD: "stat_plus"}),
+                ("FLAP", {METHOD: "flap"}),
+                ("Wanda-sp", {METHOD: "wanda_sp"}),
+            )
+        ),
         ("exact match, SQuAD development set", SQUAD, {}, EXACT, 100, 2),
         ("F1, SQuAD development set", SQUAD, {}, F1, 100, 2),
         ("perplexity, STAT", NYT, {FLOOR: 1, ALLOCATION: "global"}, PERPLEXITY, 1, 1),
@@ -169,6 +181,22 @@ def test_numbers_are_those_of_the_records(label, study, chosen, column, scale, d
         frame = frame[frame[key] == value]
     means = scale * frame.groupby("ratio")[column].mean()
     assert table_row(label) == [round(float(value), digits) for value in means]
+
+
+def test_the_window_that_fails_is_told_as_it_was_measured():
+    from stat_repro.results.examples import read_examples
+    from stat_repro.results.store import read_record
+
+    (path,) = (
+        path
+        for path in (ROOT / "results" / SMOLLM2).glob("*-stat-r0.3-s0-*.json")
+        if read_record(path).config["pruning"]["allocation"] == "global"
+    )
+    losses = sorted(read_examples(read_record(path), path)["nll"].tolist())
+    others = math.exp(sum(losses[:-1]) / len(losses[:-1]))
+    assert len(losses) == 20
+    assert f"({losses[-1]:.2f} nats per token)" in README
+    assert f"the other 19 have a perplexity of {others:.1f}." in " ".join(README.split())
 
 
 def test_speedups_are_those_of_the_records():
