@@ -19,6 +19,7 @@ from stat_repro.linalg.refit import RefitSums
 from stat_repro.methods.base import MethodInput
 from stat_repro.methods.correction import fold_site
 from stat_repro.methods.gains import site_losses
+from stat_repro.methods.stat_plus import FEW_TOKENS, FEW_TOKENS_RIDGE
 from stat_repro.methods.stream_refit import refit_to_stream
 from stat_repro.models.adapter import adapter_for, linear
 from stat_repro.models.residency import AllResident
@@ -326,6 +327,30 @@ def test_outputs_that_are_not_finite_are_told(monkeypatch):
     model = pico_model("bert", dtype=torch.float64)
     with pytest.raises(CalibrationError, match=r"layer 0 attention .* with 1 of 4 units"):
         stat_repro.compress(model, pico_batches(model, count=2), ratio=0.4, **OPTIONS)
+
+
+@pytest.mark.parametrize("correction", ["lstsq", "affine"])
+def test_few_tokens_bring_a_ridge_unless_there_is_one(correction, caplog):
+    model = pico_model("bert", dtype=torch.float64)
+    widest = max(site.columns for site in adapter_for(model).sites)
+    few, many = pico_batches(model, count=2), pico_batches(model, count=6)
+    tokens = [sum(int(b["attention_mask"].sum()) for b in batches) for batches in (few, many)]
+    assert tokens[0] < FEW_TOKENS * widest <= tokens[1]
+
+    def weights(batches, **options):
+        caplog.clear()
+        options = {**OPTIONS, "correction": correction, **options}
+        found = stat_repro.compress(model, batches, ratio=0.4, **options).model
+        return torch.cat([value.flatten() for value in found.state_dict().values()])
+
+    by_default = weights(few)
+    assert f"{tokens[0]} calibration tokens are fewer than 4 per column" in caplog.text
+    assert torch.equal(by_default, weights(few, ridge=FEW_TOKENS_RIDGE))
+    assert "per column" not in caplog.text
+    own = weights(few, ridge=1e-6)
+    assert own.shape != by_default.shape or not torch.allclose(own, by_default)
+    weights(many)
+    assert "per column" not in caplog.text
 
 
 def test_time_that_two_analyses_shared_is_counted_for_both():

@@ -109,7 +109,8 @@ class PruningConfig:
             whatever goes.
         scaling: Of STAT's pivots of neurons: `consumer` scales the activations by the norms of the
             consumer's columns, `none` does not.
-        ridge: Ridge of the least squares, relative to the mean squared column norm.
+        ridge: Ridge of the least squares, relative to the mean squared column norm. Where it is 0
+            and there are few calibration tokens, `stat_plus` takes one of its own and says so.
         min_units: Units that every site keeps at least.
         balance_factor: Of STAT's sizes: factor of the mean neuron residual in the balance of heads
             and neurons.
