@@ -136,6 +136,10 @@ SMALL = {
         5,
     ),
     "methods_smollm2_editorials": (other_text_overrides, 5),
+    "methods_smollm2_same_text": (
+        lambda folder: [*text_overrides(folder), "calibration.examples=4"],
+        3,
+    ),
     "methods_sst2_minilm": (sentence_overrides, 5),
     "movie_reviews_distilminilm": (sentence_overrides, 1),
     "movie_reviews_minilm": (sentence_overrides, 2),
