@@ -3,8 +3,9 @@
 Reads results/<study>/*.json, and writes paper_figures/out/<study>/: table.md, table.tex, table.csv
 and figure_<model>_<dataset>_<metric>.pdf and .png; where costs were measured (cost=measured) also
 table_cost.* and figure_<model>_<dataset>_speedup.*; where several variants have values per example
-also table_comparison.*, each variant against a reference; of the benchmark (study speed) a table
-and, where measurements differ in one size only, figure_growth.*.
+also table_comparison.*, each variant against a reference; where a study varies calibration
+examples, rows of a sketch or the ridge also figure_<model>_<dataset>_kl_by_<setting>.*; of the
+benchmark (study speed) a table and, where measurements differ in one size only, figure_growth.*.
 Needs no torch and takes seconds.
 """
 
@@ -98,6 +99,8 @@ def build_study(results: Path, study: str, out: Path, reference: str | None = No
     if not measured.empty:
         files += _costs(measured, study, folder)
     files += _comparison(good, results / study, folder, reference)
+    for data in reporting.setting_figures(good):
+        files += reporting.save(reporting.draw_setting(data), folder / data.name, data.records)
     print(f"study {study}: {len(good)} runs\n\n{summary}")
     done = {record.run_id for record in good}
     bad = [record for record in records if record.run_id not in done]

@@ -183,6 +183,16 @@ def test_numbers_are_those_of_the_records(label, study, chosen, column, scale, d
     assert table_row(label) == [round(float(value), digits) for value in means]
 
 
+@pytest.mark.parametrize(("words", "method"), [("STAT", "stat"), ("stat_plus", "stat_plus")])
+def test_values_by_calibration_size_are_those_of_the_records(words, method):
+    from stat_repro.results.store import load_records, to_frame
+
+    frame = to_frame(load_records(ROOT / "results", "calibration_size_minilm"))
+    means = frame[frame[METHOD] == method].groupby("config.calibration.examples")[KL].mean()
+    expected = [round(float(value), 4) for value in means]
+    assert table_row(f"KL by calibration sentences, {words}") == expected
+
+
 def test_the_window_that_fails_is_told_as_it_was_measured():
     from stat_repro.results.examples import read_examples
     from stat_repro.results.store import read_record

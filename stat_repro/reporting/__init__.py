@@ -24,6 +24,7 @@ from stat_repro.reporting.points import (
     protocol_lines,
     record_lines,
 )
+from stat_repro.reporting.setting_figures import SettingFigure, draw_setting, setting_figures
 from stat_repro.reporting.speed import speed_notes, speed_table
 from stat_repro.reporting.tables import (
     result_table,
@@ -42,6 +43,7 @@ __all__ = [
     "GrowthData",
     "ReportError",
     "Series",
+    "SettingFigure",
     "aggregate",
     "compare",
     "comparison_csv",
@@ -55,6 +57,7 @@ __all__ = [
     "draw",
     "draw_costs",
     "draw_growth",
+    "draw_setting",
     "figure_data",
     "growth_data",
     "headline",
@@ -64,6 +67,7 @@ __all__ = [
     "replace_file",
     "result_table",
     "save",
+    "setting_figures",
     "speed_notes",
     "speed_table",
     "summary_table",

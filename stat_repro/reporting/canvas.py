@@ -51,6 +51,16 @@ def file_stem(*parts: str) -> str:
     return "_".join(["figure", *(re.sub(r"[^A-Za-z0-9_.-]+", "-", part) for part in parts)])
 
 
+def log_axis(axes: Any) -> None:
+    """Logarithmic y with plain numbers, also where less than a decade is shown."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def save(figure: Any, stem: Path, records: str) -> list[Path]:
     """Write `<stem>.pdf` and `<stem>.png`, byte for byte the same for the same numbers.
 

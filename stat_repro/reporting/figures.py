@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import canvas, file_stem
+from stat_repro.reporting.canvas import canvas, file_stem, log_axis
 from stat_repro.reporting.points import aggregate, protocol_text, record_lines
 from stat_repro.reporting.styles import VariantStyle, quantity_style, variant_style
 
@@ -119,7 +119,7 @@ def draw(data: FigureData) -> Any:
         for series in data.series:
             _draw_series(axes, series)
         if data.log:
-            _log_axis(axes)
+            log_axis(axes)
         _ratio_ticks(axes, data)
         axes.set_xlabel("MACs kept (%), and the ratio that was asked for")
         label, _, protocol = data.y_label.partition("\n")
@@ -172,16 +172,6 @@ def _draw_series(axes: Any, series: Series) -> None:
         axes.fill_between(
             series.x, series.low, series.high, color=style.colour, alpha=0.18, linewidth=0
         )
-
-
-def _log_axis(axes: Any) -> None:
-    """Logarithmic y with plain numbers, also where less than a decade is shown."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _ratio_ticks(axes: Any, data: FigureData) -> None:
