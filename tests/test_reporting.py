@@ -281,7 +281,7 @@ def test_every_form_of_every_method_has_a_look_of_its_own() -> None:
         for method in schema.METHODS
         for form in valid_forms(method)
     ]
-    assert len(looks) == 10 + 6 + 5 * 15 + 1
+    assert len(looks) == 10 + 6 + 6 * 15 + 1
     assert len({(look.colour, look.marker, look.line) for look in looks}) == len(looks)
     assert len({look.order for look in looks}) == len(looks)
     assert max(look.order for look in looks) < styles._OTHER_ORDER
