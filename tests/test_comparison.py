@@ -186,7 +186,13 @@ def test_the_reference_is_faithful_stat_or_the_one_that_is_asked_for() -> None:
     ]
     with pytest.raises(ReportError, match=r"expected one of FLAP; .*; got 'flap'"):
         compare(*runs, reference="flap")
-    assert compare(*runs[:2]) == []  # no faithful stat
+    # Without faithful stat its only form, if it has one only.
+    assert [(one.reference, one.variant) for one in compare(*runs[:2])] == [
+        ("STAT, uniform", "FLAP")
+    ]
+    other = made.run(values, pruning={"allocation": "uniform", "correction": "none"})
+    assert compare(*runs[:2], other) == []
+    assert compare(runs[0], made.run(values, "fisher")) == []
     assert compare(*runs[2:]) == []  # one variant
     records = [record for record, _ in runs]
     assert reporting.compare(records, {}) == []  # no values

@@ -108,7 +108,7 @@ def compare(
         records: Successful runs of a study.
         values: Values per example by run id (`stat_repro.results.read_examples`).
         reference: Label of the reference as in the tables; if None, faithful `stat` (all options of
-            `PruningConfig` at their defaults), where there is one.
+            `PruningConfig` at their defaults), or the only form of `stat` that there is.
         resamples: Draws of the bootstrap.
 
     Raises:
@@ -141,11 +141,17 @@ def _runs(records: Sequence[RunRecord], values: Mapping[str, Values]) -> list[_R
 
 
 def _faithful(group: Sequence[_Run]) -> str | None:
-    """The variant with all pruning options at their defaults; of several, the plainest."""
+    """The variant with all pruning options at their defaults; of several, the plainest.
+
+    Where a study has `stat` in one other form only (its selection at equal sizes, say), that one.
+    """
     defaults = asdict(PruningConfig())
     found = [run for run in group if {**defaults, **run.record.config["pruning"]} == defaults]
     found.sort(key=lambda run: (len(run.extras), run.order))
-    return found[0].variant if found else None
+    if found:
+        return found[0].variant
+    own = {run.variant for run in group if run.record.method == "stat"}
+    return own.pop() if len(own) == 1 else None
 
 
 def _against(reference: str, group: Sequence[_Run]) -> list[Comparison | _Pair]:
