@@ -193,6 +193,23 @@ def test_values_by_calibration_size_are_those_of_the_records(words, method):
     assert table_row(f"KL by calibration sentences, {words}") == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "study"),
+    [("WikiText-2", "calibration_text_wikitext2"), ("editorials", "calibration_text_editorials")],
+)
+def test_values_by_calibration_text_are_those_of_the_records(words, study):
+    from stat_repro.results.store import load_records
+
+    found = {
+        (r.config["dataset"]["calibration_corpus"], r.costs["calibration_tokens"]): r
+        for r in load_records(ROOT / "results", study)
+    }
+    columns = [(c, n) for c in ("wikitext2", "nyt_editorials") for n in (16_384, 65_536)]
+    assert table_row(f"perplexity by calibration text, {words}") == [
+        round(found[column].metrics["pruned"]["perplexity"], 2) for column in columns
+    ]
+
+
 def test_the_window_that_fails_is_told_as_it_was_measured():
     from stat_repro.results.examples import read_examples
     from stat_repro.results.store import read_record
