@@ -210,6 +210,16 @@ def test_values_by_calibration_text_are_those_of_the_records(words, study):
     ]
 
 
+def test_values_of_calibration_on_the_same_kind_are_those_of_the_records():
+    from stat_repro.results.store import load_records
+
+    found = {r.method: r for r in load_records(ROOT / "results", "methods_smollm2_same_text")}
+    assert table_row("perplexity on the editorials, same kind") == [
+        round(found[method].metrics["pruned"]["perplexity"], 2)
+        for method in ("stat", "stat_plus", "flap")
+    ]
+
+
 def test_the_window_that_fails_is_told_as_it_was_measured():
     from stat_repro.results.examples import read_examples
     from stat_repro.results.store import read_record
