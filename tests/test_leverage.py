@@ -38,5 +38,7 @@ def test_bad_input_is_refused():
     for ridge in (0.0, -1.0, float("nan")):
         with pytest.raises(LinAlgInputError, match="expected > 0"):
             ridge_leverage(gram, ridge)
+        with pytest.raises(LinAlgInputError, match="expected > 0"):
+            ridge_leverage(gram[:0, :0], ridge)
     with pytest.raises(LinAlgInputError, match="expected a finite Gram matrix"):
         ridge_leverage(gram * float("nan"), 0.1)

@@ -138,10 +138,7 @@ class GramStatistics:
 
     def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
         """Pivots of A diag(scale) by pivoted Cholesky."""
-        s = scale.to(self.gram)
-        scaled = self.gram * s[:, None]
-        scaled *= s  # in place: one copy of a large matrix instead of two
-        return pivoting.pivoted_cholesky(scaled, overwrite=True)
+        return pivoting.pivoted_cholesky(self._scaled(scale), overwrite=True)
 
     def pivot_units(self, width: int) -> pivoting.PivotedFactor:
         """Pivots of the units by pivoted Cholesky of their Gram matrix."""
@@ -162,8 +159,14 @@ class GramStatistics:
 
     def leverage(self, scale: torch.Tensor, ridge: float) -> torch.Tensor:
         """Ridge leverage scores from G."""
+        return leverage.ridge_leverage(self._scaled(scale), ridge)
+
+    def _scaled(self, scale: torch.Tensor) -> torch.Tensor:
+        """The Gram matrix of A diag(scale)."""
         s = scale.to(self.gram)
-        return leverage.ridge_leverage(self.gram * torch.outer(s, s), ridge)
+        scaled = self.gram * s[:, None]
+        scaled *= s  # in place: one copy of a large matrix instead of two
+        return scaled
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T by Cholesky of G[K, K]."""

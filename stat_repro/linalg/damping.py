@@ -13,7 +13,7 @@ def damped_inverse(
     """(G + l)^-1 and l = ridge * mean(diag G).
 
     Args:
-        gram: G of shape (F, F), float64, F > 0.
+        gram: G of shape (F, F), float64.
         ridge: > 0.
         purpose: Names the inverse in messages.
 

@@ -51,10 +51,10 @@ def eliminate(gram: torch.Tensor, weight: torch.Tensor, width: int, ridge: float
     Raises:
         LinAlgInputError: A ridge that is not positive, or a Gram matrix that is not finite.
     """
+    inverse, _ = damped_inverse(gram, ridge, "elimination")
     columns = gram.shape[0]
     if not columns:
         return Elimination(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.float64))
-    inverse, _ = damped_inverse(gram, ridge, "elimination")
     read = weight.to(gram).clone()
     removed, costs = (
         _columns(inverse, read) if width == 1 else _blocks(inverse, read, columns // width, width)

@@ -24,7 +24,5 @@ def ridge_leverage(gram: torch.Tensor, ridge: float) -> torch.Tensor:
     Raises:
         LinAlgInputError: A ridge that is not positive, or a Gram matrix that is not finite.
     """
-    if not len(gram):
-        return gram.new_zeros(0)
     inverse, damping = damped_inverse(gram, ridge, "leverage scores")
     return (1.0 - damping * inverse.diagonal()).clamp_min(0.0)
