@@ -25,6 +25,7 @@ CASES = {
     "flap, affine": ("opt", {"method": "flap", "correction": "affine"}),
     "stat layer by layer": ("llama_grouped", {"engine": "layers"}),
     "stat_plus": ("bert", {"method": "stat_plus", "sensitivity_tokens": 20}),
+    "stat_plus with curvature": ("llama_grouped", {"method": "stat_plus", "curvature": "fisher"}),
     "fisher": ("bert", {"method": "fisher"}),
     "shortgpt": ("llama_grouped", {"method": "shortgpt", "ratio": 1 / 3}),
 }

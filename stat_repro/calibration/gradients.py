@@ -63,7 +63,7 @@ def mask_gradients(
     device = next(model.parameters()).device
     sites = [site for site in adapter.sites if site.units]
     found: list[Tensor] = []
-    with evaluating(model), _without_own_gradients(model):
+    with evaluating(model), without_own_gradients(model):
         for batch in track(own_share(batches), label):
             inputs = {key: value.to(device) for key, value in batch.items()}
             with torch.enable_grad(), _masked(model, sites, inputs["input_ids"]) as masks:
@@ -83,7 +83,7 @@ def mask_gradients(
 
 
 @contextmanager
-def _without_own_gradients(model: nn.Module) -> Iterator[None]:
+def without_own_gradients(model: nn.Module) -> Iterator[None]:
     """The model's parameters take no part in autograd inside the block."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:

@@ -5,14 +5,46 @@ No labels: the dense model's own output is the reference.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from stat_repro.calibration.batches import Batch, model_inputs, token_mask
 
 # Positions of an example that are compared where a model speaks at every position, spread evenly.
 # A vocabulary of 49,152 would take 100 MB for one window of 512 tokens.
 POSITIONS = 64
+
+
+def compared_inputs(
+    model: nn.Module, batch: Batch, device: torch.device
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What the whole model is given for a batch, and which positions of its output are tokens.
+
+    Args:
+        model: The model with its head.
+        batch: As it comes; for multiple choice (B, choices, S), which the model takes itself.
+        device: Where the inputs go.
+    """
+    inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
+    mask = token_mask(model_inputs(batch))
+    positions = _shared_positions(model, mask)
+    if positions is None:
+        return inputs, mask
+    return {**inputs, "logits_to_keep": positions.to(device)}, mask[:, positions]
+
+
+def _shared_positions(model: nn.Module, mask: Tensor) -> Tensor | None:
+    """The compared positions, where a language model can be asked for their logits alone.
+
+    Of a small model with a large vocabulary the other logits are a third of a pass. It takes the
+    same positions for all rows of a batch, so none may have padding.
+    """
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters or not mask.all():
+        return None
+    return compared_positions(mask[0])
 
 
 def predictions(output: Any, mask: Tensor) -> list[Tensor]:

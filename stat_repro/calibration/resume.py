@@ -6,7 +6,6 @@ dense model instead of being computed again for every edit.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,12 +17,11 @@ from stat_repro.calibration.batches import (
     Batch,
     block_input,
     forward_options,
-    model_inputs,
     token_mask,
 )
 from stat_repro.calibration.predictions import (
     are_probabilities,
-    compared_positions,
+    compared_inputs,
     divergence,
     predictions,
 )
@@ -58,13 +56,7 @@ class DenseRun:
         device = next(model.parameters()).device
         with evaluating(model), torch.inference_mode():
             for batch in track(_first_rows(batches, tokens), "dense model, layer by layer"):
-                # The whole model, which for multiple choice takes (B, choices, S) itself.
-                inputs = {k: v.to(device) for k, v in batch.items() if k != "labels"}
-                mask = token_mask(model_inputs(batch))
-                positions = _shared_positions(model, mask)
-                if positions is not None:
-                    inputs["logits_to_keep"] = positions.to(device)
-                    mask = mask[:, positions]
+                inputs, mask = compared_inputs(model, batch, device)
                 hidden: list[torch.Tensor] = []
                 with _inputs_of(self._blocks, hidden):
                     output = model(**inputs, **self._options)
@@ -105,17 +97,6 @@ def _first_rows(batches: Iterable[Batch], tokens: int) -> Iterator[Batch]:
         left -= int(sizes.sum())
         if left <= 0:
             return
-
-
-def _shared_positions(model: nn.Module, mask: torch.Tensor) -> torch.Tensor | None:
-    """The compared positions, where a language model can be asked for their logits alone.
-
-    Of a small model with a large vocabulary the other logits are a third of a pass. It takes the
-    same positions for all rows of a batch, so none may have padding.
-    """
-    if "logits_to_keep" not in inspect.signature(model.forward).parameters or not mask.all():
-        return None
-    return compared_positions(mask[0])
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from stat_repro.config.model import FinetuneConfig, ModelConfig
 from stat_repro.config.pruning import (
     ALLOCATIONS,
     CORRECTIONS,
+    FITTED,
+    LEAST_SQUARES,
     METHOD_DEFAULTS,
     METHODS,
     RECIPES,
@@ -42,7 +44,9 @@ __all__ = [
     "ALLOCATIONS",
     "CORRECTIONS",
     "DTYPES",
+    "FITTED",
     "IF_STORED",
+    "LEAST_SQUARES",
     "METHODS",
     "METHOD_DEFAULTS",
     "PARTS",

@@ -24,6 +24,7 @@ STATISTICS = ("gram", "exact", "sketch")
 SKETCHES = ("gaussian", "countsketch")
 KINDS = ("all", "attention", "ffn")
 SCALINGS = ("consumer", "none")
+CURVATURES = ("none", "fisher")
 ENGINES = ("model", "layers")
 RECIPES = ("auto", "encoder", "decoder")
 
@@ -42,8 +43,10 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 # Methods that learn from the labels of the calibration examples.
 SUPERVISED = ("fisher",)
-# Corrections that fit weights, so that a ridge means something.
-_FITTED = ("lstsq", "affine", "scale")
+# Corrections that give the consumer new weights by least squares, and all that fit something, so
+# that a ridge means something.
+LEAST_SQUARES = ("lstsq", "affine")
+FITTED = (*LEAST_SQUARES, "scale")
 
 
 @dataclass
@@ -121,6 +124,9 @@ class PruningConfig:
             (`stat_plus` only).
         sensitivity_tokens: Calibration tokens on which `stat_plus` measures what the model's output
             loses by each site, rounded up to whole examples; all of them if there are fewer.
+        curvature: Of `stat_plus`: `none` counts errors of all output directions alike and measures
+            sizes; `fisher` counts them, in the choice of units and of sizes, by what the model's
+            own output makes of them, which takes one backward pass per batch and no labels.
         authors_compat: Repeat the recorded slips of the authors' BERT script.
     """
 
@@ -137,6 +143,7 @@ class PruningConfig:
     head_bonus: float = 1.125
     refit: bool = False
     sensitivity_tokens: int = 2048
+    curvature: str = "none"
     authors_compat: bool = False
 
     def __post_init__(self) -> None:
@@ -146,6 +153,7 @@ class PruningConfig:
         one_of("pruning.correction", self.correction, CORRECTIONS)
         one_of("pruning.kinds", self.kinds, KINDS)
         one_of("pruning.scaling", self.scaling, SCALINGS)
+        one_of("pruning.curvature", self.curvature, CURVATURES)
         at_least("pruning.ridge", self.ridge, 0)
         at_least("pruning.min_units", self.min_units, 0)
         at_least("pruning.sensitivity_tokens", self.sensitivity_tokens, 1)
@@ -159,6 +167,12 @@ class PruningConfig:
         if self.authors_compat:
             self._check_compat()
         self._check_combination()
+
+    @property
+    def measures_sizes(self) -> bool:
+        """Whether sizes follow from losses of the model's output measured site by site."""
+        plus = self.method == "stat_plus" and self.allocation == "global"
+        return plus and self.curvature == "none"
 
     def _check_compat(self) -> None:
         wanted = {
@@ -181,10 +195,10 @@ class PruningConfig:
 
     def _check_combination(self) -> None:
         """Refuse options that have no meaning together, or none for this method."""
-        if self.ridge > 0 and self.correction not in _FITTED:
+        if self.ridge > 0 and self.correction not in FITTED:
             raise ConfigError(
                 f"pruning.ridge={self.ridge} damps a fit, so it needs pruning.correction="
-                f"{', '.join(_FITTED)}; got correction={self.correction}"
+                f"{', '.join(FITTED)}; got correction={self.correction}"
             )
         if self.method == "stat" and self.allocation == "stat":
             raise ConfigError(
@@ -205,23 +219,23 @@ class PruningConfig:
     def _check_stat_plus(self) -> None:
         """What only `stat_plus` does is refused elsewhere, and where nothing of it is left."""
         if self.method != "stat_plus":
-            for key in ("refit", "sensitivity_tokens"):
+            for key in ("refit", "sensitivity_tokens", "curvature"):
                 if getattr(self, key) != getattr(PruningConfig, key):
                     raise ConfigError(
                         f"pruning.{key}={getattr(self, key)} is an option of stat_plus: expected "
                         f"method=stat_plus; got method={self.method}"
                     )
             return
-        if self.refit and self.correction not in ("lstsq", "affine"):
+        if self.refit and self.correction not in LEAST_SQUARES:
             raise ConfigError(
                 "pruning.refit=true moves corrected consumers: expected correction=affine or "
                 f"lstsq; got correction={self.correction} (pruning.refit=false)"
             )
-        default = PruningConfig.sensitivity_tokens
-        if self.allocation != "global" and self.sensitivity_tokens != default:
+        if self.sensitivity_tokens != PruningConfig.sensitivity_tokens and not self.measures_sizes:
             raise ConfigError(
-                f"pruning.sensitivity_tokens={self.sensitivity_tokens} measures sizes: "
-                f"expected allocation=global; got allocation={self.allocation}"
+                f"pruning.sensitivity_tokens={self.sensitivity_tokens} measures sizes: expected "
+                f"allocation=global and curvature=none; got allocation={self.allocation}, "
+                f"curvature={self.curvature}"
             )
 
     def _check_blocks(self) -> None:

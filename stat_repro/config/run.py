@@ -46,6 +46,7 @@ _LATER = (
     *("dataset.calibration_corpus", "dataset.calibration_path", "dataset.bos"),
     *("calibration.sketch", "calibration.sketch_size", "calibration.engine"),
     *("pruning.refit", "pruning.sensitivity_tokens", "pruning.kinds", "pruning.scaling"),
+    "pruning.curvature",
 )
 
 

@@ -1,4 +1,4 @@
-"""The inverse of a damped Gram matrix."""
+"""The inverse and the root of a damped Gram matrix."""
 
 from __future__ import annotations
 
@@ -34,3 +34,16 @@ def damped_inverse(
             f"{ridge} mean(diag G) failed at column {int(info)}"
         )
     return torch.cholesky_inverse(triangle), damping
+
+
+def damped_root(gram: torch.Tensor, share: float) -> torch.Tensor:
+    """The symmetric R with R R = G + share * mean(diag G).
+
+    Args:
+        gram: G of shape (D, D), float64, symmetric and finite, no eigenvalue below 0 but by
+            rounding.
+        share: >= 0.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    roots = (values + share * gram.diagonal().mean()).clamp_min(0.0).sqrt()
+    return (vectors * roots) @ vectors.T

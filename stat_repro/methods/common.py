@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from stat_repro.calibration.capture import Calibration, collect_statistics
+from stat_repro.config import FITTED, LEAST_SQUARES
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
 from stat_repro.methods.correction import fold_site
@@ -31,7 +32,7 @@ Folded = list[tuple[SiteEdit, SiteError]]
 
 # Corrections whose fit depends on what the FFNs before a head do. `bias` takes the dense means, as
 # FLAP does; only `stat`, which orders heads by statistics taken again, has those at hand for it.
-REFITTED = ("lstsq", "affine", "scale")
+REFITTED = FITTED
 
 
 def once_per_calibration(
@@ -102,7 +103,7 @@ def fold_all(
             "folding FFNs",
         )
     ffn_edits = [edit for edit, _ in ffn]
-    if config.correction in ("lstsq", "affine"):
+    if config.correction in LEAST_SQUARES:
         kept = [len(edit.kept) for edit in ffn_edits]
         warn_of_few_tokens(ffn_sites, kept, task.calibration.tokens)
     head_sites = [site for site in adapter.of_kind("attention") if site.units]

@@ -34,6 +34,7 @@ from stat_repro.calibration.spill import (
     gram_file_bytes,
 )
 from stat_repro.calibration.statistics import GramStatistics, SiteStatistics
+from stat_repro.config import LEAST_SQUARES
 from stat_repro.measure import Stopwatch, return_free_memory
 from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
 from stat_repro.methods.common import Folded, Key, output_of, warn_of_few_tokens
@@ -155,7 +156,7 @@ class LayerwiseStat:
     def fold(self, sizes: Sizes) -> Iterator[Folded]:
         """Second pass: the edits of one layer after the other, attention before FFN."""
         task, watch = self._task, self._watch
-        if task.config.correction in ("lstsq", "affine"):
+        if task.config.correction in LEAST_SQUARES:
             warn_of_few_tokens(task.adapter.of_kind("ffn"), sizes.neurons, task.calibration.tokens)
         with watch.stage("recalibrate_s"):
             self._passes.start()

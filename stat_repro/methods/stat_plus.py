@@ -13,13 +13,15 @@ Without labels and gradients, as STAT, and with the same calibration examples:
    (`methods.stream_refit`).
 
 Each step can be switched off: `allocation=stat` or `uniform`, `correction=lstsq` or `none`,
-`refit=false`.
+`refit=false`. With `curvature=fisher` the errors of steps 1 and 2 are those of the model's output
+to second order (`calibration.curvature`): its gradients take part, still no labels, and nothing is
+measured site by site.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +34,9 @@ from stat_repro.allocation.ranked import allocate_ranked
 from stat_repro.allocation.restrict import completed, kind_or_none, restricted
 from stat_repro.allocation.rounding import round_neurons
 from stat_repro.allocation.scores import Vector
+from stat_repro.calibration.curvature import output_curvature
+from stat_repro.config import LEAST_SQUARES
+from stat_repro.linalg.damping import damped_root
 from stat_repro.linalg.elimination import Elimination
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
@@ -57,6 +62,10 @@ log = logging.getLogger("stat_repro")
 # 0.0169, 0.0165, 0.0154, 0.0176 for 1e-4 to 1e-1, at 0.7 0.0481, 0.0475, 0.0498, 0.0512 (steps 1 to
 # 3, one seed): the order of units fitted to few tokens wants some, and little.
 RIDGE = 1e-3
+
+# Added to the curvature of every output direction, as a share of the mean: a few hundred examples
+# do not tell which directions are free.
+CURVATURE_FLOOR = 0.1
 
 # Ridge of the corrections where the widest site has fewer calibration tokens per column than this.
 # The fits of this method are more and freer than STAT's, and with few tokens they fit those.
@@ -91,7 +100,7 @@ def _damped(task: MethodInput) -> MethodInput:
     """The same task, with a ridge where there are few tokens and none is asked for."""
     config, tokens = task.config, task.calibration.tokens
     columns = max(site.columns for site in task.adapter.sites)
-    fitted = config.correction in ("lstsq", "affine")
+    fitted = config.correction in LEAST_SQUARES
     if not fitted or config.ridge > 0 or tokens >= FEW_TOKENS * columns:
         return task
     log.warning(
@@ -119,31 +128,50 @@ class SiteAnalyses:
 def _analysis(task: MethodInput, watch: Stopwatch) -> SiteAnalyses:
     """The analyses; worked out once for all ratios of one calibration."""
     config = task.config
-    measured = config.allocation == "global"
-    # Losses are measured with the correction; nothing else depends on the options.
-    options = (config.correction, config.ridge, config.sensitivity_tokens) if measured else ()
+    options: tuple[Hashable, ...] = (config.curvature,)
+    if config.curvature == "fisher":
+        options += (task.seed,)
+    if config.measures_sizes:  # with the correction; nothing else depends on the options
+        options += (config.correction, config.ridge, config.sensitivity_tokens)
 
     def work(own: Stopwatch) -> SiteAnalyses:
+        roots: Mapping[Key, torch.Tensor] = {}
+        if config.curvature == "fisher":
+            with own.stage("curvature_s"):
+                found = output_curvature(task.model, task.adapter, task.batches, task.seed)
+                roots = {key: damped_root(c, CURVATURE_FLOOR) for key, c in found.items()}
         with own.stage("eliminate_s"):
             eliminations = {
-                (site.layer, site.kind): _elimination(task, site)
+                (site.layer, site.kind): _elimination(
+                    task, site, roots.get((site.layer, site.kind))
+                )
                 for site in track(task.adapter.sites, "eliminating units", unit="sites")
             }
         losses: dict[Key, Vector] = {}
-        if measured:
+        if config.measures_sizes:
             with own.stage("sensitivity_s"):
                 losses = site_losses(task, eliminations, config.sensitivity_tokens)
+        elif config.allocation == "global":
+            losses = {key: one.errors.cpu().numpy() for key, one in eliminations.items()}
         return SiteAnalyses(eliminations, losses)
 
     return once_per_calibration(task, ("stat_plus", *options), work, watch)
 
 
-def _elimination(task: MethodInput, site: Site) -> Elimination:
-    """Of the centred statistics: the mean of a unit that goes is left in the bias."""
+def _elimination(task: MethodInput, site: Site, root: torch.Tensor | None) -> Elimination:
+    """Of the centred statistics: the mean of a unit that goes is left in the bias.
+
+    Args:
+        task: What the method was given.
+        site: The site.
+        root: What output errors are multiplied with, shape (D, D); None for the errors as they are.
+    """
     if not site.units:
         return Elimination(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.float64))
     statistics = task.calibration.statistics[site.layer, site.kind]
     weight = float64(consumer_weight(task.model, site))
+    if root is not None:
+        weight = root.to(weight) @ weight
     return statistics.centred().elimination(weight, site.width, RIDGE)
 
 

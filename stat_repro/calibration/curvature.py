@@ -1,0 +1,147 @@
+"""Which directions of a consumer's output the model's own output depends on.
+
+To second order the divergence from the dense model is a quadratic form in the errors of a
+consumer's output. With the error of one token taken as independent of the others', and its
+direction as independent of how much the token matters, what is left of that form is one matrix per
+consumer: the output factor of K-FAC (Martens & Grosse 2015, arXiv 1503.05671; for pruning whole
+rows and columns van der Ouderaa et al. 2024, LLM Surgeon, arXiv 2312.17244). The Fisher information
+is that of the model's own predictions, so no labels take part; gradients do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from stat_repro.calibration.batches import (
+    Batch,
+    CalibrationError,
+    forward_options,
+    model_inputs,
+    token_mask,
+    token_rows,
+)
+from stat_repro.calibration.gradients import without_own_gradients
+from stat_repro.calibration.predictions import (
+    are_probabilities,
+    compared_inputs,
+    predictions,
+)
+from stat_repro.models.adapter import Adapter, Site, linear
+from stat_repro.models.modes import evaluating
+from stat_repro.parallel import own_share, sum_over_ranks, world
+from stat_repro.plan import SiteKind
+from stat_repro.progress import track
+
+
+def output_curvature(
+    model: nn.Module, adapter: Adapter, batches: Iterable[Batch], seed: int
+) -> dict[tuple[int, SiteKind], Tensor]:
+    """C of every consumer, so that trace(C E) is the loss of the model's output.
+
+    E is the sum over the calibration tokens of e e^T, e the error of the consumer's output. One
+    forward and one backward pass per batch: the gradients are those of
+    sum over predictions r and classes c of s_rc sqrt(p_rc) log p_rc with random signs s and
+    constant sqrt(p), whose second moment over the signs is the Fisher information. Of two classes
+    it is sqrt(p q) log(p / q) with one sign for both.
+
+    Where several processes work on one run, each takes its share of the batches.
+
+    Args:
+        model: The model with its head; left as it was.
+        adapter: Its adapter.
+        batches: The calibration batches; labels in them are not looked at.
+        seed: Of the signs.
+
+    Returns:
+        Per site with units shape (D, D), float64, symmetric, on the device of the consumer: nats
+        per prediction (for outputs that are no probabilities, squared differences) and squared
+        error.
+
+    Raises:
+        CalibrationError: No tokens, or a gradient that is not finite; names the site.
+    """
+    sites = [site for site in adapter.sites if site.units]
+    sums = [_zeros(linear(model, site.consumer)) for site in sites]
+    counts = torch.zeros(2, dtype=torch.float64)  # tokens, predictions
+    device, place, factor = next(model.parameters()).device, world(), 0.5
+    with evaluating(model), without_own_gradients(model):
+        for turn, batch in enumerate(track(own_share(batches), "gradients of the output")):
+            # Of the batch, whichever rank has it. (torch's generator looks at 32 bits of a seed.)
+            number = turn * place.size + place.rank
+            signs = torch.Generator().manual_seed(1_000_003 * seed + number)
+            tokens = token_mask(model_inputs(batch))
+            inputs, compared = compared_inputs(model, batch, device)
+            with torch.enable_grad(), _consumer_outputs(model, sites) as outputs:
+                output = model(**inputs, **forward_options(adapter))
+                heads, probabilities = predictions(output, compared), are_probabilities(output)
+                gradients = torch.autograd.grad(_signed(heads, signs, probabilities), outputs)
+            factor = 0.5 if probabilities else 1.0  # KL is half of the quadratic form
+            counts += torch.tensor([int(tokens.sum()), sum(map(len, heads))])
+            for total, gradient in zip(sums, gradients, strict=True):
+                rows = gradient.reshape(-1, gradient.shape[-1])
+                rows = rows.index_select(0, token_rows(tokens).to(rows.device)).to(total)
+                total.addmm_(rows.T, rows)
+    sum_over_ranks([*sums, counts])
+    if not counts[0]:
+        raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
+    for site, total in zip(sites, sums, strict=True):
+        if not bool(torch.isfinite(total).all()):
+            raise CalibrationError(f"{site.name}: NaN or infinite gradients of the model's output")
+        total.mul_(factor / float(counts.prod()))
+    return {(site.layer, site.kind): total for site, total in zip(sites, sums, strict=True)}
+
+
+def _signed(heads: Sequence[Tensor], signs: torch.Generator, probabilities: bool) -> Tensor:
+    """A sum over all predictions whose gradients have the Fisher information as second moment.
+
+    Args:
+        heads: `predictions` of one batch, (rows, C) each.
+        signs: Generator on the CPU.
+        probabilities: Whether the rows are log-probabilities; values, each counted with its sign,
+            otherwise.
+    """
+    total = heads[0].new_zeros(())
+    for values in heads:
+        if probabilities and values.shape[1] == 2:  # of rank one: nothing is left to chance
+            weights = values.detach().sum(dim=1, keepdim=True).div(2).exp()
+            values = values[:, :1] - values[:, 1:]
+        else:
+            weights = values.detach().div(2).exp() if probabilities else torch.ones_like(values)
+        drawn = torch.randint(0, 2, values.shape, generator=signs).to(values) * 2 - 1
+        total = total + (drawn * weights * values).sum()
+    return total
+
+
+def _zeros(consumer: nn.Linear) -> Tensor:
+    """(D, D), where the consumer is; MPS has no float64."""
+    device = consumer.weight.device
+    home = torch.device("cpu") if device.type == "mps" else device
+    width = consumer.out_features
+    return torch.zeros(width, width, dtype=torch.float64, device=home)
+
+
+@contextmanager
+def _consumer_outputs(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[Tensor]]:
+    """What the consumers of these sites give in the forward pass inside, with gradients."""
+    outputs = [torch.empty(0)] * len(sites)
+    handles = []
+    for place, site in enumerate(sites):
+
+        def watch(
+            module: nn.Module, args: tuple[Tensor, ...], output: Tensor, place: int = place
+        ) -> Tensor:
+            # The parameters take no part, so the graph begins where nothing in front is watched.
+            output = output if output.requires_grad else output.detach().requires_grad_()
+            outputs[place] = output
+            return output
+
+        handles.append(linear(model, site.consumer).register_forward_hook(watch))
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
