@@ -325,9 +325,11 @@ def test_a_method_in_one_form_has_its_name_alone_if_that_is_the_form_of_its_pape
     assert labels({}, {**flap, "correction": "affine"}) == ["STAT", "FLAP, affine"]
     assert labels({}, plus, {**plus, "refit": False}) == [
         "STAT",
-        "STAT+, affine",
-        "STAT+, affine, refit=false",
+        "STAT+",
+        "STAT+, refit=false",
     ]
+    fisher = {**plus, "curvature": "fisher"}
+    assert labels({}, flap, plus, fisher) == ["STAT", "STAT+", "STAT+, curvature=fisher", "FLAP"]
     assert labels(plus, {**plus, "refit": False}) == ["STAT+", "STAT+, refit=false"]
 
 

@@ -36,7 +36,7 @@ _DEFAULTS = {
     **later_defaults(),
 }
 # Settings that one method alone has.
-_OF_ONE_METHOD = ("pruning.refit", "pruning.sensitivity_tokens")
+_OF_ONE_METHOD = ("pruning.refit", "pruning.sensitivity_tokens", "pruning.curvature")
 
 
 class ReportError(ValueError):
@@ -83,10 +83,11 @@ def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
             index: {name: _shown(row[column]) for name, column in columns.items()}
             for index, row in group.iterrows()
         }
-        single = _methods_of_one_form(group, all_values)
+        settled = _settled(group, all_values)
         for index, row in group.iterrows():
             values = all_values[index]
-            label, extras = _label(row, values, own_form=row["method"] in single)
+            own = {name for method, name in settled if method == row["method"]}
+            label, extras = _label(row, values, own)
             if seen.setdefault(label, tuple(values.values())) != tuple(values.values()):
                 raise ReportError(f"two different variants have the label {label!r}: {values}")
             found[index] = (label, extras, (style_of(row, extras).order, label))
@@ -125,12 +126,14 @@ def _explained(group: pd.DataFrame, found: list[str]) -> bool:
     return all(len(texts) == 1 for texts in protocols.values())
 
 
-def _methods_of_one_form(group: pd.DataFrame, values: dict[Any, dict[str, str]]) -> set[str]:
-    """Methods that the group has in one form only, where it has several methods."""
-    forms: dict[str, set[tuple[str, ...]]] = {}
+def _settled(group: pd.DataFrame, values: dict[Any, dict[str, str]]) -> set[tuple[str, str]]:
+    """Methods and settings that a method has at one value only, where there are several methods."""
+    found: dict[tuple[str, str], set[str]] = {}
     for index, row in group.iterrows():
-        forms.setdefault(row["method"], set()).add(tuple(values[index].values()))
-    return {m for m, found in forms.items() if len(found) == 1} if len(forms) > 1 else set()
+        for name, value in values[index].items():
+            found.setdefault((row["method"], name), set()).add(value)
+    several = group["method"].nunique() > 1
+    return {key for key, seen in found.items() if len(seen) == 1} if several else set()
 
 
 def _of_paper(method: str, name: str) -> str | None:
@@ -141,13 +144,14 @@ def _of_paper(method: str, name: str) -> str | None:
     return _shown(own)
 
 
-def _label(row: Any, values: dict[str, str], *, own_form: bool) -> tuple[str, tuple[str, ...]]:
+def _label(row: Any, values: dict[str, str], settled: set[str]) -> tuple[str, tuple[str, ...]]:
     """Label of a run's variant, and its settings beyond the style's key that are not default.
 
     Args:
         row: The run.
         values: The settings that differ inside the study.
-        own_form: Whether the method's name says it all where a setting is as in its paper.
+        settled: Those that all runs of the method share: its name says it all where they are as in
+            its paper.
     """
     compat = values.get("pruning.authors_compat") == "true"
     parts, extras = [METHOD_LABELS.get(row["method"], row["method"])], []
@@ -155,7 +159,7 @@ def _label(row: Any, values: dict[str, str], *, own_form: bool) -> tuple[str, tu
         short = name.removeprefix("pruning.")
         if name in _SET and (compat or row["method"] == "shortgpt"):
             continue
-        if (own_form or name in _OF_ONE_METHOD) and value == _of_paper(row["method"], name):
+        if (name in settled or name in _OF_ONE_METHOD) and value == _of_paper(row["method"], name):
             continue
         if name == "pruning.authors_compat":
             parts += ["authors' script"] if compat else []
