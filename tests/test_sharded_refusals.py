@@ -1,0 +1,120 @@
+"""Checkpoints and options that cannot be pruned shard by shard, and what is said of them."""
+
+import json
+
+import pytest
+import torch
+from pico_models import pico_batches, pico_model
+from safetensors.torch import load_file, save_file
+from test_sharded import as_json, saved
+
+import stat_repro
+from stat_repro.calibration.batches import CalibrationError
+from stat_repro.config import ConfigError
+from stat_repro.models.adapter import UnsupportedModelError
+from stat_repro.models.loading import ModelLoadError
+from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, TensorFileError
+
+
+def without_tensor(folder):
+    state = load_file(folder / SINGLE_FILE)
+    del state["bert.encoder.layer.1.output.dense.weight"]
+    save_file(state, folder / SINGLE_FILE)
+
+
+def with_wrong_shape(folder):
+    state = load_file(folder / SINGLE_FILE)
+    state["bert.encoder.layer.1.output.dense.weight"] = torch.ones(3, 3)
+    save_file(state, folder / SINGLE_FILE)
+
+
+def cut_off(folder):
+    path = folder / SINGLE_FILE
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def no_safetensors(folder):
+    (folder / SINGLE_FILE).write_bytes(b"not a file of tensors")
+
+
+def unknown_type(folder):
+    path = folder / SINGLE_FILE
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"F8_"', 1))
+
+
+def no_weights(folder):
+    (folder / SINGLE_FILE).unlink()
+
+
+def damaged_index(folder):
+    (folder / INDEX_FILE).write_text('{"weights": 1}')
+
+
+def wrong_index(folder):
+    name = "bert.encoder.layer.1.output.dense.weight"
+    (folder / INDEX_FILE).write_text(
+        json.dumps({"weight_map": {name: SINGLE_FILE, "other": SINGLE_FILE}})
+    )
+
+
+def no_config(folder):
+    (folder / "config.json").unlink()
+
+
+def other_architecture(folder):
+    config = as_json(folder / "config.json") | {"architectures": ["BertForPreTraining"]}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def quantised(folder):
+    config = as_json(folder / "config.json")
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (without_tensor, TensorFileError, r"1 tensors of Bert.* missing \(first: .*layer\.1\.out"),
+        (with_wrong_shape, TensorFileError, r"expected shape \(24, 20\); got \(3, 3\)"),
+        (cut_off, TensorFileError, r"expected \d+ bytes of a tensor"),
+        (no_safetensors, TensorFileError, "expected a safetensors file"),
+        (unknown_type, TensorFileError, "type F8_; expected one of F64, F32"),
+        (no_weights, TensorFileError, "found neither"),
+        (damaged_index, TensorFileError, "with a weight_map"),
+        (wrong_index, TensorFileError, r"1 tensors are not where it says \(first: other in"),
+        (no_config, ModelLoadError, "cannot be loaded as configuration"),
+        (other_architecture, UnsupportedModelError, "BertForPreTraining; supported: .*BertModel"),
+        (quantised, UnsupportedModelError, "quantised"),
+    ],
+)
+def test_unusable_checkpoints_are_named(damage, error, message, tmp_path):
+    model = pico_model("bert")
+    source = saved(model, tmp_path / "dense")
+    damage(source)
+    with pytest.raises(error, match=message):
+        stat_repro.compress_checkpoint(
+            source, tmp_path / "pruned", pico_batches(model), ratio=0.3, device="cpu"
+        )
+    assert not (tmp_path / "pruned").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"ratio": 1.5}, ConfigError, "share removed"),
+        ({"round_to": 0}, ConfigError, "round_to"),
+        ({"method": "flap"}, ConfigError, r"engine=layers serves pruning\.method=stat"),
+        ({"dtype": "int8"}, ConfigError, "dtype: expected one of float32"),
+        ({"rigde": 1}, ConfigError, "unknown options rigde"),
+        ({"spill": "nowhere"}, CalibrationError, "existing folder"),
+    ],
+)
+def test_unusable_options_are_refused(options, error, message, tmp_path):
+    model = pico_model("bert")
+    source = saved(model, tmp_path / "dense")
+    with pytest.raises(error, match=message):
+        stat_repro.compress_checkpoint(
+            source, tmp_path / "pruned", pico_batches(model), **{"device": "cpu", **options}
+        )
+    assert not (tmp_path / "pruned").exists()
