@@ -107,6 +107,7 @@ SMALL = {
     "ablation_selection_minilm": (sentence_overrides, 7),
     "ablation_stat_minilm": (sentence_overrides, 6),
     "ablation_stat_plus_minilm": (sentence_overrides, 6),
+    "curvature_minilm": (sentence_overrides, 3),
     "bert_base_glue": (lambda folder: glue_overrides(folder, "bert"), 9),
     "bert_base_squad": (lambda folder: squad_overrides(folder, "bert"), 2),
     "calibration_size_minilm": (
@@ -129,7 +130,7 @@ SMALL = {
     "distilbert_glue": (lambda folder: glue_overrides(folder, "distilbert"), 9),
     "distilbert_squad": (lambda folder: squad_overrides(folder, "distilbert"), 2),
     "llama2_7b_wikitext2": (zero_shot_overrides, 2),
-    "methods_distilminilm": (sentence_overrides, 7),
+    "methods_distilminilm": (sentence_overrides, 8),
     "methods_minilm": (sentence_overrides, 7),
     "methods_smollm2": (
         lambda folder: [*corpus_overrides(folder), "calibration.examples=4"],
@@ -140,7 +141,7 @@ SMALL = {
         lambda folder: [*text_overrides(folder), "calibration.examples=4"],
         3,
     ),
-    "methods_sst2_minilm": (sentence_overrides, 5),
+    "methods_sst2_minilm": (sentence_overrides, 6),
     "movie_reviews_distilminilm": (sentence_overrides, 1),
     "movie_reviews_minilm": (sentence_overrides, 2),
     "nyt_editorials_smollm2": (text_overrides, 3),

@@ -63,8 +63,11 @@ ALLOCATION = "config.pruning.allocation"
 UNIFORM = {ALLOCATION: "uniform"}
 MINILM, DISTIL = "movie_reviews_minilm", "movie_reviews_distilminilm"
 METHODS_MINILM, METHOD, KL = "methods_minilm", "method", "metrics.fidelity.kl"
+CURVATURE = "config.pruning.curvature"
+PLUS = {METHOD: "stat_plus", CURVATURE: "none"}
+WEIGHTED = {METHOD: "stat_plus", CURVATURE: "fisher"}
 SMOLLM2 = "methods_smollm2"
-SST2 = "methods_sst2_minilm"
+SST2, CURVED = "methods_sst2_minilm", "curvature_minilm"
 EDITORIALS = "methods_smollm2_editorials"
 NYT = "nyt_editorials_smollm2"
 SQUAD, WIKITEXT = "squad_dev_minilm", "wikitext2_smollm2"
@@ -79,7 +82,7 @@ EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
         ("agreement with the dense model, STAT", MINILM, {COMPAT: False}, AGREEMENT, 100, 2),
         ("test accuracy, DistilBERT form", DISTIL, {}, ACCURACY, 100, 2),
         ("KL to the dense model, STAT", METHODS_MINILM, {METHOD: "stat"}, KL, 1, 4),
-        ("KL to the dense model, stat_plus", METHODS_MINILM, {METHOD: "stat_plus"}, KL, 1, 4),
+        ("KL to the dense model, stat_plus", METHODS_MINILM, PLUS, KL, 1, 4),
         ("KL to the dense model, FLAP", METHODS_MINILM, {METHOD: "flap"}, KL, 1, 4),
         (
             "KL to the dense model, Fisher mask with tuning (labels, gradients)",
@@ -96,14 +99,18 @@ EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
         (
             "accuracy beside other methods, stat_plus",
             METHODS_MINILM,
-            {METHOD: "stat_plus"},
+            PLUS,
             ACCURACY,
             100,
             2,
         ),
         ("accuracy beside other methods, FLAP", METHODS_MINILM, {METHOD: "flap"}, ACCURACY, 100, 2),
+        ("KL with and without gradients, STAT", CURVED, {METHOD: "stat"}, KL, 1, 5),
+        ("KL with and without gradients, stat_plus", CURVED, PLUS, KL, 1, 5),
+        ("KL with and without gradients, stat_plus_fisher", CURVED, WEIGHTED, KL, 1, 5),
         ("KL to the dense model on SST-2, STAT", SST2, {METHOD: "stat"}, KL, 1, 4),
-        ("KL to the dense model on SST-2, stat_plus", SST2, {METHOD: "stat_plus"}, KL, 1, 4),
+        ("KL to the dense model on SST-2, stat_plus", SST2, PLUS, KL, 1, 4),
+        ("KL to the dense model on SST-2, stat_plus_fisher", SST2, WEIGHTED, KL, 1, 4),
         ("KL to the dense model on SST-2, FLAP", SST2, {METHOD: "flap"}, KL, 1, 4),
         (
             "KL to the dense model on SST-2, Fisher mask with tuning",
@@ -135,7 +142,7 @@ EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
         (
             "WikiText-2 perplexity beside other methods, stat_plus",
             SMOLLM2,
-            {METHOD: "stat_plus"},
+            PLUS,
             PERPLEXITY,
             1,
             2,
@@ -161,7 +168,7 @@ EXACT, F1 = "metrics.pruned.exact_match", "metrics.pruned.f1"
             for words, chosen in (
                 ("STAT", {METHOD: "stat", ALLOCATION: "global"}),
                 ("STAT, uniform sizes", {METHOD: "stat", **UNIFORM}),
-                ("stat_plus", {METHOD: "stat_plus"}),
+                ("stat_plus", PLUS),
                 ("FLAP", {METHOD: "flap"}),
                 ("Wanda-sp", {METHOD: "wanda_sp"}),
             )
@@ -177,6 +184,9 @@ def test_numbers_are_those_of_the_records(label, study, chosen, column, scale, d
     from stat_repro.results.store import load_records, to_frame
 
     frame = to_frame(load_records(ROOT / "results", study))
+    if CURVATURE not in frame:
+        frame[CURVATURE] = None
+    frame[CURVATURE] = frame[CURVATURE].fillna("none")  # records from before there was a choice
     if study == SMOLLM2:
         chosen = {**chosen, "seed": 0}  # which all methods have
     for key, value in chosen.items():
