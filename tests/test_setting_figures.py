@@ -7,6 +7,7 @@ from made_up_records import PLAN, make_config, make_record
 
 from stat_repro import reporting
 from stat_repro.config import CalibrationConfig, PruningConfig
+from stat_repro.reporting.canvas import canvas, log_axis
 
 
 def run(kl, *, seed=0, kept=(1, 3), error=0.1, pruning=None, **calibration):
@@ -84,3 +85,14 @@ def test_a_ridge_of_zero_has_its_place():
 def test_two_values_make_no_figure():
     assert reporting.setting_figures([run(0.1, examples=n) for n in (16, 64)]) == []
     assert reporting.setting_figures([make_record(fidelity={"agreement": 1.0})]) == []
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.11, 0.29), (0.02, 1.5), (4e-5, 0.5), (1.0, 900.0)])
+def test_a_logarithmic_axis_has_some_numbers_and_not_too_many(low, high):
+    with canvas(4, 4, "made up") as figure:
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [low, high])
+        log_axis(axes)
+        bottom, top = axes.get_ylim()
+        shown = [tick for tick in axes.yaxis.get_majorticklocs() if bottom <= tick <= top]
+    assert 3 <= len(shown) <= 13

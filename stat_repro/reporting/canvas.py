@@ -52,11 +52,13 @@ def file_stem(*parts: str) -> str:
 
 
 def log_axis(axes: Any) -> None:
-    """Logarithmic y with plain numbers, also where less than a decade is shown."""
+    """Logarithmic y with plain numbers, for what is drawn: also less than a decade, also many."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
+    low, high = axes.get_ylim()
+    subs = (1, 1.5, 2, 3, 5, 7) if high < 100 * low else (1, 3)
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=subs))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
