@@ -120,7 +120,7 @@ SMALL = {
         lambda folder: [*sentence_overrides(folder), "calibration.examples=16,32"],
         2,
     ),
-    "compression_time_minilm": (sentence_overrides, 2),
+    "compression_time_minilm": (sentence_overrides, 3),
     "compression_time_smollm2": (
         lambda folder: [*corpus_overrides(folder), "calibration.examples=4"],
         2,
