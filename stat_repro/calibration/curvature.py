@@ -66,33 +66,48 @@ def output_curvature(
     """
     sites = [site for site in adapter.sites if site.units]
     sums = [_zeros(linear(model, site.consumer)) for site in sites]
-    counts = torch.zeros(2, dtype=torch.float64)  # tokens, predictions
-    device, place, factor = next(model.parameters()).device, world(), 0.5
+    counts = torch.zeros(3, dtype=torch.float64)  # tokens, predictions, predictions x factor
+    place = world()
     with evaluating(model), without_own_gradients(model):
         for turn, batch in enumerate(track(own_share(batches), "gradients of the output")):
             # Of the batch, whichever rank has it. (torch's generator looks at 32 bits of a seed.)
             number = turn * place.size + place.rank
             signs = torch.Generator().manual_seed(1_000_003 * seed + number)
+            gradients, predicted, factor = _gradients(model, adapter, sites, batch, signs)
             tokens = token_mask(model_inputs(batch))
-            inputs, compared = compared_inputs(model, batch, device)
-            with torch.enable_grad(), _consumer_outputs(model, sites) as outputs:
-                output = model(**inputs, **forward_options(adapter))
-                heads, probabilities = predictions(output, compared), are_probabilities(output)
-                gradients = torch.autograd.grad(_signed(heads, signs, probabilities), outputs)
-            factor = 0.5 if probabilities else 1.0  # KL is half of the quadratic form
-            counts += torch.tensor([int(tokens.sum()), sum(map(len, heads))])
+            counts += torch.tensor([int(tokens.sum()), predicted, predicted * factor])
             for total, gradient in zip(sums, gradients, strict=True):
                 rows = gradient.reshape(-1, gradient.shape[-1])
                 rows = rows.index_select(0, token_rows(tokens).to(rows.device)).to(total)
                 total.addmm_(rows.T, rows)
     sum_over_ranks([*sums, counts])
-    if not counts[0]:
+    tokens_seen, predicted_in_all, weighted = counts.tolist()
+    if not tokens_seen:
         raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
     for site, total in zip(sites, sums, strict=True):
         if not bool(torch.isfinite(total).all()):
             raise CalibrationError(f"{site.name}: NaN or infinite gradients of the model's output")
-        total.mul_(factor / float(counts.prod()))
+        total.mul_(weighted / predicted_in_all**2 / tokens_seen)
     return {(site.layer, site.kind): total for site, total in zip(sites, sums, strict=True)}
+
+
+def _gradients(
+    model: nn.Module,
+    adapter: Adapter,
+    sites: Sequence[Site],
+    batch: Batch,
+    signs: torch.Generator,
+) -> tuple[Sequence[Tensor], int, float]:
+    """Gradients at the consumers' outputs, predictions in the batch, and the loss by their square.
+
+    The last is 1/2 for probabilities: the divergence is half of the quadratic form.
+    """
+    inputs, compared = compared_inputs(model, batch, next(model.parameters()).device)
+    with torch.enable_grad(), _consumer_outputs(model, sites) as outputs:
+        output = model(**inputs, **forward_options(adapter))
+        heads, probabilities = predictions(output, compared), are_probabilities(output)
+        gradients = torch.autograd.grad(_signed(heads, signs, probabilities), outputs)
+    return gradients, sum(map(len, heads)), 0.5 if probabilities else 1.0
 
 
 def _signed(heads: Sequence[Tensor], signs: torch.Generator, probabilities: bool) -> Tensor:

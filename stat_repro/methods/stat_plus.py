@@ -64,7 +64,8 @@ log = logging.getLogger("stat_repro")
 RIDGE = 1e-3
 
 # Added to the curvature of every output direction, as a share of the mean: a few hundred examples
-# do not tell which directions are free.
+# do not tell which directions are free. Trials as above, all steps, for 0.03, 0.1 and 0.3: 0.0114,
+# 0.0112, 0.0114 and 0.0363, 0.0354, 0.0375.
 CURVATURE_FLOOR = 0.1
 
 # Ridge of the corrections where the widest site has fewer calibration tokens per column than this.
