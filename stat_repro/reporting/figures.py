@@ -17,6 +17,7 @@ _PERCENT = 100.0
 _TICK_GAP = 0.06  # share of the x axis that a tick label needs for itself
 _LABEL_CHARACTERS = 44  # that fit beside the y axis
 _LEGEND_INSIDE = 4  # series whose legend leaves room for them inside the axes
+_LEGEND_LINE = 0.185  # inches
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def figure_data(frame: pd.DataFrame, model: str, dataset: str, quantity: str) ->
 def draw(data: FigureData) -> Any:
     """The `matplotlib.figure.Figure` of the numbers, made without global state."""
     crowded = len(data.series) > _LEGEND_INSIDE
-    with canvas(8.4 if crowded else 5.6, 3.9, data.records) as figure:
+    height = max(3.9, _LEGEND_LINE * (len(data.series) + len(data.dense) + 2)) if crowded else 3.9
+    with canvas(8.4 if crowded else 5.6, height, data.records) as figure:
         axes = figure.add_subplot()
         for value in data.dense:
             axes.axhline(value, color="black", linestyle="--", linewidth=1, label="dense")

@@ -23,6 +23,7 @@ _SETTINGS = {
 _KL = "metrics.fidelity.kl"
 _LEAST = 3  # values of the setting that make a figure
 _FADED = 0.18
+_HALF_WIDTH = 38  # characters of a legend line that fit beside another one below one panel
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def draw_setting(data: SettingFigure) -> Any:
                 log_axis(axes)
         figure.suptitle(data.title)
         handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, fontsize=7, loc="outside lower left", ncols=2)
+        fit = max(map(len, labels), default=0) <= _HALF_WIDTH * columns
+        figure.legend(handles, labels, fontsize=7, loc="outside lower left", ncols=2 if fit else 1)
     return figure
 
 
