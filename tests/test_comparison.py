@@ -20,9 +20,6 @@ from stat_repro.reporting.comparison import MEASURED, Comparison
 from stat_repro.reporting.comparison_table import comparison_csv, comparison_table
 from stat_repro.results import RunRecord
 
-# The bootstrap
-
-
 # What is compared
 
 

@@ -12,6 +12,9 @@ from stat_repro.models.adapter import Adapter
 Batch = Mapping[str, torch.Tensor]
 
 
+NO_TOKENS = "the calibration set holds no tokens: expected at least one batch"
+
+
 class CalibrationError(ValueError):
     """Calibration input or activations that cannot be used; names the batch or the site."""
 

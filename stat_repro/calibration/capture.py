@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from stat_repro.calibration.batches import (
+    NO_TOKENS,
     Batch,
     CalibrationError,
     forward_options,
@@ -27,7 +28,7 @@ from stat_repro.calibration.collectors import BLOCK_ROWS, COLLECTORS, Collector
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.models.adapter import Adapter, Site, linear
-from stat_repro.models.modes import evaluating
+from stat_repro.models.modes import evaluating, hooks
 from stat_repro.parallel import exchange, own_share, world
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
@@ -66,8 +67,7 @@ def input_hooks(
     model: nn.Module, sites: Sequence[Site], receive: Callable[[Site, torch.Tensor], None]
 ) -> Iterator[None]:
     """Call `receive(site, input)` with the consumer's input in every forward pass inside."""
-    handles = []
-    try:
+    with hooks() as handles:
         for site in sites:
 
             def hook(module: nn.Module, args: tuple[torch.Tensor, ...], site: Site = site) -> None:
@@ -75,9 +75,6 @@ def input_hooks(
 
             handles.append(linear(model, site.consumer).register_forward_pre_hook(hook))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Reduction:
@@ -216,7 +213,7 @@ def count_tokens(batches: Iterable[Batch]) -> Calibration:
         tokens += int(mask.sum())
         examples += mask.shape[0]
     if not tokens:
-        raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
+        raise CalibrationError(NO_TOKENS)
     return Calibration(statistics={}, tokens=tokens, examples=examples)
 
 
@@ -224,7 +221,7 @@ def _counted_together(tokens: int, examples: int) -> tuple[int, int]:
     """Tokens and examples of all processes, each of which must have some."""
     counts = exchange((tokens, examples))
     if not any(count for count, _ in counts):
-        raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
+        raise CalibrationError(NO_TOKENS)
     if not all(count for count, _ in counts):
         raise CalibrationError(
             f"calibration: expected a batch for each of {len(counts)} processes; got batches for "

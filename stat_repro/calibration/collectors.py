@@ -16,6 +16,7 @@ from stat_repro.calibration.statistics import (
 )
 from stat_repro.linalg.gram import mirror, rank_update
 from stat_repro.models.adapter import Site
+from stat_repro.models.devices import float64_home
 from stat_repro.parallel import exchange, sum_over_ranks
 
 # Rows that one product of a sum takes: the Gram sum is read and written once per product, so few
@@ -46,7 +47,7 @@ class _BlockSum(ABC):
 
     def __init__(self, site: Site, device: torch.device) -> None:
         self._dtype = torch.float64
-        self._home = torch.device("cpu") if device.type == "mps" else device
+        self._home = float64_home(device)
         self._block = torch.empty(BLOCK_ROWS, site.columns, dtype=torch.float64, device=self._home)
         self._filled = 0
         self._tokens = 0

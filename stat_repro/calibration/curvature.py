@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stat_repro.calibration.batches import (
+    NO_TOKENS,
     Batch,
     CalibrationError,
     forward_options,
@@ -31,7 +32,8 @@ from stat_repro.calibration.predictions import (
     predictions,
 )
 from stat_repro.models.adapter import Adapter, Site, linear
-from stat_repro.models.modes import evaluating
+from stat_repro.models.devices import float64_home
+from stat_repro.models.modes import evaluating, hooks
 from stat_repro.parallel import own_share, sum_over_ranks, world
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
@@ -65,7 +67,7 @@ def output_curvature(
         CalibrationError: No tokens, or a gradient that is not finite; names the site.
     """
     sites = [site for site in adapter.sites if site.units]
-    sums = [_zeros(linear(model, site.consumer)) for site in sites]
+    sums = [_zeros(linear(model, site.consumer).weight) for site in sites]
     counts = torch.zeros(3, dtype=torch.float64)  # tokens, predictions, predictions x factor
     place = world()
     with evaluating(model), without_own_gradients(model):
@@ -83,7 +85,7 @@ def output_curvature(
     sum_over_ranks([*sums, counts])
     tokens_seen, predicted_in_all, weighted = counts.tolist()
     if not tokens_seen:
-        raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
+        raise CalibrationError(NO_TOKENS)
     for site, total in zip(sites, sums, strict=True):
         if not bool(torch.isfinite(total).all()):
             raise CalibrationError(f"{site.name}: NaN or infinite gradients of the model's output")
@@ -131,32 +133,26 @@ def _signed(heads: Sequence[Tensor], signs: torch.Generator, probabilities: bool
     return total
 
 
-def _zeros(consumer: nn.Linear) -> Tensor:
-    """(D, D), where the consumer is; MPS has no float64."""
-    device = consumer.weight.device
-    home = torch.device("cpu") if device.type == "mps" else device
-    width = consumer.out_features
-    return torch.zeros(width, width, dtype=torch.float64, device=home)
+def _zeros(weight: Tensor) -> Tensor:
+    """(D, D) for a consumer's weight (D, F)."""
+    home = float64_home(weight.device)
+    return torch.zeros(len(weight), len(weight), dtype=torch.float64, device=home)
 
 
 @contextmanager
 def _consumer_outputs(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[Tensor]]:
     """What the consumers of these sites give in the forward pass inside, with gradients."""
     outputs = [torch.empty(0)] * len(sites)
-    handles = []
-    for place, site in enumerate(sites):
+    with hooks() as handles:
+        for place, site in enumerate(sites):
 
-        def watch(
-            module: nn.Module, args: tuple[Tensor, ...], output: Tensor, place: int = place
-        ) -> Tensor:
-            # The parameters take no part, so the graph begins where nothing in front is watched.
-            output = output if output.requires_grad else output.detach().requires_grad_()
-            outputs[place] = output
-            return output
+            def watch(
+                module: nn.Module, args: tuple[Tensor, ...], output: Tensor, place: int = place
+            ) -> Tensor:
+                # The parameters take no part: the graph begins where nothing in front is watched.
+                output = output if output.requires_grad else output.detach().requires_grad_()
+                outputs[place] = output
+                return output
 
-        handles.append(linear(model, site.consumer).register_forward_hook(watch))
-    try:
+            handles.append(linear(model, site.consumer).register_forward_hook(watch))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from stat_repro.calibration.batches import Batch, CalibrationError, token_mask
 from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError, linear
-from stat_repro.models.modes import evaluating
+from stat_repro.models.modes import evaluating, hooks
 from stat_repro.parallel import in_turns, own_share
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
@@ -99,8 +99,7 @@ def without_own_gradients(model: nn.Module) -> Iterator[None]:
 def _masked(model: nn.Module, sites: Sequence[Site], ids: Tensor) -> Iterator[list[Tensor]]:
     """Mask variables of ones in front of every consumer inside the block, (B, units) per site."""
     masks: list[Tensor] = []
-    handles = []
-    try:
+    with hooks() as handles:
         for site in sites:
             consumer = linear(model, site.consumer)
             mask = torch.ones(
@@ -120,9 +119,6 @@ def _masked(model: nn.Module, sites: Sequence[Site], ids: Tensor) -> Iterator[li
 
             handles.append(consumer.register_forward_pre_hook(hook))
         yield masks
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _summed_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stat_repro.calibration.batches import (
+    NO_TOKENS,
     Batch,
     CalibrationError,
     block_input,
@@ -18,7 +19,7 @@ from stat_repro.calibration.batches import (
     token_rows,
 )
 from stat_repro.models.adapter import Adapter
-from stat_repro.models.modes import evaluating
+from stat_repro.models.modes import evaluating, hooks
 from stat_repro.parallel import in_turns, own_share
 from stat_repro.progress import track
 
@@ -59,7 +60,7 @@ def block_influence(model: nn.Module, adapter: Adapter, batches: Iterable[Batch]
     sums = in_turns([(cosines.cpu().double(), tokens) for cosines, tokens in sums])
     tokens = sum(count for _, count in sums)
     if not tokens:
-        raise CalibrationError("the calibration set holds no tokens: expected at least one batch")
+        raise CalibrationError(NO_TOKENS)
     cosines = torch.stack([batch for batch, _ in sums]).sum(dim=0)
     for layer, name in enumerate(adapter.blocks):
         if not bool(torch.isfinite(cosines[layer])):
@@ -70,8 +71,7 @@ def block_influence(model: nn.Module, adapter: Adapter, batches: Iterable[Batch]
 @contextmanager
 def _block_hooks(model: nn.Module, adapter: Adapter, receive: Any) -> Iterator[None]:
     """Call `receive(layer, input, output)` for every block in every forward pass inside."""
-    handles = []
-    try:
+    with hooks() as handles:
         for layer, name in enumerate(adapter.blocks):
 
             def hook(
@@ -87,6 +87,3 @@ def _block_hooks(model: nn.Module, adapter: Adapter, receive: Any) -> Iterator[N
             block = model.get_submodule(name)
             handles.append(block.register_forward_hook(hook, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

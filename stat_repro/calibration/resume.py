@@ -26,7 +26,7 @@ from stat_repro.calibration.predictions import (
     predictions,
 )
 from stat_repro.models.adapter import Adapter
-from stat_repro.models.modes import evaluating, forwards_replaced
+from stat_repro.models.modes import evaluating, forwards_replaced, hooks
 from stat_repro.progress import track
 
 
@@ -106,12 +106,10 @@ def _inputs_of(blocks: list[nn.Module], hidden: list[torch.Tensor]) -> Iterator[
     def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden.append(block_input(args, kwargs))
 
-    handles = [block.register_forward_pre_hook(remember, with_kwargs=True) for block in blocks]
-    try:
+    with hooks() as handles:
+        for block in blocks:
+            handles.append(block.register_forward_pre_hook(remember, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _handing_out(hidden: torch.Tensor) -> Callable[..., torch.Tensor]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from stat_repro.calibration.batches import block_input, token_rows
 from stat_repro.models.adapter import Adapter, Site, linear
+from stat_repro.models.modes import hooks
 
 # Gets the site, what its consumer reads (n, columns), and the stream behind it (n, D); n tokens.
 Receiver = Callable[[Site, torch.Tensor, torch.Tensor], None]
@@ -55,8 +56,8 @@ class StreamRecorder:
     def hooks(self, model: nn.Module) -> Iterator[None]:
         """Hooks on the layer inside the block."""
         block = model.get_submodule(self._block)
-        handles = [block.register_forward_pre_hook(self._enter, with_kwargs=True)]
-        try:
+        with hooks() as handles:
+            handles.append(block.register_forward_pre_hook(self._enter, with_kwargs=True))
             if self._pre_norm:
                 attention = model.get_submodule(self._attention.consumer.rpartition(".")[0])
                 handles.append(attention.register_forward_hook(self._attended))
@@ -76,9 +77,6 @@ class StreamRecorder:
                 consumer = linear(model, site.consumer)
                 handles.append(consumer.register_forward_hook(consumed))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def batch(self, mask: torch.Tensor, *, ends: bool) -> Iterator[None]:

@@ -25,6 +25,7 @@ from stat_repro.linalg.interpolative import fold
 from stat_repro.linalg.pivoting import NOISE_RTOL, check_finite
 from stat_repro.methods.base import SiteError
 from stat_repro.models.adapter import Site, linear, unit_columns
+from stat_repro.models.devices import float64_home
 from stat_repro.surgery import SiteEdit
 
 log = logging.getLogger("stat_repro")
@@ -177,5 +178,5 @@ def consumer_weight(model: nn.Module, site: Site) -> torch.Tensor:
 
 def float64(weight: torch.Tensor) -> torch.Tensor:
     """A float64 copy, on the CPU where the device (mps) has no float64."""
-    home = "cpu" if weight.device.type == "mps" else weight.device
+    home = float64_home(weight.device)
     return weight.detach().to(device=home, dtype=torch.float64, copy=True)

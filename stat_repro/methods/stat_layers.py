@@ -48,6 +48,7 @@ from stat_repro.methods.stat import (
     site_analysis,
 )
 from stat_repro.models.adapter import Adapter, Site
+from stat_repro.models.devices import float64_home
 from stat_repro.models.residency import AllResident, BlockWeights
 from stat_repro.progress import track
 from stat_repro.surgery import SiteEdit, temporarily_pruned
@@ -197,7 +198,7 @@ class LayerwiseStat:
         order = self._orders[site.layer][:kept]
         statistics: dict[Key, SiteStatistics] = {}
         if kept < site.units:
-            home = torch.device("cpu") if self._device.type == "mps" else self._device
+            home = float64_home(self._device)
             statistics[site.layer, "ffn"] = self._grams[site.layer].load(home)
         known = task.calibration
         calibration = Calibration(statistics, known.tokens, known.examples)

@@ -27,6 +27,7 @@ from stat_repro.methods.base import MethodInput
 from stat_repro.methods.common import Key
 from stat_repro.methods.correction import float64
 from stat_repro.models.adapter import Site, linear
+from stat_repro.models.devices import float64_home
 from stat_repro.models.residency import AllResident
 from stat_repro.parallel import sum_over_ranks
 from stat_repro.progress import track
@@ -97,7 +98,7 @@ def _sums(
 ) -> RefitSums:
     """Sums of the refit of one site; the batches stay in front of its layer."""
     consumer = linear(task.model, site.consumer)
-    home = torch.device("cpu") if consumer.weight.device.type == "mps" else consumer.weight.device
+    home = float64_home(consumer.weight.device)
     sums = RefitSums.empty(consumer.in_features, consumer.out_features, home)
     waiting = iter(targets)
 

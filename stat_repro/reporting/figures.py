@@ -113,7 +113,7 @@ def figure_data(frame: pd.DataFrame, model: str, dataset: str, quantity: str) ->
 def draw(data: FigureData) -> Any:
     """The `matplotlib.figure.Figure` of the numbers, made without global state."""
     crowded = len(data.series) > _LEGEND_INSIDE
-    height = max(3.9, _LEGEND_LINE * (len(data.series) + len(data.dense) + 2)) if crowded else 3.9
+    height = max(3.9, _LEGEND_LINE * (len(data.series) + len(data.dense) + 2))
     with canvas(8.4 if crowded else 5.6, height, data.records) as figure:
         axes = figure.add_subplot()
         for value in data.dense:

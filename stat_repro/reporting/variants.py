@@ -86,8 +86,7 @@ def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
         settled = _settled(group, all_values)
         for index, row in group.iterrows():
             values = all_values[index]
-            own = {name for method, name in settled if method == row["method"]}
-            label, extras = _label(row, values, own)
+            label, extras = _label(row, values, settled.get(row["method"], set()))
             if seen.setdefault(label, tuple(values.values())) != tuple(values.values()):
                 raise ReportError(f"two different variants have the label {label!r}: {values}")
             found[index] = (label, extras, (style_of(row, extras).order, label))
@@ -126,14 +125,15 @@ def _explained(group: pd.DataFrame, found: list[str]) -> bool:
     return all(len(texts) == 1 for texts in protocols.values())
 
 
-def _settled(group: pd.DataFrame, values: dict[Any, dict[str, str]]) -> set[tuple[str, str]]:
-    """Methods and settings that a method has at one value only, where there are several methods."""
-    found: dict[tuple[str, str], set[str]] = {}
-    for index, row in group.iterrows():
-        for name, value in values[index].items():
-            found.setdefault((row["method"], name), set()).add(value)
-    several = group["method"].nunique() > 1
-    return {key for key, seen in found.items() if len(seen) == 1} if several else set()
+def _settled(group: pd.DataFrame, values: dict[Any, dict[str, str]]) -> dict[str, set[str]]:
+    """By method the settings that it has at one value only, where there are several methods."""
+    if group["method"].nunique() == 1:
+        return {}
+    forms = {method: [values[i] for i in rows.index] for method, rows in group.groupby("method")}
+    return {
+        str(method): {name for name in own[0] if len({form[name] for form in own}) == 1}
+        for method, own in forms.items()
+    }
 
 
 def _of_paper(method: str, name: str) -> str | None:
