@@ -174,6 +174,21 @@ def test_a_site_that_is_cut_after_it_was_weighted_has_the_errors_of_its_own_outp
     result = stat_repro.compress(model, batches, ratio=0.4, refit=False, **OPTIONS)
     for error in result.report.site_errors:
         assert 0.0 <= error.relative_error < 1.0
+    dense, pruned = (m.bert.encoder.layer[0].output.dense for m in (model, result.model))
+    rows = []
+    handle = dense.register_forward_pre_hook(lambda module, args: rows.append(args[0]))
+    for batch in batches:
+        model(**batch)
+        rows[-1] = rows[-1][batch["attention_mask"].bool()]
+    handle.remove()
+    inputs = torch.cat(rows)
+    with torch.no_grad():
+        wanted = dense(inputs)
+        missing = wanted - pruned(inputs[:, list(result.plan.layers[0].kept_neurons)])
+        relative = float(missing.norm() / (wanted - dense.bias).norm())
+    (told,) = (e for e in result.report.site_errors if (e.layer, e.kind) == (0, "ffn"))
+    assert 0 < told.kept < told.units
+    assert told.relative_error == pytest.approx(relative, rel=1e-6)
 
 
 def test_bad_outputs_are_told_with_the_site():

@@ -9,7 +9,7 @@ import transformers as hf
 from pico_data import WORDS
 from pico_models import PICO_NAMES, pico_batches, pico_model, pico_outputs
 from pico_project import save_checkpoint, write_text
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import stat_repro
 from stat_repro import shard_writer, sharded, shards
@@ -23,7 +23,6 @@ from stat_repro.models.tensor_files import (
     TensorFileError,
     read_header,
 )
-from stat_repro.pruned_form import supported_classes
 
 LAYOUTS = {"one file": "1GB", "several shards": "10KB"}
 
@@ -206,61 +205,6 @@ def test_large_tensors_outside_get_shards_of_their_own(tmp_path, monkeypatch):
     )  # fmt: skip
     assert len(list(result.folder.glob("*-of-00006.safetensors"))) == 6
     hf.AutoModelForCausalLM.from_pretrained(result.folder)
-
-
-def with_head_only(state):
-    state["lm_head.weight"] = state.pop("model.decoder.embed_tokens.weight")
-    return state
-
-
-def without_prefix(state):
-    return {name.removeprefix("model."): tensor for name, tensor in state.items()}
-
-
-def with_old_buffers(state):
-    return {**state, "model.decoder.layers.0.rotary_emb.inv_freq": torch.ones(3)}
-
-
-@pytest.mark.parametrize("change", [with_head_only, without_prefix, with_old_buffers])
-def test_published_names_are_understood(change, tmp_path, caplog):
-    model = pico_model("opt")
-    batches = pico_batches(model)
-    source = saved(model, tmp_path / "dense")
-    weights = source / SINGLE_FILE
-    save_file(change(load_file(weights)), weights, metadata={"format": "pt"})
-    result = stat_repro.compress_checkpoint(
-        source, tmp_path / "pruned", batches, ratio=0.3, device="cpu"
-    )
-    usual = stat_repro.compress(model, batches, ratio=0.3)
-    same_weights(hf.AutoModelForCausalLM.from_pretrained(result.folder), usual.model)
-    assert "left out" not in caplog.text
-
-
-def test_foreign_tensors_are_left_out_and_named(tmp_path, caplog):
-    model = pico_model("bert")
-    source = saved(model, tmp_path / "dense")
-    weights = source / SINGLE_FILE
-    save_file({**load_file(weights), "value_head": torch.ones(2)}, weights)
-    result = stat_repro.compress_checkpoint(
-        source, tmp_path / "pruned", pico_batches(model), ratio=0.3, device="cpu"
-    )
-    assert "1 tensors are not of BertForSequenceClassification" in caplog.text
-    assert "value_head" not in ShardedCheckpoint(result.folder).entries
-
-
-@pytest.mark.parametrize("sinusoidal", [True, False])
-def test_unsaved_buffers_are_those_of_a_loaded_model(sinusoidal, tmp_path):
-    for name, changes in (
-        ("bert", {}),
-        ("distilbert", {"sinusoidal_pos_embds": sinusoidal}),
-        ("llama_grouped", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}),
-    ):
-        model = pico_model(name, **changes)
-        source = saved(model, tmp_path / name)
-        found = skeletons.open_checkpoint(source, supported_classes(), torch.device("cpu")).model
-        buffers = dict(found.named_buffers())
-        assert buffers
-        assert all(torch.equal(buffers[key], value) for key, value in model.named_buffers())
 
 
 def test_nothing_is_written_over_or_half(tmp_path, monkeypatch):

@@ -1,0 +1,68 @@
+"""Names, foreign tensors and unsaved buffers of checkpoints that are pruned shard by shard."""
+
+import pytest
+import torch
+import transformers as hf
+from pico_models import pico_batches, pico_model
+from safetensors.torch import load_file, save_file
+from test_sharded import same_weights, saved
+
+import stat_repro
+from stat_repro.models import skeleton as skeletons
+from stat_repro.models.tensor_files import SINGLE_FILE, ShardedCheckpoint
+from stat_repro.pruned_form import supported_classes
+
+
+def with_head_only(state):
+    state["lm_head.weight"] = state.pop("model.decoder.embed_tokens.weight")
+    return state
+
+
+def without_prefix(state):
+    return {name.removeprefix("model."): tensor for name, tensor in state.items()}
+
+
+def with_old_buffers(state):
+    return {**state, "model.decoder.layers.0.rotary_emb.inv_freq": torch.ones(3)}
+
+
+@pytest.mark.parametrize("change", [with_head_only, without_prefix, with_old_buffers])
+def test_published_names_are_understood(change, tmp_path, caplog):
+    model = pico_model("opt")
+    batches = pico_batches(model)
+    source = saved(model, tmp_path / "dense")
+    weights = source / SINGLE_FILE
+    save_file(change(load_file(weights)), weights, metadata={"format": "pt"})
+    result = stat_repro.compress_checkpoint(
+        source, tmp_path / "pruned", batches, ratio=0.3, device="cpu"
+    )
+    usual = stat_repro.compress(model, batches, ratio=0.3)
+    same_weights(hf.AutoModelForCausalLM.from_pretrained(result.folder), usual.model)
+    assert "left out" not in caplog.text
+
+
+def test_foreign_tensors_are_left_out_and_named(tmp_path, caplog):
+    model = pico_model("bert")
+    source = saved(model, tmp_path / "dense")
+    weights = source / SINGLE_FILE
+    save_file({**load_file(weights), "value_head": torch.ones(2)}, weights)
+    result = stat_repro.compress_checkpoint(
+        source, tmp_path / "pruned", pico_batches(model), ratio=0.3, device="cpu"
+    )
+    assert "1 tensors are not of BertForSequenceClassification" in caplog.text
+    assert "value_head" not in ShardedCheckpoint(result.folder).entries
+
+
+@pytest.mark.parametrize("sinusoidal", [True, False])
+def test_unsaved_buffers_are_those_of_a_loaded_model(sinusoidal, tmp_path):
+    for name, changes in (
+        ("bert", {}),
+        ("distilbert", {"sinusoidal_pos_embds": sinusoidal}),
+        ("llama_grouped", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}),
+    ):
+        model = pico_model(name, **changes)
+        source = saved(model, tmp_path / name)
+        found = skeletons.open_checkpoint(source, supported_classes(), torch.device("cpu")).model
+        buffers = dict(found.named_buffers())
+        assert buffers
+        assert all(torch.equal(buffers[key], value) for key, value in model.named_buffers())
