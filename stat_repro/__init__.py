@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stat_repro.api import Compression, calibrate, compress
     from stat_repro.calibration.sketch import Sketch
-    from stat_repro.checkpoint import load_plan, save_pruned
     from stat_repro.plan import LayerPlan, PruningPlan
     from stat_repro.report import CompressionReport
-    from stat_repro.shards import CheckpointCompression, compress_checkpoint
+    from stat_repro.sharded.compress import CheckpointCompression, compress_checkpoint
+    from stat_repro.surgery.checkpoint import load_plan, save_pruned
 
 __version__ = "0.1.0"
 
 # Tables and figures are built from records without torch: paper_figures/build.py asks for that.
 if os.environ.get("STAT_REPRO_LIGHT") != "1":
-    import_module("stat_repro.modeling_stat")
+    import_module("stat_repro.models.modeling_stat")
 
 # For the same reason names are loaded when first used.
 _LAZY = {
-    "CheckpointCompression": "stat_repro.shards",
+    "CheckpointCompression": "stat_repro.sharded.compress",
     "Compression": "stat_repro.api",
     "CompressionReport": "stat_repro.report",
     "LayerPlan": "stat_repro.plan",
@@ -34,9 +34,9 @@ _LAZY = {
     "Sketch": "stat_repro.calibration.sketch",
     "calibrate": "stat_repro.api",
     "compress": "stat_repro.api",
-    "compress_checkpoint": "stat_repro.shards",
-    "load_plan": "stat_repro.checkpoint",
-    "save_pruned": "stat_repro.checkpoint",
+    "compress_checkpoint": "stat_repro.sharded.compress",
+    "load_plan": "stat_repro.surgery.checkpoint",
+    "save_pruned": "stat_repro.surgery.checkpoint",
 }
 
 __all__ = [

@@ -21,9 +21,9 @@ from stat_repro.methods.registry import METHODS
 from stat_repro.methods.stat_layers import prune_by_layers
 from stat_repro.models.adapter import adapter_for
 from stat_repro.plan import PruningPlan
-from stat_repro.pruned_form import pruned_class
 from stat_repro.report import CompressionReport, report_of
-from stat_repro.surgery import prune_model
+from stat_repro.surgery.edit import prune_model
+from stat_repro.surgery.pruned_form import pruned_class
 
 
 @dataclass(frozen=True)

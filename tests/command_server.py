@@ -25,9 +25,9 @@ SCRIPT = ROOT / "run.py"
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 # What a run imports on its way; a module that is missing here costs every command its time again.
 _MODULES = (
-    "stat_repro.cli",
-    "stat_repro.pipeline",
-    "stat_repro.tracking",
+    "stat_repro.run.cli",
+    "stat_repro.run.pipeline",
+    "stat_repro.run.tracking",
     "stat_repro.reporting.tables",
     "datasets",
     "sklearn.metrics",

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import adapter_for, linear, unit_columns
 from stat_repro.plan import LayerPlan, PruningPlan
-from stat_repro.surgery import SiteEdit
+from stat_repro.surgery.edit import SiteEdit
 
 VOCABULARY = 67
 LAYERS = 3

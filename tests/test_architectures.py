@@ -31,9 +31,9 @@ import stat_repro
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.models.adapter import adapter_for, linear
-from stat_repro.pipeline import run_experiment
-from stat_repro.session import Session
-from stat_repro.surgery import prune_model
+from stat_repro.run.pipeline import run_experiment
+from stat_repro.run.session import Session
+from stat_repro.surgery.edit import prune_model
 
 
 def pruned_of(model: PreTrainedModel, **choice: object) -> PreTrainedModel:

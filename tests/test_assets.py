@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from stat_repro import assets, cache, download
-from stat_repro.cache import AssetError, build_once
-from stat_repro.download import PackageFile
+from stat_repro.assets import cache, download
+from stat_repro.assets import packages as assets
+from stat_repro.assets.cache import AssetError, build_once
+from stat_repro.assets.download import PackageFile
 
 FAKE_TEXT = "1\t0.5\tA good line.\r\n"
 

@@ -26,9 +26,9 @@ from pico_project import qwen_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from stat_repro.checkpoint import CheckpointError, load_plan, save_pruned
 from stat_repro.plan import PlanError, PruningPlan, full_plan
-from stat_repro.surgery import SiteEdit, prune_model
+from stat_repro.surgery.checkpoint import CheckpointError, load_plan, save_pruned
+from stat_repro.surgery.edit import SiteEdit, prune_model
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = {

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stat_repro import launchers, paths
+from stat_repro import paths
 from stat_repro.config import (
     METHOD_DEFAULTS,
     METHODS,
@@ -24,6 +24,7 @@ from stat_repro.config import (
     run_id,
     to_dict,
 )
+from stat_repro.run import launchers
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

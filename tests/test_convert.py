@@ -15,8 +15,8 @@ from transformers import (
     DistilBertModel,
 )
 
-from stat_repro import assets
-from stat_repro.convert import (
+from stat_repro.assets import packages as assets
+from stat_repro.assets.convert import (
     ENCODER_FILES,
     ConversionError,
     distilbert_from_bert,

@@ -14,14 +14,14 @@ from pico_project import save_checkpoint, write_text
 from test_config import compose_run
 from test_pipeline import run_one
 
-from stat_repro import assets
+from stat_repro.assets import packages as assets
 from stat_repro.config import ConfigError, DatasetConfig
 from stat_repro.data import corpora, hub
 from stat_repro.data.corpora import CORPORA
 from stat_repro.data.errors import DataError
 from stat_repro.data.text_data import load_text_data
-from stat_repro.identity import identify
-from stat_repro.session import Session
+from stat_repro.run.identity import identify
+from stat_repro.run.session import Session
 from stat_repro.workloads import WindowWorkload
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "wikitext-2"

@@ -18,7 +18,6 @@ from test_pipeline import compose_here
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from stat_repro import pipeline
 from stat_repro.allocation.costs import prunable_costs
 from stat_repro.config import ConfigError, CostConfig
 from stat_repro.cost import compare, latency
@@ -27,8 +26,9 @@ from stat_repro.cost.count import size_bytes, whole_model_macs
 from stat_repro.cost.latency import processor_name, spread, time_in_turns
 from stat_repro.cost.memory import forward_bytes
 from stat_repro.models.adapter import adapter_for
-from stat_repro.session import Session
-from stat_repro.surgery import prune_model
+from stat_repro.run import pipeline
+from stat_repro.run.session import Session
+from stat_repro.surgery.edit import prune_model
 
 CPU = torch.device("cpu")
 VARIANTS = [

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from pico_data import WORDS, sentences, word_tokenizer
 
-from stat_repro import assets
+from stat_repro.assets import packages as assets
 from stat_repro.config import DatasetConfig, ModelConfig
 from stat_repro.data import batching
 from stat_repro.data.batching import (

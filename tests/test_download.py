@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from stat_repro import assets, download
-from stat_repro.cache import AssetError
-from stat_repro.download import PackageFile, package_file
+from stat_repro.assets import download
+from stat_repro.assets import packages as assets
+from stat_repro.assets.cache import AssetError
+from stat_repro.assets.download import PackageFile, package_file
 
 
 def sha256(path: Path) -> str:

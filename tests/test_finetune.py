@@ -29,15 +29,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from stat_repro import finetune, training
-from stat_repro.cache import AssetError
+from stat_repro.assets.cache import AssetError
 from stat_repro.config import FinetuneConfig
 from stat_repro.data.errors import DataError
 from stat_repro.data.task_data import TaskData, fingerprint_of
 from stat_repro.evaluation.predictions import predicted_classes
-from stat_repro.finetune import FinetuneError, has_task_head, task_checkpoint
+from stat_repro.finetune import loop as training
+from stat_repro.finetune import recipe as finetune
+from stat_repro.finetune.loop import TrainingError, learning_rate_factor
+from stat_repro.finetune.recipe import FinetuneError, has_task_head, task_checkpoint
 from stat_repro.models.loading import ModelLoadError
-from stat_repro.training import TrainingError, learning_rate_factor
 
 CPU = torch.device("cpu")
 GOOD, BAD = ("fine", "lovely", "superb"), ("dull", "awful", "dire")

@@ -16,9 +16,9 @@ from stat_repro.data.batching import encode_sentences
 from stat_repro.data.errors import DataError
 from stat_repro.data.glue import GLUE_TASKS
 from stat_repro.data.task_data import load_task_data
-from stat_repro.identity import identify
-from stat_repro.pipeline import run_experiment
-from stat_repro.session import Session
+from stat_repro.run.identity import identify
+from stat_repro.run.pipeline import run_experiment
+from stat_repro.run.session import Session
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "sst2"
 TASKS = list(GLUE_TASKS)

@@ -26,43 +26,61 @@ def part(name):
     return sorted(path.rglob("*.py")) if path.is_dir() else [PACKAGE / f"{name}.py"]
 
 
-# What each part may use of the package; everything not listed here may use what it likes.
-ALLOWED = {
-    "linalg": {"linalg"},
-    "plan": set(),
-    "paths": set(),
-    "progress": set(),
-    "config": {"config"},
-    "modeling_stat": set(),
-    "models/layouts": set(),
-    "models/adapter": {"models", "plan"},
+# What the modules at the root may use; every room says it in its first docstring.
+ROOT = {
+    "api": {"calibration", "config", "measure", "methods", "models", "plan", "report", "surgery"},
+    "measure": set(),
     "parallel": {"progress"},
-    "calibration": {"calibration", "linalg", "models", "parallel", "plan", "progress"},
-    "allocation": {"allocation", "models", "plan"},
-    "cost": {"cost", "allocation", "config", "measure", "models", "progress"},
-    "pruned_form": {"modeling_stat", "models", "plan"},
-    "surgery": {"modeling_stat", "models", "plan", "pruned_form"},
-    "data": {"data", "config", "assets", "paths"},
-    "metrics": {"metrics", "data", "paths"},
-    "evaluation": {"evaluation", "metrics", "models", "progress"},
-    "results": {"results", "config", "paths"},
-    "reporting": {"reporting", "results", "config", "paths"},
-    "tracking": {"results", "config", "paths"},
+    "paths": set(),
+    "plan": set(),
+    "progress": set(),
+    "report": {"allocation", "methods", "plan"},
 }
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
-@pytest.mark.parametrize("name", ALLOWED)
-def test_parts_use_only_what_is_below_them(name):
+def allowed(name):
+    """What a part may use: the words after `May use:` in the docstring of a room."""
+    if name in ROOT:
+        return ROOT[name]
+    docstring = ast.get_docstring(ast.parse((PACKAGE / name / "__init__.py").read_text()))
+    purpose, found, uses = docstring.partition("May use: ")
+    assert found, f"{name}: its docstring does not say what it may use"
+    assert len(purpose.split()) >= 5, f"{name}: its docstring does not say what it is for"
+    words = {word.strip() for word in uses.rstrip(".").replace("\n", " ").split(",")}
+    return words - {"nothing"}
+
+
+def test_the_root_has_few_modules():
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert modules == set(ROOT)
+    assert len(modules) <= 9
+
+
+@pytest.mark.parametrize("name", [*ROOT, *ROOMS])
+def test_parts_use_what_they_say_and_nothing_else(name):
     files = part(name)
     assert files
+    used = set()
     for path in files:
         for module in imports_of(path):
-            if module == "stat_repro" or not module.startswith("stat_repro."):
-                continue
-            assert module.split(".")[1] in ALLOWED[name], f"{path.name} imports {module}"
+            if module.startswith("stat_repro."):
+                used.add(module.split(".")[1])
+    assert used - {name} == allowed(name)
 
 
-@pytest.mark.parametrize("name", ["results", "reporting", "tracking", "plan", "config", "paths"])
+def test_no_part_uses_one_that_uses_it():
+    below = {name: allowed(name) for name in [*ROOT, *ROOMS]}
+    assert set().union(*below.values()) <= set(below)
+    while below:
+        ground = {name for name, uses in below.items() if not uses}
+        assert ground, f"these use each other in a circle: {', '.join(below)}"
+        below = {n: uses - ground for n, uses in below.items() if n not in ground}
+
+
+@pytest.mark.parametrize(
+    "name", ["results", "reporting", "run/tracking", "plan", "config", "paths"]
+)
 def test_records_tables_and_figures_need_no_torch(name):
     for path in part(name):
         heavy = {m.split(".")[0] for m in imports_of(path)} & {"torch", "transformers"}
@@ -73,7 +91,7 @@ def test_only_the_command_line_knows_the_pipeline():
     users = {
         path.name
         for path in PACKAGE.rglob("*.py")
-        if any(m.startswith("stat_repro.pipeline") for m in imports_of(path))
+        if any(m.startswith("stat_repro.run.pipeline") for m in imports_of(path))
     }
     assert users == {"cli.py"}
 

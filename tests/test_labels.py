@@ -14,8 +14,8 @@ from stat_repro.config import ConfigError
 from stat_repro.data.errors import DataError
 from stat_repro.data.labels import fixed_indices, hidden
 from stat_repro.models.outputs import OutputOrder, match_outputs
-from stat_repro.pipeline import run_experiment
-from stat_repro.session import Session
+from stat_repro.run.pipeline import run_experiment
+from stat_repro.run.session import Session
 
 MNLI = ("entailment", "neutral", "contradiction")
 

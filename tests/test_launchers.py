@@ -10,8 +10,8 @@ from hydra.core.config_store import ConfigStore
 from pico_project import sentence_overrides
 from test_config import CONF
 
-from stat_repro import launchers
 from stat_repro.config import RunConfig
+from stat_repro.run import launchers
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from stat_repro.config import CalibrationConfig, ConfigError, PruningConfig, Run
 from stat_repro.methods import stat_layers
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.residency import AllResident
-from stat_repro.pipeline import run_experiment
-from stat_repro.session import Session
+from stat_repro.run.pipeline import run_experiment
+from stat_repro.run.session import Session
 
 
 def same_compression(mine, other):

@@ -28,10 +28,10 @@ from pico_models import (
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from stat_repro import modeling_stat
+from stat_repro.models import modeling_stat
 from stat_repro.models.adapter import adapter_for, linear
 from stat_repro.models.layouts import LAYOUTS
-from stat_repro.surgery import prune_model
+from stat_repro.surgery.edit import prune_model
 
 CONFIGS = {
     "bert": modeling_stat.StatBertConfig,

@@ -18,9 +18,9 @@ import yaml
 from test_config import compose_run
 from transformers import PreTrainedModel
 
-from stat_repro.assets import model_folder
+from stat_repro.assets.packages import model_folder
 from stat_repro.models.adapter import Adapter, adapter_for
-from stat_repro.surgery import pruned_class
+from stat_repro.surgery.edit import pruned_class
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "model"
 OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))

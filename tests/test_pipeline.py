@@ -15,10 +15,8 @@ from stat_repro.allocation.costs import BudgetError
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.config import METHODS, ConfigError
 from stat_repro.data.errors import DataError
-from stat_repro.identity import identify
 from stat_repro.models.adapter import UnsupportedModelError
 from stat_repro.models.loading import ModelLoadError
-from stat_repro.pipeline import failed_record, model_folder, run_experiment, save_model
 from stat_repro.reporting import compare
 from stat_repro.results import (
     find_record,
@@ -27,7 +25,9 @@ from stat_repro.results import (
     read_record,
     save_record,
 )
-from stat_repro.session import Session
+from stat_repro.run.identity import identify
+from stat_repro.run.pipeline import failed_record, model_folder, run_experiment, save_model
+from stat_repro.run.session import Session
 
 
 def compose_here(overrides, *more):
@@ -293,7 +293,7 @@ def test_code_in_a_model_folder_runs_only_when_asked_for(tmp_path):
 
 
 def test_session_calibrates_once_per_seed(tmp_path, monkeypatch):
-    import stat_repro.session as module
+    import stat_repro.run.session as module
 
     calls = []
     original = module.calibrate

@@ -35,9 +35,9 @@ from stat_repro.evaluation.spans import (
     span_divergence,
     window_spans,
 )
+from stat_repro.finetune.examples import QuestionSupervision
 from stat_repro.metrics.answers import squad_metrics
-from stat_repro.session import Session
-from stat_repro.supervision import QuestionSupervision
+from stat_repro.run.session import Session
 from stat_repro.workloads import QuestionWorkload
 
 ANY = AnswerRule(n_best=20, max_answer_length=30)

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import stat_repro
-from stat_repro.assets import model_folder
+from stat_repro.assets.packages import model_folder
 from stat_repro.config import DatasetConfig
 from stat_repro.data.batching import sentence_batches, window_batches
 from stat_repro.data.task_data import load_task_data
@@ -119,7 +119,7 @@ sys.path.insert(0, sys.argv[1])
 from test_real_models import movie_batches
 from transformers import AutoModel, AutoTokenizer
 from stat_repro import calibrate
-from stat_repro.assets import model_folder
+from stat_repro.assets.packages import model_folder
 from stat_repro.measure import peak_memory
 folder = model_folder("minilm")
 model = AutoModel.from_pretrained(folder)

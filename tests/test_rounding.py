@@ -14,8 +14,8 @@ from stat_repro.allocation.rounding import round_neurons
 from stat_repro.allocation.scores import UnitErrors
 from stat_repro.api import compress
 from stat_repro.config import ConfigError
-from stat_repro.pipeline import run_experiment
-from stat_repro.session import Session
+from stat_repro.run.pipeline import run_experiment
+from stat_repro.run.session import Session
 
 HEADS = 6
 HEAD, NEURON = 100.0, 17.0

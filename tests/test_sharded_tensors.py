@@ -10,7 +10,7 @@ from test_sharded import same_weights, saved
 import stat_repro
 from stat_repro.models import skeleton as skeletons
 from stat_repro.models.tensor_files import SINGLE_FILE, ShardedCheckpoint
-from stat_repro.pruned_form import supported_classes
+from stat_repro.surgery.pruned_form import supported_classes
 
 
 def with_head_only(state):

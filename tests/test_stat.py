@@ -25,7 +25,7 @@ from stat_repro.linalg.pivoting import LinAlgInputError
 from stat_repro.methods import stat
 from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
-from stat_repro.surgery import prune_model, temporarily_pruned
+from stat_repro.surgery.edit import prune_model, temporarily_pruned
 
 
 def logits(model, batch):

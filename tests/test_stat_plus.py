@@ -9,17 +9,17 @@ from stat_plus_tasks import folded, task_of
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.blockwise import BlockPasses
-from stat_repro.calibration.resume import DenseRun
+from stat_repro.calibration.dense_run import DenseRun
 from stat_repro.calibration.spill import MemoryStore
 from stat_repro.calibration.streams import StreamRecorder
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.linalg.refit import RefitSums
-from stat_repro.methods.gains import site_losses
+from stat_repro.methods.site_losses import site_losses
 from stat_repro.methods.stat_plus import FEW_TOKENS, FEW_TOKENS_RIDGE
 from stat_repro.methods.stream_refit import refit_to_stream
 from stat_repro.models.adapter import adapter_for, linear
 from stat_repro.models.residency import AllResident
-from stat_repro.surgery import temporarily_pruned
+from stat_repro.surgery.edit import temporarily_pruned
 
 OPTIONS = {"method": "stat_plus", "sensitivity_tokens": 20}
 

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
 from stat_repro.plan import LayerPlan, PlanError, PruningPlan, full_plan
-from stat_repro.surgery import SiteEdit, SurgeryError, prune_model, temporarily_pruned
+from stat_repro.surgery.edit import SiteEdit, SurgeryError, prune_model, temporarily_pruned
 
 
 def state_copy(model: PreTrainedModel) -> dict[str, Tensor]:

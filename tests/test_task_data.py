@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from pico_data import word_tokenizer
 
-from stat_repro import assets
+from stat_repro.assets import packages as assets
 from stat_repro.config import DatasetConfig
 from stat_repro.data import task_data
 from stat_repro.data.batching import sentence_batches

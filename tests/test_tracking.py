@@ -15,8 +15,8 @@ import pytest
 import yaml
 from made_up_records import make_failure, make_record
 
-from stat_repro import tracking
 from stat_repro.config import TRACKING_MODES, TrackingConfig
+from stat_repro.run import tracking
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +27,7 @@ import logging
 logging.basicConfig(level=logging.WARNING)
 from made_up_records import make_record
 from stat_repro.config import TrackingConfig
-from stat_repro.tracking import mirror
+from stat_repro.run.tracking import mirror
 import os
 before = dict(os.environ)
 for ratio in (0.3, 0.5):

@@ -21,10 +21,10 @@ from stat_repro import reporting
 from stat_repro.config import ConfigError
 from stat_repro.evaluation import zero_shot
 from stat_repro.evaluation.zero_shot import ZeroShotError, evaluate_zero_shot, load_tasks
-from stat_repro.identity import identify
-from stat_repro.pipeline import run_experiment
 from stat_repro.results.store import read_record, save_record, to_frame
-from stat_repro.session import Session
+from stat_repro.run.identity import identify
+from stat_repro.run.pipeline import run_experiment
+from stat_repro.run.session import Session
 
 TASK = """\
 task: {name}
@@ -313,7 +313,9 @@ def test_tasks_and_their_files_make_the_run(tmp_path, folder):
 def test_missing_tasks_are_told_before_any_work(tmp_path, folder, monkeypatch):
     arguments = overrides_for(tmp_path, folder)
     (folder / "other.jsonl").unlink()
-    monkeypatch.setattr("stat_repro.session.load_checkpoint", lambda *a, **k: pytest.fail("late"))
+    monkeypatch.setattr(
+        "stat_repro.run.session.load_checkpoint", lambda *a, **k: pytest.fail("late")
+    )
     with pytest.raises(ZeroShotError, match="other cannot be loaded"):
         Session().dense(compose_run(*arguments))
 

@@ -1,1 +1,4 @@
-"""Who gets the budget: costs of units, scores that compare layers, sizes per layer."""
+"""What units cost and how many each layer keeps: costs, scores, sizes. NumPy only, no tensors.
+
+May use: models, plan.
+"""

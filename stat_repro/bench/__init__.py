@@ -1,5 +1,6 @@
-"""How long compression takes, against its bare forward passes and against the authors' way.
+"""How long compression takes, against its bare forward passes and the authors' way.
 
-`python -m stat_repro.bench bert_base` measures a shape with random weights and stores one record in
-`results/speed/`.
+`python -m stat_repro.bench --help`; its records are the study `speed`.
+
+May use: api, calibration, cost, measure, models, paths, progress, results, sharded, surgery.
 """

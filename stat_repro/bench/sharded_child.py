@@ -11,7 +11,7 @@ import torch
 
 from stat_repro.measure import process_peak_rss_bytes, resolve_device
 from stat_repro.models.tensor_files import ShardedCheckpoint
-from stat_repro.shards import compress_checkpoint, compute_dtype
+from stat_repro.sharded.compress import compress_checkpoint, compute_dtype
 
 
 def main(argv: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from stat_repro.calibration.capture import collect_statistics
 from stat_repro.calibration.collectors import GramSum
 from stat_repro.measure import Stopwatch, process_peak_rss_bytes, reset_process_peak_rss
 from stat_repro.models.adapter import Adapter, Site, adapter_for, linear
-from stat_repro.surgery import SiteEdit, temporarily_pruned
+from stat_repro.surgery.edit import SiteEdit, temporarily_pruned
 
 # Stages of `compress` that are stored by their own names; together with `calibrate_s` they are all
 # of it but for bookkeeping.

@@ -1,1 +1,4 @@
-"""Calibration: what the layers compute on the calibration set, reduced to what pruning needs."""
+"""What the layers compute on the calibration set, reduced to the statistics that pruning needs.
+
+May use: linalg, models, parallel, plan, progress.
+"""

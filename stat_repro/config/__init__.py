@@ -1,4 +1,7 @@
-"""The schema of a run, by section, and the checks that need more than one key."""
+"""The typed schema of a run, section by section, with the checks that need several keys.
+
+May use: nothing.
+"""
 
 from stat_repro.config.checks import ConfigError
 from stat_repro.config.data import (

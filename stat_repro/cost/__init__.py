@@ -1,1 +1,4 @@
-"""What a model costs: counted (MACs, bytes on disk) and measured (time, memory)."""
+"""What a model costs: counted (MACs, parameters, bytes on disk) and measured (latency, memory).
+
+May use: allocation, config, measure, models, progress.
+"""

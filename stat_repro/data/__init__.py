@@ -1,1 +1,4 @@
-"""What a model is calibrated and evaluated on: labelled sentences and running text."""
+"""Reading data sets: GLUE, SQuAD, running text, packaged sets and the user's own files.
+
+May use: assets, config.
+"""

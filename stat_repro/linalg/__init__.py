@@ -2,4 +2,6 @@
 
 Letters: n rows (tokens), F columns (features), k rank, H units, w columns per unit, D outputs.
 A (n, F) activations; G = A^T A (F, F); T (k, F) interpolation matrix with A ~= A[:, kept] T.
+
+May use: nothing.
 """

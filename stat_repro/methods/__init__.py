@@ -1,1 +1,5 @@
-"""Pruning methods, one file each, and the one literal registry of them."""
+"""Pruning methods: which units are kept, and what the kept ones take over from the removed ones.
+
+May use: allocation, calibration, config, linalg, measure, models, parallel, plan, progress,
+surgery.
+"""

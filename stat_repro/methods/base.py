@@ -13,7 +13,7 @@ from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import PruningConfig
 from stat_repro.models.adapter import Adapter
 from stat_repro.plan import PruningPlan, SiteKind
-from stat_repro.surgery import SiteEdit
+from stat_repro.surgery.edit import SiteEdit
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.parallel import spread, world
 from stat_repro.plan import LayerPlan, PruningPlan, SiteKind
-from stat_repro.surgery import SiteEdit, temporarily_pruned
+from stat_repro.surgery.edit import SiteEdit, temporarily_pruned
 
 log = logging.getLogger("stat_repro")
 

@@ -26,7 +26,7 @@ from stat_repro.linalg.pivoting import NOISE_RTOL, check_finite
 from stat_repro.methods.base import SiteError
 from stat_repro.models.adapter import Site, linear, unit_columns
 from stat_repro.models.devices import float64_home
-from stat_repro.surgery import SiteEdit
+from stat_repro.surgery.edit import SiteEdit
 
 log = logging.getLogger("stat_repro")
 

@@ -22,7 +22,7 @@ from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
 from stat_repro.methods.common import plan_of
 from stat_repro.methods.correction import consumer_weight
 from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError, linear
-from stat_repro.surgery import SiteEdit
+from stat_repro.surgery.edit import SiteEdit
 
 # A budget that is met exactly must not lose a block to rounding.
 _ROUNDING = 1e-9

@@ -51,7 +51,7 @@ from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.devices import float64_home
 from stat_repro.models.residency import AllResident, BlockWeights
 from stat_repro.progress import track
-from stat_repro.surgery import SiteEdit, temporarily_pruned
+from stat_repro.surgery.edit import SiteEdit, temporarily_pruned
 
 log = logging.getLogger("stat_repro")
 

@@ -49,7 +49,7 @@ from stat_repro.methods.common import (
     output_of,
 )
 from stat_repro.methods.correction import consumer_weight, float64, fold_site
-from stat_repro.methods.gains import site_losses
+from stat_repro.methods.site_losses import site_losses
 from stat_repro.methods.stat import stat_sizes
 from stat_repro.methods.stream_refit import refit_to_stream
 from stat_repro.models.adapter import Site

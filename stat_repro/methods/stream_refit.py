@@ -31,7 +31,7 @@ from stat_repro.models.devices import float64_home
 from stat_repro.models.residency import AllResident
 from stat_repro.parallel import sum_over_ranks
 from stat_repro.progress import track
-from stat_repro.surgery import SiteEdit, temporarily_pruned
+from stat_repro.surgery.edit import SiteEdit, temporarily_pruned
 
 # Trials on MiniLM (movie_reviews, validation part, 512 calibration sentences): the whole step
 # over-corrects, and a weaker ridge fits the calibration sentences instead of the model.

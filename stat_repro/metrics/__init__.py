@@ -1,8 +1,6 @@
 """Task metrics: plain functions (`scores`) and `evaluate.Metric` modules around them.
 
-Each module is a folder with a script of the same name, so `evaluate.load(metric_path(name))` works
-without a network. That call copies the script into the cache of `evaluate` (`HF_MODULES_CACHE`);
-`load_metric` makes the same object without copying anything.
+May use: data, paths.
 """
 
 from __future__ import annotations

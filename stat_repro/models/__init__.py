@@ -1,1 +1,4 @@
-"""What the supported architectures look like, and loading them."""
+"""What the supported architectures look like, their pruned classes, and loading checkpoints.
+
+May use: assets, config, plan.
+"""

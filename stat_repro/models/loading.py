@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from stat_repro.assets import model_folder
+from stat_repro.assets.packages import model_folder
 from stat_repro.config import ModelConfig
 
 ASSET_PREFIX = "asset:"

@@ -1,4 +1,7 @@
-"""Records to tables and figures. No torch; matplotlib is imported only to draw."""
+"""From records to tables and figures. No torch; matplotlib is imported only to draw.
+
+May use: config, paths, results.
+"""
 
 from stat_repro.reporting.canvas import save
 from stat_repro.reporting.comparison import Comparison, compare

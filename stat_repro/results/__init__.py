@@ -1,4 +1,7 @@
-"""Records of runs: their schema, where they are stored, and where they came from. No torch."""
+"""Records of runs: their schema, where they are stored, where they came from. No torch.
+
+May use: config, paths.
+"""
 
 from stat_repro.results.examples import (
     describe_examples,

@@ -1,4 +1,7 @@
-"""Data sets prepared for one tokenizer: calibration batches, mean length, evaluation."""
+"""A data set prepared for one tokenizer: calibration batches, mean length, evaluation.
+
+May use: config, data, evaluation, models.
+"""
 
 from stat_repro.workloads.base import CalibrationSet, Workload
 from stat_repro.workloads.questions import QuestionWorkload

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stat_repro import modeling_stat
+from stat_repro.models import modeling_stat
 from stat_repro.models.adapter import Site, adapter_for, linear, unit_columns
 from stat_repro.plan import PlanError, PruningPlan, SiteKind
-from stat_repro.pruned_form import empty_pruned_model, pruned_class
+from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class
 
 
 class SurgeryError(ValueError):

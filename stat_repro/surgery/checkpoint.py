@@ -13,8 +13,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stat_repro.modeling_stat import AUTO_CLASSES
 from stat_repro.models.adapter import Adapter, adapter_for
+from stat_repro.models.modeling_stat import AUTO_CLASSES
 from stat_repro.plan import PlanError, PruningPlan
 
 PLAN_FILE = "plan.json"

@@ -21,7 +21,7 @@ from stat_repro.data.text_data import TextPart
 from stat_repro.data.windows import token_windows
 from stat_repro.measure import process_peak_rss_bytes
 from stat_repro.models.loading import load_tokenizer
-from stat_repro.shards import compress_checkpoint
+from stat_repro.sharded.compress import compress_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> int:

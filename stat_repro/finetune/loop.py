@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from stat_repro.config import FinetuneConfig
 from stat_repro.data.batching import pad_batch
 from stat_repro.evaluation.predictions import device_of, to_device
+from stat_repro.finetune.examples import Supervision
 from stat_repro.progress import Progress
-from stat_repro.supervision import Supervision
 
 GRADIENT_NORM = 1.0
 # Examples of similar length share a batch; they are sorted within pools of so many batches.

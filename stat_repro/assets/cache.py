@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from stat_repro.convert import ConversionError
+from stat_repro.assets.convert import ConversionError
 from stat_repro.paths import CACHE_VARIABLE, cache_dir
 
 # Part of the folder names: raise it when a conversion changes what it writes.

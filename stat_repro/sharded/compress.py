@@ -18,7 +18,6 @@ from transformers import GenerationConfig, PreTrainedModel
 from stat_repro.api import check_target, pruning_config, rereadable
 from stat_repro.calibration.batches import Batch
 from stat_repro.calibration.capture import count_tokens
-from stat_repro.checkpoint import complete_folder, describe
 from stat_repro.config.checks import one_of
 from stat_repro.config.pruning import check_engine
 from stat_repro.config.run import DTYPES
@@ -27,12 +26,13 @@ from stat_repro.methods.base import MethodInput, SiteError
 from stat_repro.methods.common import Key, plan_keeping
 from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
 from stat_repro.models.adapter import Adapter, adapter_for, linear
-from stat_repro.models.skeleton import CheckpointWeights, Skeleton, open_checkpoint
 from stat_repro.plan import PruningPlan
-from stat_repro.pruned_form import empty_pruned_model, supported_classes
 from stat_repro.report import CompressionReport, report_of
-from stat_repro.shard_writer import ShardWriter
-from stat_repro.surgery import SiteEdit
+from stat_repro.sharded.skeleton import CheckpointWeights, Skeleton, open_checkpoint
+from stat_repro.sharded.writer import ShardWriter
+from stat_repro.surgery.checkpoint import complete_folder, describe
+from stat_repro.surgery.edit import SiteEdit
+from stat_repro.surgery.pruned_form import empty_pruned_model, supported_classes
 
 # What a tokenizer and the generation need; weights, code, cards and other formats stay behind.
 _COMPANIONS = (

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from stat_repro import modeling_stat
+from stat_repro.models import modeling_stat
 from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError
 from stat_repro.plan import PruningPlan
 

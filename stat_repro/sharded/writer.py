@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from stat_repro.models.adapter import Adapter, Site, unit_columns
-from stat_repro.models.skeleton import Skeleton
 from stat_repro.models.tensor_files import INDEX_FILE, TensorEntry
-from stat_repro.surgery import SiteEdit, SurgeryError
+from stat_repro.sharded.skeleton import Skeleton
+from stat_repro.surgery.edit import SiteEdit, SurgeryError
 
 # Tensors outside the layers share a shard up to this size; the largest are copied alone.
 _SHARD_BYTES = 512 * 1024 * 1024

@@ -22,16 +22,16 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from stat_repro.cache import build_once
+from stat_repro.assets.cache import build_once
 from stat_repro.config import FinetuneConfig
 from stat_repro.data.batching import check_length
 from stat_repro.data.context_windows import check_windows
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
+from stat_repro.finetune.examples import QuestionSupervision, SentenceSupervision, Supervision
+from stat_repro.finetune.loop import seeded, train
 from stat_repro.models.loading import explained_refusal, load_tokenizer
 from stat_repro.paths import cache_dir
-from stat_repro.supervision import QuestionSupervision, SentenceSupervision, Supervision
-from stat_repro.training import seeded, train
 
 # Raise it when a change of this file changes the weights that a recipe leads to.
 FINETUNE_VERSION = 1
@@ -96,7 +96,7 @@ def task_checkpoint(
     Raises:
         FinetuneError: The model is no encoder with a recipe, it lacks weights, there is nothing to
             train on.
-        stat_repro.training.TrainingError: The loss is no longer finite.
+        stat_repro.finetune.loop.TrainingError: The loss is no longer finite.
         stat_repro.models.loading.ModelLoadError: Weights or tokenizer that cannot be read.
         stat_repro.data.errors.DataError: Lengths that the model or the tokenizer cannot take.
     """

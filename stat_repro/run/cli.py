@@ -25,12 +25,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from stat_repro import launchers
 from stat_repro.config import ConfigError, RunConfig, from_hydra
 from stat_repro.paths import config_dir, experiments_dir, project_root, results_dir
+from stat_repro.run import launchers
 
 if TYPE_CHECKING:
-    from stat_repro.pipeline import Experiment
+    from stat_repro.run.pipeline import Experiment
 
 log = logging.getLogger("stat_repro")
 
@@ -124,10 +124,10 @@ def run_point(cfg: DictConfig) -> Outcome:
 def _run(point: str, config: RunConfig) -> Outcome:
     from transformers.utils import logging as transformers_logging
 
-    from stat_repro.identity import identify
     from stat_repro.parallel import exchange, same_everywhere, together
-    from stat_repro.pipeline import model_folder, run_experiment
     from stat_repro.results.store import find_record
+    from stat_repro.run.identity import identify
+    from stat_repro.run.pipeline import model_folder, run_experiment
 
     root = results_dir() if config.results is None else Path(config.results).expanduser()
     with together():
@@ -157,8 +157,8 @@ def _run(point: str, config: RunConfig) -> Outcome:
 def _failed(point: str, config: RunConfig, name: str, error: Exception, root: Path) -> Outcome:
     """Record what went wrong; the first process does it for all."""
     from stat_repro.parallel import world
-    from stat_repro.pipeline import failed_record
     from stat_repro.results.store import save_record
+    from stat_repro.run.pipeline import failed_record
 
     log.error("failed: %s", _line(error))
     if world().size > 1:
@@ -173,9 +173,9 @@ def _stored(
     point: str, config: RunConfig, experiment: Experiment, root: Path, folder: Path | None
 ) -> Outcome:
     """Store the record, and the model where it is asked for."""
-    from stat_repro.pipeline import save_model
     from stat_repro.results.store import save_record
-    from stat_repro.tracking import mirror
+    from stat_repro.run.pipeline import save_model
+    from stat_repro.run.tracking import mirror
 
     path = save_record(experiment.record, root, experiment.examples)
     mirror(experiment.record, config.tracking)
@@ -192,7 +192,7 @@ def _line(error: BaseException) -> str:
 @functools.cache
 def _session() -> Any:
     """The one session of this process: Hydra's basic launcher runs all points in it."""
-    from stat_repro.session import Session
+    from stat_repro.run.session import Session
 
     return Session()
 

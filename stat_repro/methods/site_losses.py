@@ -16,7 +16,7 @@ import torch
 from stat_repro.allocation.losses import fitted_losses
 from stat_repro.allocation.scores import Vector
 from stat_repro.calibration.batches import CalibrationError
-from stat_repro.calibration.resume import DenseRun
+from stat_repro.calibration.dense_run import DenseRun
 from stat_repro.linalg.elimination import Elimination
 from stat_repro.methods.base import MethodInput
 from stat_repro.methods.common import Key
@@ -24,7 +24,7 @@ from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import Site
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
-from stat_repro.surgery import temporarily_pruned
+from stat_repro.surgery.edit import temporarily_pruned
 
 # Shares of the units kept at which the loss is measured: where plans for ratios up to 0.8 end up.
 MEASURED_SHARES: dict[SiteKind, tuple[float, ...]] = {

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from stat_repro.cache import AssetError, exclusive, explained, say
+from stat_repro.assets.cache import AssetError, exclusive, explained, say
 from stat_repro.paths import cache_dir
 
 POLL_SECONDS = 0.2

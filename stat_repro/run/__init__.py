@@ -1,0 +1,7 @@
+"""The program `stat-repro` (`python run.py`): one run from configuration to stored record.
+
+The only room that knows every stage; nothing else imports it.
+
+May use: api, calibration, config, cost, data, evaluation, finetune, measure, methods, models,
+parallel, paths, reporting, results, surgery, workloads.
+"""

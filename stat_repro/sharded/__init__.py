@@ -1,0 +1,6 @@
+"""Pruning a checkpoint that is larger than memory, layer by layer, from disk to disk.
+
+`compress` is the Python call, `python -m stat_repro.sharded` the command.
+
+May use: api, calibration, config, data, measure, methods, models, plan, report, surgery.
+"""
