@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stat_repro.allocation.allocate import allocate_global, allocate_uniform
 from stat_repro.allocation.authors import allocate_authors
 from stat_repro.allocation.costs import BudgetError, UnitCosts
-from stat_repro.allocation.ranked import allocate_ranked
+from stat_repro.allocation.ranking import allocate_ranked
 from stat_repro.allocation.scores import UnitErrors, decoder_scores, encoder_scores
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stat_repro.linalg.leverage import ridge_leverage
+from stat_repro.linalg.leverage_scores import ridge_leverage
 from stat_repro.linalg.pivoting import LinAlgInputError
 
 

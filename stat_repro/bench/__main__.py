@@ -25,7 +25,7 @@ from stat_repro.models.adapter import adapter_for
 from stat_repro.paths import results_dir
 from stat_repro.progress import track
 from stat_repro.results import collect
-from stat_repro.results.speed import SpeedRecord, save_speed
+from stat_repro.results.speed_record import SpeedRecord, save_speed
 
 _COMMANDS = {"sharded": sharded.main, "estimate": estimate.main}
 # Quotients of one turn's stages: numerator, denominators.

@@ -28,7 +28,7 @@ from stat_repro.models.tensor_files import INDEX_FILE
 from stat_repro.paths import results_dir
 from stat_repro.progress import track
 from stat_repro.results import collect
-from stat_repro.results.speed import SpeedRecord, save_speed
+from stat_repro.results.speed_record import SpeedRecord, save_speed
 
 
 def main(argv: Sequence[str]) -> int:

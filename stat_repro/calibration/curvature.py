@@ -25,12 +25,12 @@ from stat_repro.calibration.batches import (
     token_mask,
     token_rows,
 )
-from stat_repro.calibration.gradients import without_own_gradients
-from stat_repro.calibration.predictions import (
+from stat_repro.calibration.divergence import (
     are_probabilities,
     compared_inputs,
     predictions,
 )
+from stat_repro.calibration.gradients import without_own_gradients
 from stat_repro.models.adapter import Adapter, Site, linear
 from stat_repro.models.devices import float64_home
 from stat_repro.models.modes import evaluating, hooks

@@ -19,7 +19,7 @@ from stat_repro.calibration.batches import (
     forward_options,
     token_mask,
 )
-from stat_repro.calibration.predictions import (
+from stat_repro.calibration.divergence import (
     are_probabilities,
     compared_inputs,
     divergence,

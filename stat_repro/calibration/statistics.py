@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from stat_repro.linalg import blocks, elimination, interpolative, leverage, pivoting
+from stat_repro.linalg import blocks, elimination, interpolative, leverage_scores, pivoting
 
 
 class SiteStatistics(Protocol):
@@ -69,7 +69,7 @@ class SiteStatistics(Protocol):
         ...
 
     def leverage(self, scale: torch.Tensor, ridge: float) -> torch.Tensor:
-        """Ridge leverage scores of A diag(scale), shape (F,); see `linalg.leverage`."""
+        """Ridge leverage scores of A diag(scale), shape (F,); see `linalg.leverage_scores`."""
         ...
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -159,7 +159,7 @@ class GramStatistics:
 
     def leverage(self, scale: torch.Tensor, ridge: float) -> torch.Tensor:
         """Ridge leverage scores from G."""
-        return leverage.ridge_leverage(self._scaled(scale), ridge)
+        return leverage_scores.ridge_leverage(self._scaled(scale), ridge)
 
     def _scaled(self, scale: torch.Tensor) -> torch.Tensor:
         """The Gram matrix of A diag(scale)."""
@@ -260,7 +260,7 @@ class ActivationStatistics:
     def leverage(self, scale: torch.Tensor, ridge: float) -> torch.Tensor:
         """Ridge leverage scores from A^T A, which their inverse has the size of anyway."""
         rows = self.activations.double() * scale.double().cpu()
-        return leverage.ridge_leverage(rows.T @ rows, ridge)
+        return leverage_scores.ridge_leverage(rows.T @ rows, ridge)
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
         """T by pivoted QR of A[:, K]."""

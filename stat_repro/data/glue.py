@@ -13,7 +13,7 @@ from stat_repro.data.errors import DataError
 from stat_repro.data.hub import from_hub, local_copy
 from stat_repro.data.labels import fixed_indices, hidden, targets
 from stat_repro.data.local_parts import local_form, part_files, read_part, table_of
-from stat_repro.data.tables import Columns, texts
+from stat_repro.data.table_files import Columns, texts
 
 _KEY = "dataset.path"
 _SCORES = (0.0, 5.0)

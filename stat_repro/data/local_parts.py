@@ -10,7 +10,7 @@ import datasets
 from pyarrow import parquet
 
 from stat_repro.data.errors import DataError
-from stat_repro.data.tables import ENDINGS, Columns, first_fields, read_table
+from stat_repro.data.table_files import ENDINGS, Columns, first_fields, read_table
 
 _SAVED = "state.json"  # what `save_to_disk` leaves beside the rows
 _SHARD = re.compile(r"(?P<stem>\w+)-\d{5}-of-(?P<count>\d{5})\.parquet")

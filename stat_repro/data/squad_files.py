@@ -12,7 +12,7 @@ import numpy as np
 
 from stat_repro.data.errors import DataError
 from stat_repro.data.local_parts import read_part
-from stat_repro.data.tables import Columns
+from stat_repro.data.table_files import Columns
 
 SAVED = "state.json"  # what `save_to_disk` leaves beside the rows
 COLUMNS = ("id", "context", "question", "answers")

@@ -16,7 +16,7 @@ from stat_repro.data.errors import DataError
 from stat_repro.data.glue import GlueTask, glue_task, load_glue
 from stat_repro.data.labels import class_indices, class_names, targets
 from stat_repro.data.ratings import RatedSnippet, read_ratings
-from stat_repro.data.tables import Columns, column, read_table, texts
+from stat_repro.data.table_files import Columns, column, read_table, texts
 
 SPLITS = ("train", "validation", "test")
 SENTIMENT_NAMES = ("negative", "positive")

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from stat_repro.evaluation.examples import Evaluation, compact, sentence_values
+from stat_repro.evaluation.example_values import Evaluation, compact, sentence_values
 from stat_repro.evaluation.fidelity import classification_fidelity, regression_fidelity
 from stat_repro.evaluation.perplexity import compare_language_models
 from stat_repro.evaluation.predictions import predicted_classes

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stat_repro.evaluation.examples import Evaluation, question_values
+from stat_repro.evaluation.example_values import Evaluation, question_values
 from stat_repro.evaluation.predictions import Batch, device_of, to_device
 from stat_repro.evaluation.spans import (
     AnswerRule,

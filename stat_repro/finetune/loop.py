@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from stat_repro.config import FinetuneConfig
 from stat_repro.data.batching import pad_batch
 from stat_repro.evaluation.predictions import device_of, to_device
-from stat_repro.finetune.examples import Supervision
+from stat_repro.finetune.training_data import Supervision
 from stat_repro.progress import Progress
 
 GRADIENT_NORM = 1.0

@@ -28,8 +28,8 @@ from stat_repro.data.batching import check_length
 from stat_repro.data.context_windows import check_windows
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
-from stat_repro.finetune.examples import QuestionSupervision, SentenceSupervision, Supervision
 from stat_repro.finetune.loop import seeded, train
+from stat_repro.finetune.training_data import QuestionSupervision, SentenceSupervision, Supervision
 from stat_repro.models.loading import explained_refusal, load_tokenizer
 from stat_repro.paths import cache_dir
 

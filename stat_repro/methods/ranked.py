@@ -9,7 +9,7 @@ import torch
 
 from stat_repro.allocation.allocate import Sizes
 from stat_repro.allocation.costs import unit_costs
-from stat_repro.allocation.ranked import Split, allocate_ranked
+from stat_repro.allocation.ranking import Split, allocate_ranked
 from stat_repro.allocation.restrict import completed, kind_or_none, restricted
 from stat_repro.allocation.rounding import round_neurons
 from stat_repro.linalg.pivoting import check_finite

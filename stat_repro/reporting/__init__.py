@@ -28,7 +28,7 @@ from stat_repro.reporting.points import (
     record_lines,
 )
 from stat_repro.reporting.setting_figures import SettingFigure, draw_setting, setting_figures
-from stat_repro.reporting.speed import speed_notes, speed_table
+from stat_repro.reporting.speed_table import speed_notes, speed_table
 from stat_repro.reporting.tables import (
     result_table,
     summary_table,

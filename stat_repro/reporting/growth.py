@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stat_repro.reporting.canvas import canvas
-from stat_repro.reporting.speed import shown_measurements
-from stat_repro.results.speed import SpeedRecord
+from stat_repro.reporting.speed_table import shown_measurements
+from stat_repro.results.speed_record import SpeedRecord
 
 _MODELS = {"bert": "BERT", "llama": "Llama"}
 # What grows: its words, the key of the protocol, and the keys that grow along with it.

@@ -3,7 +3,7 @@
 May use: config, paths.
 """
 
-from stat_repro.results.examples import (
+from stat_repro.results.example_files import (
     describe_examples,
     encode_examples,
     examples_path,
@@ -16,7 +16,7 @@ from stat_repro.results.record import (
     RunRecord,
     describe_error,
 )
-from stat_repro.results.speed import SpeedRecord, load_speed, save_speed
+from stat_repro.results.speed_record import SpeedRecord, load_speed, save_speed
 from stat_repro.results.store import (
     StudyError,
     find_record,

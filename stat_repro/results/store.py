@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from stat_repro.config import SPEED_STUDY
-from stat_repro.results.examples import check_examples, examples_path
+from stat_repro.results.example_files import check_examples, examples_path
 from stat_repro.results.record import RecordError, RunRecord
 
 _REPEAT = re.compile(r"(?P<run_id>.+)\.repeat-\d+$")
@@ -106,7 +106,7 @@ def load_records(
         RecordError: A damaged file, which is named.
     """
     if study == SPEED_STUDY:
-        raise StudyError(f"study {study} holds no runs but measurements: see results.speed")
+        raise StudyError(f"study {study} holds no runs but measurements: see results.speed_record")
     folder = root / study
     if not folder.is_dir():
         there = ", ".join(list_studies(root)) or "none"

@@ -14,7 +14,7 @@ from stat_repro.config import ConfigError, RunConfig, to_dict
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.measure import Stopwatch, peak_memory, reset_cuda_peak_memory, resolve_device
 from stat_repro.parallel import world
-from stat_repro.results.examples import describe_examples, encode_examples
+from stat_repro.results.example_files import describe_examples, encode_examples
 from stat_repro.results.provenance import collect
 from stat_repro.results.record import RunRecord, describe_error
 from stat_repro.run.identity import identify

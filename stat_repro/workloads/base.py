@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, EvaluationConfig
-from stat_repro.evaluation.examples import Evaluation
+from stat_repro.evaluation.example_values import Evaluation
 
 Batch = dict[str, torch.Tensor]
 

@@ -18,7 +18,7 @@ from stat_repro.data.context_windows import (
 from stat_repro.data.sampling import draw_indices
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.squad_files import Question
-from stat_repro.evaluation.examples import Evaluation
+from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.question_answering import evaluate_questions, predict_spans
 from stat_repro.evaluation.spans import AnswerRule, SpanLogits
 from stat_repro.workloads.base import CalibrationSet, digest_of

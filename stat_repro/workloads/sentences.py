@@ -22,7 +22,7 @@ from stat_repro.data.batching import (
 from stat_repro.data.sampling import draw_indices
 from stat_repro.data.task_data import TaskData
 from stat_repro.evaluation.evaluate import evaluate_task
-from stat_repro.evaluation.examples import Evaluation
+from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.predictions import predict_logits
 from stat_repro.models.outputs import OutputOrder
 from stat_repro.workloads.base import CalibrationSet, digest_of

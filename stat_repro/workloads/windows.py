@@ -14,7 +14,7 @@ from stat_repro.data.sampling import draw_indices
 from stat_repro.data.text_data import TextData
 from stat_repro.data.windows import token_windows
 from stat_repro.evaluation.evaluate import evaluate_language
-from stat_repro.evaluation.examples import Evaluation
+from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.zero_shot import ZeroShotScores, evaluate_zero_shot, load_tasks
 from stat_repro.workloads.base import CalibrationSet, digest_of
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from stat_repro.results.speed import SpeedRecord
+from stat_repro.results.speed_record import SpeedRecord
 
 _RATIO_LABELS = {
     "compress_by_forward_passes": "compression / its two bare forward passes",
