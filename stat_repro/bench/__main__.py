@@ -1,7 +1,7 @@
 """`python -m stat_repro.bench SHAPE ...`: measure compression, one record per shape.
 
-`python -m stat_repro.bench sharded` measures a checkpoint larger than memory, `estimate` counts
-what full Llama-2 runs cost; each has options of its own.
+`python -m stat_repro.bench sharded` measures a checkpoint larger than memory, with options of its
+own. What full Llama-2 runs would cost is counted in docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from stat_repro.bench import estimate, sharded
+from stat_repro.bench import sharded
 from stat_repro.bench.shapes import SHAPES, random_batches
 from stat_repro.bench.stages import Bench
 from stat_repro.cost.latency import spread
@@ -27,7 +27,6 @@ from stat_repro.progress import track
 from stat_repro.results import collect
 from stat_repro.results.speed_record import SpeedRecord, save_speed
 
-_COMMANDS = {"sharded": sharded.main, "estimate": estimate.main}
 # Quotients of one turn's stages: numerator, denominators.
 _RATIOS = {
     "compress_by_forward_passes": ("compress_s", ("forward_s", "forward_folded_s")),
@@ -41,8 +40,8 @@ _RATIOS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the shapes that are named, one after the other."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    if arguments and arguments[0] in _COMMANDS:
-        return _COMMANDS[arguments[0]](arguments[1:])
+    if arguments[:1] == ["sharded"]:
+        return sharded.main(arguments[1:])
     options = _parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
