@@ -1,7 +1,8 @@
 """Progress of long stages: one redrawn line on a terminal, sparse plain lines in a log file.
 
 Everything goes to standard error, so that standard output stays free for results. There is no
-background thread and no cursor trick: a failure in the middle leaves the terminal as it was.
+background thread and no cursor trick: a failure in the middle leaves the terminal as it was. (tqdm
+redraws in log files as well; teaching it the sparse lines takes as much code as these do.)
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from types import TracebackType
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -37,43 +37,25 @@ class Progress:
         description: What is being done, such as "evaluating the dense model".
         total: Number of units, None if unknown.
         unit: Plural name of the units.
-        stream: Where lines go; standard error at the time of the call if None.
     """
 
-    def __init__(
-        self,
-        description: str,
-        total: int | None = None,
-        unit: str = "batches",
-        stream: TextIO | None = None,
-    ) -> None:
-        self.description = description
-        self.total = total
-        self.unit = unit
-        self.note = ""
-        self.done = 0
-        self._stream = sys.stderr if stream is None else stream
-        self._terminal = self._stream.isatty()
-        self._start = self._next = time.monotonic()
+    def __init__(self, description: str, total: int | None = None, unit: str = "batches") -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done, self.note = 0, ""
 
     def __enter__(self) -> Progress:
+        self._stream, self._terminal = sys.stderr, sys.stderr.isatty()
         self._start = time.monotonic()
         self._next = self._start + (0.0 if self._terminal else QUIET_SECONDS)
-        self._report()
+        self.advance(0)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         took = time.monotonic() - self._start
-        if self._terminal:
-            self._stream.write("\r\x1b[2K")
-        if took > QUIET_SECONDS:
-            outcome = "done" if kind is None else "stopped"
-            self._stream.write(f"{self._line(took, remaining=False)}, {outcome}\n")
+        clear = "\r\x1b[2K" if self._terminal else ""
+        outcome = "done" if kind is None else "stopped"
+        last = f"{self._line(took)}, {outcome}\n" if took > QUIET_SECONDS else ""
+        self._stream.write(clear + last)
         self._stream.flush()
 
     def advance(self, units: int = 1, note: str = "") -> None:
@@ -83,32 +65,24 @@ class Progress:
             units: How many finished since the last call.
             note: Shown behind the count, such as the current loss.
         """
-        self.done += units
-        self.note = note
-        self._report()
-
-    def _line(self, took: float, remaining: bool) -> str:
-        count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
-        parts = [f"{self.description}: {count} {self.unit}", _clock(took)]
-        if remaining and self.total is not None and 0 < self.done < self.total:
-            parts[-1] += f" (about {_clock(took / self.done * (self.total - self.done))} left)"
-        if self.note:
-            parts.append(self.note)
-        return ", ".join(parts)
-
-    def _report(self) -> None:
+        self.done, self.note = self.done + units, note
         now = time.monotonic()
         if now < self._next:
             return
-        line = self._line(now - self._start, remaining=True)
+        took, left = now - self._start, ""
+        if self.total is not None and 0 < self.done < self.total:
+            left = f" (about {_clock(took / self.done * (self.total - self.done))} left)"
+        line = self._line(took, left)
         if self._terminal:
-            width = shutil.get_terminal_size().columns - 1
-            self._stream.write(f"\r\x1b[2K{line[:width]}")
-            self._next = now + REDRAW_SECONDS
-        else:
-            self._stream.write(f"{line}\n")
-            self._next = now + LOG_SECONDS
+            line = f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}"
+        self._stream.write(line if self._terminal else f"{line}\n")
         self._stream.flush()
+        self._next = now + (REDRAW_SECONDS if self._terminal else LOG_SECONDS)
+
+    def _line(self, took: float, left: str = "") -> str:
+        count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
+        line = f"{self.description}: {count} {self.unit}, {_clock(took)}{left}"
+        return f"{line}, {self.note}" if self.note else line
 
 
 def track(

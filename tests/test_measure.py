@@ -151,13 +151,12 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_log_gets_few_lines(clock):
-    stream = io.StringIO()
-    with progress.Progress("counting", 100, "things", stream) as bar:
+def test_log_gets_few_lines(clock, capsys):
+    with progress.Progress("counting", 100, "things") as bar:
         for _ in range(100):
             clock.now += 0.25
             bar.advance()
-    assert stream.getvalue().splitlines() == [
+    assert capsys.readouterr().err.splitlines() == [
         "counting: 8/100 things, 0:02 (about 0:23 left)",
         "counting: 48/100 things, 0:12 (about 0:13 left)",
         "counting: 88/100 things, 0:22 (about 0:03 left)",
@@ -165,19 +164,19 @@ def test_log_gets_few_lines(clock):
     ]
 
 
-def test_short_stage_leaves_no_trace_in_a_log(clock):
-    stream = io.StringIO()
-    with progress.Progress("counting", 3, stream=stream) as bar:
+def test_short_stage_leaves_no_trace_in_a_log(clock, capsys):
+    with progress.Progress("counting", 3) as bar:
         for _ in range(3):
             clock.now += 0.5
             bar.advance()
-    assert stream.getvalue() == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_terminal_line_is_redrawn_and_cleared(clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     stream = Terminal()
-    with progress.Progress("a description that is long", 3, stream=stream) as bar:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress.Progress("a description that is long", 3) as bar:
         clock.now += 0.5
         bar.advance(note="loss 0.5")
     drawn = stream.getvalue().split("\r\x1b[2K")
@@ -187,11 +186,9 @@ def test_terminal_line_is_redrawn_and_cleared(clock, monkeypatch):
     assert drawn[-1] == ""
 
 
-def test_interrupted_stage_says_so(clock):
-    stream = io.StringIO()
-
+def test_interrupted_stage_says_so(clock, capsys):
     def stop():
-        with progress.Progress("counting", 9, stream=stream) as bar:
+        with progress.Progress("counting", 9) as bar:
             clock.now += 1
             bar.advance()
             clock.now += 4
@@ -199,7 +196,7 @@ def test_interrupted_stage_says_so(clock):
 
     with pytest.raises(KeyboardInterrupt):
         stop()
-    assert stream.getvalue() == "counting: 1/9 batches, 0:05, stopped\n"
+    assert capsys.readouterr().err == "counting: 1/9 batches, 0:05, stopped\n"
 
 
 def test_track_passes_items_through(clock, capsys):
