@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from stat_repro.calibration.batches import Batch, CalibrationError
+from stat_repro.calibration.batches import CalibrationBatch, CalibrationError
 from stat_repro.calibration.capture import Calibration, collect_statistics, count_tokens
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHOD_DEFAULTS, ConfigError, PruningConfig
@@ -43,7 +43,7 @@ class Compression:
 
 def compress(
     model: PreTrainedModel,
-    batches: Iterable[Batch],
+    batches: Iterable[CalibrationBatch],
     *,
     ratio: float = 0.5,
     round_to: int = 1,
@@ -140,7 +140,7 @@ def compress(
 
 def calibrate(
     model: PreTrainedModel,
-    batches: Iterable[Batch],
+    batches: Iterable[CalibrationBatch],
     *,
     statistics: str = "gram",
     sketch: Sketch | None = None,
@@ -213,7 +213,7 @@ def pruning_config(method: str, options: dict[str, Any]) -> PruningConfig:
     return PruningConfig(method=method, **{**METHOD_DEFAULTS.get(method, {}), **options})
 
 
-def rereadable(batches: Iterable[Batch]) -> Iterable[Batch]:
+def rereadable(batches: Iterable[CalibrationBatch]) -> Iterable[CalibrationBatch]:
     """The batches, refused where a second pass would find none.
 
     Raises:

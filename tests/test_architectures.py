@@ -32,7 +32,7 @@ from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.models.adapter import adapter_for, linear
 from stat_repro.run.pipeline import run_experiment
-from stat_repro.run.session import Session
+from stat_repro.run.sweep_cache import SweepCache
 from stat_repro.surgery.edit import prune_model
 
 
@@ -181,7 +181,7 @@ def test_compress_recovers_a_model_whose_lost_units_are_copies(name: str) -> Non
 def test_the_whole_program_runs_on_every_decoder(name: str, tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path / name, name)
     arguments = [*text_overrides(tmp_path), f"model.path={checkpoint}", "ratio=0.3"]
-    record = run_experiment(compose_here(arguments), Session()).record
+    record = run_experiment(compose_here(arguments), SweepCache()).record
     assert record.mac_kept_fraction <= 0.7
     assert 0 < record.metrics["dense"]["perplexity"] < float("inf")
     assert 0 < record.metrics["pruned"]["perplexity"] < float("inf")

@@ -71,8 +71,8 @@ def test_how_rows_are_cut_into_blocks_does_not_matter(block, statistics, monkeyp
     model = pico_model("bert", dtype=torch.float64)
     batches = [*pico_batches(model), {"input_ids": torch.full((3, 5), 9)}]  # one without padding
     whole = collect_statistics(model, adapter_for(model), batches, statistics=statistics)
-    monkeypatch.setattr("stat_repro.calibration.collectors.BLOCK_ROWS", block)
-    monkeypatch.setattr("stat_repro.calibration.capture.BLOCK_ROWS", block)
+    monkeypatch.setattr("stat_repro.calibration.collectors.BUFFER_ROWS", block)
+    monkeypatch.setattr("stat_repro.calibration.capture.BUFFER_ROWS", block)
     cut = collect_statistics(model, adapter_for(model), batches, statistics=statistics)
     for key, found in cut.statistics.items():
         assert found.tokens == whole.tokens

@@ -21,7 +21,7 @@ from stat_repro.data.corpora import CORPORA
 from stat_repro.data.errors import DataError
 from stat_repro.data.text_data import load_text_data
 from stat_repro.run.identity import identify
-from stat_repro.run.session import Session
+from stat_repro.run.sweep_cache import SweepCache
 from stat_repro.workloads import WindowWorkload
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "wikitext-2"
@@ -328,7 +328,7 @@ def test_keys_of_corpora_are_refused_for_other_text(tmp_path, keys):
 def test_a_window_beyond_the_models_positions_is_refused(tmp_path):
     overrides = project(tmp_path, "dataset.window=65")
     with pytest.raises(DataError, match=r"at most 64 tokens.*got 65.*dataset\.window=64"):
-        Session().dense(compose_run(*overrides))
+        SweepCache().dense(compose_run(*overrides))
 
 
 # --- from the command line to the record -------------------------------------------------------
@@ -380,7 +380,7 @@ def test_record_of_a_corpus(tmp_path):
 def test_other_part_other_corpus_other_result(tmp_path):
     overrides = project(tmp_path, "ratio=0.3")
     c4 = write_c4(tmp_path / "c4", train=300)
-    session = Session()
+    session = SweepCache()
     base, validation, split, foreign = (
         run_one(compose_run(*overrides, *more), session)
         for more in (

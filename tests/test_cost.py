@@ -27,7 +27,7 @@ from stat_repro.cost.latency import processor_name, spread, time_in_turns
 from stat_repro.cost.memory import forward_bytes
 from stat_repro.models.adapter import adapter_for
 from stat_repro.run import pipeline
-from stat_repro.run.session import Session
+from stat_repro.run.sweep_cache import SweepCache
 from stat_repro.surgery.edit import prune_model
 
 CPU = torch.device("cpu")
@@ -282,7 +282,7 @@ def test_a_length_beyond_the_positions_is_refused_before_the_work(tmp_path, monk
     with pytest.raises(ConfigError, match="has 40 positions; got 41 tokens"):
         timed_length(CostConfig(sequence_length=41), model, 5.0)
     overrides = [*sentence_overrides(tmp_path), "cost=measured", "cost.sequence_length=41"]
-    session = Session()
+    session = SweepCache()
     monkeypatch.setattr(session, "calibrated", lambda config: pytest.fail("worked first"))
     with pytest.raises(ConfigError, match="40 positions"):
         pipeline.run_experiment(compose_here(overrides), session)
@@ -293,7 +293,7 @@ def test_a_length_beyond_the_positions_is_refused_before_the_work(tmp_path, monk
 
 def test_every_record_counts_and_only_an_asked_one_measures(tmp_path):
     config = compose_here([*sentence_overrides(tmp_path), "ratio=0.5"])
-    record = pipeline.run_experiment(config, Session()).record
+    record = pipeline.run_experiment(config, SweepCache()).record
     costs = record.costs
     assert "measured" not in costs
     for key in ("macs_per_token", "prunable_macs_per_token", "params", "size_bytes"):
@@ -309,12 +309,12 @@ def test_a_measured_record_is_json_and_another_run(tmp_path):
     arguments = [*text_overrides(tmp_path), "ratio=0.3"]
     measured = ["cost=measured", "cost.batch_sizes=[1,2]", "cost.repeats=2", "cost.warmup=0"]
     config = compose_here(arguments, *measured)
-    record = pipeline.run_experiment(config, Session()).record
+    record = pipeline.run_experiment(config, SweepCache()).record
     entries = json.loads(record.to_json())["costs"]["measured"]
     assert [(e["batch_size"], e["sequence_length"]) for e in entries] == [(1, 16), (2, 16)]
     assert entries[0]["macs_per_token"] == record.costs["macs_per_token"]
     assert record.timings["cost_s"] > 0
-    plain = pipeline.run_experiment(compose_here(arguments), Session()).record
+    plain = pipeline.run_experiment(compose_here(arguments), SweepCache()).record
     assert record.run_id != plain.run_id
     assert record.metrics == plain.metrics
 
@@ -324,7 +324,7 @@ def test_measuring_comes_after_the_run_and_its_peak_memory(tmp_path, monkeypatch
     monkeypatch.setattr(pipeline, "peak_memory", lambda device: order.append("memory") or {})
     monkeypatch.setattr(pipeline, "measured_costs", lambda *given: order.append("costs") or [])
     config = compose_here([*sentence_overrides(tmp_path), "cost=measured"])
-    record = pipeline.run_experiment(config, Session()).record
+    record = pipeline.run_experiment(config, SweepCache()).record
     assert order == ["memory", "costs"]
     stages = list(record.timings)
     assert stages.index("evaluate_s") < stages.index("cost_s") < stages.index("total_s")

@@ -7,7 +7,7 @@ from pico_models import PICO_NAMES, pico_batches, pico_model
 from stat_plus_tasks import folded, task_of
 
 import stat_repro
-from stat_repro.calibration import predictions as all_predictions
+from stat_repro.calibration import divergence as all_predictions
 from stat_repro.calibration.dense_run import DenseRun
 from stat_repro.calibration.divergence import POSITIONS, divergence, predictions
 from stat_repro.models.adapter import adapter_for, linear

@@ -16,9 +16,9 @@ from transformers import masking_utils
 
 import stat_repro
 from stat_repro.calibration import capture, influence
-from stat_repro.calibration.collectors import BLOCK_ROWS, COLLECTORS
+from stat_repro.calibration.collectors import BUFFER_ROWS, COLLECTORS
 from stat_repro.calibration.gradients import mask_gradients
-from stat_repro.calibration.influence import block_influence
+from stat_repro.calibration.influence import layer_influence
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.models.adapter import adapter_for, linear
 
@@ -32,7 +32,7 @@ def test_sums_of_half_activations_are_those_of_their_exact_values(dtype):
     """Squares beyond 65504, the largest float16, and sums that no half type could hold."""
     site = adapter_for(pico_model("bert")).site(0, "ffn")
     generator = torch.Generator().manual_seed(0)
-    rows = (3e4 * torch.randn(3 * BLOCK_ROWS // 2, site.columns, generator=generator)).to(dtype)
+    rows = (3e4 * torch.randn(3 * BUFFER_ROWS // 2, site.columns, generator=generator)).to(dtype)
     rows = rows.clamp(-6e4, 6e4)
     precise = rows.double()
     gram = COLLECTORS["gram"](site, CPU)
@@ -81,8 +81,8 @@ def test_a_calibration_pass_asks_the_device_for_nothing(name, monkeypatch):
     monkeypatch.setattr(capture, "_finish", lambda site, collector, tokens: collector.finish())
     expected = capture.collect_statistics(model, adapter, batches)
     # More rows than a block, so that products are taken on the way.
-    monkeypatch.setattr("stat_repro.calibration.collectors.BLOCK_ROWS", 16)
-    monkeypatch.setattr(capture, "BLOCK_ROWS", 16)
+    monkeypatch.setattr("stat_repro.calibration.collectors.BUFFER_ROWS", 16)
+    monkeypatch.setattr(capture, "BUFFER_ROWS", 16)
     found = capture.collect_statistics(model.to("meta"), adapter, batches)
     assert (found.tokens, found.examples) == (expected.tokens, expected.examples)
     for key, statistics in found.statistics.items():
@@ -134,7 +134,7 @@ def test_hooks_of_the_influence_do_not_wait(monkeypatch):
         return hooks(model, adapter, watched)
 
     monkeypatch.setattr(influence, "_block_hooks", counted)
-    block_influence(model, adapter_for(model), pico_batches(model, count=2))
+    layer_influence(model, adapter_for(model), pico_batches(model, count=2))
     assert seen == {"calls": 6}
 
 

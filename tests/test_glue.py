@@ -18,7 +18,7 @@ from stat_repro.data.glue import GLUE_TASKS
 from stat_repro.data.task_data import load_task_data
 from stat_repro.run.identity import identify
 from stat_repro.run.pipeline import run_experiment
-from stat_repro.run.session import Session
+from stat_repro.run.sweep_cache import SweepCache
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "sst2"
 TASKS = list(GLUE_TASKS)
@@ -484,7 +484,7 @@ def test_a_pair_task_from_checkpoint_to_record(tmp_path):
     )
     folder = write_official("mrpc", tmp_path / "glue_data", rows=24)
     given = overrides("mrpc", folder, checkpoint)
-    record = run_experiment(compose_run(*given), Session()).record
+    record = run_experiment(compose_run(*given), SweepCache()).record
     assert set(record.metrics["pruned"]) == {"accuracy", "f1", "matthews"}
     protocol = record.metrics["protocol"]
     assert (protocol["split"], protocol["examples"]) == ("validation", 24)
@@ -496,14 +496,16 @@ def test_a_pair_task_from_checkpoint_to_record(tmp_path):
     assert "outputs" not in protocol
     assert set(record.provenance["data_hashes"]) == {"train", "validation", "calibration"}
     with pytest.raises(DataError, match="has no test file"):
-        run_experiment(compose_run(*given, "evaluation.split=test"), Session())
+        run_experiment(compose_run(*given, "evaluation.split=test"), SweepCache())
 
 
 def test_scores_from_a_bare_encoder_to_record(tmp_path, monkeypatch):
     monkeypatch.setenv("STAT_REPRO_CACHE", str(tmp_path / "cache"))
     checkpoint = save_checkpoint(tmp_path / "bare", "bert", head="Model")
     folder = write_hub_layout("stsb", tmp_path / "stsb", ".parquet", rows=24)
-    record = run_experiment(compose_run(*overrides("stsb", folder, checkpoint)), Session()).record
+    record = run_experiment(
+        compose_run(*overrides("stsb", folder, checkpoint)), SweepCache()
+    ).record
     assert set(record.metrics["pruned"]) == {"pearson", "spearman"}
     assert record.metrics["protocol"]["benchmark_metrics"] == ["pearson", "spearman"]
 
@@ -523,7 +525,7 @@ def test_both_mnli_sets_share_the_training(tmp_path, monkeypatch):
     for task in ("mnli", "mnli_mismatched"):
         given = overrides(task, folder, checkpoint)
         given[given.index("calibration.examples=20")] = "calibration.examples=12"
-        records.append(run_experiment(compose_run(*given), Session()).record)
+        records.append(run_experiment(compose_run(*given), SweepCache()).record)
     assert len(list((tmp_path / "cache" / "checkpoints").glob("[0-9a-f]*"))) == 1
     assert records[0].provenance["model_hash"] == records[1].provenance["model_hash"]
     assert records[0].run_id != records[1].run_id

@@ -15,7 +15,7 @@ from stat_repro.data.errors import DataError
 from stat_repro.data.labels import fixed_indices, hidden
 from stat_repro.models.outputs import OutputOrder, match_outputs
 from stat_repro.run.pipeline import run_experiment
-from stat_repro.run.session import Session
+from stat_repro.run.sweep_cache import SweepCache
 
 MNLI = ("entailment", "neutral", "contradiction")
 
@@ -150,7 +150,7 @@ def run(tmp_path):
             *("dataset=mnli", f"dataset.path={data}", "dataset.max_length=16"),
             *("calibration.examples=40", "tracking=disabled", "ratio=0.3", *more),
         )
-        return run_experiment(config, Session())
+        return run_experiment(config, SweepCache())
 
     return execute
 
@@ -205,7 +205,7 @@ def test_two_classes_of_ones_own_files_in_another_order(tmp_path):
     swapped.save_pretrained(tmp_path / "swapped")
     word_tokenizer().save_pretrained(tmp_path / "swapped")
     plain, other = (
-        run_experiment(compose_run(*arguments, *more), Session()).record.metrics
+        run_experiment(compose_run(*arguments, *more), SweepCache()).record.metrics
         for more in ([], [f"model.path={tmp_path / 'swapped'}"])
     )
     for group in ("dense", "pruned", "fidelity"):
@@ -216,7 +216,7 @@ def test_two_classes_of_ones_own_files_in_another_order(tmp_path):
 def test_a_checkpoint_without_names_is_taken_in_the_datas_order_and_says_so(tmp_path):
     arguments = [a for a in sentence_overrides(tmp_path) if not a.startswith("hydra.")]
     unnamed = save_checkpoint(tmp_path / "unnamed", "bert")
-    record = run_experiment(compose_run(*arguments, f"model.path={unnamed}"), Session()).record
+    record = run_experiment(compose_run(*arguments, f"model.path={unnamed}"), SweepCache()).record
     assert record.metrics["protocol"]["outputs"] == "outputs have no names, taken as down, up"
 
 
@@ -232,8 +232,8 @@ def test_scores_have_one_output_without_a_name(tmp_path):
     given.append("dataset.max_length=40")  # the positions of the model
     two = save_checkpoint(tmp_path / "two", "bert")
     with pytest.raises(ConfigError, match="stsb needs one, a number"):
-        Session().dense(compose_run(*given, f"model.path={two}"))
+        SweepCache().dense(compose_run(*given, f"model.path={two}"))
     one = save_checkpoint(tmp_path / "one", "bert", num_labels=1)
     with pytest.raises(ConfigError, match="task regression has no classes"):
-        Session().dense(compose_run(*given, f"model.path={one}", "model.labels=[a]"))
-    assert Session().dense(compose_run(*given, f"model.path={one}")).workload.sequence_length > 2
+        SweepCache().dense(compose_run(*given, f"model.path={one}", "model.labels=[a]"))
+    assert SweepCache().dense(compose_run(*given, f"model.path={one}")).workload.sequence_length > 2

@@ -9,7 +9,7 @@ from pico_project import save_checkpoint, text_overrides
 from test_pipeline import compose_here
 
 import stat_repro
-from stat_repro.calibration import blockwise, spill
+from stat_repro.calibration import layerwise, spill
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.capture import Reduction
 from stat_repro.calibration.statistics import GramStatistics
@@ -18,7 +18,7 @@ from stat_repro.methods import stat_layers
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.residency import AllResident
 from stat_repro.run.pipeline import run_experiment
-from stat_repro.run.session import Session
+from stat_repro.run.sweep_cache import SweepCache
 
 
 def same_compression(mine, other):
@@ -109,7 +109,7 @@ def test_layers_see_what_transformers_gives_them():
         model.get_submodule(name).register_forward_pre_hook(
             lambda module, args: seen.append(args[0])
         )
-        for name in adapter.blocks
+        for name in adapter.layer_names
     ]
     with torch.inference_mode():
         for batch in batches:
@@ -117,7 +117,7 @@ def test_layers_see_what_transformers_gives_them():
     for hook in hooks:
         hook.remove()
     store = spill.MemoryStore()
-    passes = blockwise.BlockPasses(
+    passes = layerwise.LayerPasses(
         model, adapter, AllResident(), batches, store, torch.device("cpu")
     )
     passes.start()
@@ -221,8 +221,10 @@ def test_the_configuration_has_the_engine():
 def test_the_whole_program_runs_layer_by_layer(tmp_path: Path):
     checkpoint = save_checkpoint(tmp_path / "llama", "llama_grouped")
     arguments = [*text_overrides(tmp_path), f"model.path={checkpoint}", "ratio=0.3"]
-    usual = run_experiment(compose_here(arguments), Session())
-    by_layers = run_experiment(compose_here([*arguments, "calibration.engine=layers"]), Session())
+    usual = run_experiment(compose_here(arguments), SweepCache())
+    by_layers = run_experiment(
+        compose_here([*arguments, "calibration.engine=layers"]), SweepCache()
+    )
     same_compression(by_layers.compression, usual.compression)
     assert by_layers.record.metrics == usual.record.metrics
     timings = by_layers.record.timings

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stat_repro.calibration.statistics import ActivationStatistics, GramStatistics
-from stat_repro.linalg import blocks, interpolative, pivoting
 from stat_repro.linalg import gram as gram_sums
+from stat_repro.linalg import interpolative, pivoting, units
 from stat_repro.linalg.blocked_cholesky import blocked_cholesky
 
 
@@ -268,7 +268,7 @@ def test_negative_ridge_is_refused():
 def test_unit_gram_is_the_gram_of_units_as_columns():
     a = activations(n=50, features=12)
     view = a.view(50, 3, 4).transpose(1, 2).reshape(200, 3)
-    torch.testing.assert_close(blocks.unit_gram(a.T @ a, 4), view.T @ view)
+    torch.testing.assert_close(units.unit_gram(a.T @ a, 4), view.T @ view)
     for statistics in both_statistics(a):
         assert statistics.pivot_units(4).order.tolist() == pivoting.pivoted_qr(view).order.tolist()
 

@@ -26,8 +26,8 @@ from stat_repro.results import (
     save_record,
 )
 from stat_repro.run.identity import identify
-from stat_repro.run.pipeline import failed_record, model_folder, run_experiment, save_model
-from stat_repro.run.session import Session
+from stat_repro.run.pipeline import failed_record, output_folder, run_experiment, save_model
+from stat_repro.run.sweep_cache import SweepCache
 
 
 def compose_here(overrides, *more):
@@ -35,13 +35,13 @@ def compose_here(overrides, *more):
 
 
 def run_one(config, session=None):
-    return run_experiment(config, session or Session()).record
+    return run_experiment(config, session or SweepCache()).record
 
 
 def save_one(config):
     """Run and save as the command line does; the record and the folder."""
-    experiment = run_experiment(config, Session())
-    folder = model_folder(config, experiment.record.run_id)
+    experiment = run_experiment(config, SweepCache())
+    folder = output_folder(config, experiment.record.run_id)
     save_model(config, experiment, folder)
     return experiment.record, folder
 
@@ -58,7 +58,7 @@ def test_a_shared_session_finds_what_separate_runs_find(overrides, tmp_path):
     configs = [
         compose_here(arguments, f"ratio={r}", f"seed={s}") for s in (0, 1) for r in (0.2, 0.4)
     ]
-    session = Session()
+    session = SweepCache()
     shared = [findings(run_one(config, session)) for config in configs]
     alone = [findings(run_one(config)) for config in configs]
     assert shared == alone
@@ -88,7 +88,7 @@ def test_sentences_longer_than_a_given_checkpoint_reads_are_refused_before_the_w
 )
 def test_options_that_move_the_plan(overrides, change, tmp_path):
     arguments = [*overrides(tmp_path), "ratio=0.5"]
-    session = Session()
+    session = SweepCache()
     base = run_one(compose_here(arguments), session)
     changed = run_one(compose_here(arguments, change), session)
     assert changed.run_id != base.run_id
@@ -124,7 +124,7 @@ def test_a_session_over_methods_finds_what_separate_runs_find(tmp_path, monkeypa
     arguments = [*sentence_overrides(tmp_path), "ratio=0.4"]
     names = ("flap", "random", "fisher", "magnitude", "stat")
     configs = [compose_here(arguments, f"pruning={name}") for name in names]
-    session = Session()
+    session = SweepCache()
     shared = [findings(run_one(config, session)) for config in configs]
     assert len(calls) == 1
     assert shared == [findings(run_one(config)) for config in configs]
@@ -144,11 +144,11 @@ def test_labels_are_the_outputs_that_the_model_has_for_the_classes(tmp_path):
     sets = []
     for path in (tmp_path / "bert", swapped):
         config = compose_here(arguments, f"model.path={path}", "pruning=fisher")
-        sets.append(Session().calibrated(config).examples)
+        sets.append(SweepCache().calibrated(config).examples)
     for batch, other in zip(*sets, strict=True):
         assert torch.equal(batch["input_ids"], other["input_ids"])
         assert torch.equal(batch["labels"], 1 - other["labels"])
-    rows = Session().dense(compose_here(arguments)).workload
+    rows = SweepCache().dense(compose_here(arguments)).workload
     drawn = {}
     for batch in sets[0]:
         for ids, mask, label in zip(
@@ -166,8 +166,8 @@ def test_labels_are_the_outputs_that_the_model_has_for_the_classes(tmp_path):
 def test_without_a_floor_a_layer_may_lose_its_attention(tmp_path):
     arguments = [*text_overrides(tmp_path), "ratio=0.75"]
     with pytest.raises(BudgetError, match="min_units=1"):
-        run_one(compose_here(arguments), Session())
-    record = run_one(compose_here(arguments, "pruning=stat_no_floor"), Session())
+        run_one(compose_here(arguments), SweepCache())
+    record = run_one(compose_here(arguments, "pruning=stat_no_floor"), SweepCache())
     assert 0 in [len(layer["kept_heads"]) for layer in record.plan["layers"]]
     assert record.metrics["pruned"]["perplexity"] > 1
 
@@ -177,8 +177,8 @@ def test_without_a_floor_a_layer_may_lose_its_attention(tmp_path):
 )
 def test_options_that_move_the_result(change, tmp_path):
     arguments = sentence_overrides(tmp_path)
-    base = run_one(compose_here(arguments), Session())
-    changed = run_one(compose_here(arguments, change), Session())
+    base = run_one(compose_here(arguments), SweepCache())
+    changed = run_one(compose_here(arguments, change), SweepCache())
     assert changed.metrics["fidelity"]["kl"] != base.metrics["fidelity"]["kl"]
 
 
@@ -186,7 +186,7 @@ def test_options_that_move_the_result(change, tmp_path):
 def test_a_run_with_a_sketch(overrides, tmp_path):
     """Repeatable with its seed; another kind, size or seed is another sketch."""
     arguments = [*overrides(tmp_path), "calibration.statistics=sketch", "ratio=0.4"]
-    session = Session()
+    session = SweepCache()
     base = run_one(compose_here(arguments), session)
     assert findings(run_one(compose_here(arguments))) == findings(base)
     assert base.costs["calibration_tokens"] > 2 * 36  # tokens, not rows of a sketch
@@ -201,8 +201,8 @@ def test_a_run_with_a_sketch(overrides, tmp_path):
 @pytest.mark.parametrize("change", ["calibration.statistics=exact", "calibration.batch_size=3"])
 def test_options_that_must_not_move_the_plan(change, tmp_path):
     arguments = [*sentence_overrides(tmp_path), "dtype=float64"]
-    base = run_one(compose_here(arguments), Session())
-    changed = run_one(compose_here(arguments, change), Session())
+    base = run_one(compose_here(arguments), SweepCache())
+    changed = run_one(compose_here(arguments, change), SweepCache())
     assert changed.plan["layers"] == base.plan["layers"]
     kl = base.metrics["fidelity"]["kl"]
     assert changed.metrics["fidelity"]["kl"] == pytest.approx(kl, rel=1e-4)
@@ -215,14 +215,14 @@ def test_evaluation_options(tmp_path):
     assert record.metrics["protocol"]["windows"] == 3
     assert record.provenance["dtypes"]["model"] == "bfloat16"
     validation = [*sentence_overrides(tmp_path / "s"), f"dataset.validation={tmp_path}/s/test.csv"]
-    record = run_one(compose_here(validation, "evaluation.split=validation"), Session())
+    record = run_one(compose_here(validation, "evaluation.split=validation"), SweepCache())
     assert record.metrics["protocol"]["split"] == "validation"
 
 
 @pytest.mark.parametrize("overrides", [sentence_overrides, text_overrides])
 def test_values_per_example_belong_to_the_record(overrides, tmp_path):
     config = compose_here(overrides(tmp_path), "ratio=0.5")
-    experiment = run_experiment(config, Session())
+    experiment = run_experiment(config, SweepCache())
     record, data = experiment.record, experiment.examples
     path = save_record(record, tmp_path / "results", data)
     values = read_examples(read_record(path), path)
@@ -234,7 +234,7 @@ def test_values_per_example_belong_to_the_record(overrides, tmp_path):
     assert named["count"] == protocol.get("examples", protocol.get("windows"))
     fidelity = {"kl": values["kl"].mean(), "agreement": values["agree"].mean()}
     assert fidelity == pytest.approx(record.metrics["fidelity"], rel=1e-6)
-    again = run_experiment(config, Session())
+    again = run_experiment(config, SweepCache())
     assert again.examples == data
 
 
@@ -242,7 +242,7 @@ def test_values_per_example_belong_to_the_record(overrides, tmp_path):
     ("overrides", "metric"), [(sentence_overrides, "accuracy"), (text_overrides, "nll")]
 )
 def test_comparison_of_methods_agrees_with_their_records(overrides, metric, tmp_path):
-    arguments, session, root = overrides(tmp_path), Session(), tmp_path / "results"
+    arguments, session, root = overrides(tmp_path), SweepCache(), tmp_path / "results"
     for options in itertools.product(("pruning=stat", "pruning=flap"), ("seed=0", "seed=1")):
         experiment = run_experiment(compose_here(arguments, *options, "ratio=0.4"), session)
         save_record(experiment.record, root, experiment.examples)
@@ -270,7 +270,7 @@ def test_values_per_example_can_be_switched_off(tmp_path):
     arguments = sentence_overrides(tmp_path)
     config = compose_here(arguments, "evaluation.keep_examples=false")
     assert identify(config) == identify(compose_here(arguments))
-    experiment = run_experiment(config, Session())
+    experiment = run_experiment(config, SweepCache())
     assert experiment.examples is None
     assert experiment.record.provenance["examples"] is None
     path = save_record(experiment.record, tmp_path / "results", experiment.examples)
@@ -287,18 +287,18 @@ def test_code_in_a_model_folder_runs_only_when_asked_for(tmp_path):
     code.write_text(code.read_text().replace('"stat_bert"', '"foreign_bert"'))
     again = [*arguments, f"model.path={folder}", "save_to=null"]
     with pytest.raises(ModelLoadError, match="trust_remote_code"):
-        Session().dense(compose_here(again))
-    dense = Session().dense(compose_here(again, "model.trust_remote_code=true"))
+        SweepCache().dense(compose_here(again))
+    dense = SweepCache().dense(compose_here(again, "model.trust_remote_code=true"))
     assert dense.loaded.model.config.model_type == "foreign_bert"
 
 
 def test_session_calibrates_once_per_seed(tmp_path, monkeypatch):
-    import stat_repro.run.session as module
+    import stat_repro.run.sweep_cache as module
 
     calls = []
     original = module.calibrate
     monkeypatch.setattr(module, "calibrate", lambda *a, **k: calls.append(1) or original(*a, **k))
-    session = Session()
+    session = SweepCache()
     arguments = sentence_overrides(tmp_path)
     for seed in (0, 1):
         for ratio in (0.2, 0.3, 0.4):
@@ -321,7 +321,7 @@ def test_saved_model_of_a_run_has_the_pruned_metrics(tmp_path):
 
 
 def test_record_names_data_model_and_calibration(tmp_path):
-    record = run_one(compose_here(sentence_overrides(tmp_path)), Session())
+    record = run_one(compose_here(sentence_overrides(tmp_path)), SweepCache())
     provenance = record.provenance
     assert {"train", "test", "calibration"} <= set(provenance["data_hashes"])
     assert len(provenance["model_hash"]) == 64
@@ -348,14 +348,14 @@ def test_a_bare_encoder_without_finetuning_is_refused(tmp_path):
     bare = save_checkpoint(tmp_path / "bare", "bert", head="Model")
     config = compose_here(arguments, f"model.path={bare}", "finetune=none")
     with pytest.raises(ConfigError, match="finetune=none"):
-        Session().dense(config)
+        SweepCache().dense(config)
 
 
 def test_an_encoder_is_refused_for_perplexity(tmp_path):
     arguments = text_overrides(tmp_path)
     encoder = save_checkpoint(tmp_path / "encoder", "bert")
     with pytest.raises(ConfigError, match="no causal language model"):
-        Session().dense(compose_here(arguments, f"model.path={encoder}"))
+        SweepCache().dense(compose_here(arguments, f"model.path={encoder}"))
 
 
 def test_regression_from_a_bare_encoder(tmp_path, monkeypatch):
@@ -384,7 +384,7 @@ def test_running_text_has_no_validation_part(tmp_path):
 def test_a_folder_without_a_model_is_told(tmp_path):
     config = compose_here(sentence_overrides(tmp_path), f"model.path={tmp_path}")
     with pytest.raises(ModelLoadError, match=r"found no config\.json"):
-        Session().dense(config)
+        SweepCache().dense(config)
 
 
 def test_a_moved_file_is_the_same_run(tmp_path):
@@ -400,7 +400,7 @@ def test_a_moved_file_is_the_same_run(tmp_path):
 def test_a_missing_evaluation_part_is_told_first(tmp_path):
     config = compose_here(sentence_overrides(tmp_path), "evaluation.split=validation")
     with pytest.raises(ValueError, match="validation"):
-        Session().dense(config)
+        SweepCache().dense(config)
 
 
 def test_pickled_weights_are_not_loaded(tmp_path):
@@ -409,4 +409,4 @@ def test_pickled_weights_are_not_loaded(tmp_path):
     torch.save({}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelLoadError, match="safetensors"):
-        Session().dense(compose_here(arguments))
+        SweepCache().dense(compose_here(arguments))

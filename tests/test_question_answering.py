@@ -37,7 +37,7 @@ from stat_repro.evaluation.spans import (
 )
 from stat_repro.finetune.training_data import QuestionSupervision
 from stat_repro.metrics.answers import squad_metrics
-from stat_repro.run.session import Session
+from stat_repro.run.sweep_cache import SweepCache
 from stat_repro.workloads import QuestionWorkload
 
 ANY = AnswerRule(n_best=20, max_answer_length=30)
@@ -398,7 +398,7 @@ def test_record_of_questions_without_an_answer(tmp_path):
 
 def test_points_of_a_sweep_share_the_dense_scores(tmp_path):
     overrides = squad_run(tmp_path)
-    session = Session()
+    session = SweepCache()
     config = compose_run(*overrides)
     workload = session.dense(config).workload
     assert isinstance(workload, QuestionWorkload)
@@ -416,7 +416,7 @@ def test_points_of_a_sweep_share_the_dense_scores(tmp_path):
 def test_calibration_windows_are_drawn_from_the_training_part(tmp_path):
     overrides = squad_run(tmp_path)
     config = compose_run(*overrides, "calibration.examples=7")
-    workload = Session().dense(config).workload
+    workload = SweepCache().dense(config).workload
     data = load_questions(config.dataset)
     pool = context_windows(word_tokenizer(), data.split("train"), 16, 2)
     other = context_windows(word_tokenizer(), data.split("validation"), 16, 2)
@@ -440,7 +440,7 @@ def test_calibration_windows_are_drawn_from_the_training_part(tmp_path):
 def test_windows_longer_than_the_model_are_refused(tmp_path):
     overrides = squad_run(tmp_path)
     with pytest.raises(DataError, match="the model has 40 positions; got windows of 41"):
-        Session().dense(compose_run(*overrides, "dataset.max_length=41"))
+        SweepCache().dense(compose_run(*overrides, "dataset.max_length=41"))
 
 
 # Training

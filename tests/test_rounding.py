@@ -15,7 +15,7 @@ from stat_repro.allocation.scores import UnitErrors
 from stat_repro.api import compress
 from stat_repro.config import ConfigError
 from stat_repro.run.pipeline import run_experiment
-from stat_repro.run.session import Session
+from stat_repro.run.sweep_cache import SweepCache
 
 HEADS = 6
 HEAD, NEURON = 100.0, 17.0
@@ -163,10 +163,10 @@ def test_rounding_is_refused_where_it_makes_no_sense():
 
 def test_the_record_says_what_was_rounded(tmp_path):
     overrides = [*sentence_overrides(tmp_path), "ratio=0.4"]
-    record = run_experiment(compose_here(overrides, "round_to=4"), Session()).record
+    record = run_experiment(compose_here(overrides, "round_to=4"), SweepCache()).record
     assert record.costs["round_to"] == 4
     assert all(len(layer["kept_neurons"]) % 4 == 0 for layer in record.plan["layers"])
     assert 0.3 < record.mac_kept_fraction <= 0.6
-    plain = run_experiment(compose_here(overrides), Session()).record
+    plain = run_experiment(compose_here(overrides), SweepCache()).record
     assert plain.costs["round_to"] == 1
     assert plain.run_id != record.run_id

@@ -9,7 +9,7 @@ import torch
 import transformers as hf
 
 from stat_repro import results
-from stat_repro.calibration.collectors import BLOCK_ROWS
+from stat_repro.calibration.collectors import BUFFER_ROWS
 from stat_repro.calibration.spill import gram_file_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +58,7 @@ def fold(hidden, columns, kept):
 
 
 def gram_traffic(columns, tokens):
-    return 2 * 8 * entries(columns) * -(-tokens // BLOCK_ROWS)
+    return 2 * 8 * entries(columns) * -(-tokens // BUFFER_ROWS)
 
 
 def counts(s, tokens, window, ratio):

@@ -12,7 +12,6 @@ from pico_project import save_checkpoint, write_text
 from safetensors.torch import save_file
 
 import stat_repro
-from stat_repro.models import skeleton as skeletons
 from stat_repro.models.modeling_stat import StatQwen2Config
 from stat_repro.models.tensor_files import (
     INDEX_FILE,
@@ -23,6 +22,7 @@ from stat_repro.models.tensor_files import (
 )
 from stat_repro.sharded import __main__ as sharded
 from stat_repro.sharded import compress as shards
+from stat_repro.sharded import skeleton as skeletons
 from stat_repro.sharded import writer as shard_writer
 from stat_repro.surgery.checkpoint import CheckpointError
 

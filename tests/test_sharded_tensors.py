@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from test_sharded import same_weights, saved
 
 import stat_repro
-from stat_repro.models import skeleton as skeletons
 from stat_repro.models.tensor_files import SINGLE_FILE, ShardedCheckpoint
+from stat_repro.sharded import skeleton as skeletons
 from stat_repro.surgery.pruned_form import supported_classes
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 import stat_repro
 from stat_repro.allocation.costs import BudgetError
 from stat_repro.calibration.batches import CalibrationError
-from stat_repro.calibration.influence import block_influence
+from stat_repro.calibration.influence import layer_influence
 from stat_repro.methods.shortgpt import blocks_to_remove
 from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
 
@@ -18,7 +18,7 @@ from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
 def without_blocks(model, adapter, removed):
     """The model with the blocks taken out of its list of layers."""
     model = copy.deepcopy(model)
-    parent, _, _ = adapter.blocks[0].rpartition(".")
+    parent, _, _ = adapter.layer_names[0].rpartition(".")
     layers = model.get_submodule(parent)
     rest = torch.nn.ModuleList(b for i, b in enumerate(layers) if i not in removed)
     model.set_submodule(parent, rest)
@@ -54,7 +54,7 @@ def test_influence_is_one_minus_the_mean_cosine(name):
     model = pico_model(name, dtype=torch.float64)
     adapter = adapter_for(model)
     batches = pico_batches(model)
-    streams = [[] for _ in adapter.blocks]
+    streams = [[] for _ in adapter.layer_names]
     handles = [
         model.get_submodule(block).register_forward_pre_hook(
             lambda m, args, kwargs, i=i: streams[i].append(
@@ -62,7 +62,7 @@ def test_influence_is_one_minus_the_mean_cosine(name):
             ),
             with_kwargs=True,
         )
-        for i, block in enumerate(adapter.blocks)
+        for i, block in enumerate(adapter.layer_names)
     ]
     with torch.no_grad():
         for batch in batches:
@@ -71,7 +71,7 @@ def test_influence_is_one_minus_the_mean_cosine(name):
         handle.remove()
     mask = torch.cat([batch["attention_mask"].flatten() for batch in batches]).bool()
     rows = [torch.cat([s.flatten(0, 1) for s in stream])[mask] for stream in streams]
-    found = block_influence(model, adapter, batches)
+    found = layer_influence(model, adapter, batches)
     for i in range(len(rows) - 1):
         cosine = functional.cosine_similarity(rows[i], rows[i + 1], dim=-1).mean()
         assert float(found[i]) == pytest.approx(float(1 - cosine), abs=1e-5)
@@ -116,7 +116,7 @@ def test_blocks_that_are_gone_already_are_passed_over():
 
 def test_a_refused_ratio_costs_no_pass_over_the_data(monkeypatch):
     model = pico_model("llama_grouped")
-    name = "stat_repro.methods.shortgpt.block_influence"
+    name = "stat_repro.methods.shortgpt.layer_influence"
     monkeypatch.setattr(name, lambda *a: pytest.fail("measured"))
     with pytest.raises(BudgetError, match=r"ratio=0\.4"):
         stat_repro.compress(model, pico_batches(model), ratio=0.4, method="shortgpt")
@@ -133,7 +133,7 @@ def test_unusable_calibration_data_is_told():
     model = pico_model("llama_grouped")
     empty = {key: value * 0 for key, value in pico_batches(model, count=1)[0].items()}
     with pytest.raises(CalibrationError, match="no tokens"):
-        block_influence(model, adapter_for(model), [empty])
+        layer_influence(model, adapter_for(model), [empty])
     linear(model, "model.layers.1.mlp.down_proj").weight.data[:] = float("nan")
     with pytest.raises(CalibrationError, match=r"model\.layers\.1"):
-        block_influence(model, adapter_for(model), pico_batches(model))
+        layer_influence(model, adapter_for(model), pico_batches(model))

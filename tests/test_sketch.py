@@ -9,7 +9,7 @@ import stat_repro
 from stat_repro import Sketch
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.capture import collect_statistics
-from stat_repro.calibration.collectors import BLOCK_ROWS, SketchSum
+from stat_repro.calibration.collectors import BUFFER_ROWS, SketchSum
 from stat_repro.calibration.sketch import SKETCHES
 from stat_repro.calibration.statistics import ActivationStatistics, GramStatistics
 from stat_repro.models.adapter import Site, adapter_for
@@ -54,9 +54,9 @@ def test_a_larger_sketch_is_a_better_one(kind):
 
 @pytest.mark.parametrize("kind", SKETCHES)
 def test_how_rows_are_cut_into_batches_does_not_matter(kind):
-    a = activations(3 * BLOCK_ROWS + 11, 6)
+    a = activations(3 * BUFFER_ROWS + 11, 6)
     whole = sketched(a, Sketch(kind, 16, 3))
-    for cuts in ((1,), (BLOCK_ROWS,), (7, 8, 300, 300, 700)):
+    for cuts in ((1,), (BUFFER_ROWS,), (7, 8, 300, 300, 700)):
         assert torch.equal(sketched(a, Sketch(kind, 16, 3), cuts).values, whole.values)
     assert whole.tokens == len(a)
     assert not torch.equal(sketched(a, Sketch(kind, 16, 4)).values, whole.values)

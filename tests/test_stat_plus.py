@@ -8,8 +8,8 @@ from stat_plus_tasks import folded, task_of
 
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError
-from stat_repro.calibration.blockwise import BlockPasses
 from stat_repro.calibration.dense_run import DenseRun
+from stat_repro.calibration.layerwise import LayerPasses
 from stat_repro.calibration.spill import MemoryStore
 from stat_repro.calibration.streams import StreamRecorder
 from stat_repro.config import ConfigError, PruningConfig
@@ -50,9 +50,9 @@ def test_the_recorded_stream_is_what_the_layer_hands_on(name):
     model = pico_model(name, dtype=torch.float64)
     adapter, batches = adapter_for(model), pico_batches(model, count=2)
     device = torch.device("cpu")
-    passes = BlockPasses(model, adapter, AllResident(), batches, MemoryStore(), device)
+    passes = LayerPasses(model, adapter, AllResident(), batches, MemoryStore(), device)
     passes.start()
-    outputs, block = [], model.get_submodule(adapter.blocks[0])
+    outputs, block = [], model.get_submodule(adapter.layer_names[0])
     handle = block.register_forward_hook(
         lambda _, args, out: outputs.append(out[0] if isinstance(out, tuple) else out)
     )

@@ -24,7 +24,7 @@ from stat_repro.evaluation.zero_shot import ZeroShotError, evaluate_zero_shot, l
 from stat_repro.results.store import read_record, save_record, to_frame
 from stat_repro.run.identity import identify
 from stat_repro.run.pipeline import run_experiment
-from stat_repro.run.session import Session
+from stat_repro.run.sweep_cache import SweepCache
 
 TASK = """\
 task: {name}
@@ -239,7 +239,7 @@ def test_record_has_both_models_and_perplexity(tmp_path, folder, monkeypatch):
             calls.append(type(model).__name__) or original(model, *rest, **options)
         ),
     )
-    session = Session()
+    session = SweepCache()
     config = compose_run(*arguments, "ratio=0.5")
     experiment = run_experiment(config, session)
     metrics = experiment.record.metrics
@@ -314,10 +314,10 @@ def test_missing_tasks_are_told_before_any_work(tmp_path, folder, monkeypatch):
     arguments = overrides_for(tmp_path, folder)
     (folder / "other.jsonl").unlink()
     monkeypatch.setattr(
-        "stat_repro.run.session.load_checkpoint", lambda *a, **k: pytest.fail("late")
+        "stat_repro.run.sweep_cache.load_checkpoint", lambda *a, **k: pytest.fail("late")
     )
     with pytest.raises(ZeroShotError, match="other cannot be loaded"):
-        Session().dense(compose_run(*arguments))
+        SweepCache().dense(compose_run(*arguments))
 
 
 def test_encoders_have_no_zero_shot_tasks():

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 import stat_repro
 from stat_repro.api import Compression
-from stat_repro.calibration.batches import Batch
+from stat_repro.calibration.batches import CalibrationBatch
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.calibration.collectors import GramSum
 from stat_repro.measure import Stopwatch, process_peak_rss_bytes, reset_process_peak_rss
@@ -40,7 +40,7 @@ class Bench:
     def __init__(
         self,
         model: PreTrainedModel,
-        batches: Sequence[Batch],
+        batches: Sequence[CalibrationBatch],
         ratio: float,
         sweep: Sequence[float],
         authors_tokens: int,

@@ -9,7 +9,7 @@ import torch
 
 from stat_repro.models.adapter import Adapter
 
-Batch = Mapping[str, torch.Tensor]
+CalibrationBatch = Mapping[str, torch.Tensor]
 
 
 NO_TOKENS = "the calibration set holds no tokens: expected at least one batch"
@@ -24,7 +24,9 @@ def forward_options(adapter: Adapter) -> dict[str, bool]:
     return {"use_cache": False} if adapter.decoder else {}
 
 
-def model_inputs(batch: Batch, device: torch.device | None = None) -> dict[str, torch.Tensor]:
+def model_inputs(
+    batch: CalibrationBatch, device: torch.device | None = None
+) -> dict[str, torch.Tensor]:
     """What the backbone reads of a batch, on its device; where it is if none is given.
 
     Raises:
@@ -34,7 +36,7 @@ def model_inputs(batch: Batch, device: torch.device | None = None) -> dict[str, 
     return inputs if device is None else {k: v.to(device) for k, v in inputs.items()}
 
 
-def block_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
+def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
     """The hidden states that a transformer layer is called with, however they are given."""
     return args[0] if args else kwargs["hidden_states"]
 
@@ -48,7 +50,7 @@ def _rows(key: str, value: torch.Tensor) -> torch.Tensor:
     return value.flatten(0, 1) if value.ndim == 3 else value
 
 
-def token_mask(batch: Batch) -> torch.Tensor:
+def token_mask(batch: CalibrationBatch) -> torch.Tensor:
     """Which positions are tokens and not padding: bool (B, S).
 
     Raises:

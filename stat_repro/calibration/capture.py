@@ -17,14 +17,14 @@ from torch import nn
 
 from stat_repro.calibration.batches import (
     NO_TOKENS,
-    Batch,
+    CalibrationBatch,
     CalibrationError,
     forward_options,
     model_inputs,
     token_mask,
     token_rows,
 )
-from stat_repro.calibration.collectors import BLOCK_ROWS, COLLECTORS, Collector
+from stat_repro.calibration.collectors import BUFFER_ROWS, COLLECTORS, Collector
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.models.adapter import Adapter, Site, linear
@@ -139,7 +139,7 @@ class Reduction:
         if len(rows) == len(value):
             collector.add(value)
         else:  # in parts, so that no second copy of a large batch is made
-            for part in rows.to(value.device).split(BLOCK_ROWS):
+            for part in rows.to(value.device).split(BUFFER_ROWS):
                 collector.add(value.index_select(0, part))
         if site is self._last and self._ends:
             raise _LastSiteSeen
@@ -161,7 +161,7 @@ class Reduction:
 def collect_statistics(
     model: nn.Module,
     adapter: Adapter,
-    batches: Iterable[Batch],
+    batches: Iterable[CalibrationBatch],
     *,
     sites: Sequence[Site] | None = None,
     statistics: str = "gram",
@@ -201,7 +201,7 @@ def collect_statistics(
     return reduction.finish()
 
 
-def count_tokens(batches: Iterable[Batch]) -> Calibration:
+def count_tokens(batches: Iterable[CalibrationBatch]) -> Calibration:
     """The size of a calibration set without statistics, for what needs no more of it.
 
     Raises:

@@ -22,7 +22,7 @@ from stat_repro.parallel import exchange, sum_over_ranks
 # Rows that one product of a sum takes: the Gram sum is read and written once per product, so few
 # rows at a time would cost memory traffic. A sketch draws this many rows at a time, so another
 # value is another sketch.
-BLOCK_ROWS = 256
+BUFFER_ROWS = 256
 
 
 class Collector(Protocol):
@@ -48,7 +48,7 @@ class _BlockSum(ABC):
     def __init__(self, site: Site, device: torch.device) -> None:
         self._dtype = torch.float64
         self._home = float64_home(device)
-        self._block = torch.empty(BLOCK_ROWS, site.columns, dtype=torch.float64, device=self._home)
+        self._block = torch.empty(BUFFER_ROWS, site.columns, dtype=torch.float64, device=self._home)
         self._filled = 0
         self._tokens = 0
 
@@ -108,7 +108,7 @@ class SketchSum(_BlockSum):
 
     def _use(self, rows: torch.Tensor) -> None:
         if len(rows):
-            sketch_rows(self._sum, rows, self._kind, BLOCK_ROWS, self._generator)
+            sketch_rows(self._sum, rows, self._kind, BUFFER_ROWS, self._generator)
 
     def finish(self) -> SketchStatistics:
         """S A of all rows."""

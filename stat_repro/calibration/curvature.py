@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stat_repro.calibration.batches import (
     NO_TOKENS,
-    Batch,
+    CalibrationBatch,
     CalibrationError,
     forward_options,
     model_inputs,
@@ -40,7 +40,7 @@ from stat_repro.progress import track
 
 
 def output_curvature(
-    model: nn.Module, adapter: Adapter, batches: Iterable[Batch], seed: int
+    model: nn.Module, adapter: Adapter, batches: Iterable[CalibrationBatch], seed: int
 ) -> dict[tuple[int, SiteKind], Tensor]:
     """C of every consumer, so that trace(C E) is the loss of the model's output.
 
@@ -97,7 +97,7 @@ def _gradients(
     model: nn.Module,
     adapter: Adapter,
     sites: Sequence[Site],
-    batch: Batch,
+    batch: CalibrationBatch,
     signs: torch.Generator,
 ) -> tuple[Sequence[Tensor], int, float]:
     """Gradients at the consumers' outputs, predictions in the batch, and the loss by their square.

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from stat_repro.calibration.batches import (
-    Batch,
-    block_input,
+    CalibrationBatch,
     forward_options,
+    layer_input,
     token_mask,
 )
 from stat_repro.calibration.divergence import (
@@ -44,10 +44,10 @@ class DenseRun:
     """
 
     def __init__(
-        self, model: nn.Module, adapter: Adapter, batches: Iterable[Batch], tokens: int
+        self, model: nn.Module, adapter: Adapter, batches: Iterable[CalibrationBatch], tokens: int
     ) -> None:
         self._model = model
-        self._blocks = [model.get_submodule(name) for name in adapter.blocks]
+        self._blocks = [model.get_submodule(name) for name in adapter.layer_names]
         self._options = forward_options(adapter)
         self._inputs: list[dict[str, torch.Tensor]] = []
         self._masks: list[torch.Tensor] = []
@@ -86,7 +86,7 @@ class DenseRun:
         return total / self.rows
 
 
-def _first_rows(batches: Iterable[Batch], tokens: int) -> Iterator[Batch]:
+def _first_rows(batches: Iterable[CalibrationBatch], tokens: int) -> Iterator[CalibrationBatch]:
     """The examples in their order until they have so many tokens, in batches as they come."""
     left = tokens
     for batch in batches:
@@ -104,7 +104,7 @@ def _inputs_of(blocks: list[nn.Module], hidden: list[torch.Tensor]) -> Iterator[
     """Write down what every layer reads."""
 
     def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden.append(block_input(args, kwargs))
+        hidden.append(layer_input(args, kwargs))
 
     with hooks() as handles:
         for block in blocks:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stat_repro.calibration.batches import Batch, model_inputs, token_mask
+from stat_repro.calibration.batches import CalibrationBatch, model_inputs, token_mask
 
 # Positions of an example that are compared where a model speaks at every position, spread evenly.
 # A vocabulary of 49,152 would take 100 MB for one window of 512 tokens.
@@ -19,7 +19,7 @@ POSITIONS = 64
 
 
 def compared_inputs(
-    model: nn.Module, batch: Batch, device: torch.device
+    model: nn.Module, batch: CalibrationBatch, device: torch.device
 ) -> tuple[dict[str, Tensor], Tensor]:
     """What the whole model is given for a batch, and which positions of its output are tokens.
 

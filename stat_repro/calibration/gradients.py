@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stat_repro.calibration.batches import Batch, CalibrationError, token_mask
+from stat_repro.calibration.batches import CalibrationBatch, CalibrationError, token_mask
 from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError, linear
 from stat_repro.models.modes import evaluating, hooks
 from stat_repro.parallel import in_turns, own_share
@@ -39,7 +39,11 @@ def check_head(model: nn.Module) -> None:
 
 
 def mask_gradients(
-    model: nn.Module, adapter: Adapter, batches: Iterable[Batch], *, label: str = "mask gradients"
+    model: nn.Module,
+    adapter: Adapter,
+    batches: Iterable[CalibrationBatch],
+    *,
+    label: str = "mask gradients",
 ) -> dict[tuple[int, SiteKind], Tensor]:
     """dL/dm of every unit's mask variable m at 1, for every example's loss L.
 

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from stat_repro.calibration.batches import (
     NO_TOKENS,
-    Batch,
+    CalibrationBatch,
     CalibrationError,
-    block_input,
+    layer_input,
     token_mask,
     token_rows,
 )
@@ -24,7 +24,9 @@ from stat_repro.parallel import in_turns, own_share
 from stat_repro.progress import track
 
 
-def block_influence(model: nn.Module, adapter: Adapter, batches: Iterable[Batch]) -> Tensor:
+def layer_influence(
+    model: nn.Module, adapter: Adapter, batches: Iterable[CalibrationBatch]
+) -> Tensor:
     """1 - mean over tokens of cos(x_in, x_out) of every block (Men et al. 2024, formula 1).
 
     Where several processes work on one run, each takes its share of the batches.
@@ -62,7 +64,7 @@ def block_influence(model: nn.Module, adapter: Adapter, batches: Iterable[Batch]
     if not tokens:
         raise CalibrationError(NO_TOKENS)
     cosines = torch.stack([batch for batch, _ in sums]).sum(dim=0)
-    for layer, name in enumerate(adapter.blocks):
+    for layer, name in enumerate(adapter.layer_names):
         if not bool(torch.isfinite(cosines[layer])):
             raise CalibrationError(f"{name}: NaN or infinite activations on the calibration data")
     return 1.0 - cosines / tokens
@@ -72,7 +74,7 @@ def block_influence(model: nn.Module, adapter: Adapter, batches: Iterable[Batch]
 def _block_hooks(model: nn.Module, adapter: Adapter, receive: Any) -> Iterator[None]:
     """Call `receive(layer, input, output)` for every block in every forward pass inside."""
     with hooks() as handles:
-        for layer, name in enumerate(adapter.blocks):
+        for layer, name in enumerate(adapter.layer_names):
 
             def hook(
                 module: nn.Module,
@@ -81,7 +83,7 @@ def _block_hooks(model: nn.Module, adapter: Adapter, receive: Any) -> Iterator[N
                 output: Any,
                 layer: int = layer,
             ) -> None:
-                before = block_input(args, options)
+                before = layer_input(args, options)
                 receive(layer, before, output[0] if isinstance(output, tuple) else output)
 
             block = model.get_submodule(name)

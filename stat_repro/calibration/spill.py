@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from stat_repro.calibration.statistics import GramStatistics
-from stat_repro.linalg.gram import mirror, upper_blocks
+from stat_repro.linalg.gram import mirror, upper_panels
 from stat_repro.models.tensor_files import read_header
 
 
@@ -90,7 +90,7 @@ class SpilledGram:
     def write(cls, statistics: GramStatistics, path: Path) -> SpilledGram:
         """Write G to a file; `GramStatistics` may be dropped then."""
         with path.open("wb") as file:
-            for block in upper_blocks(statistics.gram):
+            for block in upper_panels(statistics.gram):
                 block.cpu().contiguous().numpy().tofile(file)
         columns = statistics.gram.shape[0]
         return cls(path, columns, statistics.tokens, statistics.dtype, statistics.sums)
@@ -99,7 +99,7 @@ class SpilledGram:
         """The statistics, bit for bit."""
         gram = torch.empty((self.columns, self.columns), dtype=torch.float64)
         with self.path.open("rb") as file:
-            for block in upper_blocks(gram):
+            for block in upper_panels(gram):
                 values = np.fromfile(file, dtype=np.float64, count=block.numel())
                 block.copy_(torch.from_numpy(values).view(block.shape))
         mirror(gram)
@@ -109,5 +109,5 @@ class SpilledGram:
 def gram_file_bytes(columns: int) -> int:
     """Bytes that `SpilledGram` writes for a matrix of F columns: somewhat over half of 8 F^2."""
     return sum(
-        8 * block.numel() for block in upper_blocks(torch.empty((columns,) * 2, device="meta"))
+        8 * block.numel() for block in upper_panels(torch.empty((columns,) * 2, device="meta"))
     )

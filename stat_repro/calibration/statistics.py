@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from stat_repro.linalg import blocks, elimination, interpolative, leverage_scores, pivoting
+from stat_repro.linalg import elimination, interpolative, leverage_scores, pivoting, units
 
 
 class SiteStatistics(Protocol):
@@ -59,7 +59,7 @@ class SiteStatistics(Protocol):
     def removal_errors(
         self, order: torch.Tensor, weight: torch.Tensor, column_units: torch.Tensor, width: int
     ) -> torch.Tensor:
-        """Output error with the first 0..H units of `order` kept; see `linalg.blocks`."""
+        """Output error with the first 0..H units of `order` kept; see `linalg.units`."""
         ...
 
     def elimination(
@@ -85,7 +85,7 @@ class SiteStatistics(Protocol):
         ...
 
     def output_products(self, weight: torch.Tensor, width: int) -> torch.Tensor:
-        """Inner products of what units add to the output; see `linalg.blocks`. Shape (H, H)."""
+        """Inner products of what units add to the output; see `linalg.units`. Shape (H, H)."""
         ...
 
 
@@ -142,14 +142,14 @@ class GramStatistics:
 
     def pivot_units(self, width: int) -> pivoting.PivotedFactor:
         """Pivots of the units by pivoted Cholesky of their Gram matrix."""
-        return pivoting.pivoted_cholesky(blocks.unit_gram(self.gram, width).contiguous())
+        return pivoting.pivoted_cholesky(units.unit_gram(self.gram, width).contiguous())
 
     def removal_errors(
         self, order: torch.Tensor, weight: torch.Tensor, column_units: torch.Tensor, width: int
     ) -> torch.Tensor:
         """Output errors from the block factor of G."""
-        factor = blocks.block_factor(self.gram, order, width)
-        return blocks.removal_errors(factor, weight, column_units, width)
+        factor = units.unit_factor(self.gram, order, width)
+        return units.removal_errors(factor, weight, column_units, width)
 
     def elimination(
         self, weight: torch.Tensor, width: int, ridge: float
@@ -186,7 +186,7 @@ class GramStatistics:
 
     def output_products(self, weight: torch.Tensor, width: int) -> torch.Tensor:
         """Sums of G * (W^T W) over the blocks of units."""
-        return blocks.output_products(self.gram, weight, width)
+        return units.output_products(self.gram, weight, width)
 
 
 @dataclass(frozen=True)
@@ -239,14 +239,14 @@ class ActivationStatistics:
     def pivot_units(self, width: int) -> pivoting.PivotedFactor:
         """Pivots of the (n * w, H) view by pivoted QR."""
         n, columns = self.activations.shape
-        units = self.activations.view(n, columns // width, width)
-        return pivoting.pivoted_qr(units.transpose(1, 2).reshape(n * width, columns // width))
+        by_unit = self.activations.view(n, columns // width, width)
+        return pivoting.pivoted_qr(by_unit.transpose(1, 2).reshape(n * width, columns // width))
 
     def removal_errors(
         self, order: torch.Tensor, weight: torch.Tensor, column_units: torch.Tensor, width: int
     ) -> torch.Tensor:
         """Output errors by deflating the activations."""
-        return blocks.removal_errors_from_activations(
+        return units.removal_errors_from_activations(
             self.activations.double(), order.cpu(), weight.cpu(), column_units.cpu(), width
         )
 
@@ -279,4 +279,4 @@ class ActivationStatistics:
     def output_products(self, weight: torch.Tensor, width: int) -> torch.Tensor:
         """The same from A^T A, which the answer has the size of anyway."""
         rows = self.activations.double()
-        return blocks.output_products(rows.T @ rows, weight.cpu(), width)
+        return units.output_products(rows.T @ rows, weight.cpu(), width)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stat_repro.calibration.batches import block_input, token_rows
+from stat_repro.calibration.batches import layer_input, token_rows
 from stat_repro.models.adapter import Adapter, Site, linear
 from stat_repro.models.modes import hooks
 
@@ -26,7 +26,7 @@ class _SiteSeen(Exception):
 
 
 class StreamRecorder:
-    """Watches one layer; for `BlockPasses.advance`.
+    """Watches one layer; for `LayerPasses.advance`.
 
     Args:
         adapter: Of the model.
@@ -45,7 +45,7 @@ class StreamRecorder:
         receive: Receiver,
         stop: Site | None = None,
     ) -> None:
-        self._block = adapter.blocks[layer]
+        self._block = adapter.layer_names[layer]
         self._pre_norm = adapter.pre_norm
         self._attention = adapter.site(layer, "attention")
         self._ffn = adapter.site(layer, "ffn")
@@ -86,7 +86,7 @@ class StreamRecorder:
             yield
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._before = block_input(args, kwargs)
+        self._before = layer_input(args, kwargs)
 
     def _attended(self, module: nn.Module, args: Any, output: Any) -> None:
         added = output[0] if isinstance(output, tuple) else output

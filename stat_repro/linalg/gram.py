@@ -30,7 +30,7 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
         total[block, start:].addmm_(rows[:, block].T, rows[:, start:], alpha=alpha)
 
 
-def upper_blocks(total: torch.Tensor) -> Iterator[torch.Tensor]:
+def upper_panels(total: torch.Tensor) -> Iterator[torch.Tensor]:
     """Views of the block rows of a matrix from the diagonal on: all of a symmetric one.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from stat_repro.calibration.batches import Batch
+from stat_repro.calibration.batches import CalibrationBatch
 from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import PruningConfig
@@ -38,7 +38,7 @@ class MethodInput:
 
     model: nn.Module
     adapter: Adapter
-    batches: Iterable[Batch]
+    batches: Iterable[CalibrationBatch]
     ratio: float
     sequence_length: float
     config: PruningConfig

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 
 from stat_repro.allocation.costs import BudgetError
-from stat_repro.calibration.influence import block_influence
+from stat_repro.calibration.influence import layer_influence
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
 from stat_repro.methods.common import plan_of
@@ -45,7 +45,7 @@ def prune(task: MethodInput) -> MethodOutput:
     costs = block_costs(adapter, task.sequence_length)
     _check_ratio(costs, task.ratio)
     with watch.stage("influence_s"):
-        influence = block_influence(task.model, adapter, task.batches)
+        influence = layer_influence(task.model, adapter, task.batches)
     order = torch.argsort(influence, stable=True).tolist()
     removed = blocks_to_remove(costs, order, task.ratio)
     edits = [_edit(task, site, removed) for site in adapter.sites if site.units]

@@ -25,8 +25,8 @@ import torch
 from stat_repro.allocation.allocate import Sizes
 from stat_repro.allocation.costs import unit_costs
 from stat_repro.calibration.batches import CalibrationError
-from stat_repro.calibration.blockwise import BlockPasses
 from stat_repro.calibration.capture import Calibration, Reduction
+from stat_repro.calibration.layerwise import LayerPasses
 from stat_repro.calibration.spill import (
     FileStore,
     MemoryStore,
@@ -49,7 +49,7 @@ from stat_repro.methods.stat import (
 )
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.devices import float64_home
-from stat_repro.models.residency import AllResident, BlockWeights
+from stat_repro.models.residency import AllResident, LayerWeights
 from stat_repro.progress import track
 from stat_repro.surgery.edit import SiteEdit, temporarily_pruned
 
@@ -115,7 +115,7 @@ class LayerwiseStat:
     def __init__(
         self,
         task: MethodInput,
-        weights: BlockWeights,
+        weights: LayerWeights,
         folder: Path,
         device: torch.device,
         watch: Stopwatch,
@@ -125,7 +125,7 @@ class LayerwiseStat:
         self._task, self._weights, self._folder = task, weights, folder
         self._device, self._watch = device, watch
         store = FileStore(folder) if in_files else MemoryStore()
-        self._passes = BlockPasses(task.model, task.adapter, weights, task.batches, store, device)
+        self._passes = LayerPasses(task.model, task.adapter, weights, task.batches, store, device)
         self._orders: list[torch.Tensor] = []
         self._norms: list[float] = []
         self._grams: dict[int, SpilledGram] = {}
@@ -137,7 +137,7 @@ class LayerwiseStat:
             self._passes.start()
         found: list[SiteAnalysis] = []
         for layer in track(range(task.adapter.num_layers), "dense layers", unit="layers"):
-            with self._weights.block(layer):
+            with self._weights.layer(layer):
                 sites = [task.adapter.site(layer, kind) for kind in ("attention", "ffn")]
                 calibration = self._statistics(layer, sites, "calibrate_s")
                 with watch.stage("errors_s"):
@@ -164,7 +164,7 @@ class LayerwiseStat:
         for layer in track(range(task.adapter.num_layers), "folding layers", unit="layers"):
             attention, ffn = (task.adapter.site(layer, kind) for kind in ("attention", "ffn"))
             folded: Folded = []
-            with self._weights.block(layer):
+            with self._weights.layer(layer):
                 with watch.stage("fold_ffn_s"):
                     folded.append(self._fold_ffn(ffn, sizes.neurons[layer]))
                 with temporarily_pruned(task.model, [ffn], [folded[0][0]]):

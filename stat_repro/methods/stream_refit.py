@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 import torch
 
-from stat_repro.calibration.blockwise import BlockPasses
+from stat_repro.calibration.layerwise import LayerPasses
 from stat_repro.calibration.spill import MemoryStore
 from stat_repro.calibration.streams import StreamRecorder
 from stat_repro.linalg.refit import RefitSums
@@ -55,7 +55,7 @@ def refit_to_stream(task: MethodInput, edits: Mapping[Key, SiteEdit]) -> dict[Ke
     adapter, model = task.adapter, task.model
     device = next(model.parameters()).device
     dense, pruned = (
-        BlockPasses(model, adapter, AllResident(), task.batches, MemoryStore(), device)
+        LayerPasses(model, adapter, AllResident(), task.batches, MemoryStore(), device)
         for _ in range(2)
     )
     dense.start()
@@ -79,7 +79,7 @@ def refit_to_stream(task: MethodInput, edits: Mapping[Key, SiteEdit]) -> dict[Ke
 
 
 def _dense_streams(
-    task: MethodInput, passes: BlockPasses, layer: int, sites: list[Site]
+    task: MethodInput, passes: LayerPasses, layer: int, sites: list[Site]
 ) -> dict[str, list[torch.Tensor]]:
     """The dense stream behind each site, per batch (n, D), on the CPU; batches move on."""
     streams: dict[str, list[torch.Tensor]] = {site.kind: [] for site in sites}
@@ -94,7 +94,7 @@ def _dense_streams(
 
 
 def _sums(
-    task: MethodInput, passes: BlockPasses, site: Site, targets: list[torch.Tensor]
+    task: MethodInput, passes: LayerPasses, site: Site, targets: list[torch.Tensor]
 ) -> RefitSums:
     """Sums of the refit of one site; the batches stay in front of its layer."""
     consumer = linear(task.model, site.consumer)

@@ -91,7 +91,7 @@ class Adapter:
         backbone: Dotted name of the part without task head ("" if the model has none).
         num_layers: Transformer layers.
         sites: All sites by layer, attention before FFN.
-        blocks: Dotted names of the transformer layers.
+        layer_names: Dotted names of the transformer layers.
         pre_norm: Whether a layer adds to the stream it reads, with its norms inside the branches;
             without its projections such a layer hands the stream on unchanged.
     """
@@ -101,7 +101,7 @@ class Adapter:
     backbone: str
     num_layers: int
     sites: tuple[Site, ...]
-    blocks: tuple[str, ...]
+    layer_names: tuple[str, ...]
     pre_norm: bool
 
     def of_kind(self, kind: SiteKind) -> tuple[Site, ...]:
@@ -268,7 +268,7 @@ def adapter_for(model: nn.Module) -> Adapter:
         backbone=backbone,
         num_layers=num_layers,
         sites=tuple(sites),
-        blocks=names,
+        layer_names=names,
         # OPT-350m alone among its family normalises after the sums.
         pre_norm=layout.decoder and getattr(model.config, "do_layer_norm_before", True),
     )

@@ -6,14 +6,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
-class BlockWeights(Protocol):
+class LayerWeights(Protocol):
     """Puts weights where a model expects them, for the length of a block of code."""
 
     def outside(self) -> AbstractContextManager[None]:
         """What the backbone has before and behind its transformer layers."""
         ...
 
-    def block(self, layer: int) -> AbstractContextManager[None]:
+    def layer(self, layer: int) -> AbstractContextManager[None]:
         """One transformer layer."""
         ...
 
@@ -25,6 +25,6 @@ class AllResident:
         """Nothing to do."""
         return nullcontext()
 
-    def block(self, layer: int) -> AbstractContextManager[None]:
+    def layer(self, layer: int) -> AbstractContextManager[None]:
         """Nothing to do."""
         return nullcontext()

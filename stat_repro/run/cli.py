@@ -127,13 +127,13 @@ def _run(point: str, config: RunConfig) -> Outcome:
     from stat_repro.parallel import exchange, same_everywhere, together
     from stat_repro.results.store import find_record
     from stat_repro.run.identity import identify
-    from stat_repro.run.pipeline import model_folder, run_experiment
+    from stat_repro.run.pipeline import output_folder, run_experiment
 
     root = results_dir() if config.results is None else Path(config.results).expanduser()
     with together():
         name = identify(config)
         same_everywhere("name of the run", name)
-        folder = model_folder(config, name)
+        folder = output_folder(config, name)
         # What the first process sees counts, for all.
         stored, model_there = exchange(
             (find_record(root, config.study, name), folder is None or folder.exists())
@@ -192,9 +192,9 @@ def _line(error: BaseException) -> str:
 @functools.cache
 def _session() -> Any:
     """The one session of this process: Hydra's basic launcher runs all points in it."""
-    from stat_repro.run.session import Session
+    from stat_repro.run.sweep_cache import SweepCache
 
-    return Session()
+    return SweepCache()
 
 
 def _job(cfg: DictConfig) -> None:

@@ -18,7 +18,7 @@ from stat_repro.results.example_files import describe_examples, encode_examples
 from stat_repro.results.provenance import collect
 from stat_repro.results.record import RunRecord, describe_error
 from stat_repro.run.identity import identify
-from stat_repro.run.session import CalibratedModel, DenseModel, Session, sketch_of
+from stat_repro.run.sweep_cache import CalibratedModel, DenseModel, SweepCache, sketch_of
 from stat_repro.surgery.checkpoint import PLAN_FILE, save_pruned
 
 
@@ -40,7 +40,7 @@ class Experiment:
 
 
 def run_experiment(
-    config: RunConfig, session: Session, name: str | None = None
+    config: RunConfig, session: SweepCache, name: str | None = None
 ) -> Experiment | None:
     """Load, calibrate, plan, cut, evaluate: the whole of one run.
 
@@ -172,7 +172,7 @@ def _in_words(device: torch.device) -> str:
     return str(device) if processes == 1 else f"{device.type}, {processes} processes"
 
 
-def model_folder(config: RunConfig, name: str) -> Path | None:
+def output_folder(config: RunConfig, name: str) -> Path | None:
     """Where the pruned model of this run goes; None if it is not to be saved.
 
     Raises:

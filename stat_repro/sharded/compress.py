@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from stat_repro.api import check_target, pruning_config, rereadable
-from stat_repro.calibration.batches import Batch
+from stat_repro.calibration.batches import CalibrationBatch
 from stat_repro.calibration.capture import count_tokens
 from stat_repro.config.checks import one_of
 from stat_repro.config.pruning import check_engine
@@ -62,7 +62,7 @@ class CheckpointCompression:
 def compress_checkpoint(
     folder: str | Path,
     output: str | Path,
-    batches: Iterable[Batch],
+    batches: Iterable[CalibrationBatch],
     *,
     ratio: float = 0.5,
     round_to: int = 1,

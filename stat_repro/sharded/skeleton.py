@@ -155,14 +155,14 @@ class CheckpointWeights:
     def outside(self) -> AbstractContextManager[None]:
         """Embeddings and whatever else the backbone has besides its layers."""
         stem = f"{self._adapter.backbone}." if self._adapter.backbone else ""
-        blocks = tuple(f"{name}." for name in self._adapter.blocks)
+        blocks = tuple(f"{name}." for name in self._adapter.layer_names)
         return self._resident(
             [n for n in self._skeleton.entries if n.startswith(stem) and not n.startswith(blocks)]
         )
 
-    def block(self, layer: int) -> AbstractContextManager[None]:
+    def layer(self, layer: int) -> AbstractContextManager[None]:
         """One transformer layer."""
-        block = f"{self._adapter.blocks[layer]}."
+        block = f"{self._adapter.layer_names[layer]}."
         return self._resident([n for n in self._skeleton.entries if n.startswith(block)])
 
     @contextmanager

@@ -34,7 +34,7 @@ class ShardWriter:
         self._folder, self._adapter = folder, adapter
         stored = skeleton.stored()
         self._stored = stored
-        blocks = tuple(f"{name}." for name in adapter.blocks)
+        blocks = tuple(f"{name}." for name in adapter.layer_names)
         self._outside = _groups({n: e for n, e in stored.items() if not n.startswith(blocks)})
         self._count = len(self._outside) + adapter.num_layers
         self._places: dict[str, str] = {}
@@ -50,7 +50,7 @@ class ShardWriter:
         Raises:
             SurgeryError: An edited weight that is not finite.
         """
-        block = f"{self._adapter.blocks[layer]}."
+        block = f"{self._adapter.layer_names[layer]}."
         entries = {name: entry for name, entry in self._stored.items() if name.startswith(block)}
         changed: dict[str, torch.Tensor] = {}
         for edit in edits:

@@ -75,7 +75,7 @@ class CalibratedModel:
     seconds: float
 
 
-class Session:
+class SweepCache:
     """Values shared by consecutive runs; keeps one of each kind."""
 
     def __init__(self) -> None:

@@ -16,11 +16,16 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from stat_repro.calibration.batches import Batch, forward_options, model_inputs, token_mask
+from stat_repro.calibration.batches import (
+    CalibrationBatch,
+    forward_options,
+    model_inputs,
+    token_mask,
+)
 from stat_repro.calibration.spill import TensorStore
 from stat_repro.models.adapter import Adapter
 from stat_repro.models.modes import evaluating, forwards_replaced
-from stat_repro.models.residency import BlockWeights
+from stat_repro.models.residency import LayerWeights
 from stat_repro.parallel import own_share
 from stat_repro.progress import track
 
@@ -53,7 +58,7 @@ class Watcher(Protocol):
         ...
 
 
-class BlockPasses:
+class LayerPasses:
     """Hidden states of all batches in front of one layer.
 
     Args:
@@ -70,8 +75,8 @@ class BlockPasses:
         self,
         model: nn.Module,
         adapter: Adapter,
-        weights: BlockWeights,
-        batches: Iterable[Batch],
+        weights: LayerWeights,
+        batches: Iterable[CalibrationBatch],
         store: TensorStore,
         device: torch.device,
     ) -> None:
@@ -84,7 +89,7 @@ class BlockPasses:
         """Put all batches in front of the first layer."""
         self._masks, self._calls = [], []
         backbone = self._model.get_submodule(self._adapter.backbone)
-        blocks = [self._model.get_submodule(name) for name in self._adapter.blocks]
+        blocks = [self._model.get_submodule(name) for name in self._adapter.layer_names]
         options = forward_options(self._adapter)
         with self._weights.outside(), evaluating(self._model), torch.inference_mode():
             for index, batch in enumerate(
@@ -109,7 +114,7 @@ class BlockPasses:
                 stays in front of the layer.
             label: What the progress line says.
         """
-        block = self._model.get_submodule(self._adapter.blocks[layer])
+        block = self._model.get_submodule(self._adapter.layer_names[layer])
         last = layer == self._adapter.num_layers - 1
         with evaluating(block), torch.inference_mode(), watcher.hooks(self._model):
             for index in track(range(len(self._masks)), label):

@@ -28,7 +28,7 @@ def unit_gram(gram: torch.Tensor, width: int) -> torch.Tensor:
     return blocks.diagonal(dim1=1, dim2=3).sum(dim=-1)
 
 
-def block_factor(gram: torch.Tensor, order: torch.Tensor, width: int) -> torch.Tensor:
+def unit_factor(gram: torch.Tensor, order: torch.Tensor, width: int) -> torch.Tensor:
     """R with R^T R = G in the given order of units, block row by block row.
 
     Each diagonal block of the Schur complement is inverted by its eigendecomposition; directions
@@ -68,7 +68,7 @@ def removal_errors(
     rows of R from block i on; the orthogonal factor drops out of the norm.
 
     Args:
-        factor: R of shape (H * w, H * w) from `block_factor`.
+        factor: R of shape (H * w, H * w) from `unit_factor`.
         weight: Consumer weight W of shape (D, H * w), columns in their original order.
         column_units: For each position in R the unit whose columns of W read it, shape (H,).
             The order itself for the true error.
