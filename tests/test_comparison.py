@@ -64,6 +64,19 @@ def test_equal_series_differ_by_exactly_nothing() -> None:
     assert found.fidelity_ratio == bootstrap.Estimate(1, 1, 1)
 
 
+def test_a_difference_of_zero_is_zero_although_thirds_do_not_add_up() -> None:
+    def flags(*correct: int) -> dict[str, np.ndarray]:
+        values = np.array(correct, dtype=np.uint8)
+        return {"correct": values, "kl": values.astype(np.float32), "agree": values}
+
+    reference = [made.run(flags(0, i < 1, i < 2), seed=i) for i in range(3)]
+    variant = [made.run(flags(1, 0, 0), "flap", seed=i) for i in range(3)]
+    (found,) = compare(*reference, *variant)
+    for estimate in (found.metric, found.fidelity, found.agreement):
+        assert estimate is not None
+        assert (estimate.value, found.seeds) == (0, (0, 1, 2))
+
+
 def test_windows_of_a_question_count_as_in_the_record() -> None:
     def questions(kl: list[float], f1: list[float]) -> dict[str, np.ndarray]:
         flags = np.array([1, 0, 1], dtype=np.uint8)

@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stat_repro.config import PruningConfig
-from stat_repro.reporting.bootstrap import RESAMPLES, Estimate, estimate, resampled_sums
+from stat_repro.reporting.bootstrap import (
+    RESAMPLES,
+    Estimate,
+    Floats,
+    estimate,
+    resampled_sums,
+    total,
+)
 from stat_repro.reporting.fairness import (
     Unit,
     identity_difference,
@@ -86,7 +93,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A comparable pair: values of both, (N) each, averaged over the seeds."""
+    """A comparable pair: values of both, (N) each, added up over the seeds."""
 
     comparison: Comparison
     reference: Values
@@ -121,14 +128,14 @@ def compare(
     if reference is not None and all(run.variant != reference for run in runs):
         labels = sorted({run.variant for run in runs})
         raise ReportError(f"reference: expected one of {'; '.join(labels)}; got {reference!r}")
-    found: list[Comparison | _Pair] = []
+    entries: list[Comparison | _Pair] = []
     for key in sorted(groups):
         group = groups[key]
         label = _faithful(group) if reference is None else reference
         measured = any(run.values is not None for run in group)
         if label is not None and measured and any(run.variant == label for run in group):
-            found += _against(label, group)
-    return _measured(found, resamples)
+            entries += _against(label, group)
+    return _measured(entries, resamples)
 
 
 def _runs(records: Sequence[RunRecord], values: Mapping[str, Values]) -> list[_Run]:
@@ -146,12 +153,11 @@ def _faithful(group: Sequence[_Run]) -> str | None:
     Where a study has `stat` in one other form only (its selection at equal sizes, say), that one.
     """
     defaults = asdict(PruningConfig())
-    found = [run for run in group if {**defaults, **run.record.config["pruning"]} == defaults]
-    found.sort(key=lambda run: (len(run.extras), run.order))
-    if found:
-        return found[0].variant
-    own = {run.variant for run in group if run.record.method == "stat"}
-    return own.pop() if len(own) == 1 else None
+    faithful = [run for run in group if {**defaults, **run.record.config["pruning"]} == defaults]
+    if faithful:
+        return min(faithful, key=lambda run: (len(run.extras), run.order)).variant
+    forms = {run.variant for run in group if run.record.method == "stat"}
+    return forms.pop() if len(forms) == 1 else None
 
 
 def _against(reference: str, group: Sequence[_Run]) -> list[Comparison | _Pair]:
@@ -161,7 +167,7 @@ def _against(reference: str, group: Sequence[_Run]) -> list[Comparison | _Pair]:
         points.setdefault((run.order, run.variant, run.record.ratio), []).append(run)
     references = {key[2]: runs for key, runs in points.items() if key[1] == reference}
     units: dict[Any, Unit] = {}
-    found = []
+    entries = []
     for key in sorted(points):
         if key[1] == reference:
             continue
@@ -171,8 +177,8 @@ def _against(reference: str, group: Sequence[_Run]) -> list[Comparison | _Pair]:
         if dense not in units:
             same = [r.record for r in group if r.record.provenance.get("model_hash") == dense]
             units[dense] = unit_shares(same)
-        found.append(_point(empty, references.get(key[2], []), points[key], units[dense]))
-    return found
+        entries.append(_point(empty, references.get(key[2], []), points[key], units[dense]))
+    return entries
 
 
 def _point(
@@ -195,71 +201,74 @@ def _point(
     reason = next((r for r in reasons if r is not None), mac_objection(left, right, unit))
     if reason is not None:
         return replace(named, left_out=reason)
-    averages = [_average([side[s].values or {} for s in kept]) for side in sides]
-    sizes = {len(value) for average in averages for value in average.values()}
-    if len(sizes) != 1 or set(averages[0]) != set(averages[1]):
+    sums = [_over_seeds([side[s].values or {} for s in kept]) for side in sides]
+    sizes = {len(value) for side in sums for value in side.values()}
+    if len(sizes) != 1 or set(sums[0]) != set(sums[1]):
         return replace(named, left_out="other values per example")
-    return _Pair(replace(named, seeds=tuple(kept), examples=sizes.pop()), *averages)
+    return _Pair(replace(named, seeds=tuple(kept), examples=sizes.pop()), *sums)
 
 
-def _average(runs: Sequence[Values]) -> dict[str, NDArray[np.float64]]:
-    """Mean over the seeds of every example's values."""
-    return {
-        name: np.mean([run[name].astype(np.float64) for run in runs], axis=0) for name in runs[0]
-    }
+def _over_seeds(runs: Sequence[Values]) -> dict[str, Floats]:
+    """Sum over the seeds of every example's values.
+
+    The number of seeds divides last, with that of the examples: thirds would not add up exactly.
+    """
+    return {name: np.sum([run[name] for run in runs], axis=0, dtype=np.float64) for name in runs[0]}
 
 
-def _measured(found: Sequence[Comparison | _Pair], resamples: int) -> list[Comparison]:
+def _measured(entries: Sequence[Comparison | _Pair], resamples: int) -> list[Comparison]:
     """Estimates of all pairs; those with equally many examples share one draw of them."""
-    columns: dict[int, list[NDArray[np.float64]]] = {}
-    for entry in found:
-        if isinstance(entry, _Pair):
-            columns.setdefault(entry.comparison.examples, []).extend(_columns(entry).values())
+    columns = [_columns(entry) if isinstance(entry, _Pair) else {} for entry in entries]
+    by_size: dict[int, list[Floats]] = {}
+    for column in (column for of_pair in columns for column in of_pair.values()):
+        by_size.setdefault(len(column), []).append(column)
     drawn = {}
-    for count, made in columns.items():
-        matrix = np.stack(made, axis=1)
+    for size, same_size in by_size.items():
+        matrix = np.stack(same_size, axis=1)
         # Nothing that is not finite has an interval, and zero times infinity would spread.
         broken = ~np.isfinite(matrix).all(axis=0, keepdims=True)
         sums = resampled_sums(np.where(broken, 0.0, matrix), resamples)
-        drawn[count] = iter(np.where(broken, np.nan, sums).T)
+        drawn[size] = iter(np.where(broken, np.nan, sums).T)
     result = []
-    for entry in found:
-        if isinstance(entry, Comparison):
+    for entry, of_pair in zip(entries, columns, strict=True):
+        if isinstance(entry, _Pair):
+            draws = drawn[entry.comparison.examples]
+            result.append(_estimated(entry.comparison, of_pair, {k: next(draws) for k in of_pair}))
+        else:
             result.append(entry)
-            continue
-        made_of = _columns(entry)
-        draws = drawn[entry.comparison.examples]
-        resampled = {name: next(draws) for name in made_of}
-        result.append(_estimated(entry.comparison, made_of, resampled))
     return result
 
 
-def _columns(pair: _Pair) -> dict[str, NDArray[np.float64]]:
-    """The sums over examples that the estimates of a pair are made of."""
-    task = pair.comparison.task
-    found = {}
+def _columns(pair: _Pair) -> dict[str, Floats]:
+    """The values per example, (N), whose sums the estimates of a pair are made of."""
+    task, seeds = pair.comparison.task, len(pair.comparison.seeds)
+    columns = {}
     for name in (*MEASURED[task], "agree"):
         if name not in pair.reference:
             continue
-        weights = _WEIGHTS.get((task, name))
-        weight = np.ones(pair.comparison.examples) if weights is None else pair.reference[weights]
-        reference, variant = weight * pair.reference[name], weight * pair.variant[name]
+        reference, variant = pair.reference[name], pair.variant[name]
+        if (task, name) in _WEIGHTS:
+            counts = pair.reference[_WEIGHTS[task, name]]
+            columns[f"{name} weight"] = counts
+            reference, variant = reference * (counts / seeds), variant * (counts / seeds)
         with np.errstate(invalid="ignore"):  # infinity minus infinity is undefined, as it should be
-            found[name] = variant - reference
-        found[f"{name} weight"] = weight
+            columns[name] = variant - reference
         if name == MEASURED[task][1]:
-            found[f"{name} reference"] = reference
-    return found
+            columns[f"{name} reference"] = reference
+    return columns
 
 
 def _estimated(
-    comparison: Comparison,
-    columns: Mapping[str, NDArray[np.float64]],
-    resampled: Mapping[str, NDArray[np.float64]],
+    comparison: Comparison, columns: Mapping[str, Floats], resampled: Mapping[str, Floats]
 ) -> Comparison:
     def quotient(above: str, below: str) -> Estimate:
-        sums = float(columns[above].sum()), float(columns[below].sum())
-        return estimate(sums, (resampled[above], resampled[below]))
+        if below in columns:
+            return estimate(
+                (total(columns[above]), total(columns[below])), (resampled[above], resampled[below])
+            )
+        # Every example counts the same, once per seed.
+        counts = np.float64(comparison.examples * len(comparison.seeds))
+        return estimate((total(columns[above]), counts), (resampled[above], counts))
 
     metric, fidelity = MEASURED[comparison.task]
     # One plus the relative difference is exactly one where the two are the same.

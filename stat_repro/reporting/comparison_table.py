@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from decimal import Context, Decimal
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from stat_repro.reporting.bootstrap import CONFIDENCE, RESAMPLES, Estimate
@@ -15,6 +15,7 @@ from stat_repro.reporting.comparison import MEASURED, Comparison
 from stat_repro.reporting.styles import QuantityStyle, quantity_style
 from stat_repro.reporting.tables import MISSING
 
+_DECIMAL = Context(prec=28, traps=[])  # without traps, what is too large is infinite
 # What the values per example are called in the other tables.
 _QUANTITY = {"correct": "accuracy", "squared_difference": "mse_to_dense", "agree": "agreement"}
 _DISTANCE = {"kl": "KL", "squared_difference": "squared difference"}
@@ -109,11 +110,13 @@ def _name(value: str) -> str:
 
 
 def _exponential(found: Estimate | None) -> Estimate | None:
-    """Of a difference of log-likelihoods: how many times the perplexity of the reference."""
+    """Of a difference of log-likelihoods: how many times the perplexity of the reference.
+
+    In decimal digits: the last bit of a float exponential depends on the processor.
+    """
     if found is None:
         return None
-    with np.errstate(over="ignore"):
-        return Estimate(*(float(np.exp(v)) for v in _ends(found)))
+    return Estimate(*(float(_DECIMAL.exp(Decimal(v))) for v in _ends(found)))
 
 
 def _ends(found: Estimate) -> tuple[float, float, float]:

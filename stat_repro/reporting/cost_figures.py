@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +86,7 @@ def cost_figure_data(frame: pd.DataFrame) -> list[CostFigureData]:
         panels = [
             SpeedupPanel(
                 title=f"batch {batch}, {tokens} tokens\n{device}",
-                prunable_share=float(group["prunable_share"].mean()),
+                prunable_share=statistics.fmean(group["prunable_share"]),
                 series=tuple(_series(one) for _, one in group.groupby("variant", sort=False)),
             )
             for (device, tokens, batch), group in points.groupby(["device", "tokens", "batch"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ def cost_points(frame: pd.DataFrame) -> pd.DataFrame:
         points.append(
             dict(zip(_POINT, key, strict=True))
             | {"n": len(group), **{name: first[name] for name in _OF_THE_FIRST}}
-            | numbers.mean().to_dict()
+            | {name: statistics.fmean(column) for name, column in numbers.items()}
             | {"speedup_low": numbers["speedup_low"].min()}
             | {"speedup_high": numbers["speedup_high"].max()}
         )

@@ -7,10 +7,11 @@ neuron; a whole block where that is the unit).
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from fractions import Fraction
+from statistics import fmean
 
 from stat_repro.results import RunRecord
 
@@ -36,31 +37,48 @@ def unit_shares(records: Sequence[RunRecord]) -> Unit:
     """Costs of units, from the kept units and kept MACs of runs of one model at one length.
 
     MACs are linear in the units kept, so that the dense model and the plans of the records
-    determine the cost of an attention unit and of a neuron (least squares, which must be exact).
+    determine the cost of an attention unit and of a neuron: least squares in exact fractions, which
+    must leave no more than rounding.
 
     Args:
         records: At least one run; all with the same dense model.
     """
     layers = records[0].plan["layers"]
-    dense = [sum(layer[kind] for layer in layers) for kind in ("heads", "neurons")]
-    counts, shares = [dense], [1.0]
+    units = [[sum(layer[kind] for layer in layers) for kind in ("heads", "neurons")]]
+    shares = [1.0]
     for record in records:
         kept = record.plan["layers"]
-        counts.append(
-            [sum(len(layer[k]) for layer in kept) for k in ("kept_heads", "kept_neurons")]
-        )
+        units.append([sum(len(layer[k]) for layer in kept) for k in ("kept_heads", "kept_neurons")])
         shares.append(_kept(record))
-    # Columns that are zero throughout (nothing of this kind to prune) determine nothing.
-    matrix = np.array(counts, dtype=np.float64)
-    used = matrix.any(axis=0)
-    costs = np.zeros(2)
-    found, _, rank, _ = np.linalg.lstsq(matrix[:, used], np.array(shares), rcond=1e-9)
-    costs[used] = found
-    exact = bool(np.allclose(matrix @ costs, shares, rtol=_EXACT, atol=_EXACT))
-    if rank < used.sum() or not exact:
+    costs = _least_squares(units, shares)
+    if costs is None or any(
+        abs(heads * costs[0] + neurons * costs[1] - share) > _EXACT * (1 + share)
+        for (heads, neurons), share in zip(units, shares, strict=True)
+    ):
         return Unit(None, None)
-    blocks = [costs @ (layer["heads"], layer["neurons"]) for layer in layers]
-    return Unit(float(costs.max()), float(max(blocks)))
+    blocks = [layer["heads"] * costs[0] + layer["neurons"] * costs[1] for layer in layers]
+    return Unit(float(max(costs)), float(max(blocks)))
+
+
+def _least_squares(
+    units: Sequence[Sequence[int]], shares: Sequence[float]
+) -> tuple[Fraction, Fraction] | None:
+    """Costs of a head and of a neuron by the normal equations; None where they are not determined.
+
+    What there is none of costs 0.
+    """
+    heads, neurons = zip(*units, strict=True)
+    hh, hn, nn = (
+        sum(map(operator.mul, a, b))
+        for a, b in ((heads, heads), (heads, neurons), (neurons, neurons))
+    )
+    hy, ny = (sum(map(operator.mul, a, map(Fraction, shares))) for a in (heads, neurons))
+    if hh == 0 or nn == 0:
+        return Fraction(hy, hh or 1), Fraction(ny, nn or 1)
+    determinant = hh * nn - hn * hn
+    if determinant == 0:
+        return None
+    return Fraction(hy * nn - ny * hn, determinant), Fraction(ny * hh - hy * hn, determinant)
 
 
 def identity_difference(reference: RunRecord, other: RunRecord) -> str | None:
@@ -73,8 +91,8 @@ def identity_difference(reference: RunRecord, other: RunRecord) -> str | None:
     left, right = reference.provenance, other.provenance
     if left.get("model_hash") is None or left["model_hash"] != right.get("model_hash"):
         return "another dense model"
-    hashes = [dict(found.get("data_hashes", {})) for found in (left, right)]
-    calibration = [found.pop("calibration", None) for found in hashes]
+    hashes = [dict(provenance.get("data_hashes", {})) for provenance in (left, right)]
+    calibration = [by_part.pop("calibration", None) for by_part in hashes]
     if not hashes[0] or hashes[0] != hashes[1]:
         return "other data"
     if calibration[0] is None or calibration[0] != calibration[1]:
@@ -85,7 +103,7 @@ def identity_difference(reference: RunRecord, other: RunRecord) -> str | None:
 def mac_difference(references: Sequence[RunRecord], others: Sequence[RunRecord]) -> float:
     """Mean share of MACs kept by the second runs minus that of the first, seed by seed."""
     pairs = zip(references, others, strict=True)
-    return float(np.mean([_kept(b) - _kept(a) for a, b in pairs]))
+    return fmean(_kept(b) - _kept(a) for a, b in pairs)
 
 
 def mac_objection(

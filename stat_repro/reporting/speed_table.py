@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -61,7 +62,7 @@ def _after_passes(record: SpeedRecord) -> list[float]:
     authors = record.seconds.get("authors_ffn_s")
     if authors is None or None in stages:
         return []
-    ours = [sum(turn) for turn in zip(*stages, strict=True)]
+    ours = [math.fsum(turn) for turn in zip(*stages, strict=True)]
     layers = record.protocol["layers"]
     return [layers * theirs / own for theirs, own in zip(authors, ours, strict=True)]
 

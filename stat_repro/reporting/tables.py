@@ -156,8 +156,8 @@ def _value(point: Any, style: QuantityStyle, name: str) -> str:
     if name == "dense" and math.isnan(value):
         return MISSING
     text = f"{style.scale * value:.{style.decimals}f}"
-    # All seeds share the dense model; the spread of equal numbers is rounding.
-    shown = not math.isnan(spread) and (name == "mean" or spread > 1e-9 * abs(value))
+    # All seeds share the dense model, which then has no spread to show.
+    shown = not math.isnan(spread) and (name == "mean" or spread > 0)
     return f"{text} ± {style.scale * spread:.{style.decimals}f}" if shown else text
 
 
