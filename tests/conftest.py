@@ -1,7 +1,9 @@
 """Shared set-up: tiny tests use one thread, which is faster for them and kind to the machine."""
 
+import importlib.util
 import os
 import tempfile
+from pathlib import Path
 
 # Code of model folders that tests load goes to a folder of its own, not to the user's.
 _MODULES = tempfile.TemporaryDirectory(prefix="stat_repro_modules_")
@@ -12,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for _name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
     os.environ.setdefault(_name, "1")
 
+import datasets  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -22,3 +25,29 @@ THREADS = torch.get_num_threads()
 def _threads(request):
     real = request.node.get_closest_marker("real") is not None
     torch.set_num_threads(THREADS if real else 1)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """An empty cache folder for one test."""
+    monkeypatch.setenv("STAT_REPRO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def own_datasets_cache(tmp_path, monkeypatch):
+    """What `datasets` keeps of local files goes to the test's folder."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
+@pytest.fixture(scope="session")
+def build():
+    """paper_figures/build.py as a module; its request for a light package stays inside."""
+    before = os.environ.get("STAT_REPRO_LIGHT")
+    script = Path(__file__).parents[1] / "paper_figures" / "build.py"
+    spec = importlib.util.spec_from_file_location("build", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if before is None:
+        del os.environ["STAT_REPRO_LIGHT"]
+    return module

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
+from pico_duplicates import duplicate_heads, duplicate_neurons, logits
 from pico_models import (
     DECODER_NAMES,
     PICO_NAMES,
@@ -21,9 +22,8 @@ from pico_models import (
     selection_edits,
 )
 from pico_project import save_checkpoint, text_overrides
+from pico_runs import compose_here
 from safetensors.torch import load_file, save_file
-from test_pipeline import compose_here
-from test_stat import duplicate_heads, duplicate_neurons, logits
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 

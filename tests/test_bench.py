@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from made_up_matrices import activations
 from made_up_records import make_record
-from test_build import build  # noqa: F401
-from test_linalg import activations
 
 from stat_repro import measure, reporting, results
 from stat_repro.bench.__main__ import main
@@ -20,7 +19,7 @@ AFTER_PASSES = ("errors", "fold_ffn", "fold_heads")
 TINY = ["tiny", "--repeats", "2", "--sweep", "0.2,0.3", "--authors-tokens", "50"]
 
 
-def test_a_measurement_is_stored_and_shown(tmp_path, build, capsys):  # noqa: F811
+def test_a_measurement_is_stored_and_shown(tmp_path, build, capsys):
     arguments = [*TINY, "--ratio", "0.4", "--results", str(tmp_path / "results")]
     assert main(arguments) == 0
     assert main(arguments) == 0  # a second one replaces nothing
@@ -150,7 +149,7 @@ def test_the_peak_can_be_started_anew():
 SMALL = ["tiny", "--repeats", "1", "--warmup", "0", "--authors-tokens", "0"]
 
 
-def test_growth_is_shown_along_each_size_that_was_varied(tmp_path, build):  # noqa: F811
+def test_growth_is_shown_along_each_size_that_was_varied(tmp_path, build):
     stored = ["--results", str(tmp_path / "results")]
     for changed in (
         [],

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import transformers as hf
-from test_build import build  # noqa: F401
 
 from stat_repro import results
 from stat_repro.bench import sharded
@@ -14,7 +13,7 @@ TINY = ["sharded", "--layers", "2", "--width", "24", "--heads", "4", "--groups",
         "--batch-size", "2", "--threads", "1", "--device", "cpu", "--dtype", "float32"]  # fmt: skip
 
 
-def test_a_sharded_run_is_stored_and_shown(tmp_path, build):  # noqa: F811
+def test_a_sharded_run_is_stored_and_shown(tmp_path, build):
     where = ["--work", str(tmp_path), "--results", str(tmp_path / "results")]
     assert main([*TINY, *where]) == 0
     (record,) = results.load_speed(tmp_path / "results")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -24,20 +23,6 @@ from stat_repro import results
 from stat_repro.config import CalibrationConfig
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def build() -> ModuleType:
-    """paper_figures/build.py as a module; its request for a light package stays inside."""
-    before = os.environ.get("STAT_REPRO_LIGHT")
-    spec = importlib.util.spec_from_file_location("build", ROOT / "paper_figures" / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if before is None:
-        del os.environ["STAT_REPRO_LIGHT"]
-    return module
 
 
 def store(folder: Path, *records: results.RunRecord) -> None:

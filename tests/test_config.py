@@ -3,14 +3,12 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pico_config import CONF, compose_run
 
 from stat_repro import paths
 from stat_repro.config import (
@@ -24,16 +22,6 @@ from stat_repro.config import (
     run_id,
     to_dict,
 )
-from stat_repro.run import launchers
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
-
-
-def compose_run(*overrides):
-    ConfigStore.instance().store(name="run_schema", node=RunConfig)
-    launchers.offer_missing()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return from_hydra(compose("config", overrides=list(overrides)))
 
 
 def options(group):

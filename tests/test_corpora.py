@@ -1,4 +1,4 @@
-"""WikiText-2, PTB and C4: which text is evaluated, how it is cut, what calibrates; no network."""
+"""WikiText-2, PTB and C4: which text is read, what calibrates, what is refused; no network."""
 
 import gzip
 import json
@@ -7,52 +7,18 @@ from pathlib import Path
 import datasets
 import pandas as pd
 import pytest
-import torch
-from pico_data import WORDS, word_tokenizer
-from pico_models import pico_model
-from pico_project import save_checkpoint, write_text
-from test_config import compose_run
-from test_pipeline import run_one
+from corpus_files import config_for, write_c4, write_parts
 
 from stat_repro.assets import packages as assets
-from stat_repro.config import ConfigError, DatasetConfig
+from stat_repro.config import DatasetConfig
 from stat_repro.data import corpora, hub
 from stat_repro.data.corpora import CORPORA
 from stat_repro.data.errors import DataError
 from stat_repro.data.text_data import load_text_data
-from stat_repro.run.identity import identify
-from stat_repro.run.sweep_cache import SweepCache
-from stat_repro.workloads import WindowWorkload
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "wikitext-2"
 RELEASE = " \n = Title = \n \n Some words .\n More .\n"
 ROWS = ["", " = Title = \n", "", " Some words .\n", " More .\n"]
-
-
-def config_for(corpus, **keys):
-    known = CORPORA[corpus]
-    given = {"join": known.join, "text_column": known.text_column, **keys}
-    return DatasetConfig(
-        name=corpus, task="language_modeling", source=f"corpus:{corpus}", bos="first", **given
-    )
-
-
-def direct_nll(model, windows):
-    """The models' own loss; windows are of one length, so their mean is that of the tokens."""
-    with torch.no_grad():
-        return sum(float(model(input_ids=w[None], labels=w[None]).loss) for w in windows) / len(
-            windows
-        )
-
-
-def write_parts(folder, names, text="{}"):
-    folder.mkdir(exist_ok=True)
-    for name in names:
-        (folder / name).write_text(text.format(name), encoding="utf-8")
-    return folder
-
-
-# --- what is read ------------------------------------------------------------------------------
 
 
 def test_plain_text_is_one_document_and_the_release_has_the_rows_of_the_hub(tmp_path):
@@ -104,16 +70,6 @@ def test_tables(tmp_path, form):
     text = load_text_data(config_for("wikitext2", path=str(tmp_path)))
     assert list(text.evaluation.documents) == [row + "test" * bool(row) for row in ROWS]
     assert list(text.calibration.documents) == [row + "train" * bool(row) for row in ROWS]
-
-
-def write_c4(folder, train=40, validation=30):
-    """Files as on the hub; every document has its number and one word."""
-    folder.mkdir(exist_ok=True)
-    for part, count in (("train", train), ("validation", validation)):
-        lines = [json.dumps({"text": f"{WORDS[i % 40]} {part}"}) for i in range(count)]
-        name = Path(CORPORA["c4"].files[part]).name
-        (folder / name).write_bytes(gzip.compress("\n".join(lines).encode()))
-    return folder
 
 
 def test_c4_reads_only_the_documents_it_needs(tmp_path):
@@ -182,9 +138,6 @@ def test_without_the_hub_the_message_names_a_local_copy():
         assert CORPORA[corpus].hub in str(caught.value)
         assert "dataset.path=<path>" in str(caught.value)
         assert wanted in str(caught.value)
-
-
-# --- what is refused ---------------------------------------------------------------------------
 
 
 def test_a_missing_training_part_names_the_way_out(tmp_path):
@@ -323,141 +276,6 @@ def test_keys_of_corpora_are_refused_for_other_text(tmp_path, keys):
     )
     with pytest.raises(DataError, match=f"dataset.{next(iter(keys))}: only a corpus"):
         load_text_data(config)
-
-
-def test_a_window_beyond_the_models_positions_is_refused(tmp_path):
-    overrides = project(tmp_path, "dataset.window=65")
-    with pytest.raises(DataError, match=r"at most 64 tokens.*got 65.*dataset\.window=64"):
-        SweepCache().dense(compose_run(*overrides))
-
-
-# --- from the command line to the record -------------------------------------------------------
-
-
-def project(folder, *more):
-    """Overrides for a pico Llama on a local WikiText-2."""
-    checkpoint = save_checkpoint(folder / "llama", "llama_grouped")
-    parts = folder / "parts"
-    parts.mkdir()
-    for seed, (name, words) in enumerate([("train", 900), ("valid", 300), ("test", 205)]):
-        write_text(parts / f"{name}.txt", words, seed)
-    return [
-        *("model=hf", f"model.path={checkpoint}", "model.name=pico", "dataset=wikitext2"),
-        *(f"dataset.path={parts}", "dataset.window=16", "calibration.examples=12"),
-        *more,
-    ]
-
-
-def test_record_of_a_corpus(tmp_path):
-    record = run_one(compose_run(*project(tmp_path, "ratio=0.3", "evaluation.max_examples=10")))
-    protocol = record.metrics["protocol"]
-    tokenizer = word_tokenizer()
-    ids = tokenizer((tmp_path / "parts" / "test.txt").read_text())["input_ids"]
-    windows = torch.tensor(ids[:160]).view(10, 16)
-    model = pico_model("llama_grouped")
-    assert record.metrics["dense"]["nll"] == pytest.approx(direct_nll(model, windows), rel=1e-5)
-    expected = {
-        "corpus": "wikitext2",
-        "split": "test",
-        "calibrated_on": "wikitext2 train",
-        "tokens_per_window": 16,
-        "windows": 10,
-        "windows_in_text": len(ids) // 16,
-        "dropped_tokens": len(ids) % 16,
-        "predicted_tokens": 150,
-        "bos": "first",
-        "special_tokens": "as the tokenizer adds them to the whole text: 2",
-        "text": "local: one document as it is",
-        "documents": 1,
-        "join": "\n\n",
-        "unk_in_text": 0,
-    }
-    assert {key: protocol[key] for key in expected} == expected
-    assert {"wikitext2 test", "wikitext2 train"} < set(record.provenance["data_hashes"])
-    assert record.config["dataset"]["calibration_split"] == "train"
-
-
-def test_other_part_other_corpus_other_result(tmp_path):
-    overrides = project(tmp_path, "ratio=0.3")
-    c4 = write_c4(tmp_path / "c4", train=300)
-    session = SweepCache()
-    base, validation, split, foreign = (
-        run_one(compose_run(*overrides, *more), session)
-        for more in (
-            (),
-            ("evaluation.split=validation",),
-            ("dataset.calibration_split=validation",),
-            ("dataset.calibration_corpus=c4", f"dataset.calibration_path={c4}"),
-        )
-    )
-    runs = (base, validation, split, foreign)
-    assert len({run.run_id for run in runs}) == 4
-    assert validation.metrics["dense"] != base.metrics["dense"]
-    assert validation.plan["layers"] == base.plan["layers"]
-    assert split.metrics["dense"] == foreign.metrics["dense"] == base.metrics["dense"]
-    assert len({str(run.site_errors) for run in (base, split, foreign)}) == 3
-    told = [run.metrics["protocol"]["calibrated_on"] for run in runs]
-    assert told == ["wikitext2 train", "wikitext2 train", "wikitext2 validation", "c4 train"]
-    with pytest.raises(ConfigError, match="two different parts"):
-        compose_run(
-            *overrides, "evaluation.split=validation", "dataset.calibration_split=validation"
-        )
-
-
-def test_the_content_of_local_files_makes_the_run(tmp_path):
-    overrides = project(tmp_path)
-    name = identify(compose_run(*overrides))
-    moved = (tmp_path / "parts").rename(tmp_path / "moved")
-    again = [*overrides, f"dataset.path={moved}"]
-    assert identify(compose_run(*again)) == name
-    (moved / "notes.md").write_text("not read")
-    assert identify(compose_run(*again)) == name
-    write_text(moved / "test.txt", 205, seed=9)
-    assert identify(compose_run(*again)) != name
-
-
-def test_editorials_and_own_text_are_cut_as_before(tmp_path):
-    """The stored study's windows: no special tokens, protocol without further keys."""
-    train, test = write_text(tmp_path / "a.txt", 100), write_text(tmp_path / "b.txt", 70, seed=1)
-    config = DatasetConfig(
-        name="mine",
-        task="language_modeling",
-        source="text",
-        train=str(train),
-        test=str(test),
-        window=16,
-    )
-    tokenizer = word_tokenizer()
-    workload = WindowWorkload(load_text_data(config), config, tokenizer, None)
-    ids = tokenizer(test.read_text(), add_special_tokens=False)["input_ids"]
-    model = pico_model("llama_grouped")
-    evaluation = compose_run("dataset=text_file", "dataset.train=a", "dataset.test=b").evaluation
-    got = workload.evaluate(model, model, None, evaluation).metrics
-    assert got["dense"]["nll"] == pytest.approx(
-        direct_nll(model, torch.tensor(ids[:64]).view(4, 16)), rel=1e-5
-    )
-    assert got["protocol"] == {
-        "task": "language_modeling",
-        "split": "test",
-        "windows": 4,
-        "tokens_per_window": 16,
-        "predicted_tokens": 60,
-        "join": "\n",
-        "special_tokens": "none added",
-        "context": "every window on its own; its first token is not predicted",
-    }
-
-
-@pytest.mark.parametrize("name", CORPORA)
-def test_shipped_configurations_are_the_protocol(name):
-    config = compose_run("model=smollm2", f"dataset={name}")
-    known = CORPORA[name]
-    assert (config.dataset.path, config.dataset.join) == (known.hub, known.join)
-    assert config.dataset.text_column == known.text_column
-    assert (config.dataset.window, config.dataset.bos) == (2048, "first")
-    assert (config.calibration.examples, config.calibration.batch_size) == (128, 1)
-    assert config.evaluation.split in known.files
-    assert config.dataset.calibration_split == "train"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data")

@@ -113,3 +113,13 @@ def test_files_and_functions_stay_short():
                 docstring = ast.get_docstring(node, clean=False) or ""
                 length = node.end_lineno - node.lineno + 1 - len(docstring.splitlines())
                 assert length <= 60, f"{path.name}: {node.name} has {length} lines"
+
+
+TESTS = sorted(Path(__file__).parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_test_files_stay_short_and_apart(path):
+    """What several test modules need is in a helper module or a fixture."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    assert not {name for name in imports_of(path) if name.split(".")[0].startswith("test_")}

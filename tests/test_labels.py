@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from glue_files import write_hub_layout
+from pico_config import compose_run
 from pico_data import word_tokenizer
 from pico_models import pico_model
 from pico_project import save_checkpoint, sentence_overrides
-from test_config import compose_run
-from test_glue import write_hub_layout
 
 from stat_repro.config import ConfigError
 from stat_repro.data.errors import DataError

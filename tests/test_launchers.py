@@ -7,8 +7,8 @@ import pytest
 from command_server import command_server
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from pico_config import CONF
 from pico_project import sentence_overrides
-from test_config import CONF
 
 from stat_repro.config import RunConfig
 from stat_repro.run import launchers

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pico_models import PICO_NAMES, pico_batches, pico_model
 from pico_project import save_checkpoint, text_overrides
-from test_pipeline import compose_here
+from pico_runs import compose_here
 
 import stat_repro
 from stat_repro.calibration import layerwise, spill

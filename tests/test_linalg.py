@@ -6,18 +6,12 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_matrices import activations
 
 from stat_repro.calibration.statistics import ActivationStatistics, GramStatistics
 from stat_repro.linalg import gram as gram_sums
 from stat_repro.linalg import interpolative, pivoting, units
 from stat_repro.linalg.blocked_cholesky import blocked_cholesky
-
-
-def activations(n=200, features=24, seed=0, decades=2.0):
-    """Random activations with clear pivot gaps: column norms spread over some decades."""
-    generator = torch.Generator().manual_seed(seed)
-    scale = torch.logspace(0, -decades, features, dtype=torch.float64)
-    return torch.randn(n, features, generator=generator, dtype=torch.float64) * scale
 
 
 def both_statistics(a):

@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 import torch
-from pico_models import REPRESENTATIVES, masked_model, pico_batches, pico_model
+from pico_labels import data_for
+from pico_models import REPRESENTATIVES, masked_model, pico_model
 
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError
@@ -25,14 +26,6 @@ from stat_repro.models.adapter import adapter_for, linear, unit_columns
 
 RANKED = ("random", "magnitude", "wanda_sp", "leverage", "flap", "fisher")
 BLOCKS = "shortgpt"
-
-
-def data_for(model, count=3):
-    """Batches with labels, which all methods but one ignore."""
-    return [
-        {**batch, "labels": torch.arange(len(batch["input_ids"])) % 2}
-        for batch in pico_batches(model, count=count)
-    ]
 
 
 def inputs(batch):

@@ -16,10 +16,7 @@ from stat_repro.data.glue import GLUE_TASKS
 from stat_repro.metrics import load_metric, metric_path
 from stat_repro.metrics.scores import NO_CLASS, classification_metrics, regression_metrics
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("STAT_REPRO_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_binary_by_hand():

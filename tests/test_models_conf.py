@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers as hf
 import yaml
-from test_config import compose_run
+from pico_config import compose_run
 from transformers import PreTrainedModel
 
 from stat_repro.assets.packages import model_folder

@@ -1,55 +1,18 @@
-"""One experiment in process: sharing, provenance, refusals."""
+"""One experiment in process: sharing, and what every option changes."""
 
-import hashlib
-import itertools
 import json
 
-import numpy as np
 import pytest
 import torch
 from pico_project import save_checkpoint, sentence_overrides, text_overrides
-from test_config import compose_run
-from transformers import AutoModelForSequenceClassification
+from pico_runs import compose_here, findings, run_one
 
 from stat_repro.allocation.costs import BudgetError
 from stat_repro.calibration.capture import collect_statistics
-from stat_repro.config import METHODS, ConfigError
-from stat_repro.data.errors import DataError
+from stat_repro.config import METHODS
 from stat_repro.models.adapter import UnsupportedModelError
-from stat_repro.models.loading import ModelLoadError
-from stat_repro.reporting import compare
-from stat_repro.results import (
-    find_record,
-    load_records,
-    read_examples,
-    read_record,
-    save_record,
-)
 from stat_repro.run.identity import identify
-from stat_repro.run.pipeline import failed_record, output_folder, run_experiment, save_model
 from stat_repro.run.sweep_cache import SweepCache
-
-
-def compose_here(overrides, *more):
-    return compose_run(*[o for o in overrides if not o.startswith("hydra.")], *more)
-
-
-def run_one(config, session=None):
-    return run_experiment(config, session or SweepCache()).record
-
-
-def save_one(config):
-    """Run and save as the command line does; the record and the folder."""
-    experiment = run_experiment(config, SweepCache())
-    folder = output_folder(config, experiment.record.run_id)
-    save_model(config, experiment, folder)
-    return experiment.record, folder
-
-
-def findings(record):
-    """What a record found, without what differs between two executions."""
-    data = record.to_dict()
-    return {key: data[key] for key in ("metrics", "plan", "costs", "mac_kept_fraction", "run_id")}
 
 
 @pytest.mark.parametrize("overrides", [sentence_overrides, text_overrides])
@@ -63,12 +26,6 @@ def test_a_shared_session_finds_what_separate_runs_find(overrides, tmp_path):
     alone = [findings(run_one(config)) for config in configs]
     assert shared == alone
     assert len({str(found["plan"]) for found in shared}) == len(configs)
-
-
-def test_sentences_longer_than_a_given_checkpoint_reads_are_refused_before_the_work(tmp_path):
-    overrides = sentence_overrides(tmp_path)
-    with pytest.raises(DataError, match=r"dataset.max_length: expected at most 40"):
-        run_one(compose_here(overrides, "dataset.max_length=41"))
 
 
 @pytest.mark.parametrize(
@@ -219,79 +176,6 @@ def test_evaluation_options(tmp_path):
     assert record.metrics["protocol"]["split"] == "validation"
 
 
-@pytest.mark.parametrize("overrides", [sentence_overrides, text_overrides])
-def test_values_per_example_belong_to_the_record(overrides, tmp_path):
-    config = compose_here(overrides(tmp_path), "ratio=0.5")
-    experiment = run_experiment(config, SweepCache())
-    record, data = experiment.record, experiment.examples
-    path = save_record(record, tmp_path / "results", data)
-    values = read_examples(read_record(path), path)
-    named = record.provenance["examples"]
-    assert named["sha256"] == hashlib.sha256(data).hexdigest()
-    assert named["values"] == sorted(values)
-    assert named["count"] == len(values["kl"])
-    protocol = record.metrics["protocol"]
-    assert named["count"] == protocol.get("examples", protocol.get("windows"))
-    fidelity = {"kl": values["kl"].mean(), "agreement": values["agree"].mean()}
-    assert fidelity == pytest.approx(record.metrics["fidelity"], rel=1e-6)
-    again = run_experiment(config, SweepCache())
-    assert again.examples == data
-
-
-@pytest.mark.parametrize(
-    ("overrides", "metric"), [(sentence_overrides, "accuracy"), (text_overrides, "nll")]
-)
-def test_comparison_of_methods_agrees_with_their_records(overrides, metric, tmp_path):
-    arguments, session, root = overrides(tmp_path), SweepCache(), tmp_path / "results"
-    for options in itertools.product(("pruning=stat", "pruning=flap"), ("seed=0", "seed=1")):
-        experiment = run_experiment(compose_here(arguments, *options, "ratio=0.4"), session)
-        save_record(experiment.record, root, experiment.examples)
-    records = load_records(root, "local")
-    values = {r.run_id: read_examples(r, find_record(root, "local", r.run_id)) for r in records}
-    (found,) = compare(records, values, resamples=100)
-    assert (found.left_out, found.seeds) == (None, (0, 1))
-
-    def mean(method, group, name):
-        return np.mean([r.metrics[group][name] for r in records if r.method == method])
-
-    for estimate, group, name in (
-        (found.metric, "pruned", metric),
-        (found.fidelity, "fidelity", "kl"),
-        (found.agreement, "fidelity", "agreement"),
-    ):
-        expected = mean("flap", group, name) - mean("stat", group, name)
-        assert estimate.value == pytest.approx(expected, abs=1e-6)
-        assert estimate.low <= estimate.value <= estimate.high
-    ratio = mean("flap", "fidelity", "kl") / mean("stat", "fidelity", "kl")
-    assert found.fidelity_ratio.value == pytest.approx(ratio, rel=1e-5)
-
-
-def test_values_per_example_can_be_switched_off(tmp_path):
-    arguments = sentence_overrides(tmp_path)
-    config = compose_here(arguments, "evaluation.keep_examples=false")
-    assert identify(config) == identify(compose_here(arguments))
-    experiment = run_experiment(config, SweepCache())
-    assert experiment.examples is None
-    assert experiment.record.provenance["examples"] is None
-    path = save_record(experiment.record, tmp_path / "results", experiment.examples)
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
-def test_code_in_a_model_folder_runs_only_when_asked_for(tmp_path):
-    """A pruned folder under a foreign model type: refused, then loaded with trust_remote_code."""
-    arguments = [*sentence_overrides(tmp_path), f"save_to={tmp_path / 'models'}"]
-    _, folder = save_one(compose_here(arguments))
-    config = folder / "config.json"
-    config.write_text(config.read_text().replace('"stat_bert"', '"foreign_bert"'))
-    code = folder / "modeling_stat.py"
-    code.write_text(code.read_text().replace('"stat_bert"', '"foreign_bert"'))
-    again = [*arguments, f"model.path={folder}", "save_to=null"]
-    with pytest.raises(ModelLoadError, match="trust_remote_code"):
-        SweepCache().dense(compose_here(again))
-    dense = SweepCache().dense(compose_here(again, "model.trust_remote_code=true"))
-    assert dense.loaded.model.config.model_type == "foreign_bert"
-
-
 def test_session_calibrates_once_per_seed(tmp_path, monkeypatch):
     import stat_repro.run.sweep_cache as module
 
@@ -306,87 +190,6 @@ def test_session_calibrates_once_per_seed(tmp_path, monkeypatch):
     assert len(calls) == 2
 
 
-def test_saved_model_of_a_run_has_the_pruned_metrics(tmp_path):
-    config = compose_here(sentence_overrides(tmp_path), f"save_to={tmp_path / 'models'}")
-    record, folder = save_one(config)
-    again = compose_here(
-        sentence_overrides(tmp_path / "second" if (tmp_path / "second").mkdir() is None else None),
-        f"model.path={folder}",
-        "ratio=0",
-    )
-    reloaded = run_one(again)
-    assert reloaded.metrics["dense"] == record.metrics["pruned"]
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
-    assert model.num_parameters() == record.costs["params"]["pruned"]
-
-
-def test_record_names_data_model_and_calibration(tmp_path):
-    record = run_one(compose_here(sentence_overrides(tmp_path)), SweepCache())
-    provenance = record.provenance
-    assert {"train", "test", "calibration"} <= set(provenance["data_hashes"])
-    assert len(provenance["model_hash"]) == 64
-    assert provenance["finetuned"] is False
-    assert provenance["dtypes"]["factorisation"] == "float64"
-    assert record.costs["calibration_examples"] == 40
-    assert len(record.site_errors) == 6
-
-
-def test_failed_record_keeps_config_and_traceback(tmp_path):
-    config = compose_here(sentence_overrides(tmp_path))
-    try:
-        raise RuntimeError("it broke")
-    except RuntimeError as error:
-        record = failed_record(config, "name", error)
-    assert record.status == "failed"
-    assert record.run_id == "name"
-    assert record.error["message"] == "it broke"
-    assert "test_pipeline" in record.error["traceback"]
-
-
-def test_a_bare_encoder_without_finetuning_is_refused(tmp_path):
-    arguments = sentence_overrides(tmp_path)
-    bare = save_checkpoint(tmp_path / "bare", "bert", head="Model")
-    config = compose_here(arguments, f"model.path={bare}", "finetune=none")
-    with pytest.raises(ConfigError, match="finetune=none"):
-        SweepCache().dense(config)
-
-
-def test_an_encoder_is_refused_for_perplexity(tmp_path):
-    arguments = text_overrides(tmp_path)
-    encoder = save_checkpoint(tmp_path / "encoder", "bert")
-    with pytest.raises(ConfigError, match="no causal language model"):
-        SweepCache().dense(compose_here(arguments, f"model.path={encoder}"))
-
-
-def test_regression_from_a_bare_encoder(tmp_path, monkeypatch):
-    """Fine-tuning, Pearson and Spearman, and the distance to the dense predictions."""
-    monkeypatch.setenv("STAT_REPRO_CACHE", str(tmp_path / "cache"))
-    arguments = sentence_overrides(tmp_path)
-    bare = save_checkpoint(tmp_path / "bare", "bert", head="Model")
-    for name in ("train", "test"):
-        table = tmp_path / f"{name}.csv"
-        table.write_text(table.read_text().replace(",up", ",1.5").replace(",down", ",-0.5"))
-    config = compose_here(
-        arguments, f"model.path={bare}", "dataset.task=regression", "finetune.epochs=1"
-    )
-    record = run_one(config)
-    assert set(record.metrics["pruned"]) == {"pearson", "spearman"}
-    assert record.metrics["fidelity"]["mse_to_dense"] > 0
-    assert record.provenance["finetuned"] is True
-    assert record.provenance["model_hash"] != record.provenance["base_model_hash"]
-
-
-def test_running_text_has_no_validation_part(tmp_path):
-    with pytest.raises(ConfigError, match="only a test part"):
-        compose_here(text_overrides(tmp_path), "evaluation.split=validation")
-
-
-def test_a_folder_without_a_model_is_told(tmp_path):
-    config = compose_here(sentence_overrides(tmp_path), f"model.path={tmp_path}")
-    with pytest.raises(ModelLoadError, match=r"found no config\.json"):
-        SweepCache().dense(config)
-
-
 def test_a_moved_file_is_the_same_run(tmp_path):
     arguments = sentence_overrides(tmp_path)
     name = identify(compose_here(arguments))
@@ -395,18 +198,3 @@ def test_a_moved_file_is_the_same_run(tmp_path):
     assert identify(compose_here(arguments, f"dataset.train={moved}")) == name
     moved.write_text(moved.read_text() + "w1 w2,up\n")
     assert identify(compose_here(arguments, f"dataset.train={moved}")) != name
-
-
-def test_a_missing_evaluation_part_is_told_first(tmp_path):
-    config = compose_here(sentence_overrides(tmp_path), "evaluation.split=validation")
-    with pytest.raises(ValueError, match="validation"):
-        SweepCache().dense(config)
-
-
-def test_pickled_weights_are_not_loaded(tmp_path):
-    arguments = sentence_overrides(tmp_path)
-    folder = tmp_path / "bert"
-    torch.save({}, folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelLoadError, match="safetensors"):
-        SweepCache().dense(compose_here(arguments))

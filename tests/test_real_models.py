@@ -6,25 +6,17 @@ import sys
 
 import pytest
 import torch
+from real_batches import movie_batches
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import stat_repro
 from stat_repro.assets.packages import model_folder
 from stat_repro.config import DatasetConfig
-from stat_repro.data.batching import sentence_batches, window_batches
-from stat_repro.data.task_data import load_task_data
+from stat_repro.data.batching import window_batches
 from stat_repro.data.text_data import load_text_data
 from stat_repro.data.windows import token_windows
 
 pytestmark = pytest.mark.real
-
-
-def movie_batches(tokenizer, examples):
-    config = DatasetConfig(
-        name="movie_reviews", task="classification", source="asset:movie_reviews"
-    )
-    rows = load_task_data(config).splits["train"]
-    return sentence_batches(tokenizer, rows, 128, 32, range(examples)).inputs
 
 
 @pytest.mark.parametrize("name", ["minilm", "distilminilm"])
@@ -116,7 +108,7 @@ def test_saved_llama_gives_equal_logits_in_a_new_process(small_llama, tmp_path, 
 PEAK = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_real_models import movie_batches
+from real_batches import movie_batches
 from transformers import AutoModel, AutoTokenizer
 from stat_repro import calibrate
 from stat_repro.assets.packages import model_folder

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pico_models import REPRESENTATIVES, pico_batches, pico_model
 from pico_project import sentence_overrides
-from test_pipeline import compose_here
+from pico_runs import compose_here
 
 from stat_repro.allocation.allocate import Sizes, allocate_global, allocate_uniform
 from stat_repro.allocation.costs import BudgetError, UnitCosts

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from pico_labels import data_for
 from pico_models import PICO_NAMES, pico_model
-from test_methods import data_for
 
 import stat_repro
 from stat_repro.calibration.capture import collect_statistics

@@ -1,11 +1,11 @@
 """Checkpoints larger than memory: read layer by layer, written shard by shard."""
 
-import json
 import shutil
 
 import pytest
 import torch
 import transformers as hf
+from pico_checkpoints import LAYOUTS, as_json, same_weights, saved
 from pico_data import WORDS
 from pico_models import PICO_NAMES, pico_batches, pico_model, pico_outputs
 from pico_project import save_checkpoint, write_text
@@ -25,25 +25,6 @@ from stat_repro.sharded import compress as shards
 from stat_repro.sharded import skeleton as skeletons
 from stat_repro.sharded import writer as shard_writer
 from stat_repro.surgery.checkpoint import CheckpointError
-
-LAYOUTS = {"one file": "1GB", "several shards": "10KB"}
-
-
-def saved(model, folder, layout="one file"):
-    model.save_pretrained(folder, max_shard_size=LAYOUTS[layout])
-    assert (folder / INDEX_FILE).is_file() == (layout == "several shards")
-    return folder
-
-
-def as_json(path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def same_weights(model, other):
-    first, second = model.state_dict(), other.state_dict()
-    assert first.keys() == second.keys()
-    assert all(a.dtype == second[key].dtype for key, a in first.items())
-    assert all(torch.equal(a, second[key]) for key, a in first.items())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

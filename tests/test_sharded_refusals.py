@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+from pico_checkpoints import as_json, saved
 from pico_models import pico_batches, pico_model
 from safetensors.torch import load_file, save_file
-from test_sharded import as_json, saved
 
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import transformers as hf
+from pico_checkpoints import same_weights, saved
 from pico_models import pico_batches, pico_model
 from safetensors.torch import load_file, save_file
-from test_sharded import same_weights, saved
 
 import stat_repro
 from stat_repro.models.tensor_files import SINGLE_FILE, ShardedCheckpoint

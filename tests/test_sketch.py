@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from made_up_matrices import activations
 from pico_models import pico_batches, pico_model
-from test_linalg import activations
 
 import stat_repro
 from stat_repro import Sketch

@@ -1,4 +1,4 @@
-"""SQuAD: files in every layout, the split by article, windows, and the official scores."""
+"""SQuAD: files in every layout and the split by article."""
 
 import json
 from dataclasses import replace
@@ -8,36 +8,25 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from omegaconf import OmegaConf
-from pico_data import WORDS, word_tokenizer
-from transformers import PreTrainedTokenizerFast
+from pico_data import WORDS
+from squad_examples import question
 
 from stat_repro.config import DatasetConfig
-from stat_repro.data.context_windows import QUESTION_TOKENS, check_windows, context_windows
 from stat_repro.data.errors import DataError
 from stat_repro.data.squad import load_questions
-from stat_repro.data.squad_files import Answer, Question
-from stat_repro.metrics import load_metric
-from stat_repro.metrics.answers import exact_match, f1_score, normalised, squad_metrics
+from stat_repro.data.squad_files import Answer
+from stat_repro.metrics.answers import squad_metrics
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "squad" / "squaddev_v1.1.json"
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("STAT_REPRO_CACHE", str(tmp_path / "cache"))
-
-
 def config(path, **changes):
     values = {"name": "squad", "task": "question_answering", "source": "squad"} | changes
     return DatasetConfig(path=str(path), **values)
-
-
-def question(context, text, *answers, title="t", name="q"):
-    found = tuple(Answer(answer, context.index(answer)) for answer in answers)
-    return Question(name, title, context, text, found)
 
 
 def write_squad(path, version="1.1", articles=6):
@@ -269,210 +258,3 @@ def test_configurations_fit_the_schema():
         assert (found.task, found.source) == ("question_answering", "squad")
         assert (found.max_length, found.answers.stride) == (384, 128)
         assert (found.calibration_split, found.evaluation_split) == ("train", "validation")
-
-
-# Windows
-
-
-def windows_of(questions, max_length, stride, tokenizer=None):
-    return context_windows(tokenizer or word_tokenizer(), questions, max_length, stride)
-
-
-def test_windows_cover_the_context_and_share_the_stride():
-    tokenizer = word_tokenizer()
-    context = "  ".join(WORDS[:20])
-    long, short = question(context, " w1 w2 ", "w7"), question("w3 w4", "w9 w9 w9", "w4")
-    windows = windows_of([long, short], 12, 3, tokenizer)
-    # [CLS] w1 w2 [SEP] <7 of the context> [SEP]: steps of 7 - 3 = 4 tokens.
-    assert windows.question.tolist() == [0, 0, 0, 0, 0, 1]
-    assert windows.lengths == [12, 12, 12, 12, 9, 8]
-    assert windows.first.tolist() == [4, 4, 4, 4, 4, 5]
-    for number, owner in enumerate(windows.question):
-        source = (long, short)[owner]
-        ids = windows.encoded[number]["input_ids"][windows.first[number] : -1]
-        words = [source.context[start:stop] for start, stop in windows.offsets[number]]
-        assert tokenizer.convert_ids_to_tokens(ids) == words
-        begin = 4 * number if owner == 0 else 0
-        assert words == source.context.split()[begin : begin + 7]
-    assert windows.questions_cut == 0
-
-
-def test_answer_tokens_are_those_of_the_answer_or_the_first_token():
-    context = " ".join(WORDS[:20])
-    windows = windows_of([question(context, "w1 w2", "w5 w6 w7")], 12, 3)
-    start = context.index("w5")
-    span = (start, start + len("w5 w6 w7"))
-    # Windows of w0-w6, w4-w10, w8-w14...: whole only in the second, at 4 + 1 to 4 + 3.
-    assert [windows.answer_tokens(w, span) for w in range(3)] == [(0, 0), (5, 7), (0, 0)]
-    assert windows.answer_tokens(1, None) == (0, 0)
-    # Characters inside words: all words that they touch.
-    assert windows.answer_tokens(1, (start + 1, start + 4)) == (5, 6)
-
-
-def test_long_questions_are_cut_and_counted():
-    text = " ".join(["w5"] * (QUESTION_TOKENS + 9))
-    exact = " ".join(["w5"] * QUESTION_TOKENS)
-    windows = windows_of([question("w3 w4", text, "w4"), question("w3 w4", exact, "w4")], 80, 3)
-    assert windows.questions_cut == 1
-    assert windows.encoded[0] == windows.encoded[1]
-    assert windows.first[0] == QUESTION_TOKENS + 2
-
-
-def test_windows_that_cannot_be_are_refused():
-    asked = question("w3 w4", "w1 w2 w5", "w4")
-    with pytest.raises(DataError, match="leaves 4 tokens for the context beside a question of 3"):
-        windows_of([asked], 10, 4)
-    assert len(windows_of([asked], 10, 3)) == 1
-    with pytest.raises(DataError, match="at least one question"):
-        windows_of([], 10, 3)
-    with pytest.raises(DataError, match="contexts with at least one token"):
-        windows_of([question(" ", "w1")], 10, 3)
-    with pytest.raises(DataError, match="the model has 40 positions; got windows of 41"):
-        check_windows(41, 8, 40)
-    with pytest.raises(DataError, match=r"dataset\.answers\.stride: expected fewer tokens"):
-        check_windows(40, 40, 40)
-    check_windows(40, 39, None)
-
-
-def test_tokenizers_that_cannot_do_it_are_refused():
-    class Slow(PreTrainedTokenizerFast):
-        @property
-        def is_fast(self):
-            return False
-
-    asked = [question("w3 w4", "w1", "w4")]
-    with pytest.raises(DataError, match="needs a fast tokenizer"):
-        windows_of(asked, 10, 3, Slow(tokenizer_object=word_tokenizer().backend_tokenizer))
-    bare = word_tokenizer()
-    bare.backend_tokenizer.post_processor = None
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare.backend_tokenizer)
-    with pytest.raises(DataError, match="special token in front of the question"):
-        windows_of(asked, 10, 3, tokenizer)
-
-
-def test_batches_hold_every_window_once_on_either_side():
-    asked = [question(" ".join(WORDS[:n]), "w1", "w0") for n in (5, 30, 9)]
-    for side in ("left", "right"):
-        tokenizer = word_tokenizer(side=side)
-        windows = windows_of(asked, 14, 2, tokenizer)
-        batches = windows.batches(tokenizer, 3)
-        assert sorted(n for numbers, _ in batches for n in numbers) == list(range(len(windows)))
-        for numbers, batch in batches:
-            assert torch.equal(
-                batch["attention_mask"].sum(1), torch.tensor([windows.lengths[n] for n in numbers])
-            )
-
-
-# Scores: all expected values worked out by hand from the definitions of the official scripts.
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("The  Broncos", "broncos"),
-        ("a  an the A An THE", ""),
-        ("U.S.A.", "usa"),
-        ("Another theory", "another theory"),  # an article inside a word stays
-        ("an-apple", "anapple"),  # punctuation goes first and joins
-        ("24\u201310", "24\u201310"),  # a dash that is not ASCII stays
-        ('"The Black Cloister,"', "black cloister"),
-        ("\tSanta Clara,\n California\xa0", "santa clara california"),
-        ("the_end", "theend"),
-        ("...", ""),
-    ],
-)
-def test_normalisation(text, expected):
-    assert normalised(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("prediction", "reference", "exact", "f1"),
-    [
-        ("Denver Broncos", "the denver broncos!", 1, 1),
-        ("Broncos", "Denver Broncos", 0, 2 / 3),  # precision 1, recall 1/2
-        ("Denver Broncos of Denver", "Denver Broncos", 0, 2 / 3),  # 2 of 4, 2 of 2
-        ("Denver Denver", "Denver Broncos", 0, 1 / 2),  # a repeated word counts once here
-        ("New York, New York", "new york new jersey", 0, 3 / 4),  # new twice, york once
-        ("Carolina", "Denver", 0, 0),
-        ("", "Denver", 0, 0),
-    ],
-)
-@pytest.mark.parametrize("version", ["1.1", "2.0"])
-def test_scores_of_one_answer(prediction, reference, exact, f1, version):
-    assert exact_match(prediction, reference) == exact
-    assert f1_score(prediction, reference, version) == pytest.approx(f1)
-
-
-def test_the_versions_differ_where_nothing_is_left():
-    assert exact_match("The", "a") == 1
-    assert f1_score("The", "a", "1.1") == 0
-    assert f1_score("The", "a", "2.0") == 1
-    assert f1_score("The", "end", "2.0") == f1_score("end", "", "2.0") == 0
-
-
-def test_the_best_of_several_references_counts_for_each_score():
-    references = [["Levi's Stadium in the Bay", "Bay Area"], ["Gold"], ["24-10", "24 10"]]
-    got = squad_metrics(["the Bay Area, California", "silver", "2410"], references)
-    # First: 2 of 3 words and 2 of 2 of the second reference, 4/5; third: punctuation joins.
-    assert got == pytest.approx({"exact_match": 1 / 3, "f1": (4 / 5 + 0 + 1) / 3})
-
-
-def test_unanswerable_questions():
-    references = [["Rhine"], ["Main", "River Main"], [], []]
-    got = squad_metrics(["the Rhine", "", "", "Rhine"], references, "2.0")
-    assert got == pytest.approx(
-        {
-            **{"exact_match": 2 / 4, "f1": 2 / 4},
-            **{"has_answer_exact_match": 1 / 2, "has_answer_f1": 1 / 2},
-            **{"no_answer_exact_match": 1 / 2, "no_answer_f1": 1 / 2},
-        }
-    )
-    # References of which nothing is left do not count, unless there is no other.
-    assert squad_metrics(["Rhine"], [["the", "Rhine"]], "2.0")["f1"] == 1
-    assert squad_metrics([""], [["the", "Rhine"]], "2.0")["f1"] == 0
-    assert squad_metrics([""], [["the"]], "2.0")["has_answer_exact_match"] == 1
-    assert "no_answer_f1" not in squad_metrics(["Rhine"], [["Rhine"]], "2.0")
-
-
-def test_no_answer_from_a_broken_model_is_wrong_everywhere():
-    got = squad_metrics([None, None], [["Rhine"], []], "2.0")
-    assert set(got.values()) == {0.0}
-    assert squad_metrics([None, "Rhine"], [["Rhine"]] * 2)["f1"] == 1 / 2
-
-
-def test_wrong_input_to_the_scores_is_refused():
-    with pytest.raises(ValueError, match=r"expected version 1\.1 or 2\.0; got '2'"):
-        squad_metrics(["a"], [["a"]], "2")
-    with pytest.raises(ValueError, match="got 1 predictions and 2 questions"):
-        squad_metrics(["a"], [["a"], ["b"]])
-    with pytest.raises(ValueError, match="got 0 predictions"):
-        squad_metrics([], [])
-    with pytest.raises(ValueError, match="a question without references"):
-        squad_metrics(["a"], [[]])
-
-
-def _evaluate_inputs():
-    predictions = [
-        {"id": "2", "prediction_text": "Broncos"},
-        {"id": "1", "prediction_text": "the Rhine"},
-    ]
-    references = [
-        {"id": "1", "answers": {"text": ["Rhine"], "answer_start": [4]}},
-        {"id": "2", "answers": {"text": ["Denver Broncos", "x"], "answer_start": [0, 9]}},
-    ]
-    return predictions, references
-
-
-def test_the_module_takes_ids_and_gives_percents():
-    predictions, references = _evaluate_inputs()
-    found = load_metric("squad").compute(predictions=predictions, references=references)
-    assert found == pytest.approx({"exact_match": 50, "f1": 100 * (1 + 2 / 3) / 2})
-    references[0]["answers"] = {"text": [], "answer_start": []}
-    found = load_metric("squad", "squad_v2").compute(predictions=predictions, references=references)
-    assert found["no_answer_f1"] == 0
-    assert found["has_answer_f1"] == pytest.approx(200 / 3)
-    predictions[0]["id"] = "3"
-    with pytest.raises(ValueError, match="one prediction for the id of every reference"):
-        load_metric("squad").compute(predictions=predictions, references=references)
-    with pytest.raises(ValueError, match="expected default or squad or squad_v2; got 'squad3'"):
-        load_metric("squad", "squad3")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import pytest
 import torch
@@ -21,28 +20,12 @@ from pico_models import (
     random_plan,
     selection_edits,
 )
-from torch import Tensor
+from pico_surgery import assert_same_state, state_copy, whole
 from transformers import PreTrainedModel
 
-from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
-from stat_repro.plan import LayerPlan, PlanError, PruningPlan, full_plan
+from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.surgery.edit import SiteEdit, SurgeryError, prune_model, temporarily_pruned
-
-
-def state_copy(model: PreTrainedModel) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def assert_same_state(model: PreTrainedModel, before: dict[str, Tensor]) -> None:
-    after = model.state_dict()
-    assert list(after) == list(before)
-    assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-def whole(model: PreTrainedModel) -> PruningPlan:
-    adapter = adapter_for(model)
-    heads = [site.units for site in adapter.of_kind("attention")]
-    return full_plan(heads, [site.units for site in adapter.of_kind("ffn")], "none")
 
 
 def assert_equal_outputs(a: PreTrainedModel, b: PreTrainedModel, *, exact: bool = False) -> None:
@@ -252,54 +235,3 @@ def test_bert_without_pooler() -> None:
     pruned = prune_model(model, whole(model), [])
     assert pruned.pooler is None
     assert_equal_outputs(model, pruned, exact=True)
-
-
-def changed(edits: Sequence[SiteEdit], **changes: object) -> list[SiteEdit]:
-    """The edits with fields of the one for layer 1's FFN replaced."""
-    fields = ("layer", "kind", "kept", "consumer_weight", "consumer_bias")
-    return [
-        SiteEdit(**({f: getattr(edit, f) for f in fields} | changes))
-        if (edit.layer, edit.kind) == (1, "ffn")
-        else edit
-        for edit in edits
-    ]
-
-
-def test_edits_that_do_not_fit_are_refused() -> None:
-    model = pico_model("bert")
-    before = state_copy(model)
-    plan = random_plan(model)
-    edits = selection_edits(model, plan)
-    others = [e for e in edits if (e.layer, e.kind) != (1, "ffn")]
-    dropped = 20 - plan.neuron_counts[1]
-    cases: list[tuple[list[SiteEdit], type[Exception], str]] = [
-        (others, SurgeryError, f"layer 1 ffn .*drops {dropped} of 20 units"),
-        ([*edits, edits[0]], SurgeryError, "layer 0 attention: expected one edit, got two"),
-        (changed(edits, layer=3), SurgeryError, "layer 3 ffn: an edit, but no such site"),
-        (changed(edits, kept=(0,)), PlanError, r"layer 1 ffn .*the edit keeps \[0\]"),
-        (changed(edits, consumer_weight=torch.zeros(24, 19)), SurgeryError, r"got \(24, 19\)"),
-        (changed(edits, consumer_bias=torch.zeros(23)), SurgeryError, r"bias of shape \(24,\)"),
-        (
-            changed(edits, consumer_weight=torch.full((24, plan.neuron_counts[1]), torch.nan)),
-            SurgeryError,
-            "layer 1 ffn .*weight is not finite",
-        ),
-    ]
-    for bad, error, message in cases:
-        with pytest.raises(error, match=message):
-            prune_model(model, plan, bad)
-    assert_same_state(model, before)
-
-
-def test_plan_of_another_shape_is_refused() -> None:
-    model, other = pico_model("bert"), pico_model("llama_grouped")
-    plan = random_plan(other)
-    with pytest.raises(PlanError, match="made for 3 units, the model has 4"):
-        prune_model(model, plan, selection_edits(other, plan))
-
-
-def test_unsupported_classes_are_refused() -> None:
-    bert = pico_model("bert")
-    next_sentence = hf.BertForNextSentencePrediction(bert.config)
-    with pytest.raises(UnsupportedModelError, match=r"BertForNextSentencePrediction.*LlamaModel"):
-        prune_model(next_sentence, whole(bert), [])
