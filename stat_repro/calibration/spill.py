@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from stat_repro.calibration.statistics import GramStatistics
 from stat_repro.linalg.gram import mirror, upper_panels
-from stat_repro.models.tensor_files import read_header
+from stat_repro.models.tensor_files import open_tensors
 
 
 class TensorStore(Protocol):
@@ -61,8 +61,8 @@ class FileStore:
 
     def get(self, name: str) -> list[torch.Tensor]:
         """Read them, into memory that is the caller's."""
-        entries = read_header(self._path(name))
-        return [entries[str(i)].read() for i in range(len(entries))]
+        with open_tensors(self._path(name)) as file:
+            return [file.get_tensor(str(i)) for i in range(len(file.keys()))]
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"

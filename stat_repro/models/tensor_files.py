@@ -1,19 +1,22 @@
-"""Reading safetensors files and sharded checkpoints tensor by tensor, with plain input.
+"""Reading safetensors files and sharded checkpoints tensor by tensor, without mapping them.
 
-A memory-mapped file counts as resident memory page by page as it is read. Here a tensor is read
-into memory of its own, and nothing else of the file stays.
+A memory-mapped file counts as resident memory page by page as it is read. With the `pread` backend
+of safetensors a tensor is read into memory of its own, and nothing else of the file stays.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -30,8 +33,6 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-# The format's own limit of the header's length.
-_MAX_HEADER = 100_000_000
 
 
 class TensorFileError(ValueError):
@@ -40,19 +41,19 @@ class TensorFileError(ValueError):
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies.
+    """A tensor that lies in a file.
 
     Attributes:
         path: File.
+        name: Its name there.
         dtype: Its type.
         shape: Its shape.
-        start: First byte in the file.
     """
 
     path: Path
+    name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    start: int
 
     @property
     def nbytes(self) -> int:
@@ -63,43 +64,44 @@ class TensorEntry:
         """The tensor, in memory of its own.
 
         Raises:
-            TensorFileError: The file ends before the tensor does.
+            TensorFileError: The file is not what it was when it was opened.
         """
-        buffer = torch.empty(self.nbytes, dtype=torch.uint8)
-        with self.path.open("rb") as file:
-            file.seek(self.start)
-            got = file.readinto(buffer.numpy().data)
-        if got != self.nbytes:
-            raise TensorFileError(
-                f"{self.path}: expected {self.nbytes} bytes of a tensor at {self.start}; got {got}"
-            )
-        return buffer.view(self.dtype).view(self.shape)
+        with open_tensors(self.path) as file:
+            tensor: torch.Tensor = file.get_tensor(self.name)
+            return tensor
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """The `safe_open` handle of a file.
+
+    Raises:
+        TensorFileError: No complete safetensors file.
+    """
+    try:
+        with safe_open(path, "pt", backend="pread") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise TensorFileError(f"{path}: expected a safetensors file; {error}") from error
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """All tensors of a safetensors file by name, in the order of the file.
 
     Raises:
-        TensorFileError: No safetensors file, or a tensor of a type that is not read here.
+        TensorFileError: No complete safetensors file, or a tensor of a type that is not read here.
     """
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= _MAX_HEADER:
-                raise ValueError(f"header of {length} bytes")
-            header: dict[str, Any] = json.loads(file.read(length))
-    except (OSError, ValueError) as error:
-        raise TensorFileError(f"{path}: expected a safetensors file; {error}") from error
-    header.pop("__metadata__", None)
     entries = {}
-    for name, item in sorted(header.items(), key=lambda pair: pair[1]["data_offsets"]):
-        if item["dtype"] not in _DTYPES:
-            raise TensorFileError(
-                f"{path}, {name}: type {item['dtype']}; expected one of {', '.join(_DTYPES)}"
-            )
-        entries[name] = TensorEntry(
-            path, _DTYPES[item["dtype"]], tuple(item["shape"]), 8 + length + item["data_offsets"][0]
-        )
+    with open_tensors(path) as file:
+        for name in file.offset_keys():
+            part = file.get_slice(name)
+            if part.get_dtype() not in _DTYPES:
+                raise TensorFileError(
+                    f"{path}, {name}: expected a type among {', '.join(_DTYPES)}; got "
+                    f"{part.get_dtype()}"
+                )
+            dtype, shape = _DTYPES[part.get_dtype()], tuple(part.get_shape())
+            entries[name] = TensorEntry(path, name, dtype, shape)
     return entries
 
 
