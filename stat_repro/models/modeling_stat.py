@@ -15,6 +15,8 @@ import torch
 import transformers as hf
 from huggingface_hub.dataclasses import strict
 from torch import nn
+from transformers.models.bert.modeling_bert import BertSelfAttention
+from transformers.models.distilbert.modeling_distilbert import DistilBertSelfAttention
 from transformers.models.llama.modeling_llama import LlamaAttention
 from transformers.models.mistral.modeling_mistral import MistralAttention
 from transformers.models.opt.modeling_opt import OPTAttention
@@ -235,24 +237,37 @@ def empty_linear(in_features: int, out_features: int, bias: bool, like: nn.Linea
 
 
 class _WithoutHeads(nn.Module):
-    """The attention of a decoder layer that lost all its heads: only the output bias is left.
+    """The attention of a layer that lost all its heads: only the output bias is left.
 
-    It still counts the tokens in its slot of the cache, with one number each: a model asks one
-    slot of a kind for the tokens seen, whichever layer it belongs to.
+    The stock forward pass must not run: torch 2.11 ends the process when its fused attention gets
+    no heads. In a decoder the layer still counts the tokens in its slot of the cache, with one
+    number each: a model asks one slot of a kind for the tokens seen, whichever layer it belongs to.
     """
 
-    output: ClassVar[str] = "o_proj"
+    # Names of the key projection and of the output projection, where the module has that.
+    key_name: ClassVar[str] = "k_proj"
+    output_name: ClassVar[str | None] = "o_proj"
 
     def forward(
         self, hidden_states: torch.Tensor, past_key_values: Any = None, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Output (B, S, D) and empty attention weights (B, 0, S, tokens seen)."""
+        """Output (B, S, D or 0) and empty attention weights (B, 0, S, tokens seen)."""
         batch, length, _ = hidden_states.shape
         marks = hidden_states.new_zeros(batch, 1, length, 1)
         if past_key_values is not None:
             marks, _ = past_key_values.update(marks, marks, self.layer_idx)
-        output = self.get_submodule(self.output)(hidden_states[..., :0])
+        output = hidden_states[..., :0]
+        if self.output_name is not None:
+            output = self.get_submodule(self.output_name)(output)
         return output, hidden_states.new_empty(batch, 0, length, marks.shape[-2])
+
+
+class _BertWithoutHeads(_WithoutHeads, BertSelfAttention):
+    key_name, output_name = "key", None
+
+
+class _DistilBertWithoutHeads(_WithoutHeads, DistilBertSelfAttention):
+    key_name, output_name = "k_lin", "out_lin"
 
 
 class _LlamaWithoutHeads(_WithoutHeads, LlamaAttention):
@@ -268,10 +283,12 @@ class _Qwen2WithoutHeads(_WithoutHeads, Qwen2Attention):
 
 
 class _OPTWithoutHeads(_WithoutHeads, OPTAttention):
-    output = "out_proj"
+    output_name = "out_proj"
 
 
 _WITHOUT_HEADS: dict[Any, Any] = {
+    BertSelfAttention: _BertWithoutHeads,
+    DistilBertSelfAttention: _DistilBertWithoutHeads,
     LlamaAttention: _LlamaWithoutHeads,
     MistralAttention: _MistralWithoutHeads,
     Qwen2Attention: _Qwen2WithoutHeads,
@@ -282,19 +299,19 @@ _WITHOUT_HEADS: dict[Any, Any] = {
 def count_heads(attention: Any) -> None:
     """Make an attention module work with as many heads as its projections have.
 
-    Encoders need no telling and stay as they are, as does any other module.
+    Other modules stay as they are.
     """
     for stock, without_heads in _WITHOUT_HEADS.items():
         if not isinstance(attention, stock):
             continue
-        queries = attention.q_proj.out_features // attention.head_dim
-        groups = attention.k_proj.out_features // attention.head_dim
-        if (groups == 0) != isinstance(attention, _WithoutHeads):
+        empty = attention.get_submodule(without_heads.key_name).out_features == 0
+        if empty != isinstance(attention, _WithoutHeads):
             # The same module with another forward pass: names, hooks and weights stay.
-            attention.__class__ = stock if groups else without_heads
+            attention.__class__ = without_heads if empty else stock
         if stock is OPTAttention:
-            attention.num_heads = queries
-        elif groups:
+            attention.num_heads = attention.q_proj.out_features // attention.head_dim
+        elif hasattr(attention, "num_key_value_groups") and not empty:
+            queries, groups = attention.q_proj.out_features, attention.k_proj.out_features
             attention.num_key_value_groups = queries // groups
 
 
