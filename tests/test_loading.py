@@ -1,6 +1,5 @@
 """Models that cannot be had: one message with what was asked for, what was tried, what to give."""
 
-import httpx2
 import huggingface_hub
 import pytest
 import torch
@@ -9,6 +8,11 @@ from pico_project import save_checkpoint
 
 from stat_repro.config import ModelConfig
 from stat_repro.models.loading import ModelLoadError, checkpoint_folder, load_checkpoint
+
+try:
+    import httpx2 as httpx
+except ImportError:  # huggingface_hub before version 2
+    import httpx
 
 LLAMA = ModelConfig(name="llama2_7b", path="meta-llama/Llama-2-7b-hf")
 
@@ -32,7 +36,7 @@ def refuse(monkeypatch, error):
 
 
 def answer(status):
-    return httpx2.Response(status, request=httpx2.Request("GET", "https://hub.invalid"))
+    return httpx.Response(status, request=httpx.Request("GET", "https://hub.invalid"))
 
 
 def test_offline(monkeypatch):
