@@ -154,6 +154,7 @@ def test_another_copy_of_the_configuration_classes_does_no_harm(tmp_path, monkey
     class Copy(StatQwen2Config):
         pass
 
+    Copy.__name__ = StatQwen2Config.__name__
     monkeypatch.setattr(skeletons.AutoConfig, "from_pretrained", Copy.from_pretrained)
     result = stat_repro.compress_checkpoint(once, tmp_path / "twice", batches, ratio=0.2)
     assert result.report.mac_kept_fraction < 1
