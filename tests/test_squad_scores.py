@@ -2,10 +2,7 @@
 
 import pytest
 
-from stat_repro.metrics import load_metric
 from stat_repro.metrics.answers import exact_match, f1_score, normalised, squad_metrics
-
-pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.mark.parametrize(
@@ -91,30 +88,3 @@ def test_wrong_input_to_the_scores_is_refused():
         squad_metrics([], [])
     with pytest.raises(ValueError, match="a question without references"):
         squad_metrics(["a"], [[]])
-
-
-def _evaluate_inputs():
-    predictions = [
-        {"id": "2", "prediction_text": "Broncos"},
-        {"id": "1", "prediction_text": "the Rhine"},
-    ]
-    references = [
-        {"id": "1", "answers": {"text": ["Rhine"], "answer_start": [4]}},
-        {"id": "2", "answers": {"text": ["Denver Broncos", "x"], "answer_start": [0, 9]}},
-    ]
-    return predictions, references
-
-
-def test_the_module_takes_ids_and_gives_percents():
-    predictions, references = _evaluate_inputs()
-    found = load_metric("squad").compute(predictions=predictions, references=references)
-    assert found == pytest.approx({"exact_match": 50, "f1": 100 * (1 + 2 / 3) / 2})
-    references[0]["answers"] = {"text": [], "answer_start": []}
-    found = load_metric("squad", "squad_v2").compute(predictions=predictions, references=references)
-    assert found["no_answer_f1"] == 0
-    assert found["has_answer_f1"] == pytest.approx(200 / 3)
-    predictions[0]["id"] = "3"
-    with pytest.raises(ValueError, match="one prediction for the id of every reference"):
-        load_metric("squad").compute(predictions=predictions, references=references)
-    with pytest.raises(ValueError, match="expected default or squad or squad_v2; got 'squad3'"):
-        load_metric("squad", "squad3")
