@@ -122,15 +122,7 @@ def build_speed(results: Path, study: str, out: Path) -> list[Path]:
     """
     records = load_speed(results)
     table, notes = reporting.speed_table(records), reporting.speed_notes(records)
-    lines = "".join(f"# {note}\n" for note in notes)
-    files = _write(
-        out / study,
-        {
-            "table.md": reporting.to_markdown(table, study, notes),
-            "table.tex": reporting.to_latex(table, study, notes),
-            "table.csv": lines + table.to_csv(index=False, lineterminator="\n"),
-        },
-    )
+    files = _write(out / study / "table", table, study, notes, reporting.noted_csv(table, notes))
     growth = reporting.growth_data(records)
     if growth is not None:
         stem = out / study / "figure_growth"
@@ -164,29 +156,15 @@ def _tables(frame: pd.DataFrame, study: str, folder: Path) -> list[Path]:
         *(f"protocol of {line}" for line in reporting.protocol_lines(frame)),
         *reporting.record_lines(frame),
     ]
-    return _write(
-        folder,
-        {
-            "table.md": reporting.to_markdown(table, study, notes),
-            "table.tex": reporting.to_latex(table, study, notes),
-            "table.csv": reporting.to_csv(frame, notes),
-        },
-    )
+    return _write(folder / "table", table, study, notes, reporting.to_csv(frame, notes))
 
 
 def _costs(frame: pd.DataFrame, study: str, folder: Path) -> list[Path]:
     """Tables and figures of the runs whose costs were measured."""
     table = reporting.cost_table(frame)
     notes = [*reporting.cost_notes(frame), *reporting.record_lines(frame)]
-    title = f"{study}, measured cost"
-    files = _write(
-        folder,
-        {
-            "table_cost.md": reporting.to_markdown(table, title, notes),
-            "table_cost.tex": reporting.to_latex(table, title, notes),
-            "table_cost.csv": reporting.cost_csv(frame, notes),
-        },
-    )
+    csv = reporting.cost_csv(frame, notes)
+    files = _write(folder / "table_cost", table, f"{study}, measured cost", notes, csv)
     for data in reporting.cost_figure_data(frame):
         files += reporting.save(reporting.draw_costs(data), folder / data.name, data.records)
     return files
@@ -196,31 +174,28 @@ def _comparison(
     records: Sequence[RunRecord], stored: Path, folder: Path, reference: str | None
 ) -> list[Path]:
     """Tables of the variants against the reference, where there are values per example."""
-    values = {}
-    for record in records:
-        found = read_examples(record, stored / f"{record.run_id}.json")
-        if found is not None:
-            values[record.run_id] = found
+    read = {r.run_id: read_examples(r, stored / f"{r.run_id}.json") for r in records}
+    values = {run_id: examples for run_id, examples in read.items() if examples is not None}
     comparisons = reporting.compare(records, values, reference)
     if not comparisons:
         return []
     table = reporting.comparison_table(comparisons)
     notes = [*reporting.comparison_notes(comparisons), *reporting.record_lines(to_frame(records))]
+    csv = reporting.comparison_csv(comparisons, notes)
     title = f"{stored.name}, paired comparison"
-    return _write(
-        folder,
-        {
-            "table_comparison.md": reporting.to_markdown(table, title, notes),
-            "table_comparison.tex": reporting.to_latex(table, title, notes),
-            "table_comparison.csv": reporting.comparison_csv(comparisons, notes),
-        },
-    )
+    return _write(folder / "table_comparison", table, title, notes, csv)
 
 
-def _write(folder: Path, texts: dict[str, str]) -> list[Path]:
-    for name, text in texts.items():
-        reporting.replace_file(folder / name, text.encode())
-    return [folder / name for name in texts]
+def _write(stem: Path, table: pd.DataFrame, title: str, notes: list[str], csv: str) -> list[Path]:
+    """The three spellings of a table, `<stem>.md`, `.tex` and `.csv`."""
+    texts = {
+        ".md": reporting.to_markdown(table, title, notes),
+        ".tex": reporting.to_latex(table, title, notes),
+        ".csv": csv,
+    }
+    for ending, text in texts.items():
+        reporting.replace_file(stem.with_suffix(ending), text.encode())
+    return [stem.with_suffix(ending) for ending in texts]
 
 
 def _figures(frame: pd.DataFrame, folder: Path) -> list[Path]:

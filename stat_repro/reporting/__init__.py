@@ -30,6 +30,7 @@ from stat_repro.reporting.points import (
 from stat_repro.reporting.setting_figures import SettingFigure, draw_setting, setting_figures
 from stat_repro.reporting.speed_table import speed_notes, speed_table
 from stat_repro.reporting.tables import (
+    noted_csv,
     result_table,
     summary_table,
     to_csv,
@@ -65,6 +66,7 @@ __all__ = [
     "growth_data",
     "headline",
     "measured_runs",
+    "noted_csv",
     "protocol_lines",
     "record_lines",
     "replace_file",

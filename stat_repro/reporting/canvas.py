@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stat_repro.paths import cache_dir
 from stat_repro.reporting.files import replace_file
+from stat_repro.reporting.styles import VariantStyle
 
 _RC: dict[str, Any] = {
     "font.size": 9,
@@ -49,6 +50,17 @@ def canvas(width: float, height: float, records: str) -> Iterator[Any]:
 def file_stem(*parts: str) -> str:
     """File name of a figure without ending."""
     return "_".join(["figure", *(re.sub(r"[^A-Za-z0-9_.-]+", "-", part) for part in parts)])
+
+
+def plot_variant(
+    axes: Any, x: Sequence[float], y: Sequence[float], style: VariantStyle, label: str
+) -> None:
+    """The line of a variant, with its colour, marker and line style."""
+    axes.plot(
+        *(x, y),
+        **{"color": style.colour, "marker": style.marker, "linestyle": style.line},
+        **{"markersize": 4.5, "linewidth": 1.4, "label": label},
+    )
 
 
 def log_axis(axes: Any) -> None:

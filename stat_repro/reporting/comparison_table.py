@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
+from dataclasses import astuple
 from decimal import Context, Decimal
 from typing import Any
 
@@ -13,7 +13,7 @@ import pandas as pd
 from stat_repro.reporting.bootstrap import CONFIDENCE, RESAMPLES, Estimate
 from stat_repro.reporting.comparison import MEASURED, Comparison
 from stat_repro.reporting.styles import QuantityStyle, quantity_style
-from stat_repro.reporting.tables import MISSING
+from stat_repro.reporting.tables import MISSING, noted_csv
 
 _DECIMAL = Context(prec=28, traps=[])  # without traps, what is too large is infinite
 # What the values per example are called in the other tables.
@@ -57,8 +57,6 @@ def comparison_csv(comparisons: Sequence[Comparison], notes: Sequence[str]) -> s
 
     Six significant digits, so that the file does not depend on the last bit of a sum.
     """
-    buffer = io.StringIO()
-    buffer.writelines(f"# {note}\n" for note in notes)
     rows = []
     for one in comparisons:
         names = MEASURED[one.task]
@@ -68,7 +66,7 @@ def comparison_csv(comparisons: Sequence[Comparison], notes: Sequence[str]) -> s
             **{"macs_kept_difference": one.macs, "whole_blocks": one.whole_blocks},
             **{"metric": _name(names[0]), "distance": _name(names[1])},
         }
-        for name, found in (
+        for name, estimate in (
             ("metric_difference", one.metric),
             ("distance_difference", one.fidelity),
             ("distance_ratio", one.fidelity_ratio),
@@ -76,10 +74,9 @@ def comparison_csv(comparisons: Sequence[Comparison], notes: Sequence[str]) -> s
         ):
             for end in ("value", "low", "high"):
                 key = name if end == "value" else f"{name}_{end}"
-                row[key] = None if found is None else getattr(found, end)
+                row[key] = None if estimate is None else getattr(estimate, end)
         rows.append(row | {"left_out": one.left_out})
-    pd.DataFrame(rows).to_csv(buffer, index=False, lineterminator="\n", float_format="%.6g")
-    return buffer.getvalue()
+    return noted_csv(pd.DataFrame(rows), notes, float_format="%.6g")
 
 
 def _row(one: Comparison) -> dict[str, str]:
@@ -109,34 +106,30 @@ def _name(value: str) -> str:
     return _QUANTITY.get(value, value)
 
 
-def _exponential(found: Estimate | None) -> Estimate | None:
+def _exponential(estimate: Estimate | None) -> Estimate | None:
     """Of a difference of log-likelihoods: how many times the perplexity of the reference.
 
     In decimal digits: the last bit of a float exponential depends on the processor.
     """
-    if found is None:
+    if estimate is None:
         return None
-    return Estimate(*(float(_DECIMAL.exp(Decimal(v))) for v in _ends(found)))
+    return Estimate(*(float(_DECIMAL.exp(Decimal(v))) for v in astuple(estimate)))
 
 
-def _ends(found: Estimate) -> tuple[float, float, float]:
-    return found.value, found.low, found.high
-
-
-def _cell(found: Estimate | None, style: QuantityStyle, *, marked: bool) -> str:
+def _cell(estimate: Estimate | None, style: QuantityStyle, *, marked: bool) -> str:
     """A difference: fractions in points, everything else with three digits."""
     form = f"+.{style.decimals}f" if style.fraction else "+#.3g"
-    return _text(found, form, style.scale, 0.0, marked=marked)
+    return _text(estimate, form, style.scale, 0.0, marked=marked)
 
 
-def _ratio(found: Estimate | None, *, marked: bool) -> str:
-    return _text(found, "#.3g", 1.0, 1.0, marked=marked)
+def _ratio(estimate: Estimate | None, *, marked: bool) -> str:
+    return _text(estimate, "#.3g", 1.0, 1.0, marked=marked)
 
 
-def _text(found: Estimate | None, form: str, scale: float, neutral: float, *, marked: bool) -> str:
-    if found is None or math.isnan(found.value):
+def _text(one: Estimate | None, form: str, scale: float, neutral: float, *, marked: bool) -> str:
+    if one is None or math.isnan(one.value):
         return MISSING
-    value, low, high = (f"{scale * v:{form}}" for v in _ends(found))
-    if math.isnan(found.low):
+    value, low, high = (f"{scale * v:{form}}" for v in astuple(one))
+    if math.isnan(one.low):
         return value
-    return f"{value} [{low}, {high}]" + ("*" if marked and found.excludes(neutral) else "")
+    return f"{value} [{low}, {high}]" + ("*" if marked and one.excludes(neutral) else "")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import canvas, file_stem
+from stat_repro.reporting.canvas import canvas, file_stem, plot_variant
 from stat_repro.reporting.costs import cost_points
 from stat_repro.reporting.points import record_lines
 from stat_repro.reporting.styles import VariantStyle
@@ -133,17 +133,7 @@ def _draw_panel(axes: Any, panel: SpeedupPanel) -> None:
         x = [_PERCENT * k for k in kept]
         axes.plot(x, y, color=colour, linestyle=line, linewidth=1.2, label=label)
     for series in panel.series:
-        style = series.style
-        axes.plot(
-            series.x,
-            series.y,
-            color=style.colour,
-            marker=style.marker,
-            linestyle=style.line,
-            markersize=4.5,
-            linewidth=1.4,
-            label=series.label,
-        )
-        axes.vlines(series.x, series.low, series.high, color=style.colour, linewidth=1.2)
+        plot_variant(axes, series.x, series.y, series.style, series.label)
+        axes.vlines(series.x, series.low, series.high, color=series.style.colour, linewidth=1.2)
     axes.set_title(panel.title, fontsize=8)
     axes.set_xlabel("MACs of the whole model kept (%)")

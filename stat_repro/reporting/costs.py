@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import statistics
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from stat_repro.reporting.tables import noted_csv
 from stat_repro.reporting.variants import style_of, with_variants
 
 # One point: the same pruned model under the same conditions.
@@ -88,11 +88,7 @@ def cost_notes(frame: pd.DataFrame) -> list[str]:
 
 def cost_csv(frame: pd.DataFrame, notes: Sequence[str]) -> str:
     """The numbers behind `cost_table`; the notes are lines that start with `#`."""
-    buffer = io.StringIO()
-    buffer.writelines(f"# {note}\n" for note in notes)
-    points = cost_points(frame).drop(columns=["style", "order"])
-    points.to_csv(buffer, index=False, lineterminator="\n")
-    return buffer.getvalue()
+    return noted_csv(cost_points(frame).drop(columns=["style", "order"]), notes)
 
 
 def _measured(run: Any) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import canvas, file_stem, log_axis
+from stat_repro.reporting.canvas import canvas, file_stem, log_axis, plot_variant
 from stat_repro.reporting.points import aggregate, protocol_text, record_lines
 from stat_repro.reporting.styles import VariantStyle, quantity_style, variant_style
 
@@ -154,26 +154,16 @@ def _series(group: pd.DataFrame, scale: float) -> Series:
 
 
 def _draw_series(axes: Any, series: Series) -> None:
-    label, style = series.label, series.style
+    label = series.label
     if series.n:
         fewest, most = min(series.n), max(series.n)
         label += f" (n={most})" if fewest == most else f" (n={fewest} to {most})"
     if series.left_out:
         label += f"; not finite at {', '.join(f'{r:g}' for r in series.left_out)}"
-    axes.plot(
-        series.x,
-        series.y,
-        color=style.colour,
-        marker=style.marker,
-        linestyle=style.line,
-        markersize=4.5,
-        linewidth=1.4,
-        label=label,
-    )
+    plot_variant(axes, series.x, series.y, series.style, label)
     if any(n > 1 for n in series.n):
-        axes.fill_between(
-            series.x, series.low, series.high, color=style.colour, alpha=0.18, linewidth=0
-        )
+        colour = series.style.colour
+        axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.18, linewidth=0)
 
 
 def _ratio_ticks(axes: Any, data: FigureData) -> None:

@@ -117,18 +117,18 @@ def _series(group: Sequence[SpeedRecord], key: str) -> GrowthSeries:
         label=_label(group[0], key),
         x=tuple(by_size),
         compress_s=tuple(
-            statistics.median(s for one in found for s in one.seconds["compress_s"])
-            for found in by_size.values()
+            statistics.median(s for one in same_size for s in one.seconds["compress_s"])
+            for same_size in by_size.values()
         ),
-        bare_s=tuple(_bare(found) for found in by_size.values()),
-        peak_bytes=tuple(_peak(found) for found in by_size.values()),
+        bare_s=tuple(_bare(same_size) for same_size in by_size.values()),
+        peak_bytes=tuple(_peak(same_size) for same_size in by_size.values()),
     )
 
 
-def _bare(found: Sequence[SpeedRecord]) -> float | None:
+def _bare(records: Sequence[SpeedRecord]) -> float | None:
     turns = [
         first + second
-        for one in found
+        for one in records
         if "forward_s" in one.seconds
         for first, second in zip(
             one.seconds["forward_s"], one.seconds["forward_folded_s"], strict=True
@@ -137,9 +137,9 @@ def _bare(found: Sequence[SpeedRecord]) -> float | None:
     return statistics.median(turns) if turns else None
 
 
-def _peak(found: Sequence[SpeedRecord]) -> int | None:
-    """Of the compression above what was there before it, or of a process of its own."""
-    peaks = [one.memory.get("compress_peak", one.memory.get("process_peak")) for one in found]
+def _peak(records: Sequence[SpeedRecord]) -> int | None:
+    """Of the compression above what was there before it, or of the whole process."""
+    peaks = [one.memory.get("compress_peak", one.memory.get("process_peak")) for one in records]
     return max((peak for peak in peaks if peak is not None), default=None)
 
 

@@ -11,11 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.styles import (
-    HEADLINE,
-    quantity_order,
-    quantity_style,
-)
+from stat_repro.reporting.styles import HEADLINE, quantity_order, quantity_style
 from stat_repro.reporting.variants import ReportError, with_variants
 
 _GROUP = ["model", "dataset", "variant", "ratio"]
@@ -111,14 +107,14 @@ def _is_brief(value: Any) -> bool:
 
 def _sources(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
     """Columns of every quantity, pruned and dense, in the order of the tables."""
-    found = {}
+    sources = {}
     for column in frame.columns:
         group, _, name = column.removeprefix("metrics.").partition(".")
         if column.startswith("metrics.") and group in ("pruned", "fidelity"):
-            found[name] = (column, f"metrics.dense.{name}")
-    found |= {key: (key, "") for key in ("mac_kept_fraction", "param_kept_fraction")}
-    found["compress_s"] = ("timings.compress_s", "")
-    return {name: found[name] for name in sorted(found, key=quantity_order)}
+            sources[name] = (column, f"metrics.dense.{name}")
+    sources |= {key: (key, "") for key in ("mac_kept_fraction", "param_kept_fraction")}
+    sources["compress_s"] = ("timings.compress_s", "")
+    return {name: sources[name] for name in sorted(sources, key=quantity_order)}
 
 
 def _values(rows: pd.DataFrame, column: str) -> list[float]:

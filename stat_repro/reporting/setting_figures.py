@@ -74,19 +74,20 @@ def setting_figures(records: Sequence[RunRecord]) -> list[SettingFigure]:
     if _KL not in frame:
         return []
     known = {record.run_id: record for record in records}
-    found = []
+    figures = []
     for (model, dataset), rows in frame.groupby(["model", "dataset"]):
         for column, words in _SETTINGS.items():
             if column not in rows or rows[column].dropna().nunique() < _LEAST:
                 continue
-            own = with_variants(rows.assign(**{column: None})).assign(setting=list(rows[column]))
-            panels = [("KL from dense (nats)", True, _series(own, own[_KL].tolist()))]
+            # Runs that differ in the setting alone are one series.
+            runs = with_variants(rows.assign(**{column: None})).assign(setting=list(rows[column]))
+            panels = [("KL from dense (nats)", True, _series(runs, runs[_KL].tolist()))]
             if column.endswith("sketch_size"):
-                panels += _sketch_panels(own, known)
+                panels += _sketch_panels(runs, known)
             name = file_stem(str(model), str(dataset), "kl_by", column.rpartition(".")[2])
             lines = record_lines(rows)[0]
-            found.append(SettingFigure(name, f"{model}, {dataset}", words, tuple(panels), lines))
-    return found
+            figures.append(SettingFigure(name, f"{model}, {dataset}", words, tuple(panels), lines))
+    return figures
 
 
 def draw_setting(data: SettingFigure) -> Any:
@@ -126,7 +127,7 @@ def _linear_part(sizes: Sequence[float]) -> dict[str, float]:
 def _series(rows: pd.DataFrame, values: Sequence[float | None]) -> tuple[SettingSeries, ...]:
     """Series of these values, one per row; rows without a value are left out."""
     rows = rows.assign(value=pd.Series(values, index=rows.index)).dropna(subset=["value"])
-    found = []
+    series = []
     for (_, variant, ratio), group in rows.groupby(["order", "variant", "ratio"], sort=True):
         points: dict[float | None, list[float]] = {}
         for x, y in zip(group["setting"], group["value"], strict=True):
@@ -134,7 +135,7 @@ def _series(rows: pd.DataFrame, values: Sequence[float | None]) -> tuple[Setting
         sizes = tuple(sorted(x for x in points if x is not None))
         shown = [points[x] for x in sizes] or [points[None]]
         counts = sorted({len(point) for point in shown})
-        found.append(
+        series.append(
             SettingSeries(
                 label=f"{variant}, ratio {ratio:g} (n={' to '.join(map(str, counts))})",
                 x=sizes,
@@ -143,7 +144,7 @@ def _series(rows: pd.DataFrame, values: Sequence[float | None]) -> tuple[Setting
                 high=tuple(max(point) for point in shown),
             )
         )
-    return tuple(found)
+    return tuple(series)
 
 
 def _sketch_panels(
@@ -172,15 +173,11 @@ def _sketch_panels(
 
 def _common_neurons(run: RunRecord, exact: RunRecord) -> float:
     """Share of the neurons kept by a run that another one keeps as well."""
-    kept = [
-        [
-            (layer, unit)
-            for layer, one in enumerate(r.plan["layers"])
-            for unit in one["kept_neurons"]
-        ]
+    kept, others = (
+        {(i, unit) for i, layer in enumerate(r.plan["layers"]) for unit in layer["kept_neurons"]}
         for r in (run, exact)
-    ]
-    return len(set(kept[0]) & set(kept[1])) / len(kept[0])
+    )
+    return len(kept & others) / len(kept)
 
 
 def _ffn_error(run: RunRecord) -> float:

@@ -35,9 +35,9 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
             cells = {"shape": shape, "tokens": data, "setting": setting, "quantity": quantity}  # noqa: B023
             rows.append({**cells, "value": value, "quartiles": quartiles})
 
-        for name, found in record.ratios.items():
-            quartiles = f"{found['q25']:.2f} to {found['q75']:.2f}"
-            row(_RATIO_LABELS[name], f"{found['median']:.2f}", quartiles)
+        for name, ratio in record.ratios.items():
+            quartiles = f"{ratio['q25']:.2f} to {ratio['q75']:.2f}"
+            row(_RATIO_LABELS[name], f"{ratio['median']:.2f}", quartiles)
         if turns := _after_passes(record):
             rows_seen = f"{sizes['authors_tokens']} of {sizes['examples'] * sizes['length']} tokens"
             row(
@@ -64,7 +64,7 @@ def _after_passes(record: SpeedRecord) -> list[float]:
         return []
     ours = [math.fsum(turn) for turn in zip(*stages, strict=True)]
     layers = record.protocol["layers"]
-    return [layers * theirs / own for theirs, own in zip(authors, ours, strict=True)]
+    return [layers * theirs / mine for theirs, mine in zip(authors, ours, strict=True)]
 
 
 def speed_notes(records: Sequence[SpeedRecord]) -> list[str]:

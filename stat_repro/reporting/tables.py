@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -135,12 +134,15 @@ def to_csv(frame: pd.DataFrame, notes: Sequence[str]) -> str:
     Empty means not measured; `inf` and `nan` were measured.
     """
     points = aggregate(frame)[list(_NUMERIC_COLUMNS)]
-    buffer = io.StringIO()
-    buffer.writelines(f"# {note}\n" for note in notes)
     # A mean that is nan was measured as such (see `aggregate`); other nan are absent.
-    text = points.assign(mean=["nan" if math.isnan(v) else repr(v) for v in points["mean"]])
-    text.to_csv(buffer, index=False, lineterminator="\n")
-    return buffer.getvalue()
+    means = ["nan" if math.isnan(v) else repr(v) for v in points["mean"]]
+    return noted_csv(points.assign(mean=means), notes)
+
+
+def noted_csv(table: pd.DataFrame, notes: Sequence[str], **options: Any) -> str:
+    """The notes as lines that start with `#`, then the table; `options` are those of `to_csv`."""
+    lines = "".join(f"# {note}\n" for note in notes)
+    return lines + str(table.to_csv(index=False, lineterminator="\n", **options))
 
 
 def _cell(point: Any, style: QuantityStyle) -> str:
