@@ -12,12 +12,11 @@ from transformers import PreTrainedModel
 from stat_repro.calibration.batches import CalibrationBatch, CalibrationError
 from stat_repro.calibration.capture import Calibration, collect_statistics, count_tokens
 from stat_repro.calibration.sketch import Sketch
-from stat_repro.config import METHOD_DEFAULTS, ConfigError, PruningConfig
-from stat_repro.config.checks import at_least
-from stat_repro.config.pruning import check_engine, check_statistics
+from stat_repro.config import METHODS, ConfigError, PruningConfig
+from stat_repro.config.pruning import check_target
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput
-from stat_repro.methods.registry import METHODS
+from stat_repro.methods.registry import PRUNE
 from stat_repro.methods.stat_layers import prune_by_layers
 from stat_repro.models.adapter import adapter_for
 from stat_repro.plan import PruningPlan
@@ -93,10 +92,8 @@ def compress(
         CalibrationError: Unusable batches.
         BudgetError: A ratio that cannot be met.
     """
-    check_target(ratio, round_to)
     config = pruning_config(method, options)
-    check_statistics(statistics, config)
-    check_engine(engine, statistics, config)
+    check_target(config, ratio=ratio, round_to=round_to, statistics=statistics, engine=engine)
     if spill is not None and engine != "layers":
         raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
     batches = rereadable(batches)
@@ -130,7 +127,7 @@ def compress(
         if engine == "layers":
             output = prune_by_layers(task, None if spill is None else Path(spill))
         else:
-            output = METHODS[config.method].prune(task)
+            output = PRUNE[config.method](task)
         with watch.stage("surgery_s"):
             pruned = prune_model(model, output.plan, output.edits)
     timings = {**watch.seconds, **output.timings}
@@ -158,7 +155,7 @@ def calibrate(
             counted.
         engine: As `compress` takes it; with `config` and `layers` only the tokens are counted.
     """
-    if config is not None and not METHODS[config.method].needs_statistics(config, engine):
+    if config is not None and not config.needs_statistics(engine):
         return count_tokens(rereadable(batches))
     return collect_statistics(
         model,
@@ -170,21 +167,9 @@ def calibrate(
     )
 
 
-def check_target(ratio: float, round_to: int) -> None:
-    """Refuse a share or a rounding that no plan has.
-
-    Raises:
-        ConfigError: Says what is valid.
-    """
-    if not 0 <= ratio < 1:
-        raise ConfigError(f"ratio: expected 0 <= ratio < 1 (share removed); got {ratio}")
-    at_least("round_to", round_to, 1)
-
-
 def _check_calibration(calibration: Calibration, engine: str, config: PruningConfig) -> None:
     """Refuse a calibration that lacks what will be read, or holds what will not."""
-    needed = METHODS[config.method].needs_statistics(config, engine)
-    if needed and not calibration.statistics:
+    if config.needs_statistics(engine) and not calibration.statistics:
         raise CalibrationError(
             f"calibration: method={config.method}, allocation={config.allocation}, "
             f"correction={config.correction} need statistics of the sites; got none"
@@ -210,7 +195,8 @@ def pruning_config(method: str, options: dict[str, Any]) -> PruningConfig:
         )
     if options.get("authors_compat") and "min_units" not in options:
         options = {**options, "min_units": 0}
-    return PruningConfig(method=method, **{**METHOD_DEFAULTS.get(method, {}), **options})
+    defaults = METHODS[method].defaults if method in METHODS else {}
+    return PruningConfig(method=method, **{**defaults, **options})
 
 
 def rereadable(batches: Iterable[CalibrationBatch]) -> Iterable[CalibrationBatch]:

@@ -18,6 +18,8 @@ from stat_repro.config import (
     PruningConfig,
     RunConfig,
     from_hydra,
+    later_defaults,
+    neutral_keys,
     result_config,
     run_id,
     to_dict,
@@ -105,7 +107,7 @@ def test_authors_compat_refuses_what_the_script_cannot_do():
         (["pruning.allocation=stat"], "for method=stat they are allocation=global"),
         (["pruning=flap", "pruning.ridge=0.1"], "needs pruning.correction=lstsq, affine, scale"),
         (["pruning.correction=none", "pruning.ridge=0.1"], "got correction=none"),
-        (["pruning=random", "pruning.recipe=decoder"], "pruning.recipe is an option of STAT's"),
+        (["pruning=random", "pruning.recipe=decoder"], "pruning.recipe=decoder is an option of stat:"),
         (["pruning=fisher", "pruning.balance_factor=1"], "expected method=stat or allocation=stat"),
         (["pruning=flap", "pruning.head_bonus=1"], "got method=flap, allocation=global"),
         (["pruning=flap", "pruning.authors_compat=true"], "only method=stat; got method=flap"),
@@ -216,17 +218,37 @@ def test_schema_rejects_by_construction():
         replace(RunConfig(), seed=-1)
 
 
-def test_stored_records_still_have_the_id_of_their_configuration():
+# Content of the benchmark files that stored runs read, as `identify` names it in their ids.
+CONTENTS = {
+    "../shared/data/wikitext-2": "34b28a6fb83ef2f4222c34901df3ead1ae314aac5a27f66e14d9957802f3aa74",
+    "../shared/data/sst2": "8ea9b0370586a06cd09158bec211f6a1017dec7f57f33763b83bdac72bccbe88",
+    "../shared/data/squad/squaddev_v1.1.json": (
+        "45089eff3cf52004b1dca6814cde5c57082fdb09872f18c79a5d944d45be523a"
+    ),
+}
+
+
+def test_every_stored_record_still_has_the_id_of_its_configuration():
     """A change of the schema that renames finished runs would measure them all again."""
-    sweeps = (CONF.parent / "experiments" / "sweep").glob("*.yaml")
-    studies = [CONF.parent / "results" / sweep.stem for sweep in sorted(sweeps)]
-    paths = [path for study in studies for path in sorted(study.glob("*.json"))]
-    assert paths
-    for path in paths:
-        record = json.loads(path.read_text(encoding="utf-8"))
+    paths = sorted((CONF.parent / "results").glob("*/*.json"))
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    records = [record for record in records if "config" in record]
+    assert len(records) >= 1000
+    for record in records:
         config = from_hydra(OmegaConf.create(record["config"]))
-        # Files that are not packaged count by their content, which is not here.
-        local = config.dataset.path or config.dataset.calibration_path
-        sources = (config.model.path, config.dataset.source)
-        if not local and all(source.startswith("asset:") for source in sources):
-            assert run_id(config) == record["run_id"], path.name
+        for key in ("path", "calibration_path"):
+            if (path := getattr(config.dataset, key)) is not None:
+                setattr(config.dataset, key, f"sha256:{CONTENTS[path]}")
+        assert run_id(config) == record["run_id"]
+
+
+def test_what_makes_no_other_run_and_what_came_later_is_said_at_the_field():
+    neutral = {"tracking.mode", "study", "results", "device", "save_to", "if_stored"}
+    neutral |= {"calibration.batch_size", "evaluation.batch_size", "dataset.evaluation_split"}
+    assert neutral <= neutral_keys()
+    assert not {"ratio", "seed", "dtype", "pruning.kinds"} & neutral_keys()
+    later = later_defaults()
+    assert later["round_to"] == 1
+    assert later["evaluation.zero_shot.tasks"] == []
+    assert later["pruning.sensitivity_tokens"] == 2048
+    assert not {"ratio", "pruning.method", "study"} & set(later)

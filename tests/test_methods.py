@@ -15,11 +15,9 @@ from stat_repro.config import (
     CORRECTIONS,
     METHOD_DEFAULTS,
     METHODS,
-    SUPERVISED,
     ConfigError,
     PruningConfig,
 )
-from stat_repro.methods import registry
 from stat_repro.methods.random import random_scores
 from stat_repro.methods.stat import unit_errors
 from stat_repro.models.adapter import adapter_for, linear, unit_columns
@@ -41,11 +39,6 @@ def pairs(methods=METHODS, names=REPRESENTATIVES):
     """Every method with every model that it takes."""
     encoders = ("bert", "distilbert")
     return [(m, n) for m in methods for n in names if not (m == BLOCKS and n in encoders)]
-
-
-def test_the_registry_is_that_of_the_schema():
-    assert tuple(registry.METHODS) == METHODS == tuple(METHOD_DEFAULTS)
-    assert tuple(name for name, m in registry.METHODS.items() if m.labels) == SUPERVISED
 
 
 @pytest.mark.parametrize(("method", "name"), pairs())

@@ -1,8 +1,11 @@
-"""Checks that the sections of the schema share, and the error they raise."""
+"""Settings with what holds for them, the checks of their values, and the error that these raise."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from dataclasses import field, fields
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -11,7 +14,43 @@ class ConfigError(ValueError):
     """A configuration that cannot be run; says what was expected, what was got, what is valid."""
 
 
-def one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
+def setting(default: Any, **notes: Any) -> Any:
+    """A field of a section of the schema, with what holds for it.
+
+    Args:
+        default: Its default, or the class or function that makes one.
+        **notes: `choices`: the valid values. `low`: the smallest valid number; null is valid too.
+            `neutral`: it decides where a run goes or how fast it is, but not what it finds, so it
+            takes no part in the run id. `later`: it joined the schema after runs had been stored;
+            at its default, which must never change, it means what those runs did and takes no part
+            in the run id. `of`: the method that alone has this option.
+    """
+    if callable(default):
+        return field(default_factory=default, metadata=notes)
+    return field(default=default, metadata=notes)
+
+
+def check_settings(section: Any, name: str = "") -> None:
+    """Refuse values of a section that are not among the choices, or too small; defaults are valid.
+
+    Args:
+        section: The section, a dataclass.
+        name: Its name with a dot behind it, empty for the whole schema.
+
+    Raises:
+        ConfigError: Names the key and what is valid.
+    """
+    for one in fields(section):
+        key, value = f"{name}{one.name}", getattr(section, one.name)
+        if value == one.default:
+            continue
+        if "choices" in one.metadata:
+            one_of(key, value, one.metadata["choices"])
+        if "low" in one.metadata:
+            at_least(key, value, one.metadata["low"])
+
+
+def one_of(key: str, value: str, valid: Collection[str]) -> None:
     """Refuse a value that is not listed."""
     if value not in valid:
         raise ConfigError(f"{key}: expected one of {', '.join(valid)}; got {value!r}")

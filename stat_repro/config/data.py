@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from stat_repro.config.checks import ConfigError, at_least, file_name, one_of
+from stat_repro.config.checks import ConfigError, at_least, check_settings, file_name, setting
 
 TASKS = ("classification", "regression", "question_answering", "language_modeling")
 PARTS = ("train", "validation", "test")
@@ -25,15 +25,13 @@ class AnswerConfig:
             best answer's by more than this.
     """
 
-    stride: int = 128
-    n_best: int = 20
-    max_answer_length: int = 30
+    stride: int = setting(128, low=0)
+    n_best: int = setting(20, low=1)
+    max_answer_length: int = setting(30, low=1)
     null_threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least("dataset.answers.stride", self.stride, 0)
-        at_least("dataset.answers.n_best", self.n_best, 1)
-        at_least("dataset.answers.max_answer_length", self.max_answer_length, 1)
+        check_settings(self, "dataset.answers.")
 
 
 @dataclass
@@ -73,39 +71,32 @@ class DatasetConfig:
     """
 
     name: str = MISSING
-    task: str = MISSING
+    task: str = setting(MISSING, choices=TASKS)
     source: str = MISSING
-    path: str | None = None
-    revision: str | None = None
+    path: str | None = setting(None, later=True)
+    revision: str | None = setting(None, later=True)
     train: str | None = None
     validation: str | None = None
     test: str | None = None
-    held_out: float | None = None
-    calibration_split: str = "train"
-    evaluation_split: str = "test"
-    calibration_corpus: str | None = None
-    calibration_path: str | None = None
+    held_out: float | None = setting(None, later=True)
+    calibration_split: str = setting("train", choices=PARTS, later=True)
+    evaluation_split: str = setting("test", choices=PARTS[1:], neutral=True, later=True)
+    calibration_corpus: str | None = setting(None, later=True)
+    calibration_path: str | None = setting(None, later=True)
     text_column: str = "text"
     text_pair_column: str | None = None
     label_column: str = "label"
-    max_length: int = 128
-    window: int = 512
+    max_length: int = setting(128, low=2)
+    window: int = setting(512, low=2)
     join: str = "\n"
-    bos: str = "none"
-    answers: AnswerConfig = field(default_factory=AnswerConfig)
-    calibration_examples: int = 512
-    calibration_batch_size: int = 32
+    bos: str = setting("none", choices=BOS, later=True)
+    answers: AnswerConfig = setting(AnswerConfig, later=True)
+    calibration_examples: int = setting(512, low=1, neutral=True)
+    calibration_batch_size: int = setting(32, neutral=True)
 
     def __post_init__(self) -> None:
         file_name("dataset.name", self.name)
-        if self.task != MISSING:
-            one_of("dataset.task", self.task, TASKS)
-        one_of("dataset.calibration_split", self.calibration_split, PARTS)
-        one_of("dataset.evaluation_split", self.evaluation_split, PARTS[1:])
-        one_of("dataset.bos", self.bos, BOS)
-        at_least("dataset.max_length", self.max_length, 2)
-        at_least("dataset.window", self.window, 2)
-        at_least("dataset.calibration_examples", self.calibration_examples, 1)
+        check_settings(self, "dataset.")
         if self.held_out is not None and not 0 < self.held_out < 1:
             raise ConfigError(f"dataset.held_out: expected between 0 and 1; got {self.held_out}")
 
@@ -121,14 +112,13 @@ class ZeroShotConfig:
         shots: Solved examples in front of each question.
     """
 
-    tasks: list[str] = field(default_factory=list)
+    tasks: list[str] = setting(list)
     include: str | None = None
-    examples: int | None = None
-    shots: int = 0
+    examples: int | None = setting(None, low=1)
+    shots: int = setting(0, low=0)
 
     def __post_init__(self) -> None:
-        at_least("evaluation.zero_shot.examples", self.examples, 1)
-        at_least("evaluation.zero_shot.shots", self.shots, 0)
+        check_settings(self, "evaluation.zero_shot.")
 
 
 @dataclass
@@ -143,16 +133,14 @@ class EvaluationConfig:
         zero_shot: Further tasks for causal language models.
     """
 
-    split: str = "test"
-    max_examples: int | None = None
-    batch_size: int = 64
-    keep_examples: bool = True
-    zero_shot: ZeroShotConfig = field(default_factory=ZeroShotConfig)
+    split: str = setting("test", choices=PARTS[1:])
+    max_examples: int | None = setting(None, low=1)
+    batch_size: int = setting(64, low=1, neutral=True)
+    keep_examples: bool = setting(True, neutral=True)
+    zero_shot: ZeroShotConfig = setting(ZeroShotConfig, later=True)
 
     def __post_init__(self) -> None:
-        one_of("evaluation.split", self.split, PARTS[1:])
-        at_least("evaluation.max_examples", self.max_examples, 1)
-        at_least("evaluation.batch_size", self.batch_size, 1)
+        check_settings(self, "evaluation.")
 
 
 @dataclass
@@ -168,16 +156,14 @@ class CostConfig:
     """
 
     enabled: bool = False
-    batch_sizes: list[int] = field(default_factory=lambda: [1, 32])
-    sequence_length: int | None = None
-    warmup: int = 3
-    repeats: int = 20
+    batch_sizes: list[int] = setting(lambda: [1, 32])
+    sequence_length: int | None = setting(None, low=1)
+    warmup: int = setting(3, low=0)
+    repeats: int = setting(20, low=1)
 
     def __post_init__(self) -> None:
+        check_settings(self, "cost.")
         if not self.batch_sizes:
             raise ConfigError("cost.batch_sizes: expected at least one batch size; got none")
         for size in self.batch_sizes:
             at_least("cost.batch_sizes", size, 1)
-        at_least("cost.sequence_length", self.sequence_length, 1)
-        at_least("cost.warmup", self.warmup, 0)
-        at_least("cost.repeats", self.repeats, 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from stat_repro.config.checks import ConfigError, at_least, file_name
+from stat_repro.config.checks import ConfigError, check_settings, file_name, setting
 
 
 @dataclass
@@ -26,7 +26,7 @@ class ModelConfig:
     path: str = MISSING
     revision: str | None = None
     trust_remote_code: bool = False
-    labels: list[str] | None = None
+    labels: list[str] | None = setting(None, later=True)
 
     def __post_init__(self) -> None:
         file_name("model.name", self.name)
@@ -49,9 +49,9 @@ class FinetuneConfig:
     """
 
     enabled: bool = True
-    epochs: int = 2
-    max_examples: int | None = None
-    batch_size: int = 32
+    epochs: int = setting(2, low=1)
+    max_examples: int | None = setting(None, low=1)
+    batch_size: int = setting(32, low=1)
     learning_rate: float = 5e-5
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
@@ -59,9 +59,7 @@ class FinetuneConfig:
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
-        at_least("finetune.epochs", self.epochs, 1)
-        at_least("finetune.batch_size", self.batch_size, 1)
-        at_least("finetune.max_examples", self.max_examples, 1)
+        check_settings(self, "finetune.")
         if not self.learning_rate > 0:
             raise ConfigError(f"finetune.learning_rate: expected > 0; got {self.learning_rate}")
         if not 0 <= self.warmup_fraction <= 1:

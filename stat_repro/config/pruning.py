@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from stat_repro.config.checks import ConfigError, at_least, one_of
+from stat_repro.config.checks import ConfigError, at_least, check_settings, one_of, setting
+from stat_repro.config.methods import METHODS
 
-METHODS = (
-    "stat",
-    "stat_plus",
-    "random",
-    "magnitude",
-    "wanda_sp",
-    "leverage",
-    "flap",
-    "fisher",
-    "shortgpt",
-)
 ALLOCATIONS = ("global", "uniform", "stat")
 CORRECTIONS = ("lstsq", "none", "bias", "affine", "scale")
-STATISTICS = ("gram", "exact", "sketch")
-SKETCHES = ("gaussian", "countsketch")
-KINDS = ("all", "attention", "ffn")
-SCALINGS = ("consumer", "none")
-CURVATURES = ("none", "fisher")
 ENGINES = ("model", "layers")
-RECIPES = ("auto", "encoder", "decoder")
-
-# What each method is without further options, as in `conf/pruning/<method>.yaml`. The defaults of
-# `PruningConfig` are those of `stat`.
-METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "stat": {},
-    "stat_plus": {"allocation": "global", "correction": "affine", "refit": True},
-    "random": {"allocation": "uniform", "correction": "none"},
-    "magnitude": {"allocation": "uniform", "correction": "none"},
-    "wanda_sp": {"allocation": "uniform", "correction": "none"},
-    "leverage": {"allocation": "uniform", "correction": "lstsq"},
-    "flap": {"allocation": "global", "correction": "bias"},
-    "fisher": {"allocation": "global", "correction": "scale"},
-    "shortgpt": {"allocation": "global", "correction": "none", "min_units": 0},
-}
-# Methods that learn from the labels of the calibration examples.
-SUPERVISED = ("fisher",)
 # Corrections that give the consumer new weights by least squares, and all that fit something, so
 # that a ridge means something.
 LEAST_SQUARES = ("lstsq", "affine")
@@ -67,30 +35,25 @@ class CalibrationConfig:
             `pruning.method=stat`, `statistics=gram`). The result is the same.
     """
 
-    examples: int = 512
-    batch_size: int = 32
+    examples: int = setting(512, low=1)
+    batch_size: int = setting(32, low=1, neutral=True)
     replacement: bool = False
-    statistics: str = "gram"
-    sketch: str | None = None
-    sketch_size: int | None = None
-    engine: str = "model"
+    statistics: str = setting("gram", choices=("gram", "exact", "sketch"))
+    sketch: str | None = setting(None, choices=("gaussian", "countsketch"), later=True)
+    sketch_size: int | None = setting(None, low=1, later=True)
+    engine: str = setting("model", choices=ENGINES, later=True)
 
     def __post_init__(self) -> None:
-        one_of("calibration.statistics", self.statistics, STATISTICS)
+        check_settings(self, "calibration.")
         if self.statistics == "sketch":
             self.sketch = self.sketch or "gaussian"  # one run, one name
-            one_of("calibration.sketch", self.sketch, SKETCHES)
-            if self.sketch_size is not None:
-                at_least("calibration.sketch_size", self.sketch_size, 1)
+            return
         for key in ("sketch", "sketch_size"):
-            if self.statistics != "sketch" and getattr(self, key) is not None:
+            if getattr(self, key) is not None:
                 raise ConfigError(
                     f"calibration.{key}={getattr(self, key)}: expected "
                     f"calibration.statistics=sketch; got {self.statistics}"
                 )
-        one_of("calibration.engine", self.engine, ENGINES)
-        at_least("calibration.examples", self.examples, 1)
-        at_least("calibration.batch_size", self.batch_size, 1)
 
 
 @dataclass
@@ -130,34 +93,24 @@ class PruningConfig:
         authors_compat: Repeat the recorded slips of the authors' BERT script.
     """
 
-    method: str = "stat"
-    recipe: str = "auto"
-    allocation: str = "global"
-    correction: str = "lstsq"
-    kinds: str = "all"
-    scaling: str = "consumer"
-    ridge: float = 0.0
-    min_units: int = 1
-    balance_factor: float = 2.0
+    method: str = setting("stat", choices=METHODS)
+    recipe: str = setting("auto", choices=("auto", "encoder", "decoder"), of="stat")
+    allocation: str = setting("global", choices=ALLOCATIONS)
+    correction: str = setting("lstsq", choices=CORRECTIONS)
+    kinds: str = setting("all", choices=("all", "attention", "ffn"), later=True)
+    scaling: str = setting("consumer", choices=("consumer", "none"), of="stat", later=True)
+    ridge: float = setting(0.0, low=0)
+    min_units: int = setting(1, low=0)
+    balance_factor: float = setting(2.0, low=0, of="stat")
     neuron_mac_share: float | None = None
-    head_bonus: float = 1.125
-    refit: bool = False
-    sensitivity_tokens: int = 2048
-    curvature: str = "none"
+    head_bonus: float = setting(1.125, of="stat")
+    refit: bool = setting(False, of="stat_plus", later=True)
+    sensitivity_tokens: int = setting(2048, low=1, of="stat_plus", later=True)
+    curvature: str = setting("none", choices=("none", "fisher"), of="stat_plus", later=True)
     authors_compat: bool = False
 
     def __post_init__(self) -> None:
-        one_of("pruning.method", self.method, METHODS)
-        one_of("pruning.recipe", self.recipe, RECIPES)
-        one_of("pruning.allocation", self.allocation, ALLOCATIONS)
-        one_of("pruning.correction", self.correction, CORRECTIONS)
-        one_of("pruning.kinds", self.kinds, KINDS)
-        one_of("pruning.scaling", self.scaling, SCALINGS)
-        one_of("pruning.curvature", self.curvature, CURVATURES)
-        at_least("pruning.ridge", self.ridge, 0)
-        at_least("pruning.min_units", self.min_units, 0)
-        at_least("pruning.sensitivity_tokens", self.sensitivity_tokens, 1)
-        at_least("pruning.balance_factor", self.balance_factor, 0)
+        check_settings(self, "pruning.")
         if not self.head_bonus > 0:
             raise ConfigError(f"pruning.head_bonus: expected > 0; got {self.head_bonus}")
         if self.neuron_mac_share is not None and not 0 < self.neuron_mac_share < 1:
@@ -166,6 +119,12 @@ class PruningConfig:
             )
         if self.authors_compat:
             self._check_compat()
+        if METHODS[self.method].whole_layers:
+            self._allow_only(
+                {**METHODS[self.method].defaults, "neuron_mac_share": None, "kinds": "all"},
+                f"pruning.method={self.method} removes whole layers, so it takes",
+                self.method,
+            )
         self._check_combination()
 
     @property
@@ -174,22 +133,30 @@ class PruningConfig:
         plus = self.method == "stat_plus" and self.allocation == "global"
         return plus and self.curvature == "none"
 
-    def _check_compat(self) -> None:
-        wanted = {
-            "method": "stat",
-            "allocation": "global",
-            "correction": "lstsq",
-            "ridge": 0.0,
-            "min_units": 0,
-            "kinds": "all",
-            "scaling": "consumer",
-        }
+    def needs_statistics(self, engine: str = "model") -> bool:
+        """Whether the statistics of all sites are read.
+
+        The engine `layers` takes and drops them layer by layer by itself.
+        """
+        chosen = METHODS[self.method].reads_statistics or self.allocation == "stat"
+        return engine == "model" and (chosen or self.correction != "none")
+
+    def _allow_only(self, wanted: dict[str, Any], reason: str, preset: str) -> None:
+        """Refuse other values than the wanted ones."""
         for key, value in wanted.items():
             if getattr(self, key) != value:
                 raise ConfigError(
-                    f"pruning.authors_compat=true repeats the authors' script, which knows only "
-                    f"{key}={value}; got {key}={getattr(self, key)} (pruning=stat_authors sets all)"
+                    f"{reason} only {key}={value}; got {key}={getattr(self, key)} "
+                    f"(pruning={preset} sets all)"
                 )
+
+    def _check_compat(self) -> None:
+        wanted = {"method": "stat", "allocation": "global", "correction": "lstsq", "ridge": 0.0}
+        self._allow_only(
+            {**wanted, "min_units": 0, "kinds": "all", "scaling": "consumer"},
+            "pruning.authors_compat=true repeats the authors' script, which knows",
+            "stat_authors",
+        )
         if self.recipe == "decoder":
             raise ConfigError("pruning.authors_compat=true repeats the BERT script: recipe=decoder")
 
@@ -205,80 +172,68 @@ class PruningConfig:
                 "pruning.allocation=stat gives another method STAT's sizes; for method=stat they "
                 "are allocation=global"
             )
-        if self.method == "shortgpt":
-            self._check_blocks()
-        self._check_stat_plus()
-        if "stat" not in (self.method, self.allocation):
-            for key in ("recipe", "balance_factor", "head_bonus", "scaling"):
-                if getattr(self, key) != getattr(PruningConfig, key):
-                    raise ConfigError(
-                        f"pruning.{key} is an option of STAT's sizes: expected method=stat or "
-                        f"allocation=stat; got method={self.method}, allocation={self.allocation}"
-                    )
-
-    def _check_stat_plus(self) -> None:
-        """What only `stat_plus` does is refused elsewhere, and where nothing of it is left."""
-        if self.method != "stat_plus":
-            for key in ("refit", "sensitivity_tokens", "curvature"):
-                if getattr(self, key) != getattr(PruningConfig, key):
-                    raise ConfigError(
-                        f"pruning.{key}={getattr(self, key)} is an option of stat_plus: expected "
-                        f"method=stat_plus; got method={self.method}"
-                    )
-            return
+        for one in fields(self):
+            owner, value = one.metadata.get("of"), getattr(self, one.name)
+            if owner and value != one.default and owner not in (self.method, self.allocation):
+                expected = f"method={owner}" + " or allocation=stat" * (owner == "stat")
+                raise ConfigError(
+                    f"pruning.{one.name}={value} is an option of {owner}: expected {expected}; "
+                    f"got method={self.method}, allocation={self.allocation}"
+                )
         if self.refit and self.correction not in LEAST_SQUARES:
             raise ConfigError(
                 "pruning.refit=true moves corrected consumers: expected correction=affine or "
                 f"lstsq; got correction={self.correction} (pruning.refit=false)"
             )
-        if self.sensitivity_tokens != PruningConfig.sensitivity_tokens and not self.measures_sizes:
+        default = PruningConfig.sensitivity_tokens
+        if self.sensitivity_tokens != default and not self.measures_sizes:
             raise ConfigError(
                 f"pruning.sensitivity_tokens={self.sensitivity_tokens} measures sizes: expected "
                 f"allocation=global and curvature=none; got allocation={self.allocation}, "
                 f"curvature={self.curvature}"
             )
 
-    def _check_blocks(self) -> None:
-        """Whole blocks leave nothing to allocate inside a layer and nothing to correct."""
-        wanted = {**METHOD_DEFAULTS["shortgpt"], "neuron_mac_share": None, "kinds": "all"}
-        for key, value in wanted.items():
-            if getattr(self, key) != value:
-                raise ConfigError(
-                    "pruning.method=shortgpt removes whole blocks, so it knows only "
-                    f"{key}={value}; got {key}={getattr(self, key)} (pruning=shortgpt sets all)"
-                )
 
+def check_target(
+    pruning: PruningConfig, *, ratio: float, round_to: int, statistics: str, engine: str
+) -> None:
+    """Refuse what no plan has, and what these options do not go with.
 
-def check_statistics(statistics: str, pruning: PruningConfig) -> None:
-    """Refuse a sketch where means or single columns are asked for, which it does not have.
-
-    Raises:
-        ConfigError: Says what a sketch serves.
-    """
-    if statistics != "sketch":
-        return
-    for key, valid in (("method", ("stat",)), ("correction", ("lstsq", "none"))):
-        if getattr(pruning, key) not in valid:
-            raise ConfigError(
-                f"calibration.statistics=sketch serves pruning.{key}={', '.join(valid)}; got "
-                f"{key}={getattr(pruning, key)} (choose statistics=gram)"
-            )
-
-
-def check_engine(engine: str, statistics: str, pruning: PruningConfig) -> None:
-    """Refuse the engine `layers` for what it does not serve.
+    Args:
+        pruning: The options.
+        ratio: Share of the prunable MACs to remove.
+        round_to: What the neurons kept per layer are rounded to.
+        statistics: Their kind: `gram`, `exact` or `sketch`, which has no means and no single
+            columns.
+        engine: `model` or `layers`.
 
     Raises:
-        ConfigError: Says what it serves.
+        ConfigError: Says what is valid.
     """
+    if not 0 <= ratio < 1:
+        raise ConfigError(
+            f"ratio: expected 0 <= ratio < 1 (share of the MACs removed); got {ratio}"
+        )
+    at_least("round_to", round_to, 1)
     one_of("engine", engine, ENGINES)
-    if engine == "model":
-        return
-    for key, got, valid in (
-        ("pruning.method", pruning.method, "stat"),
-        ("calibration.statistics", statistics, "gram"),
-    ):
-        if got != valid:
-            raise ConfigError(
-                f"engine=layers serves {key}={valid}; got {got} (choose engine=model)"
-            )
+    if pruning.authors_compat and round_to > 1:
+        raise ConfigError(
+            "pruning.authors_compat=true repeats the authors' script, which rounds no sizes: "
+            f"expected round_to=1; got {round_to}"
+        )
+    if statistics == "sketch":
+        for key, valid in (("method", ("stat",)), ("correction", ("lstsq", "none"))):
+            if getattr(pruning, key) not in valid:
+                raise ConfigError(
+                    f"calibration.statistics=sketch serves pruning.{key}={', '.join(valid)}; got "
+                    f"{key}={getattr(pruning, key)} (choose statistics=gram)"
+                )
+    if engine == "layers":
+        for name, got, served in (
+            ("pruning.method", pruning.method, "stat"),
+            ("calibration.statistics", statistics, "gram"),
+        ):
+            if got != served:
+                raise ConfigError(
+                    f"engine=layers serves {name}={served}; got {got} (choose engine=model)"
+                )

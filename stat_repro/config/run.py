@@ -8,58 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 
-from stat_repro.config.checks import ConfigError, at_least, file_name, one_of
+from stat_repro.config.checks import ConfigError, check_settings, file_name, setting
 from stat_repro.config.data import CostConfig, DatasetConfig, EvaluationConfig
+from stat_repro.config.methods import METHODS
 from stat_repro.config.model import FinetuneConfig, ModelConfig
-from stat_repro.config.pruning import (
-    SUPERVISED,
-    CalibrationConfig,
-    PruningConfig,
-    check_engine,
-    check_statistics,
-)
+from stat_repro.config.pruning import CalibrationConfig, PruningConfig, check_target
 
 TRACKING_MODES = ("offline", "online", "disabled")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-IF_STORED = ("skip", "repeat")
 # The records of this study are those of the benchmark (`python -m stat_repro.bench`), not of runs.
 SPEED_STUDY = "speed"
-
-# Keys that decide where a run goes and how fast it is, but not what it finds.
-_NEUTRAL = (
-    *("tracking", "study", "results", "device", "save_to", "if_stored"),
-    *("calibration.batch_size", "evaluation.batch_size", "dataset.evaluation_split"),
-    "evaluation.keep_examples",
-    *("dataset.calibration_examples", "dataset.calibration_batch_size"),
-)
-# Keys that joined the schema after runs had been stored. At their default they mean what those
-# runs did, so they take no part in the id then. Their defaults must never change.
-_LATER = (
-    *("round_to", "cost", "model.labels", "evaluation.zero_shot", "dataset.answers"),
-    *("dataset.path", "dataset.revision", "dataset.held_out", "dataset.calibration_split"),
-    *("dataset.calibration_corpus", "dataset.calibration_path", "dataset.bos"),
-    *("calibration.sketch", "calibration.sketch_size", "calibration.engine"),
-    *("pruning.refit", "pruning.sensitivity_tokens", "pruning.kinds", "pruning.scaling"),
-    "pruning.curvature",
-)
 
 
 @dataclass
 class TrackingConfig:
     """The Weights & Biases mirror of the records; never read back."""
 
-    mode: str = "offline"
+    mode: str = setting("offline", choices=TRACKING_MODES)
     project: str = "stat_repro"
     entity: str | None = None
 
     def __post_init__(self) -> None:
-        one_of("tracking.mode", self.mode, TRACKING_MODES)
+        check_settings(self, "tracking.")
 
 
 @dataclass
@@ -79,55 +56,48 @@ class RunConfig:
         if_stored: `skip` a point whose record exists, or `repeat` it under a new file.
     """
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
-    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    pruning: PruningConfig = field(default_factory=PruningConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    cost: CostConfig = field(default_factory=CostConfig)
+    model: ModelConfig = setting(ModelConfig)
+    dataset: DatasetConfig = setting(DatasetConfig)
+    finetune: FinetuneConfig = setting(FinetuneConfig)
+    calibration: CalibrationConfig = setting(CalibrationConfig)
+    pruning: PruningConfig = setting(PruningConfig)
+    evaluation: EvaluationConfig = setting(EvaluationConfig)
+    tracking: TrackingConfig = setting(TrackingConfig, neutral=True)
+    cost: CostConfig = setting(CostConfig, later=True)
     ratio: float = 0.5
-    round_to: int = 1
-    seed: int = 0
-    study: str = "local"
-    results: str | None = None
-    device: str = "auto"
-    dtype: str = "float32"
-    save_to: str | None = None
-    if_stored: str = "skip"
+    round_to: int = setting(1, later=True)
+    seed: int = setting(0, low=0)
+    study: str = setting("local", neutral=True)
+    results: str | None = setting(None, neutral=True)
+    device: str = setting("auto", neutral=True)
+    dtype: str = setting("float32", choices=DTYPES)
+    save_to: str | None = setting(None, neutral=True)
+    if_stored: str = setting("skip", choices=("skip", "repeat"), neutral=True)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise ConfigError(
-                f"ratio: expected 0 <= ratio < 1 (share of the MACs removed); got {self.ratio}"
-            )
-        at_least("seed", self.seed, 0)
-        one_of("dtype", self.dtype, DTYPES)
-        one_of("if_stored", self.if_stored, IF_STORED)
+        check_settings(self)
         file_name("study", self.study)
         if self.study == SPEED_STUDY:
             raise ConfigError(
                 f"study={SPEED_STUDY}: kept for python -m stat_repro.bench; choose another name"
             )
-        at_least("round_to", self.round_to, 1)
-        if self.pruning.authors_compat and self.round_to > 1:
-            raise ConfigError(
-                "pruning.authors_compat=true repeats the authors' script, which rounds no sizes: "
-                f"expected round_to=1; got {self.round_to}"
-            )
-        self._check_parts()
+        check_target(
+            self.pruning,
+            ratio=self.ratio,
+            round_to=self.round_to,
+            statistics=self.calibration.statistics,
+            engine=self.calibration.engine,
+        )
+        self._check_data()
 
-    def _check_parts(self) -> None:
-        check_statistics(self.calibration.statistics, self.pruning)
-        check_engine(self.calibration.engine, self.calibration.statistics, self.pruning)
+    def _check_data(self) -> None:
         data, split = self.dataset, self.evaluation.split
-        own_text = data.task == "language_modeling" and not data.source.startswith("corpus:")
-        if own_text and split != "test":
+        one_part = data.task == "language_modeling" and not data.source.startswith("corpus:")
+        if one_part and split != "test":
             raise ConfigError(
                 f"evaluation.split: {data.source} has only a test part; got {split!r}"
             )
-        if self.pruning.method in SUPERVISED and data.task == "question_answering":
+        if METHODS[self.pruning.method].reads_labels and data.task == "question_answering":
             raise ConfigError(
                 f"pruning.method={self.pruning.method} learns from labels of classes, numbers or "
                 f"running text: expected another dataset.task; got {data.task}"
@@ -178,53 +148,44 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     return asdict(config)
 
 
-def _level(data: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
-    """The mapping that holds a dotted key, and the last part of the key."""
-    *path, last = key.split(".")
-    for part in path:
-        data = data[part]
-    return data, last
+def _noted(note: str) -> dict[str, Any]:
+    """Defaults, by dotted name, of settings that have this note, or whose section has it."""
 
+    def walk(section: Any, prefix: str, inside: bool) -> Iterator[tuple[str, Any]]:
+        for one in fields(section):
+            value, here = getattr(section, one.name), inside or note in one.metadata
+            if is_dataclass(value):
+                yield from walk(value, f"{prefix}{one.name}.", here)
+            elif here:
+                yield f"{prefix}{one.name}", value
 
-def _leaves(tree: dict[str, Any], name: str = "") -> dict[str, Any]:
-    """Values of nested settings by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = f"{name}.{key}" if name else key
-        found |= _leaves(value, inner) if isinstance(value, dict) else {inner: value}
-    return found
-
-
-def _changing(config: RunConfig) -> dict[str, Any]:
-    """The configuration without the keys that change no result."""
-    data = to_dict(config)
-    for key in _NEUTRAL:
-        level, last = _level(data, key)
-        del level[last]
-    return data
+    return dict(walk(RunConfig(), "", False))
 
 
 def neutral_keys() -> frozenset[str]:
     """Dotted names of the keys that change no result."""
-    default = RunConfig()
-    return frozenset(_leaves(to_dict(default))) - frozenset(_leaves(_changing(default)))
+    return frozenset(_noted("neutral"))
 
 
 def later_defaults() -> dict[str, Any]:
     """Defaults, by dotted name, of keys that records of earlier versions do not have."""
-    default = _leaves(to_dict(RunConfig()))
-    wanted = tuple(f"{key}." for key in (*_LATER, "dataset.evaluation_split"))
-    return {key: value for key, value in default.items() if f"{key}.".startswith(wanted)}
+    return _noted("later")
+
+
+def _identifying(section: Any, default: Any) -> dict[str, Any]:
+    """The settings that take part in the run id, see `setting`."""
+    found: dict[str, Any] = {}
+    for one in fields(section):
+        value, usual = getattr(section, one.name), getattr(default, one.name)
+        if "neutral" in one.metadata or ("later" in one.metadata and value == usual):
+            continue
+        found[one.name] = _identifying(value, usual) if is_dataclass(value) else value
+    return found
 
 
 def result_config(config: RunConfig) -> dict[str, Any]:
     """The part of the configuration that the result depends on."""
-    data, default = _changing(config), to_dict(RunConfig())
-    for key in _LATER:
-        level, last = _level(data, key)
-        same, _ = _level(default, key)
-        if level[last] == same[last]:
-            del level[last]
+    data = _identifying(config, RunConfig())
     if not config.cost.enabled:
         data.pop("cost", None)
     if config.dataset.task == "language_modeling":

@@ -29,8 +29,8 @@ class MethodInput:
         sequence_length: Mean tokens per example that costs are counted at.
         config: The method's options.
         statistics: `gram`, `exact` or `sketch`.
-        calibration: Dense statistics of all sites over `batches`; empty where `Method` says that
-            none are needed.
+        calibration: Dense statistics of all sites over `batches`; empty where
+            `PruningConfig.needs_statistics` says so.
         round_to: Neurons kept per layer are a multiple of this where the layer loses any.
         seed: Of methods that draw at random.
         sketch: Which sketch, where `statistics` is `sketch`.
@@ -84,24 +84,5 @@ class MethodOutput:
     timings: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Method:
-    """An entry of the registry: the method, and what it has to be given.
-
-    Attributes:
-        prune: Plan and edits for one model and one ratio.
-        statistics: Whether its selection reads the sites' statistics.
-        labels: Whether it learns from the labels of the calibration examples.
-    """
-
-    prune: Callable[[MethodInput], MethodOutput]
-    statistics: bool
-    labels: bool = False
-
-    def needs_statistics(self, config: PruningConfig, engine: str = "model") -> bool:
-        """Whether anything in this combination reads statistics of all sites.
-
-        The engine `layers` takes and drops them layer by layer by itself.
-        """
-        read = self.statistics or config.correction != "none" or config.allocation == "stat"
-        return engine == "model" and read
+# Plan and edits for one model and one ratio.
+Prune = Callable[[MethodInput], MethodOutput]

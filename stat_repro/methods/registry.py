@@ -1,4 +1,4 @@
-"""All pruning methods by name, and what each has to be given."""
+"""The functions of the methods by name; `stat_repro.config.methods` has all else about them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from stat_repro.methods import (
     stat_plus,
     wanda_sp,
 )
-from stat_repro.methods.base import Method
+from stat_repro.methods.base import Prune
 
-METHODS: dict[str, Method] = {
-    "stat": Method(stat.prune, statistics=True),
-    "stat_plus": Method(stat_plus.prune, statistics=True),
-    "random": Method(random.prune, statistics=False),
-    "magnitude": Method(magnitude.prune, statistics=False),
-    "wanda_sp": Method(wanda_sp.prune, statistics=True),
-    "leverage": Method(leverage.prune, statistics=True),
-    "flap": Method(flap.prune, statistics=True),
-    "fisher": Method(fisher.prune, statistics=False, labels=True),
-    "shortgpt": Method(shortgpt.prune, statistics=False),
+PRUNE: dict[str, Prune] = {
+    "stat": stat.prune,
+    "stat_plus": stat_plus.prune,
+    "random": random.prune,
+    "magnitude": magnitude.prune,
+    "wanda_sp": wanda_sp.prune,
+    "leverage": leverage.prune,
+    "flap": flap.prune,
+    "fisher": fisher.prune,
+    "shortgpt": shortgpt.prune,
 }

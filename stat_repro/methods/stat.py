@@ -201,7 +201,7 @@ def allocate(
     """Sizes per layer by the configured recipe and allocation, neurons rounded to `round_to`.
 
     Raises:
-        ConfigError: `authors_compat` for a decoder, or with rounding.
+        ConfigError: `authors_compat` for a decoder.
     """
     recipe = config.recipe
     if recipe == "auto":
@@ -209,11 +209,6 @@ def allocate(
     if config.authors_compat:
         if recipe == "decoder":
             raise ConfigError("pruning.authors_compat=true repeats the BERT script: got a decoder")
-        if round_to > 1:
-            raise ConfigError(
-                "pruning.authors_compat=true repeats the authors' script, which rounds nothing: "
-                f"expected round_to=1; got {round_to}"
-            )
         share = config.neuron_mac_share
         share = AUTHORS_NEURON_SHARE if share is None else share
         return allocate_authors(encoder_scores(errors), ratio, share, config.balance_factor)

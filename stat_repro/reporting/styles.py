@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from stat_repro.config import METHOD_DEFAULTS
+from stat_repro.config import METHODS
 
 # The metric that stands for a task in the summary and the main figure.
 HEADLINE = {
@@ -62,17 +62,6 @@ QUANTITIES = {
 # Metrics of zero-shot tasks are called `<task>_<metric>`; these are fractions whatever the task.
 _TASK_METRICS = {"_acc": "accuracy", "_acc_norm": "normalised accuracy"}
 
-METHOD_LABELS = {
-    "stat": "STAT",
-    "stat_plus": "STAT+",
-    "random": "random",
-    "magnitude": "magnitude",
-    "wanda_sp": "Wanda-sp",
-    "leverage": "leverage scores",
-    "flap": "FLAP",
-    "fisher": "Fisher",
-    "shortgpt": "ShortGPT",
-}
 CORRECTION_LABELS = {
     "lstsq": "least squares",
     "none": "no correction",
@@ -100,18 +89,6 @@ _KNOWN = {
     ("stat", "global", "lstsq", True): VariantStyle("#D55E00", "D", "-", 2),
     ("stat", "global", "none", False): VariantStyle("#E69F00", "^", "-", 3),
     ("stat", "uniform", "none", False): VariantStyle("#CC79A7", "v", "-", 4),
-}
-# Colour of a method, and its marker in the form of its paper.
-_METHODS = {
-    "stat": ("#0072B2", "o"),
-    "stat_plus": ("#000000", "H"),
-    "random": ("#7F7F7F", "X"),
-    "magnitude": ("#999933", "P"),
-    "wanda_sp": ("#56B4E9", "s"),
-    "leverage": ("#44AA99", "d"),
-    "flap": ("#882255", "D"),
-    "fisher": ("#AA4499", "*"),
-    "shortgpt": ("#661100", "p"),
 }
 # Line and marker of a method's other forms.
 _ALLOCATION_LINES = {"global": "-", "uniform": "--", "stat": ":"}
@@ -153,7 +130,7 @@ def variant_style(
     """
     key = (method, allocation, correction, authors_compat)
     base = _KNOWN.get(key)
-    if base is None and method in _METHODS and not authors_compat:
+    if base is None and method in METHODS and not authors_compat:
         base = _method_style(method, allocation, correction)
     if base is None:
         number = _stable_number(repr(key))
@@ -176,18 +153,16 @@ def variant_style(
 
 def _method_style(method: str, allocation: str, correction: str) -> VariantStyle:
     """The method's colour; its marker in the form of its paper, else what tells the form."""
-    colour, marker = _METHODS[method]
-    line = _ALLOCATION_LINES[allocation]
-    own = {"allocation": allocation, "correction": correction}.items()
-    if own <= METHOD_DEFAULTS[method].items():
-        line = "-"
-    else:
-        marker = _CORRECTION_MARKERS[correction]
-    places = (list(_METHODS), list(_ALLOCATION_LINES), list(_CORRECTION_MARKERS))
+    entry = METHODS[method]
+    marker, line = entry.marker, "-"
+    defaults = (entry.defaults.get("allocation"), entry.defaults.get("correction"))
+    if (allocation, correction) != defaults:
+        marker, line = _CORRECTION_MARKERS[correction], _ALLOCATION_LINES[allocation]
+    places = (list(METHODS), list(_ALLOCATION_LINES), list(_CORRECTION_MARKERS))
     order = 0
     for place, name in zip(places, (method, allocation, correction), strict=True):
         order = order * 10 + place.index(name)
-    return VariantStyle(colour, marker, line, len(_KNOWN) + order)
+    return VariantStyle(entry.colour, marker, line, len(_KNOWN) + order)
 
 
 def _stable_number(text: str) -> int:

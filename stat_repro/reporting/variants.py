@@ -10,33 +10,37 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
 
-from stat_repro.config import METHOD_DEFAULTS, PruningConfig, later_defaults, neutral_keys
+from stat_repro.config import METHODS, PruningConfig, later_defaults, neutral_keys
 from stat_repro.reporting.styles import (
     CORRECTION_LABELS,
-    METHOD_LABELS,
     VariantStyle,
     variant_style,
 )
 
-# Settings that a table shows in a column of their own.
-_OWN_COLUMN = ("ratio", "seed", "model.name", "dataset.name", "pruning.method")
+# Settings that have a column of a table to themselves.
+_COLUMNS = ("ratio", "seed", "model.name", "dataset.name", "pruning.method")
 _PROTOCOL = "metrics.protocol"
 # Settings whose value says what they are about.
 _VALUE_ONLY = ("pruning.recipe", "pruning.allocation")
-# `authors_compat` and whole blocks admit one value of these, see `PruningConfig`.
+# `authors_compat` and methods that remove whole layers take one value of these only.
 _SET = ("pruning.allocation", "pruning.correction", "pruning.ridge", "pruning.min_units")
 _DEFAULTS = {
     **{f"pruning.{key}": value for key, value in asdict(PruningConfig()).items()},
     # At their defaults these look as in the studies that did not have them yet.
     **later_defaults(),
 }
-# Settings that one method alone has.
-_OF_ONE_METHOD = ("pruning.refit", "pruning.sensitivity_tokens", "pruning.curvature")
+# Options that one method alone has; those of STAT go with its sizes, which others may take.
+_OF_ONE_METHOD = {
+    f"pruning.{one.name}"
+    for one in fields(PruningConfig)
+    if one.metadata.get("of", "stat") != "stat"
+}
+_WHOLE_LAYERS = {method.name for method in METHODS.values() if method.whole_layers}
 
 
 class ReportError(ValueError):
@@ -45,7 +49,7 @@ class ReportError(ValueError):
 
 def neutral_columns() -> frozenset[str]:
     """Columns of settings that make no variant: as the run id sees it, or shown on their own."""
-    return frozenset(f"config.{key}" for key in (*neutral_keys(), *_OWN_COLUMN))
+    return frozenset(f"config.{key}" for key in (*neutral_keys(), *_COLUMNS))
 
 
 def _completed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +79,7 @@ def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
         raise ReportError(f"expected successful runs; got failed ones: {', '.join(failed)}")
     # One after the other: the rows of a filtered frame may share an index.
     frame = _completed(frame.reset_index(drop=True))
-    found: dict[Any, tuple[str, tuple[str, ...], tuple[int, str]]] = {}
+    variants: dict[Any, tuple[str, tuple[str, ...], tuple[int, str]]] = {}
     for _, group in frame.groupby(["model", "dataset"], sort=False):
         columns = _differing(group)
         seen: dict[str, tuple[str, ...]] = {}
@@ -89,13 +93,15 @@ def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
             label, extras = _label(row, values, settled.get(row["method"], set()))
             if seen.setdefault(label, tuple(values.values())) != tuple(values.values()):
                 raise ReportError(f"two different variants have the label {label!r}: {values}")
-            found[index] = (label, extras, (style_of(row, extras).order, label))
-    ordered = [found[index] for index in frame.index]
+            variants[index] = (label, extras, (style_of(row, extras).order, label))
+    columns_added = zip(*(variants[index] for index in frame.index), strict=True)
     names = ("variant", "extras", "order")
-    added = {
-        name: pd.Series([row[i] for row in ordered], dtype=object) for i, name in enumerate(names)
-    }
-    return frame.assign(**added)
+    return frame.assign(
+        **{
+            name: pd.Series(values, dtype=object)
+            for name, values in zip(names, columns_added, strict=True)
+        }
+    )
 
 
 def _differing(group: pd.DataFrame) -> dict[str, str]:
@@ -106,19 +112,19 @@ def _differing(group: pd.DataFrame) -> dict[str, str]:
         # A language model is evaluated as it is: run ids do not depend on this either.
         columns = [c for c in columns if not c.startswith("config.finetune.")]
     columns.append(_PROTOCOL)
-    choosing = group[group["method"] != "shortgpt"]
+    choosing = group[~group["method"].isin(_WHOLE_LAYERS)]
     rows = {f"config.{name}": choosing for name in _SET}
-    found = [c for c in columns if len({_shown(value) for value in rows.get(c, group)[c]}) > 1]
-    named = {c.removeprefix("config."): c for c in found}
+    differing = [c for c in columns if len({_shown(v) for v in rows.get(c, group)[c]}) > 1]
+    named = {c.removeprefix("config."): c for c in differing}
     # Another example count is another protocol anyway; show the cause and not the consequence.
-    if len(named) > 1 and _explained(group, found):
+    if len(named) > 1 and _explained(group, differing):
         named.pop(_PROTOCOL, None)
     return dict(sorted(named.items(), key=lambda item: not item[0].startswith("pruning.")))
 
 
-def _explained(group: pd.DataFrame, found: list[str]) -> bool:
+def _explained(group: pd.DataFrame, differing: list[str]) -> bool:
     """Whether the other differing settings alone already tell the protocols apart."""
-    others = [c for c in found if c != _PROTOCOL]
+    others = [c for c in differing if c != _PROTOCOL]
     protocols: dict[tuple[str, ...], set[str]] = {}
     for _, row in group.iterrows():
         protocols.setdefault(tuple(_shown(row[c]) for c in others), set()).add(row[_PROTOCOL])
@@ -131,8 +137,8 @@ def _settled(group: pd.DataFrame, values: dict[Any, dict[str, str]]) -> dict[str
         return {}
     forms = {method: [values[i] for i in rows.index] for method, rows in group.groupby("method")}
     return {
-        str(method): {name for name in own[0] if len({form[name] for form in own}) == 1}
-        for method, own in forms.items()
+        str(method): {name for name in rows[0] if len({row[name] for row in rows}) == 1}
+        for method, rows in forms.items()
     }
 
 
@@ -140,8 +146,8 @@ def _of_paper(method: str, name: str) -> str | None:
     """How a method has a setting without further options; None for what is no pruning option."""
     if not name.startswith("pruning."):
         return None
-    own = METHOD_DEFAULTS.get(method, {}).get(name.removeprefix("pruning."), _DEFAULTS.get(name))
-    return _shown(own)
+    options = METHODS[method].defaults if method in METHODS else {}
+    return _shown(options.get(name.removeprefix("pruning."), _DEFAULTS.get(name)))
 
 
 def _label(row: Any, values: dict[str, str], settled: set[str]) -> tuple[str, tuple[str, ...]]:
@@ -154,10 +160,11 @@ def _label(row: Any, values: dict[str, str], settled: set[str]) -> tuple[str, tu
             its paper.
     """
     compat = values.get("pruning.authors_compat") == "true"
-    parts, extras = [METHOD_LABELS.get(row["method"], row["method"])], []
+    method = METHODS.get(row["method"])
+    parts, extras = [row["method"] if method is None else method.label], []
     for name, value in values.items():
         short = name.removeprefix("pruning.")
-        if name in _SET and (compat or row["method"] == "shortgpt"):
+        if name in _SET and (compat or row["method"] in _WHOLE_LAYERS):
             continue
         if (name in settled or name in _OF_ONE_METHOD) and value == _of_paper(row["method"], name):
             continue

@@ -18,14 +18,13 @@ import torch
 from stat_repro.api import calibrate
 from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.sketch import Sketch
-from stat_repro.config import ConfigError, PruningConfig, RunConfig
+from stat_repro.config import METHODS, ConfigError, PruningConfig, RunConfig
 from stat_repro.data.squad import QuestionData, load_questions
 from stat_repro.data.task_data import TaskData, load_task_data
 from stat_repro.data.text_data import TextData, load_text_data
 from stat_repro.evaluation.zero_shot import load_tasks
 from stat_repro.finetune.recipe import has_task_head, task_checkpoint
 from stat_repro.measure import Stopwatch, resolve_device
-from stat_repro.methods.registry import METHODS
 from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint
 from stat_repro.models.outputs import OutputOrder, match_outputs
 from stat_repro.parallel import first_rank_first, same_everywhere
@@ -108,13 +107,12 @@ class SweepCache:
     def calibrated(self, config: RunConfig) -> CalibratedModel:
         """The calibration set of this seed, and what the run's method needs of it."""
         dense = self.dense(config)
-        method = METHODS[config.pruning.method]
         key = {**_dense_key(config), "calibration": asdict(config.calibration), "seed": config.seed}
-        if method.needs_statistics(config.pruning, config.calibration.engine):
+        if config.pruning.needs_statistics(config.calibration.engine):
             found = self._shared("calibration", key, lambda: _calibrate(dense, config, None))
         else:  # kept apart, so that a sweep over methods does not take statistics twice
             found = self._shared("counts", key, lambda: _calibrate(dense, config, config.pruning))
-        if not method.labels:
+        if not METHODS[config.pruning.method].reads_labels:
             return found
         labelled = dense.workload.calibration(config.calibration, config.seed, labels=True)
         return replace(found, examples=labelled)

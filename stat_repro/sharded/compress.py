@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from stat_repro.api import check_target, pruning_config, rereadable
+from stat_repro.api import pruning_config, rereadable
 from stat_repro.calibration.batches import CalibrationBatch
 from stat_repro.calibration.capture import count_tokens
 from stat_repro.config.checks import one_of
-from stat_repro.config.pruning import check_engine
+from stat_repro.config.pruning import check_target
 from stat_repro.config.run import DTYPES
 from stat_repro.measure import Stopwatch, resolve_device
 from stat_repro.methods.base import MethodInput, SiteError
@@ -110,9 +110,8 @@ def compress_checkpoint(
         CalibrationError: Unusable batches, or no room for what waits in files.
         BudgetError: A ratio that cannot be met.
     """
-    check_target(ratio, round_to)
     config = pruning_config(method, options)
-    check_engine("layers", "gram", config)
+    check_target(config, ratio=ratio, round_to=round_to, statistics="gram", engine="layers")
     batches, source = rereadable(batches), Path(folder).expanduser()
     where = resolve_device(device)
     watch = Stopwatch(where)
