@@ -114,7 +114,7 @@ def test_unusable_checkpoints_are_named(damage, error, message, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"ratio": 1.5}, ConfigError, "share removed"),
+        ({"ratio": 1.5}, ConfigError, "share of the MACs removed"),
         ({"round_to": 0}, ConfigError, "round_to"),
         ({"method": "flap"}, ConfigError, r"engine=layers serves pruning\.method=stat"),
         ({"dtype": "int8"}, ConfigError, "dtype: expected one of float32"),
