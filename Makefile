@@ -44,7 +44,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint assets
-	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 \
+		$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 paper: $(STAMP)
 	$(BIN)/python paper_figures/build.py

@@ -1,4 +1,7 @@
-"""Shared set-up: tiny tests use one thread, which is faster for them and kind to the machine."""
+"""Shared set-up: tiny tests use one thread, which is faster for them and kind to the machine.
+
+Tests on real models use all cores, or those that are left to a worker of several.
+"""
 
 import importlib.util
 import os
@@ -9,6 +12,8 @@ from pathlib import Path
 _MODULES = tempfile.TemporaryDirectory(prefix="stat_repro_modules_")
 os.environ["HF_MODULES_CACHE"] = _MODULES.name
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Nothing asks the hub: without this every refused connection is tried again for seconds.
 for _name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
