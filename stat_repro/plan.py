@@ -2,6 +2,18 @@
 
 A plan is made before any weight is touched and is all that is needed to know the shape of the
 pruned model. Indices refer to the model the plan was made for and are in ascending order.
+
+A plan has two forms in JSON, and both are read. With a model it lists the indices (version 1). In
+a run's record, of which there are many, it has a bit per unit instead (version 2). There a layer
+reads, for 12 heads of which 3 are kept and 8 neurons of which 5 are kept:
+
+    {"heads": 12, "kept_heads": 3, "head_mask": "110000000001",
+     "neurons": 8, "kept_neurons": 5, "neuron_mask": "b5"}
+
+The characters of `head_mask` are the heads in order, 1 for a kept one. `neuron_mask` has four
+neurons per hexadecimal digit, the first of them as its highest bit, filled up with zeros to whole
+bytes: b5 is 10110101, so that the neurons 0, 2, 3, 5 and 7 are kept (`numpy.packbits` in its usual
+order).
 """
 
 from __future__ import annotations
@@ -12,7 +24,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-PLAN_VERSION = 1
+import numpy as np
+from numpy.typing import NDArray
+
+LISTS_VERSION, MASKS_VERSION = 1, 2
+
+_LISTS_KEYS = {"heads", "kept_heads", "neurons", "kept_neurons"}
+_MASKS_KEYS = _LISTS_KEYS | {"head_mask", "neuron_mask"}
 
 SiteKind = Literal["attention", "ffn"]
 
@@ -86,12 +104,10 @@ class PruningPlan:
         return tuple(len(layer.kept_neurons) for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; the inverse of `from_dict`."""
-        return {
-            "plan_version": PLAN_VERSION,
-            "method": self.method,
-            "details": self.details,
-            "layers": [
+        """Plain JSON types, with the kept indices in lists (version 1)."""
+        return self._document(
+            LISTS_VERSION,
+            [
                 {
                     "heads": layer.heads,
                     "kept_heads": list(layer.kept_heads),
@@ -100,31 +116,39 @@ class PruningPlan:
                 }
                 for layer in self.layers
             ],
+        )
+
+    def to_masks(self) -> dict[str, Any]:
+        """Plain JSON types, with a bit per unit (version 2, see the module's docstring)."""
+        return self._document(MASKS_VERSION, [_to_masks(layer) for layer in self.layers])
+
+    def _document(self, version: int, layers: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "plan_version": version,
+            "method": self.method,
+            "details": self.details,
+            "layers": layers,
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> PruningPlan:
-        """Read what `to_dict` wrote.
+        """Read what `to_dict` or `to_masks` wrote.
 
         Raises:
-            PlanError: Another plan version, or missing or unknown keys.
+            PlanError: Another plan version, missing or unknown keys, or a mask that does not fit
+                the numbers beside it.
         """
-        if data.get("plan_version") != PLAN_VERSION:
+        version = data.get("plan_version")
+        if version not in (LISTS_VERSION, MASKS_VERSION):
             raise PlanError(
-                f"expected plan_version {PLAN_VERSION}, got {data.get('plan_version')!r}"
+                f"plan_version: expected {LISTS_VERSION} or {MASKS_VERSION}; got {version!r}"
             )
         _check_keys(data, {"plan_version", "method", "details", "layers"}, "plan")
         layers = []
         for i, layer in enumerate(data["layers"]):
-            _check_keys(layer, {"heads", "kept_heads", "neurons", "kept_neurons"}, f"layer {i}")
-            layers.append(
-                LayerPlan(
-                    kept_heads=tuple(layer["kept_heads"]),
-                    kept_neurons=tuple(layer["kept_neurons"]),
-                    heads=layer["heads"],
-                    neurons=layer["neurons"],
-                )
-            )
+            lists = version == LISTS_VERSION
+            _check_keys(layer, _LISTS_KEYS if lists else _MASKS_KEYS, f"layer {i}")
+            layers.append(_from_lists(layer) if lists else _from_masks(layer, f"layer {i}"))
         return cls(layers=tuple(layers), method=data["method"], details=data["details"])
 
     def to_json(self) -> str:
@@ -137,15 +161,46 @@ class PruningPlan:
         return cls.from_dict(json.loads(text))
 
 
-def full_plan(heads: Sequence[int], neurons: Sequence[int], method: str) -> PruningPlan:
-    """The plan that keeps everything, for layers with these unit counts."""
-    return PruningPlan(
-        layers=tuple(
-            LayerPlan(tuple(range(h)), tuple(range(f)), h, f)
-            for h, f in zip(heads, neurons, strict=True)
-        ),
-        method=method,
+def _from_lists(layer: dict[str, Any]) -> LayerPlan:
+    return LayerPlan(
+        kept_heads=tuple(layer["kept_heads"]),
+        kept_neurons=tuple(layer["kept_neurons"]),
+        heads=layer["heads"],
+        neurons=layer["neurons"],
     )
+
+
+def _to_masks(layer: LayerPlan) -> dict[str, Any]:
+    return {
+        "heads": layer.heads,
+        "kept_heads": len(layer.kept_heads),
+        "head_mask": "".join(map(str, _bits(layer.kept_heads, layer.heads))),
+        "neurons": layer.neurons,
+        "kept_neurons": len(layer.kept_neurons),
+        "neuron_mask": np.packbits(_bits(layer.kept_neurons, layer.neurons)).tobytes().hex(),
+    }
+
+
+def _from_masks(layer: dict[str, Any], where: str) -> LayerPlan:
+    try:
+        heads = [int(bit) for bit in layer["head_mask"]]
+        packed = np.frombuffer(bytes.fromhex(layer["neuron_mask"]), dtype=np.uint8)
+        neurons = np.unpackbits(packed, count=layer["neurons"])
+    except ValueError as err:
+        raise PlanError(f"{where}: expected masks of 0 and 1 and of hexadecimal; {err}") from err
+    kept = [tuple(np.flatnonzero(bits).tolist()) for bits in (heads, neurons)]
+    plan = LayerPlan(kept[0], kept[1], layer["heads"], layer["neurons"])
+    # Counts, lengths and the zeros at the end are then right as well.
+    if _to_masks(plan) != layer:
+        raise PlanError(f"{where}: expected masks that fit the numbers of units; got {layer}")
+    return plan
+
+
+def _bits(kept: Sequence[int], units: int) -> NDArray[np.uint8]:
+    """One value per unit, 1 where it is kept, (units,)."""
+    bits = np.zeros(units, dtype=np.uint8)
+    bits[list(kept)] = 1
+    return bits
 
 
 def _check_keys(data: dict[str, Any], expected: set[str], what: str) -> None:

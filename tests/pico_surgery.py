@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import adapter_for
-from stat_repro.plan import PruningPlan, full_plan
+from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.surgery.edit import prune_model
 
 
@@ -26,9 +26,11 @@ def assert_same_state(model: PreTrainedModel, before: dict[str, Tensor]) -> None
 
 
 def whole(model: PreTrainedModel) -> PruningPlan:
-    adapter = adapter_for(model)
-    heads = [site.units for site in adapter.of_kind("attention")]
-    return full_plan(heads, [site.units for site in adapter.of_kind("ffn")], "none")
+    """The plan that keeps everything."""
+    attention, ffn = (adapter_for(model).of_kind(kind) for kind in ("attention", "ffn"))
+    sizes = [(a.units, f.units) for a, f in zip(attention, ffn, strict=True)]
+    layers = tuple(LayerPlan(tuple(range(h)), tuple(range(f)), h, f) for h, f in sizes)
+    return PruningPlan(layers, "none")
 
 
 def pruned_of(model: PreTrainedModel, **choice: object) -> PreTrainedModel:

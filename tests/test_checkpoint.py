@@ -26,7 +26,7 @@ from pico_project import qwen_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from stat_repro.plan import PlanError, PruningPlan, full_plan
+from stat_repro.plan import LayerPlan, PlanError, PruningPlan
 from stat_repro.surgery.checkpoint import CheckpointError, load_plan, save_pruned
 from stat_repro.surgery.edit import SiteEdit, prune_model
 
@@ -248,7 +248,7 @@ def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:
         save_pruned(model, used, plan=plan, base_model="pico")
     with pytest.raises(CheckpointError, match="got BertForSequenceClassification"):
         save_pruned(pico_model("bert"), tmp_path / "a", plan=plan, base_model="pico")
-    other = full_plan([4] * 3, [20] * 3, "none")
+    other = PruningPlan((LayerPlan(tuple(range(4)), tuple(range(20)), 4, 20),) * 3, "none")
     with pytest.raises(PlanError, match=r"keeps \[4, 4, 4\] attention units per layer, the model"):
         save_pruned(model, tmp_path / "b", plan=other, base_model="pico")
     assert [path.name for path in tmp_path.iterdir()] == ["used"]

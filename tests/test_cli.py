@@ -19,6 +19,8 @@ from pico_benchmarks import (
 )
 from pico_project import sentence_overrides, text_overrides
 
+from stat_repro.plan import PruningPlan
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -210,7 +212,9 @@ def test_language_model_run_saves_a_model_and_is_not_repeated(tmp_path, run):
     assert {"model.safetensors", "plan.json", "run_config.json", "README.md"} <= {
         path.name for path in saved.iterdir()
     }
-    assert json.loads((saved / "plan.json").read_text()) == record["plan"]
+    assert record["plan"]["plan_version"] == 2
+    plan = PruningPlan.from_json((saved / "plan.json").read_text())
+    assert PruningPlan.from_dict(record["plan"]) == plan
     again = run(overrides, tmp_path)
     assert again.returncode == 0
     assert "already stored" in again.stdout + again.stderr

@@ -125,7 +125,7 @@ def test_without_a_floor_a_layer_may_lose_its_attention(tmp_path):
     with pytest.raises(BudgetError, match="min_units=1"):
         run_one(compose_here(arguments), SweepCache())
     record = run_one(compose_here(arguments, "pruning=stat_no_floor"), SweepCache())
-    assert 0 in [len(layer["kept_heads"]) for layer in record.plan["layers"]]
+    assert 0 in [len(layer.kept_heads) for layer in record.layers]
     assert record.metrics["pruned"]["perplexity"] > 1
 
 

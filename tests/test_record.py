@@ -10,6 +10,7 @@ import pytest
 from made_up_records import make_failure, make_record
 
 from stat_repro import results
+from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.results import RecordError, RunRecord
 
 
@@ -17,6 +18,31 @@ def test_record_survives_json() -> None:
     for record in (make_record(), make_failure()):
         again = RunRecord.from_json(record.to_json())
         assert again == record
+
+
+def test_record_of_before_with_lists_of_units_is_read() -> None:
+    plan = PruningPlan((LayerPlan((0,), (1, 3), 2, 4),), "stat")
+    old, new = make_record(plan=plan.to_dict()), make_record(plan=plan.to_masks())
+    for record in (old, new):
+        assert RunRecord.from_json(record.to_json()).layers == plan.layers
+        assert RunRecord.from_json(json.dumps(record.to_dict(), indent=1)) == record
+    assert make_failure().layers == ()
+
+
+def test_text_has_a_line_per_key_and_per_flat_object() -> None:
+    record = make_record(
+        site_errors=[{"layer": 0, "sizes": [1, 2]}, {"layer": 1, "sizes": []}],
+        costs={"lengths": [1, 2.5], "measured": [{"batch_size": 1, "speedup": {"median": 2.0}}]},
+        memory={},
+    )
+    text = record.to_json()
+    assert text.startswith('{\n "schema_version": 1,\n "run_id": "')
+    assert text.endswith(',\n "error": null,\n "non_finite": {}\n}\n')
+    rows = '{"layer": 0, "sizes": [1, 2]},\n  {"layer": 1, "sizes": []}'
+    assert f'\n "site_errors": [\n  {rows}\n ],\n' in text
+    assert '\n "costs": {\n  "lengths": [1, 2.5],\n  "measured": [\n   {\n    "batch_size"' in text
+    assert '"speedup": {\n     "median": 2.0\n    }\n   }\n  ]\n },\n "memory": {},\n' in text
+    assert RunRecord.from_json(text) == record
 
 
 def test_issue_keys_are_top_level() -> None:

@@ -165,7 +165,7 @@ def test_the_record_says_what_was_rounded(tmp_path):
     overrides = [*sentence_overrides(tmp_path), "ratio=0.4"]
     record = run_experiment(compose_here(overrides, "round_to=4"), SweepCache()).record
     assert record.costs["round_to"] == 4
-    assert all(len(layer["kept_neurons"]) % 4 == 0 for layer in record.plan["layers"])
+    assert all(len(layer.kept_neurons) % 4 == 0 for layer in record.layers)
     assert 0.3 < record.mac_kept_fraction <= 0.6
     plain = run_experiment(compose_here(overrides), SweepCache()).record
     assert plain.costs["round_to"] == 1

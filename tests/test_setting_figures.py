@@ -56,8 +56,8 @@ def test_a_sketch_is_shown_beside_the_exact_statistics():
         run(0.02, kept=(1, 3), error=0.4),
         run(0.09, kept=(0, 2), error=0.1, **sketch, sketch_size=8),
         run(0.05, kept=(1, 2), error=0.2, **sketch, sketch_size=16),
-        run(0.03, kept=(3, 1), error=0.3, **sketch, sketch_size=32),
-        run(0.03, kept=(3, 1), error=0.3, seed=1, **sketch, sketch_size=32),
+        run(0.03, kept=(1, 3), error=0.3, **sketch, sketch_size=32),
+        run(0.03, kept=(1, 3), error=0.3, seed=1, **sketch, sketch_size=32),
     ]
     (figure,) = reporting.setting_figures(records)
     assert figure.name.endswith("_kl_by_sketch_size")

@@ -43,12 +43,12 @@ def unit_shares(records: Sequence[RunRecord]) -> Unit:
     Args:
         records: At least one run; all with the same dense model.
     """
-    layers = records[0].plan["layers"]
-    units = [[sum(layer[kind] for layer in layers) for kind in ("heads", "neurons")]]
+    layers = records[0].layers
+    units = [[sum(one.heads for one in layers), sum(one.neurons for one in layers)]]
     shares = [1.0]
     for record in records:
-        kept = record.plan["layers"]
-        units.append([sum(len(layer[k]) for layer in kept) for k in ("kept_heads", "kept_neurons")])
+        kept = [(len(one.kept_heads), len(one.kept_neurons)) for one in record.layers]
+        units.append([sum(column) for column in zip(*kept, strict=True)])
         shares.append(_kept(record))
     costs = _least_squares(units, shares)
     if costs is None or any(
@@ -56,7 +56,7 @@ def unit_shares(records: Sequence[RunRecord]) -> Unit:
         for (heads, neurons), share in zip(units, shares, strict=True)
     ):
         return Unit(None, None)
-    blocks = [layer["heads"] * costs[0] + layer["neurons"] * costs[1] for layer in layers]
+    blocks = [layer.heads * costs[0] + layer.neurons * costs[1] for layer in layers]
     return Unit(float(max(costs)), float(max(blocks)))
 
 

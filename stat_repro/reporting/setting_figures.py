@@ -174,7 +174,7 @@ def _sketch_panels(
 def _common_neurons(run: RunRecord, exact: RunRecord) -> float:
     """Share of the neurons kept by a run that another one keeps as well."""
     kept, others = (
-        {(i, unit) for i, layer in enumerate(r.plan["layers"]) for unit in layer["kept_neurons"]}
+        {(i, unit) for i, layer in enumerate(r.layers) for unit in layer.kept_neurons}
         for r in (run, exact)
     )
     return len(kept & others) / len(kept)

@@ -1,6 +1,6 @@
 """Records of runs: their schema, where they are stored, where they came from. No torch.
 
-May use: config, paths.
+May use: config, paths, plan.
 """
 
 from stat_repro.results.example_files import (
@@ -12,7 +12,6 @@ from stat_repro.results.example_files import (
 from stat_repro.results.provenance import collect, hash_files
 from stat_repro.results.record import (
     SCHEMA_VERSION,
-    RecordError,
     RunRecord,
     describe_error,
 )
@@ -26,6 +25,7 @@ from stat_repro.results.store import (
     save_record,
     to_frame,
 )
+from stat_repro.results.strict_json import RecordError
 
 __all__ = [
     "SCHEMA_VERSION",

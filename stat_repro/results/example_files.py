@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from stat_repro.results.record import RecordError, RunRecord
+from stat_repro.results.record import RunRecord
+from stat_repro.results.strict_json import RecordError
 
 _ENDING = ".examples.safetensors"
 KEY = "examples"  # of a record's provenance

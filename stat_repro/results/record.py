@@ -1,37 +1,27 @@
 """The schema of a run record: what one run found, and everything needed to repeat it.
 
-A record is one strict JSON document. JSON knows no infinity and no nan, yet a perplexity may
-overflow and a correlation may be undefined; such a value is written as null and listed under the
-top-level key `non_finite`, so that null alone always means "not measured":
-
-    "metrics": {"pruned": {"perplexity": null}, ...},
-    "non_finite": {"/metrics/pruned/perplexity": "inf"}
-
-Reading the record gives the number back. The keys of `non_finite` are JSON pointers (RFC 6901).
+A record is one strict JSON document; see `results.strict_json` for its layout and for the numbers
+that JSON does not have.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import numbers
 import re
 import traceback
-from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
+
+from stat_repro.plan import LayerPlan, PruningPlan
+from stat_repro.results import strict_json
+from stat_repro.results.strict_json import RecordError
 
 SCHEMA_VERSION = 1
 
 STATUSES = ("ok", "failed")
 METRIC_GROUPS = ("dense", "pruned", "fidelity", "protocol")
-_NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*")
 _REPEAT_SUFFIX = re.compile(r"\.repeat-\d+$")
-
-
-class RecordError(ValueError):
-    """A record that does not follow the schema; says which key, what was expected and got."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +48,8 @@ class RunRecord:
             was timed.
         memory: Peak memory in bytes.
         site_errors: One entry per pruned site: layer, kind, sizes, errors.
-        plan: The pruning plan, as `PruningPlan.to_dict`; empty if failed before it was made.
+        plan: The pruning plan, as `PruningPlan.to_masks` (older records: as `to_dict`), to be read
+            as `layers`; empty if failed before it was made.
         config: The whole configuration, as `stat_repro.config.to_dict`.
         provenance: Commit, versions, hardware, hashes and date, see `results.provenance`.
         error: Null, or `type`, `message` and `traceback` of what ended the run.
@@ -116,15 +107,18 @@ class RunRecord:
         """Task of the data set, one of `stat_repro.config.TASKS`."""
         return str(self.config["dataset"]["task"])
 
+    @property
+    def layers(self) -> tuple[LayerPlan, ...]:
+        """What each layer keeps; empty if the run failed before the plan was made."""
+        return PruningPlan.from_dict(self.plan).layers if self.plan else ()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain, finite JSON types with the extra key `non_finite`; tuples become lists.
 
         Raises:
             RecordError: A value that JSON does not have, named by its place.
         """
-        non_finite: dict[str, str] = {}
-        data = {f.name: _plain(getattr(self, f.name), f"/{f.name}", non_finite) for f in _FIELDS}
-        return {**data, "non_finite": non_finite}
+        return strict_json.to_plain({f.name: getattr(self, f.name) for f in _FIELDS})
 
     @classmethod
     def from_dict(cls, data: Any) -> RunRecord:
@@ -143,16 +137,11 @@ class RunRecord:
         missing, unknown = sorted(expected - set(data)), sorted(set(data) - expected)
         if missing or unknown:
             raise RecordError(f"record: missing keys {missing}, unknown keys {unknown}")
-        copy = deepcopy(data)
-        if not isinstance(copy["non_finite"], dict):
-            raise RecordError("non_finite: expected an object of JSON pointers")
-        for pointer, name in copy.pop("non_finite").items():
-            _restore(copy, pointer, name)
-        return cls(**copy)
+        return cls(**strict_json.from_plain(data))
 
     def to_json(self) -> str:
-        """The document as it is stored: strict JSON, indented, with a final line end."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        """The document as it is stored: see `results.strict_json`."""
+        return strict_json.to_text(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
@@ -161,11 +150,7 @@ class RunRecord:
         Raises:
             RecordError: Not JSON (nan and infinity included), or not a record.
         """
-        try:
-            data = json.loads(text, parse_constant=_refuse_constant)
-        except json.JSONDecodeError as err:
-            raise RecordError(f"not a JSON document: {err}") from err
-        return cls.from_dict(data)
+        return cls.from_dict(strict_json.from_text(text))
 
 
 _FIELDS = fields(RunRecord)
@@ -248,49 +233,3 @@ def _check_complete(record: RunRecord) -> None:
                 )
     if record.error is not None:
         raise RecordError(f"{record.run_id}: status ok, but error is {record.error!r}")
-
-
-def _plain(value: Any, pointer: str, non_finite: dict[str, str]) -> Any:
-    """`value` in JSON types; numbers of other libraries become int and float."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        number = float(value)
-        if math.isfinite(number):
-            return number
-        non_finite[pointer] = "nan" if math.isnan(number) else f"{number:g}"
-        return None
-    if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str):
-                raise RecordError(f"{pointer}: expected text as key; got {key!r}")
-        return {k: _plain(v, f"{pointer}/{_escape(k)}", non_finite) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v, f"{pointer}/{i}", non_finite) for i, v in enumerate(value)]
-    raise RecordError(f"{pointer}: expected a JSON value; got {type(value).__name__} {value!r}")
-
-
-def _escape(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
-
-
-def _restore(data: Any, pointer: str, name: str) -> None:
-    """Put the number back where `pointer` leads, which must be a null."""
-    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
-    try:
-        for part in parts[:-1]:
-            data = data[int(part)] if isinstance(data, list) else data[part]
-        last: Any = int(parts[-1]) if isinstance(data, list) else parts[-1]
-        if data[last] is not None:
-            raise RecordError(f"non_finite: {pointer}: expected null there; got {data[last]!r}")
-        data[last] = _NON_FINITE[name]
-    except (KeyError, IndexError, TypeError, ValueError) as err:
-        if isinstance(err, RecordError):
-            raise
-        raise RecordError(f"non_finite: {pointer}: {name!r} has no place in the record") from err
-
-
-def _refuse_constant(name: str) -> Any:
-    raise RecordError(f"expected strict JSON; got {name}")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from stat_repro.config import SPEED_STUDY
-from stat_repro.results.record import RecordError
 from stat_repro.results.store import StudyError, write_new
+from stat_repro.results.strict_json import RecordError, to_text
 
 SCHEMA = "stat_repro.speed/1"
 
@@ -56,7 +56,7 @@ def save_speed(record: SpeedRecord, root: Path) -> Path:
         ValueError: A value that is not finite.
         OSError: The file cannot be written; nothing is left behind.
     """
-    data = (json.dumps(asdict(record), indent=1, allow_nan=False) + "\n").encode()
+    data = to_text(asdict(record)).encode()
     folder = root / SPEED_STUDY
     folder.mkdir(parents=True, exist_ok=True)
     names = itertools.chain(

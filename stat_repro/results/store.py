@@ -24,7 +24,8 @@ import pandas as pd
 
 from stat_repro.config import SPEED_STUDY
 from stat_repro.results.example_files import check_examples, examples_path
-from stat_repro.results.record import RecordError, RunRecord
+from stat_repro.results.record import RunRecord
+from stat_repro.results.strict_json import RecordError
 
 _REPEAT = re.compile(r"(?P<run_id>.+)\.repeat-\d+$")
 _FAILED = re.compile(r"(?P<run_id>.+)-\d+$")

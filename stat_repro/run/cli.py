@@ -90,8 +90,8 @@ def _print_table(outcomes: list[Outcome]) -> bool:
     """Show the records of these points; false, with the reason, if they cannot be shown."""
     from stat_repro.reporting import ReportError
     from stat_repro.reporting.tables import summary_table, to_text
-    from stat_repro.results.record import RecordError
     from stat_repro.results.store import read_record, to_frame
+    from stat_repro.results.strict_json import RecordError
 
     paths = [Path(o.record) for o in outcomes if o.record is not None]
     if not paths:

@@ -134,7 +134,7 @@ def _record(
         **found,
         timings=timings,
         site_errors=[asdict(error) for error in report.site_errors],
-        plan=compression.plan.to_dict(),
+        plan=compression.plan.to_masks(),
         error=None,
     )
 

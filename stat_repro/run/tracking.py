@@ -61,7 +61,6 @@ def mirror(record: RunRecord, config: TrackingConfig, folder: Path | None = None
 
 def mirrored_config(record: RunRecord) -> dict[str, Any]:
     """What W&B shows as the run's configuration: nested as in the record."""
-    layers = record.plan.get("layers", [])
     return {
         "run_id": record.run_id,
         "study": record.study,
@@ -69,8 +68,8 @@ def mirrored_config(record: RunRecord) -> dict[str, Any]:
         "config": record.config,
         "provenance": record.provenance,
         "protocol": record.metrics.get("protocol", {}),
-        "kept_heads": [len(layer["kept_heads"]) for layer in layers],
-        "kept_neurons": [len(layer["kept_neurons"]) for layer in layers],
+        "kept_heads": [len(layer.kept_heads) for layer in record.layers],
+        "kept_neurons": [len(layer.kept_neurons) for layer in record.layers],
     }
 
 
