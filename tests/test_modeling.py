@@ -30,7 +30,6 @@ from transformers import PreTrainedModel
 
 from stat_repro.models import modeling_stat
 from stat_repro.models.adapter import adapter_for, linear
-from stat_repro.models.layouts import LAYOUTS
 from stat_repro.surgery.edit import prune_model
 
 CONFIGS = {
@@ -179,14 +178,43 @@ def test_a_model_with_a_layer_without_heads_is_copied_and_trained(name: str) -> 
     assert not [name for name, p in pruned.named_parameters() if p.grad is not None]
 
 
-def test_module_names_agree_with_the_layouts() -> None:
-    for config_class, names in modeling_stat._NAMES.items():
-        layout = LAYOUTS[config_class.model_type]
-        assert names.layers == layout.layers
-        assert names.heads == (layout.query, *layout.key_value)
-        assert names.attention_output == layout.attention_output
-        assert names.ffn_inputs == layout.ffn_inputs
-        assert names.ffn_output == layout.ffn_output
+ENCODER_HEADS = (
+    "Model", "ForMaskedLM", "ForMultipleChoice", "ForQuestionAnswering",
+    "ForSequenceClassification", "ForTokenClassification",
+)  # fmt: skip
+DECODER_HEADS = (
+    "Model", "ForCausalLM", "ForQuestionAnswering", "ForSequenceClassification",
+    "ForTokenClassification",
+)  # fmt: skip
+PUBLIC_CLASSES = {
+    "Bert": ENCODER_HEADS,
+    "DistilBert": ENCODER_HEADS,
+    "Llama": DECODER_HEADS,
+    "Mistral": DECODER_HEADS,
+    "Qwen2": DECODER_HEADS,
+    "OPT": tuple(head for head in DECODER_HEADS if head != "ForTokenClassification"),
+}
+
+
+def test_class_names_stay_those_that_saved_folders_name() -> None:
+    names = {f"Stat{name}{head}" for name, heads in PUBLIC_CLASSES.items() for head in heads}
+    pruned = [model for heads in modeling_stat.AUTO_CLASSES.values() for model in heads.values()]
+    assert sorted(model.__name__ for model in pruned) == sorted(names)
+    for model in pruned:
+        assert getattr(modeling_stat, model.__name__) is model
+        assert model.__module__ == modeling_stat.__name__
+        stock = getattr(hf, model.__name__.removeprefix("Stat"))
+        assert issubclass(model, stock)
+        assert issubclass(model.config_class, stock.config_class)
+
+
+def test_every_architecture_has_one_layout_for_its_stock_and_its_pruned_form() -> None:
+    assert set(modeling_stat.AUTO_CLASSES) == {*modeling_stat.CONFIGS} == {*CONFIGS.values()}
+    for config in modeling_stat.CONFIGS:
+        (stock,) = {base.model_type for base in config.__mro__[1:] if vars(base).get("model_type")}
+        assert config.model_type == f"stat_{stock}"
+        assert modeling_stat.LAYOUTS[stock] is modeling_stat.LAYOUTS[config.model_type]
+        assert modeling_stat.LAYOUTS[stock] is config.layout
 
 
 def test_file_is_self_contained() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stat_repro.models.layouts import LAYOUTS, Layout
+from stat_repro.models.modeling_stat import LAYOUTS, Layout
 from stat_repro.plan import PlanError, PruningPlan, SiteKind
 
 

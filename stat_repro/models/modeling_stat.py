@@ -1,13 +1,15 @@
-"""Pruned encoders and decoders: the stock models with sizes of their own in every layer.
+"""Pruned encoders and decoders: the stock models with different sizes in every layer.
 
-BERT, DistilBERT, Llama, Mistral, Qwen2 and OPT.
+BERT, DistilBERT, Llama, Mistral, Qwen2 and OPT. An architecture is one config class with its
+layout; the model classes follow from it.
 
 This file is self-contained: it is part of `stat_repro`, which registers the classes when it is
-imported, and it is copied into every saved model folder, where `trust_remote_code=True` finds it.
+imported, and it is copied into every saved model folder, where `trust_remote_code=True` loads it.
 The dense head and neuron counts stay in the config (head sizes and rotary frequencies derive from
 them); the `*_per_layer` lists say what each layer really has.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,12 +17,51 @@ import torch
 import transformers as hf
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers.models.bert.modeling_bert import BertSelfAttention
-from transformers.models.distilbert.modeling_distilbert import DistilBertSelfAttention
-from transformers.models.llama.modeling_llama import LlamaAttention
-from transformers.models.mistral.modeling_mistral import MistralAttention
-from transformers.models.opt.modeling_opt import OPTAttention
-from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Module names of one architecture, relative to the base model (`layers`) or to a layer.
+
+    Names were read off transformers 5.23. Query, key and value are separate projections; the last
+    Linear of the FFN reads the neurons.
+
+    Attributes:
+        layers: The list of layers.
+        query: Query projection.
+        key_value: Key and value projections.
+        attention_output: Consumer of the heads.
+        ffn_inputs: Producers of the neurons (two for a gated FFN).
+        ffn_output: Consumer of the neurons.
+        decoder: Whether the model is a causal decoder.
+        head_dim: Attribute of the attention module that holds the size of a head.
+    """
+
+    layers: str
+    query: str
+    key_value: tuple[str, str]
+    attention_output: str
+    ffn_inputs: tuple[str, ...]
+    ffn_output: str
+    decoder: bool
+    head_dim: str = "head_dim"
+
+    @property
+    def attention(self) -> str:
+        """The module that holds the projections and the head size."""
+        return self.query.rpartition(".")[0]
+
+
+# Llama and the decoders that are built like it.
+GATED = Layout(
+    layers="layers",
+    query="self_attn.q_proj",
+    key_value=("self_attn.k_proj", "self_attn.v_proj"),
+    attention_output="self_attn.o_proj",
+    ffn_inputs=("mlp.gate_proj", "mlp.up_proj"),
+    ffn_output="mlp.down_proj",
+    decoder=True,
+)
 
 
 def _check_counts(name: str, counts: list[int], layers: int, maximum: int) -> None:
@@ -49,11 +90,14 @@ class SizesPerLayerConfig(hf.PreTrainedConfig):
     """What the configs of all pruned models have in common. None: as in the unpruned model.
 
     Attributes:
+        layout: Where the architecture has its projections.
         query_heads_per_layer: Attention (query) heads of each layer.
         ffn_size_per_layer: FFN neurons of each layer.
         attention_output_bias_per_layer: Whether the attention output projection has a bias.
         ffn_output_bias_per_layer: Whether the last Linear of the FFN has a bias.
     """
+
+    layout: ClassVar[Layout]
 
     query_heads_per_layer: list[int] | None = None
     ffn_size_per_layer: list[int] | None = None
@@ -96,6 +140,16 @@ class StatBertConfig(SizesPerLayerConfig, hf.BertConfig):
     """`BertConfig` with sizes per layer."""
 
     model_type = "stat_bert"
+    layout = Layout(
+        layers="encoder.layer",
+        query="attention.self.query",
+        key_value=("attention.self.key", "attention.self.value"),
+        attention_output="attention.output.dense",
+        ffn_inputs=("intermediate.dense",),
+        ffn_output="output.dense",
+        decoder=False,
+        head_dim="attention_head_size",
+    )
 
 
 @strict
@@ -103,6 +157,16 @@ class StatDistilBertConfig(SizesPerLayerConfig, hf.DistilBertConfig):
     """`DistilBertConfig` with sizes per layer."""
 
     model_type = "stat_distilbert"
+    layout = Layout(
+        layers="transformer.layer",
+        query="attention.q_lin",
+        key_value=("attention.k_lin", "attention.v_lin"),
+        attention_output="attention.out_lin",
+        ffn_inputs=("ffn.lin1",),
+        ffn_output="ffn.lin2",
+        decoder=False,
+        head_dim="attention_head_size",
+    )
     attribute_map: ClassVar[dict[str, str]] = {
         **hf.DistilBertConfig.attribute_map,
         "intermediate_size": "hidden_dim",
@@ -141,6 +205,7 @@ class StatLlamaConfig(GroupsPerLayerConfig, hf.LlamaConfig):
     """`LlamaConfig` with sizes per layer."""
 
     model_type = "stat_llama"
+    layout = GATED
 
     def _output_biases(self) -> tuple[bool, bool]:
         return self.attention_bias, self.mlp_bias
@@ -151,6 +216,7 @@ class StatMistralConfig(GroupsPerLayerConfig, hf.MistralConfig):
     """`MistralConfig` with sizes per layer."""
 
     model_type = "stat_mistral"
+    layout = GATED
 
 
 @strict
@@ -158,6 +224,7 @@ class StatQwen2Config(GroupsPerLayerConfig, hf.Qwen2Config):
     """`Qwen2Config` with sizes per layer."""
 
     model_type = "stat_qwen2"
+    layout = GATED
 
 
 @strict
@@ -165,6 +232,15 @@ class StatOPTConfig(SizesPerLayerConfig, hf.OPTConfig):
     """`OPTConfig` with sizes per layer."""
 
     model_type = "stat_opt"
+    layout = Layout(
+        layers="decoder.layers",
+        query="self_attn.q_proj",
+        key_value=("self_attn.k_proj", "self_attn.v_proj"),
+        attention_output="self_attn.out_proj",
+        ffn_inputs=("fc1",),
+        ffn_output="fc2",
+        decoder=True,
+    )
     attribute_map: ClassVar[dict[str, str]] = {
         **hf.OPTConfig.attribute_map,
         "intermediate_size": "ffn_dim",
@@ -174,51 +250,20 @@ class StatOPTConfig(SizesPerLayerConfig, hf.OPTConfig):
         return self.enable_bias, self.enable_bias
 
 
-@dataclass(frozen=True)
-class _Names:
-    """Module names relative to the base model (`layers`) and to a layer (the rest)."""
-
-    layers: str
-    heads: tuple[str, str, str]  # query, key, value
-    attention_output: str
-    ffn_inputs: tuple[str, ...]
-    ffn_output: str
-
-
-# Llama and the decoders that are built like it.
-_GATED = _Names(
-    layers="layers",
-    heads=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    attention_output="self_attn.o_proj",
-    ffn_inputs=("mlp.gate_proj", "mlp.up_proj"),
-    ffn_output="mlp.down_proj",
+CONFIGS: tuple[Any, ...] = (
+    StatBertConfig,
+    StatDistilBertConfig,
+    StatLlamaConfig,
+    StatMistralConfig,
+    StatQwen2Config,
+    StatOPTConfig,
 )
 
-_NAMES: dict[type, _Names] = {
-    StatBertConfig: _Names(
-        layers="encoder.layer",
-        heads=("attention.self.query", "attention.self.key", "attention.self.value"),
-        attention_output="attention.output.dense",
-        ffn_inputs=("intermediate.dense",),
-        ffn_output="output.dense",
-    ),
-    StatDistilBertConfig: _Names(
-        layers="transformer.layer",
-        heads=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-        attention_output="attention.out_lin",
-        ffn_inputs=("ffn.lin1",),
-        ffn_output="ffn.lin2",
-    ),
-    StatLlamaConfig: _GATED,
-    StatMistralConfig: _GATED,
-    StatQwen2Config: _GATED,
-    StatOPTConfig: _Names(
-        layers="decoder.layers",
-        heads=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        attention_output="self_attn.out_proj",
-        ffn_inputs=("fc1",),
-        ffn_output="fc2",
-    ),
+# By `config.model_type`, of the stock model and of its pruned form.
+LAYOUTS: dict[str, Layout] = {
+    model_type: config.layout
+    for config in CONFIGS
+    for model_type in (config.model_type.removeprefix("stat_"), config.model_type)
 }
 
 
@@ -244,9 +289,9 @@ class _WithoutHeads(nn.Module):
     number each: a model asks one slot of a kind for the tokens seen, whichever layer it belongs to.
     """
 
-    # Names of the key projection and of the output projection, where the module has that.
-    key_name: ClassVar[str] = "k_proj"
-    output_name: ClassVar[str | None] = "o_proj"
+    # The stock class, and the name of the output projection if it is inside this module.
+    stock: ClassVar[type]
+    output: ClassVar[str | None]
 
     def forward(
         self, hidden_states: torch.Tensor, past_key_values: Any = None, **kwargs: Any
@@ -257,68 +302,42 @@ class _WithoutHeads(nn.Module):
         if past_key_values is not None:
             marks, _ = past_key_values.update(marks, marks, self.layer_idx)
         output = hidden_states[..., :0]
-        if self.output_name is not None:
-            output = self.get_submodule(self.output_name)(output)
+        if self.output is not None:
+            output = self.get_submodule(self.output)(output)
         return output, hidden_states.new_empty(batch, 0, length, marks.shape[-2])
 
 
-class _BertWithoutHeads(_WithoutHeads, BertSelfAttention):
-    key_name, output_name = "key", None
+@functools.cache
+def _without_heads(stock: Any, output: str | None) -> Any:
+    """The class of an attention module of this stock class once it has no heads."""
+    name = f"{stock.__name__.removesuffix('Attention')}WithoutHeads"
+    return type(name, (_WithoutHeads, stock), {"stock": stock, "output": output})
 
 
-class _DistilBertWithoutHeads(_WithoutHeads, DistilBertSelfAttention):
-    key_name, output_name = "k_lin", "out_lin"
-
-
-class _LlamaWithoutHeads(_WithoutHeads, LlamaAttention):
-    pass
-
-
-class _MistralWithoutHeads(_WithoutHeads, MistralAttention):
-    pass
-
-
-class _Qwen2WithoutHeads(_WithoutHeads, Qwen2Attention):
-    pass
-
-
-class _OPTWithoutHeads(_WithoutHeads, OPTAttention):
-    output_name = "out_proj"
-
-
-_WITHOUT_HEADS: dict[Any, Any] = {
-    BertSelfAttention: _BertWithoutHeads,
-    DistilBertSelfAttention: _DistilBertWithoutHeads,
-    LlamaAttention: _LlamaWithoutHeads,
-    MistralAttention: _MistralWithoutHeads,
-    Qwen2Attention: _Qwen2WithoutHeads,
-    OPTAttention: _OPTWithoutHeads,
-}
-
-
-def count_heads(attention: Any) -> None:
-    """Make an attention module work with as many heads as its projections have.
-
-    Other modules stay as they are.
-    """
-    for stock, without_heads in _WITHOUT_HEADS.items():
-        if not isinstance(attention, stock):
-            continue
-        empty = attention.get_submodule(without_heads.key_name).out_features == 0
-        if empty != isinstance(attention, _WithoutHeads):
-            # The same module with another forward pass: names, hooks and weights stay.
-            attention.__class__ = without_heads if empty else stock
-        if stock is OPTAttention:
-            attention.num_heads = attention.q_proj.out_features // attention.head_dim
-        elif hasattr(attention, "num_key_value_groups") and not empty:
-            queries, groups = attention.q_proj.out_features, attention.k_proj.out_features
-            attention.num_key_value_groups = queries // groups
+def count_heads(attention: Any, layout: Layout) -> None:
+    """Make an attention module work with as many heads as its projections have."""
+    inside = f"{layout.attention}."
+    queries, groups = (
+        attention.get_submodule(name.removeprefix(inside)).out_features
+        for name in (layout.query, layout.key_value[0])
+    )
+    # The same module with another forward pass: names, hooks and weights stay.
+    if isinstance(attention, _WithoutHeads):
+        attention.__class__ = attention.stock
+    if groups == 0:
+        output = layout.attention_output
+        name = output.removeprefix(inside) if output.startswith(inside) else None
+        attention.__class__ = _without_heads(type(attention), name)
+    if hasattr(attention, "num_key_value_groups") and groups:
+        attention.num_key_value_groups = queries // groups
+    if hasattr(attention, "num_heads"):
+        attention.num_heads = queries // attention.head_dim
 
 
 def _resize_layers(model: hf.PreTrainedModel) -> None:
     """Give every layer the sizes of `model.config`; doing it twice changes nothing."""
-    config = model.config
-    names = _NAMES[type(config)]
+    config: Any = model.config
+    layout: Layout = config.layout
     head_size = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
 
     def resize(layer: nn.Module, name: str, rows: int, columns: int, bias: bool) -> None:
@@ -329,20 +348,23 @@ def _resize_layers(model: hf.PreTrainedModel) -> None:
             model._init_weights(new)
             layer.set_submodule(name, new)
 
-    for i, layer in enumerate(model.base_model.get_submodule(names.layers)):
+    def resize_rows(layer: nn.Module, name: str, rows: int) -> None:
+        old: Any = layer.get_submodule(name)
+        resize(layer, name, rows, old.in_features, old.bias is not None)
+
+    for i, layer in enumerate(model.base_model.get_submodule(layout.layers)):
         queries, ffn_size = config.query_heads_per_layer[i], config.ffn_size_per_layer[i]
         groups = getattr(config, "kv_heads_per_layer", config.query_heads_per_layer)[i]
-        for name, heads in zip(names.heads, (queries, groups, groups), strict=True):
-            old = layer.get_submodule(name)
-            resize(layer, name, heads * head_size, old.in_features, old.bias is not None)
+        resize_rows(layer, layout.query, queries * head_size)
+        for name in layout.key_value:
+            resize_rows(layer, name, groups * head_size)
         bias = config.attention_output_bias_per_layer[i]
-        resize(layer, names.attention_output, config.hidden_size, queries * head_size, bias)
-        for name in names.ffn_inputs:
-            old = layer.get_submodule(name)
-            resize(layer, name, ffn_size, old.in_features, old.bias is not None)
+        resize(layer, layout.attention_output, config.hidden_size, queries * head_size, bias)
+        for name in layout.ffn_inputs:
+            resize_rows(layer, name, ffn_size)
         bias = config.ffn_output_bias_per_layer[i]
-        resize(layer, names.ffn_output, config.hidden_size, ffn_size, bias)
-        count_heads(layer.get_submodule(names.heads[0].rpartition(".")[0]))
+        resize(layer, layout.ffn_output, config.hidden_size, ffn_size, bias)
+        count_heads(layer.get_submodule(layout.attention), layout)
 
 
 class _SizesPerLayer(nn.Module):
@@ -353,212 +375,53 @@ class _SizesPerLayer(nn.Module):
         _resize_layers(self)
 
 
-class _PrunedBert(_SizesPerLayer):
-    config_class = StatBertConfig
-
-
-class _PrunedDistilBert(_SizesPerLayer):
-    config_class = StatDistilBertConfig
-
-
-class _PrunedLlama(_SizesPerLayer):
-    config_class = StatLlamaConfig
-
-
-class _PrunedMistral(_SizesPerLayer):
-    config_class = StatMistralConfig
-
-
-class _PrunedQwen2(_SizesPerLayer):
-    config_class = StatQwen2Config
-
-
-class _PrunedOPT(_SizesPerLayer):
-    config_class = StatOPTConfig
-
-
-class StatBertModel(_PrunedBert, hf.BertModel):
-    """Pruned `BertModel`."""
-
-
-class StatBertForSequenceClassification(_PrunedBert, hf.BertForSequenceClassification):
-    """Pruned `BertForSequenceClassification`."""
-
-
-class StatBertForTokenClassification(_PrunedBert, hf.BertForTokenClassification):
-    """Pruned `BertForTokenClassification`."""
-
-
-class StatBertForQuestionAnswering(_PrunedBert, hf.BertForQuestionAnswering):
-    """Pruned `BertForQuestionAnswering`."""
-
-
-class StatBertForMultipleChoice(_PrunedBert, hf.BertForMultipleChoice):
-    """Pruned `BertForMultipleChoice`."""
-
-
-class StatBertForMaskedLM(_PrunedBert, hf.BertForMaskedLM):
-    """Pruned `BertForMaskedLM`."""
-
-
-class StatDistilBertModel(_PrunedDistilBert, hf.DistilBertModel):
-    """Pruned `DistilBertModel`."""
-
-
-class StatDistilBertForSequenceClassification(
-    _PrunedDistilBert, hf.DistilBertForSequenceClassification
-):
-    """Pruned `DistilBertForSequenceClassification`."""
-
-
-class StatDistilBertForTokenClassification(_PrunedDistilBert, hf.DistilBertForTokenClassification):
-    """Pruned `DistilBertForTokenClassification`."""
-
-
-class StatDistilBertForQuestionAnswering(_PrunedDistilBert, hf.DistilBertForQuestionAnswering):
-    """Pruned `DistilBertForQuestionAnswering`."""
-
-
-class StatDistilBertForMultipleChoice(_PrunedDistilBert, hf.DistilBertForMultipleChoice):
-    """Pruned `DistilBertForMultipleChoice`."""
-
-
-class StatDistilBertForMaskedLM(_PrunedDistilBert, hf.DistilBertForMaskedLM):
-    """Pruned `DistilBertForMaskedLM`."""
-
-
-class StatLlamaModel(_PrunedLlama, hf.LlamaModel):
-    """Pruned `LlamaModel`."""
-
-
-class StatLlamaForCausalLM(_PrunedLlama, hf.LlamaForCausalLM):
-    """Pruned `LlamaForCausalLM`."""
-
-
-class StatLlamaForSequenceClassification(_PrunedLlama, hf.LlamaForSequenceClassification):
-    """Pruned `LlamaForSequenceClassification`."""
-
-
-class StatLlamaForTokenClassification(_PrunedLlama, hf.LlamaForTokenClassification):
-    """Pruned `LlamaForTokenClassification`."""
-
-
-class StatLlamaForQuestionAnswering(_PrunedLlama, hf.LlamaForQuestionAnswering):
-    """Pruned `LlamaForQuestionAnswering`."""
-
-
-class StatMistralModel(_PrunedMistral, hf.MistralModel):
-    """Pruned `MistralModel`."""
-
-
-class StatMistralForCausalLM(_PrunedMistral, hf.MistralForCausalLM):
-    """Pruned `MistralForCausalLM`."""
-
-
-class StatMistralForSequenceClassification(_PrunedMistral, hf.MistralForSequenceClassification):
-    """Pruned `MistralForSequenceClassification`."""
-
-
-class StatMistralForTokenClassification(_PrunedMistral, hf.MistralForTokenClassification):
-    """Pruned `MistralForTokenClassification`."""
-
-
-class StatMistralForQuestionAnswering(_PrunedMistral, hf.MistralForQuestionAnswering):
-    """Pruned `MistralForQuestionAnswering`."""
-
-
-class StatQwen2Model(_PrunedQwen2, hf.Qwen2Model):
-    """Pruned `Qwen2Model`."""
-
-
-class StatQwen2ForCausalLM(_PrunedQwen2, hf.Qwen2ForCausalLM):
-    """Pruned `Qwen2ForCausalLM`."""
-
-
-class StatQwen2ForSequenceClassification(_PrunedQwen2, hf.Qwen2ForSequenceClassification):
-    """Pruned `Qwen2ForSequenceClassification`."""
-
-
-class StatQwen2ForTokenClassification(_PrunedQwen2, hf.Qwen2ForTokenClassification):
-    """Pruned `Qwen2ForTokenClassification`."""
-
-
-class StatQwen2ForQuestionAnswering(_PrunedQwen2, hf.Qwen2ForQuestionAnswering):
-    """Pruned `Qwen2ForQuestionAnswering`."""
-
-
-class StatOPTModel(_PrunedOPT, hf.OPTModel):
-    """Pruned `OPTModel`."""
-
-
-class StatOPTForCausalLM(_PrunedOPT, hf.OPTForCausalLM):
-    """Pruned `OPTForCausalLM`."""
-
-
-class StatOPTForSequenceClassification(_PrunedOPT, hf.OPTForSequenceClassification):
-    """Pruned `OPTForSequenceClassification`."""
-
-
-class StatOPTForQuestionAnswering(_PrunedOPT, hf.OPTForQuestionAnswering):
-    """Pruned `OPTForQuestionAnswering`."""
+# The Auto class of every head: `Bert` + "ForMaskedLM" is what `AutoModelForMaskedLM` gives.
+_HEADS: dict[str, Any] = {
+    "Model": hf.AutoModel,
+    "ForCausalLM": hf.AutoModelForCausalLM,
+    "ForMaskedLM": hf.AutoModelForMaskedLM,
+    "ForMultipleChoice": hf.AutoModelForMultipleChoice,
+    "ForQuestionAnswering": hf.AutoModelForQuestionAnswering,
+    "ForSequenceClassification": hf.AutoModelForSequenceClassification,
+    "ForTokenClassification": hf.AutoModelForTokenClassification,
+}
+
+
+def _stock_classes(config_name: str) -> dict[Any, Any]:
+    """The classes that transformers has of an architecture, by their Auto classes."""
+    architecture = config_name.removeprefix("Stat").removesuffix("Config")
+    classes = {auto: getattr(hf, f"{architecture}{head}", None) for head, auto in _HEADS.items()}
+    return {auto: stock for auto, stock in classes.items() if stock is not None}
+
+
+def _pruned_class(stock: Any, config_class: Any) -> Any:
+    """`StatX` for the stock class X."""
+    members = {
+        "__module__": __name__,
+        "__doc__": f"Pruned `{stock.__name__}`.",
+        "config_class": config_class,
+    }
+    return type(f"Stat{stock.__name__}", (_SizesPerLayer, stock), members)
 
 
 # What `AutoModelForX.from_pretrained` gives for each config, here and in a saved folder.
 AUTO_CLASSES: dict[Any, dict[Any, Any]] = {
-    StatBertConfig: {
-        hf.AutoModel: StatBertModel,
-        hf.AutoModelForSequenceClassification: StatBertForSequenceClassification,
-        hf.AutoModelForTokenClassification: StatBertForTokenClassification,
-        hf.AutoModelForQuestionAnswering: StatBertForQuestionAnswering,
-        hf.AutoModelForMultipleChoice: StatBertForMultipleChoice,
-        hf.AutoModelForMaskedLM: StatBertForMaskedLM,
-    },
-    StatDistilBertConfig: {
-        hf.AutoModel: StatDistilBertModel,
-        hf.AutoModelForSequenceClassification: StatDistilBertForSequenceClassification,
-        hf.AutoModelForTokenClassification: StatDistilBertForTokenClassification,
-        hf.AutoModelForQuestionAnswering: StatDistilBertForQuestionAnswering,
-        hf.AutoModelForMultipleChoice: StatDistilBertForMultipleChoice,
-        hf.AutoModelForMaskedLM: StatDistilBertForMaskedLM,
-    },
-    StatLlamaConfig: {
-        hf.AutoModel: StatLlamaModel,
-        hf.AutoModelForCausalLM: StatLlamaForCausalLM,
-        hf.AutoModelForSequenceClassification: StatLlamaForSequenceClassification,
-        hf.AutoModelForTokenClassification: StatLlamaForTokenClassification,
-        hf.AutoModelForQuestionAnswering: StatLlamaForQuestionAnswering,
-    },
-    StatMistralConfig: {
-        hf.AutoModel: StatMistralModel,
-        hf.AutoModelForCausalLM: StatMistralForCausalLM,
-        hf.AutoModelForSequenceClassification: StatMistralForSequenceClassification,
-        hf.AutoModelForTokenClassification: StatMistralForTokenClassification,
-        hf.AutoModelForQuestionAnswering: StatMistralForQuestionAnswering,
-    },
-    StatQwen2Config: {
-        hf.AutoModel: StatQwen2Model,
-        hf.AutoModelForCausalLM: StatQwen2ForCausalLM,
-        hf.AutoModelForSequenceClassification: StatQwen2ForSequenceClassification,
-        hf.AutoModelForTokenClassification: StatQwen2ForTokenClassification,
-        hf.AutoModelForQuestionAnswering: StatQwen2ForQuestionAnswering,
-    },
-    StatOPTConfig: {
-        hf.AutoModel: StatOPTModel,
-        hf.AutoModelForCausalLM: StatOPTForCausalLM,
-        hf.AutoModelForSequenceClassification: StatOPTForSequenceClassification,
-        hf.AutoModelForQuestionAnswering: StatOPTForQuestionAnswering,
-    },
+    config: {
+        auto: _pruned_class(stock, config)
+        for auto, stock in _stock_classes(config.__name__).items()
+    }
+    for config in CONFIGS
 }
+globals().update(
+    {model.__name__: model for heads in AUTO_CLASSES.values() for model in heads.values()}
+)
 
 
 def _auto_map(config_name: str) -> dict[str, str]:
     """The `auto_map` of a config: every head, so that any of them loads from a saved folder."""
-    (config_class,) = (c for c in AUTO_CLASSES if c.__name__ == config_name)
-    heads = {
-        auto.__name__: f"modeling_stat.{model.__name__}"
-        for auto, model in AUTO_CLASSES[config_class].items()
-    }
-    return {"AutoConfig": f"modeling_stat.{config_name}", **heads}
+    heads = {auto: f"Stat{stock.__name__}" for auto, stock in _stock_classes(config_name).items()}
+    names = {hf.AutoConfig: config_name, **heads}
+    return {auto.__name__: f"modeling_stat.{name}" for auto, name in names.items()}
 
 
 def _register() -> None:

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -151,8 +152,11 @@ def _replace(model: nn.Module, linears: dict[str, nn.Linear]) -> None:
     """Put the Linears into their places; attention modules learn how many heads they have."""
     for name, module in linears.items():
         model.set_submodule(name, module)
-    for parent in {name.rpartition(".")[0] for name in linears}:
-        modeling_stat.count_heads(model.get_submodule(parent))
+    config: Any = model.config
+    layout = modeling_stat.LAYOUTS[config.model_type]
+    for name in linears:
+        if name.endswith(f".{layout.query}"):
+            modeling_stat.count_heads(model.get_submodule(name.rpartition(".")[0]), layout)
 
 
 def _tensors(model: PreTrainedModel, new: dict[str, nn.Linear]) -> dict[str, Tensor]:

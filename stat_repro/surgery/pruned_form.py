@@ -12,7 +12,7 @@ from stat_repro.models import modeling_stat
 from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError
 from stat_repro.plan import PruningPlan
 
-# The pruned class of every stock class that has one; `class StatX(_PrunedY, X)`.
+# `StatX`, whose second base is X, for every stock class X that has a pruned form.
 _PRUNED_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
     pruned.__bases__[1]: pruned
     for heads in modeling_stat.AUTO_CLASSES.values()
@@ -23,7 +23,7 @@ _PRUNED_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
 def pruned_class(model: PreTrainedModel) -> type[PreTrainedModel]:
     """The `Stat*` class of a stock model, or the class itself if it is one."""
     for stock, pruned in _PRUNED_CLASSES.items():
-        # By name: loaded with trust_remote_code, a pruned model has its own copy of the classes.
+        # By name: a model loaded with trust_remote_code has a copy of the class.
         if type(model) is stock or type(model).__name__ == pruned.__name__:
             return pruned
     raise UnsupportedModelError(
@@ -53,7 +53,7 @@ def _pruned_config(
     if hasattr(config_class, "kv_heads_per_layer"):
         lists["kv_heads_per_layer"] = list(plan.head_counts)
     values = model.config.to_dict()
-    # They belong to the class that is left; the new one has its own.
+    # These name the stock class; the pruned one sets its values itself.
     for key in ("model_type", "auto_map", "transformers_version", "architectures"):
         values.pop(key, None)
     config = config_class(**(values | lists))
@@ -73,14 +73,13 @@ def empty_pruned_model(
         plan: The units that stay.
         biased: Names of the consumers that have a bias in the pruned model.
     """
-    cls = pruned_class(model)
     config = _pruned_config(model, adapter, plan, biased)
-    without_pooler = cls is modeling_stat.StatBertModel and model.pooler is None
+    # An encoder's base model may have been made without the pooler that it usually has.
+    options = {"add_pooling_layer": False} if getattr(model, "pooler", True) is None else {}
     with torch.device("meta"):
-        return cls(config, add_pooling_layer=False) if without_pooler else cls(config)
+        return pruned_class(model)(config, **options)
 
 
 def supported_classes() -> dict[str, type[PreTrainedModel]]:
     """Stock and pruned classes by name."""
-    found = [*_PRUNED_CLASSES, *_PRUNED_CLASSES.values()]
-    return {cls.__name__: cls for cls in found}
+    return {cls.__name__: cls for pair in _PRUNED_CLASSES.items() for cls in pair}
