@@ -105,7 +105,7 @@ def test_pivots_that_were_not_asked_for_are_counted_as_rest(lapack):
         torch.testing.assert_close(few.magnitudes[:wanted], whole.magnitudes[:wanted])
     assert pivoting.pivoted_cholesky(gram, max_rank=50, lapack=lapack).rank == 24
     assert pivoting.pivoted_cholesky(gram, max_rank=50, lapack=lapack).rest == 0
-    with pytest.raises(pivoting.LinAlgInputError, match="at least 0, got -1"):
+    with pytest.raises(pivoting.LinAlgInputError, match="at least 0; got -1"):
         pivoting.pivoted_cholesky(gram, max_rank=-1, lapack=lapack)
 
 
@@ -132,7 +132,7 @@ def test_matrices_gathered_in_parts_fold_the_same(ridge, monkeypatch):
     weight = torch.randn(5, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     kept = torch.randperm(24, generator=torch.Generator().manual_seed(2))[:11]
     usual = interpolative.fold_from_gram(gram, weight, kept, ridge)
-    monkeypatch.setattr(interpolative, "_PART", 4)
+    monkeypatch.setattr(interpolative, "_PANEL", 4)
     parts = interpolative.fold_from_gram(gram, weight, kept, ridge)
     torch.testing.assert_close(parts, usual, rtol=1e-12, atol=1e-12)
 

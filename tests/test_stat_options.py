@@ -49,7 +49,7 @@ def test_a_budget_that_cannot_be_used_up_is_not_refused():
 def test_non_finite_weights_name_the_site():
     model = pico_model("bert")
     linear(model, "bert.encoder.layer.2.output.dense").weight.data[0, 0] = float("nan")
-    with pytest.raises(LinAlgInputError, match=r"layer 2 ffn .*expected finite values, got 1"):
+    with pytest.raises(LinAlgInputError, match=r"layer 2 ffn .*expected finite values; got 1"):
         stat_repro.compress(model, pico_batches(model))
 
 

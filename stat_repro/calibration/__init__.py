@@ -1,4 +1,4 @@
-"""What the layers compute on the calibration set, reduced to the statistics that pruning needs.
+"""Statistics of the activations on the calibration set, as far as pruning needs them.
 
 May use: linalg, models, parallel, plan, progress.
 """

@@ -1,4 +1,4 @@
-"""Calibration batches as tokenizers make them, and what a model reads of them."""
+"""Calibration batches as tokenizers make them, and the inputs that a model takes from them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class CalibrationError(ValueError):
 
 
 def forward_options(adapter: Adapter) -> dict[str, bool]:
-    """What the backbone is told besides a batch."""
+    """Options of the backbone's forward pass."""
     return {"use_cache": False} if adapter.decoder else {}
 
 
 def model_inputs(
     batch: CalibrationBatch, device: torch.device | None = None
 ) -> dict[str, torch.Tensor]:
-    """What the backbone reads of a batch, on its device; where it is if none is given.
+    """The inputs of the backbone in a batch, moved to a device if one is given.
 
     Raises:
         CalibrationError: A value that is no tensor.
@@ -37,7 +37,7 @@ def model_inputs(
 
 
 def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
-    """The hidden states that a transformer layer is called with, however they are given."""
+    """The hidden states that a transformer layer is called with, by position or by name."""
     return args[0] if args else kwargs["hidden_states"]
 
 
@@ -45,7 +45,7 @@ def _rows(key: str, value: torch.Tensor) -> torch.Tensor:
     """(B, choices, S) of multiple choice as (B * choices, S), which is what the backbone gets."""
     if not isinstance(value, torch.Tensor):
         raise CalibrationError(
-            f"calibration batch, key {key}: expected a tensor, got {type(value).__name__}"
+            f"calibration batch, key {key}: expected a tensor; got {type(value).__name__}"
         )
     return value.flatten(0, 1) if value.ndim == 3 else value
 
@@ -66,15 +66,15 @@ def token_mask(batch: CalibrationBatch) -> torch.Tensor:
     mask = batch["attention_mask"]
     if mask.shape != ids.shape:
         raise CalibrationError(
-            f"attention_mask: expected the shape of input_ids {tuple(ids.shape)}, got "
+            f"attention_mask: expected the shape of input_ids {tuple(ids.shape)}; got "
             f"{tuple(mask.shape)}"
         )
     return mask.bool()
 
 
 def token_rows(mask: torch.Tensor) -> torch.Tensor:
-    """Numbers of the tokens among the rows of a batch, shape (tokens,), where the mask is.
+    """Indices of the tokens among the rows of a batch, shape (tokens,), on the mask's device.
 
-    Asks the mask's device how many there are; everything after that need not ask again.
+    On an accelerator the host waits here for the number of tokens; using the indices does not wait.
     """
     return mask.view(-1).nonzero().view(-1)

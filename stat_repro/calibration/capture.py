@@ -1,7 +1,7 @@
-"""Forward passes over the calibration set with the consumers' inputs reduced on the fly.
+"""Forward passes over the calibration set, with the consumers' inputs reduced as they come.
 
-Hooks live inside context managers only. The model's state, mode and hooks are the same afterwards,
-whatever happens inside.
+Hooks exist inside context managers only. Afterwards the model has the state, mode and hooks that it
+had before, whatever happened inside.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Calibration:
         statistics: Per (layer, kind).
         tokens: Tokens without padding.
         examples: Rows of the batches.
-        derived: What methods worked out from the statistics and the model they were taken on, for
-            any ratio; by a key that names the method and the options that matter. So several ratios
-            share it as they share the statistics.
+        derived: What methods computed from the statistics and the model, if it holds for any ratio;
+            by a key that names the method and the options that matter. Several ratios share it as
+            they share the statistics.
     """
 
     statistics: Mapping[tuple[int, SiteKind], SiteStatistics]
@@ -59,14 +59,14 @@ class Calibration:
 
 
 class _LastSiteSeen(Exception):
-    """Ends a forward pass behind the last site; nothing went wrong."""
+    """Ends a forward pass at the last site; nothing went wrong."""
 
 
 @contextmanager
 def input_hooks(
     model: nn.Module, sites: Sequence[Site], receive: Callable[[Site, torch.Tensor], None]
 ) -> Iterator[None]:
-    """Call `receive(site, input)` with the consumer's input in every forward pass inside."""
+    """Call `receive(site, input)` with the consumer's input, in every forward pass inside."""
     with hooks() as handles:
         for site in sites:
 
@@ -107,17 +107,17 @@ class Reduction:
         self._ends = True
 
     def hooks(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Hooks on the consumers inside the block."""
+        """Hooks on the consumers, inside the `with`."""
         return input_hooks(model, self.sites, self._receive)
 
     @contextmanager
     def batch(self, mask: torch.Tensor, *, ends: bool) -> Iterator[None]:
-        """The forward pass of one batch, inside the block.
+        """The forward pass of one batch, inside the `with`.
 
         Args:
-            mask: Which positions are tokens, bool (B, S); on the CPU, so that an accelerator need
-                not be asked how many there are.
-            ends: Whether the pass stops where the last site has its input.
+            mask: Which positions are tokens, bool (B, S); on the CPU, so that counting them does
+                not wait for an accelerator.
+            ends: Whether the pass stops once the last site has its input.
         """
         self._mask, self._ends = mask, ends
         self._rows = token_rows(mask)
@@ -128,34 +128,34 @@ class Reduction:
 
     def _receive(self, site: Site, value: torch.Tensor) -> None:
         mask, rows = self._mask, self._rows
-        # OPT's FFN reads the rows of a batch as one.
+        # OPT's FFN reads the examples of a batch as one long sequence.
         if value.shape[:-1] not in (mask.shape, (mask.numel(),)):
             raise CalibrationError(
-                f"{site.name}: expected input of shape {tuple(mask.shape)} + (columns,), got "
+                f"{site.name}: expected input of shape {tuple(mask.shape)} + (columns,); got "
                 f"{tuple(value.shape)} (chunk_size_feed_forward must be 0)"
             )
         collector = self._collectors[site.layer, site.kind]
         value = value.reshape(mask.numel(), -1)
         if len(rows) == len(value):
             collector.add(value)
-        else:  # in parts, so that no second copy of a large batch is made
+        else:  # in parts: a copy of a large batch would need its memory twice
             for part in rows.to(value.device).split(BUFFER_ROWS):
                 collector.add(value.index_select(0, part))
         if site is self._last and self._ends:
             raise _LastSiteSeen
 
     def finish(self) -> Calibration:
-        """The statistics, of all processes that work on one run; the reduction is used up.
+        """The statistics, summed over all processes of the run; call it once, at the end.
 
         Raises:
             CalibrationError: No tokens, sites that did not see all of them, or non-finite values.
         """
         tokens, examples = _counted_together(self.tokens, self.examples)
-        found = {
+        statistics = {
             (s.layer, s.kind): _finish(s, self._collectors.pop((s.layer, s.kind)), tokens)
             for s in self.sites
         }
-        return Calibration(statistics=found, tokens=tokens, examples=examples)
+        return Calibration(statistics=statistics, tokens=tokens, examples=examples)
 
 
 def collect_statistics(
@@ -170,8 +170,8 @@ def collect_statistics(
 ) -> Calibration:
     """Run the model without its task head over the batches and reduce every site's activations.
 
-    A forward pass ends where the last wanted site has its input. Where several processes work on
-    one run, each takes its share of the batches and all get the sums.
+    A forward pass ends once the last wanted site has its input. If several processes work on one
+    run, each takes its share of the batches and all get the sums.
 
     Args:
         model: The model; left as it was, bit for bit.
@@ -181,7 +181,7 @@ def collect_statistics(
         sites: Sites wanted; all if None.
         statistics: `gram`, `exact` or `sketch`.
         sketch: Which sketch, for `sketch` only; Gaussian of the default size if None.
-        label: What the progress line says.
+        label: Of the progress line.
 
     Raises:
         CalibrationError: No batches, no tokens, unusable masks, non-finite activations, or several
@@ -194,7 +194,7 @@ def collect_statistics(
     options = forward_options(adapter)
     with evaluating(model), torch.inference_mode(), reduction.hooks(model):
         for batch in track(own_share(batches), label):
-            # Where the batch is, before it goes to the model: no question to an accelerator.
+            # Before the batch goes to the model, so that nothing waits for an accelerator.
             mask = token_mask(model_inputs(batch))
             with reduction.batch(mask, ends=True):
                 backbone(**model_inputs(batch, device), **options)
@@ -202,7 +202,7 @@ def collect_statistics(
 
 
 def count_tokens(batches: Iterable[CalibrationBatch]) -> Calibration:
-    """The size of a calibration set without statistics, for what needs no more of it.
+    """Count the tokens of a calibration set, for methods that need no statistics.
 
     Raises:
         CalibrationError: No batches, no tokens, or unusable masks.
@@ -218,7 +218,7 @@ def count_tokens(batches: Iterable[CalibrationBatch]) -> Calibration:
 
 
 def _counted_together(tokens: int, examples: int) -> tuple[int, int]:
-    """Tokens and examples of all processes, each of which must have some."""
+    """Tokens and examples of all processes together; every process must have some."""
     counts = exchange((tokens, examples))
     if not any(count for count, _ in counts):
         raise CalibrationError(NO_TOKENS)
@@ -241,7 +241,7 @@ def _collector_maker(
     if statistics != "gram" and world().size > 1:
         raise CalibrationError(
             f"several processes add up Gram matrices: expected statistics=gram; got {statistics}, "
-            "which runs in one process"
+            "which needs a single process"
         )
     if statistics == "sketch":
         return partial(COLLECTORS[statistics], sketch=sketch or Sketch())
@@ -255,11 +255,11 @@ def _finish(site: Site, collector: Collector, tokens: int) -> SiteStatistics:
     result = collector.finish()
     if result.tokens != tokens:
         raise CalibrationError(
-            f"{site.name}: expected activations of {tokens} tokens, got {result.tokens}; the "
-            "layers must run in their order, each once"
+            f"{site.name}: expected activations of {tokens} tokens; got {result.tokens}. Every "
+            "layer must run once, in order"
         )
     values = result.values
-    # One pass without a copy; an overflow of the sum alone is looked into.
+    # One pass without a copy; the entries are looked at only if the sum is not finite.
     if not (bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())):
         raise CalibrationError(f"{site.name}: NaN or infinite activations on the calibration data")
     return result

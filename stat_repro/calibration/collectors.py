@@ -1,4 +1,4 @@
-"""What becomes of a site's activations while they stream by."""
+"""How the activations of a site become statistics, rows by rows."""
 
 from __future__ import annotations
 
@@ -19,54 +19,54 @@ from stat_repro.models.adapter import Site
 from stat_repro.models.devices import float64_home
 from stat_repro.parallel import exchange, sum_over_ranks
 
-# Rows that one product of a sum takes: the Gram sum is read and written once per product, so few
-# rows at a time would cost memory traffic. A sketch draws this many rows at a time, so another
-# value is another sketch.
+# Rows per product: the Gram sum is read and written once per product, so few rows at a time would
+# cost memory traffic. A sketch draws for this many rows at a time, so another value is another
+# sketch.
 BUFFER_ROWS = 256
 
 
 class Collector(Protocol):
-    """Takes rows as they come; the statistics at the end."""
+    """Takes rows as they come and gives the statistics at the end."""
 
     def add(self, rows: torch.Tensor) -> None:
-        """Take the activations of some tokens, shape (r, F); they are copied or used up."""
+        """Take the activations of some tokens, shape (r, F); nothing keeps a view of them."""
         ...
 
     def finish(self) -> SiteStatistics:
-        """The statistics of all rows so far; nothing may be added afterwards."""
+        """The statistics of all rows; nothing may be added afterwards."""
         ...
 
 
-class _BlockSum(ABC):
-    """A float64 sum over the tokens, on the model's device where that has float64.
+class _BufferedSum(ABC):
+    """A float64 sum over the tokens, on the model's device if that has float64.
 
-    Rows wait in a float64 block of fixed size until a product is worth its while: small batches
-    cost no more than large ones, memory does not depend on either, and how the rows were cut into
-    batches does not matter.
+    Rows wait in a float64 buffer until there are enough for a product. So small batches cost no
+    more than large ones, and neither memory nor result depends on how the rows are batched.
     """
 
     def __init__(self, site: Site, device: torch.device) -> None:
         self._dtype = torch.float64
         self._home = float64_home(device)
-        self._block = torch.empty(BUFFER_ROWS, site.columns, dtype=torch.float64, device=self._home)
+        size = (BUFFER_ROWS, site.columns)
+        self._buffer = torch.empty(size, dtype=torch.float64, device=self._home)
         self._filled = 0
         self._tokens = 0
 
     def add(self, rows: torch.Tensor) -> None:
-        """Copy the rows into the block, and use the block whenever it is full."""
+        """Copy the rows into the buffer, and use the buffer whenever it is full."""
         self._dtype = rows.dtype
         self._tokens += len(rows)
         start = 0
         while start < len(rows):
-            count = min(len(self._block) - self._filled, len(rows) - start)
-            self._block[self._filled : self._filled + count].copy_(rows[start : start + count])
+            count = min(len(self._buffer) - self._filled, len(rows) - start)
+            self._buffer[self._filled : self._filled + count].copy_(rows[start : start + count])
             self._filled += count
             start += count
-            if self._filled == len(self._block):
+            if self._filled == len(self._buffer):
                 self._flush()
 
     def _flush(self) -> None:
-        self._use(self._block[: self._filled])
+        self._use(self._buffer[: self._filled])
         self._filled = 0
 
     @abstractmethod
@@ -74,7 +74,7 @@ class _BlockSum(ABC):
         """Add these rows, float64, to the sum."""
 
 
-class GramSum(_BlockSum):
+class GramSum(_BufferedSum):
     """Running G and column sums of one site."""
 
     def __init__(self, site: Site, device: torch.device) -> None:
@@ -88,7 +88,7 @@ class GramSum(_BlockSum):
         self._sums += rows.sum(dim=0)
 
     def finish(self) -> GramStatistics:
-        """G and the sums of all rows, those of the other processes of the run included."""
+        """G and the sums of all rows, over all processes of the run."""
         self._flush()
         self._tokens = sum(exchange(self._tokens))
         sum_over_ranks([self._gram, self._sums])
@@ -96,8 +96,8 @@ class GramSum(_BlockSum):
         return GramStatistics(self._gram, self._tokens, self._dtype, self._sums)
 
 
-class SketchSum(_BlockSum):
-    """Running S A of one site; S is drawn block by block and never stored."""
+class SketchSum(_BufferedSum):
+    """Running S A of one site; S is drawn part by part and never stored."""
 
     def __init__(self, site: Site, device: torch.device, sketch: Sketch) -> None:
         super().__init__(site, device)

@@ -1,11 +1,11 @@
-"""Which directions of a consumer's output the model's own output depends on.
+"""Which directions of a consumer's output the output of the model depends on.
 
 To second order the divergence from the dense model is a quadratic form in the errors of a
-consumer's output. With the error of one token taken as independent of the others', and its
-direction as independent of how much the token matters, what is left of that form is one matrix per
-consumer: the output factor of K-FAC (Martens & Grosse 2015, arXiv 1503.05671; for pruning whole
-rows and columns van der Ouderaa et al. 2024, LLM Surgeon, arXiv 2312.17244). The Fisher information
-is that of the model's own predictions, so no labels take part; gradients do.
+consumer's output. If the errors of different tokens are taken as independent, and the direction of
+an error as independent of how much the token matters, that form becomes one matrix per consumer:
+the output factor of K-FAC (Martens & Grosse 2015, arXiv 1503.05671; for pruning whole rows and
+columns van der Ouderaa et al. 2024, LLM Surgeon, arXiv 2312.17244). The Fisher information is that
+of the model's predictions, so it needs gradients but no labels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from stat_repro.calibration.divergence import (
     compared_inputs,
     predictions,
 )
-from stat_repro.calibration.gradients import without_own_gradients
+from stat_repro.calibration.gradients import frozen_parameters
 from stat_repro.models.adapter import Adapter, Site, linear
 from stat_repro.models.devices import float64_home
 from stat_repro.models.modes import evaluating, hooks
@@ -42,7 +42,7 @@ from stat_repro.progress import track
 def output_curvature(
     model: nn.Module, adapter: Adapter, batches: Iterable[CalibrationBatch], seed: int
 ) -> dict[tuple[int, SiteKind], Tensor]:
-    """C of every consumer, so that trace(C E) is the loss of the model's output.
+    """C of every consumer, such that trace(C E) is the loss of the model's output.
 
     E is the sum over the calibration tokens of e e^T, e the error of the consumer's output. One
     forward and one backward pass per batch: the gradients are those of
@@ -50,12 +50,12 @@ def output_curvature(
     constant sqrt(p), whose second moment over the signs is the Fisher information. Of two classes
     it is sqrt(p q) log(p / q) with one sign for both.
 
-    Where several processes work on one run, each takes its share of the batches.
+    If several processes work on one run, each takes its share of the batches.
 
     Args:
-        model: The model with its head; left as it was.
+        model: The model with its head; not changed.
         adapter: Its adapter.
-        batches: The calibration batches; labels in them are not looked at.
+        batches: The calibration batches; labels in them are ignored.
         seed: Of the signs.
 
     Returns:
@@ -70,9 +70,9 @@ def output_curvature(
     sums = [_zeros(linear(model, site.consumer).weight) for site in sites]
     counts = torch.zeros(3, dtype=torch.float64)  # tokens, predictions, predictions x factor
     place = world()
-    with evaluating(model), without_own_gradients(model):
+    with evaluating(model), frozen_parameters(model):
         for turn, batch in enumerate(track(own_share(batches), "gradients of the output")):
-            # Of the batch, whichever rank has it. (torch's generator looks at 32 bits of a seed.)
+            # The same for a batch on whichever rank. (torch's generator uses 32 bits of a seed.)
             number = turn * place.size + place.rank
             signs = torch.Generator().manual_seed(1_000_003 * seed + number)
             gradients, predicted, factor = _gradients(model, adapter, sites, batch, signs)
@@ -123,7 +123,7 @@ def _signed(heads: Sequence[Tensor], signs: torch.Generator, probabilities: bool
     """
     total = heads[0].new_zeros(())
     for values in heads:
-        if probabilities and values.shape[1] == 2:  # of rank one: nothing is left to chance
+        if probabilities and values.shape[1] == 2:  # rank one: any sign gives the same
             weights = values.detach().sum(dim=1, keepdim=True).div(2).exp()
             values = values[:, :1] - values[:, 1:]
         else:
@@ -141,7 +141,7 @@ def _zeros(weight: Tensor) -> Tensor:
 
 @contextmanager
 def _consumer_outputs(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[Tensor]]:
-    """What the consumers of these sites give in the forward pass inside, with gradients."""
+    """The consumers' outputs in the forward pass inside, as part of the graph."""
     outputs = [torch.empty(0)] * len(sites)
     with hooks() as handles:
         for place, site in enumerate(sites):
@@ -149,7 +149,7 @@ def _consumer_outputs(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[
             def watch(
                 module: nn.Module, args: tuple[Tensor, ...], output: Tensor, place: int = place
             ) -> Tensor:
-                # The parameters take no part: the graph begins where nothing in front is watched.
+                # Parameters are frozen, so the graph begins at the first of these outputs.
                 output = output if output.requires_grad else output.detach().requires_grad_()
                 outputs[place] = output
                 return output

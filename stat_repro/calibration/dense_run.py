@@ -1,7 +1,7 @@
-"""Forward passes that start in the middle: for edits of one layer at a time.
+"""Forward passes that start at an edited layer.
 
-What is in front of the edited layer has not changed, so its hidden states are remembered from the
-dense model instead of being computed again for every edit.
+The layers in front of it have not changed, so their hidden states are kept from a run of the dense
+model instead of being computed again for every edit.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from stat_repro.progress import track
 
 
 class DenseRun:
-    """The dense model on some examples, remembered layer by layer.
+    """The dense model on some examples, with the input of every layer.
 
     Args:
-        model: The dense model, with its task head; left as it was.
+        model: The dense model, with its task head; not changed.
         adapter: Its adapter.
         batches: Calibration batches; their first examples are used.
-        tokens: How many tokens these must have at least, padding excluded.
+        tokens: How many tokens they must have at least, padding excluded.
 
     Attributes:
-        rows: Predictions that are compared.
+        rows: Number of predictions that are compared.
     """
 
     def __init__(
         self, model: nn.Module, adapter: Adapter, batches: Iterable[CalibrationBatch], tokens: int
     ) -> None:
         self._model = model
-        self._blocks = [model.get_submodule(name) for name in adapter.layer_names]
+        self._layers = [model.get_submodule(name) for name in adapter.layer_names]
         self._options = forward_options(adapter)
         self._inputs: list[dict[str, torch.Tensor]] = []
         self._masks: list[torch.Tensor] = []
@@ -58,7 +58,7 @@ class DenseRun:
             for batch in track(_first_rows(batches, tokens), "dense model, layer by layer"):
                 inputs, mask = compared_inputs(model, batch, device)
                 hidden: list[torch.Tensor] = []
-                with _inputs_of(self._blocks, hidden):
+                with _inputs_of(self._layers, hidden):
                     output = model(**inputs, **self._options)
                 self._inputs.append(inputs)
                 self._masks.append(mask)
@@ -68,7 +68,7 @@ class DenseRun:
         self.rows = sum(len(rows) for heads in self._reference for rows in heads)
 
     def divergence(self, layer: int) -> float:
-        """Mean divergence of the model as it is now from the dense one.
+        """Mean divergence of the model, with its present edits, from the dense one.
 
         Args:
             layer: The first layer that may differ from the dense model.
@@ -78,8 +78,8 @@ class DenseRun:
             for inputs, mask, hidden, reference in zip(
                 self._inputs, self._masks, self._hidden, self._reference, strict=True
             ):
-                known = [_handing_out(hidden[layer])] * layer
-                with forwards_replaced(self._blocks[:layer], known):
+                skipped = [_returning(hidden[layer])] * layer
+                with forwards_replaced(self._layers[:layer], skipped):
                     output = self._model(**inputs, **self._options)
                 now = predictions(output, mask)
                 total += divergence(reference, now, probabilities=self._probabilities)
@@ -87,7 +87,7 @@ class DenseRun:
 
 
 def _first_rows(batches: Iterable[CalibrationBatch], tokens: int) -> Iterator[CalibrationBatch]:
-    """The examples in their order until they have so many tokens, in batches as they come."""
+    """The first examples that have this many tokens together, batch by batch."""
     left = tokens
     for batch in batches:
         sizes = token_mask(batch).flatten(1).sum(dim=1)
@@ -100,18 +100,18 @@ def _first_rows(batches: Iterable[CalibrationBatch], tokens: int) -> Iterator[Ca
 
 
 @contextmanager
-def _inputs_of(blocks: list[nn.Module], hidden: list[torch.Tensor]) -> Iterator[None]:
-    """Write down what every layer reads."""
+def _inputs_of(layers: list[nn.Module], hidden: list[torch.Tensor]) -> Iterator[None]:
+    """Append the input of every layer to `hidden`."""
 
     def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden.append(layer_input(args, kwargs))
 
     with hooks() as handles:
-        for block in blocks:
-            handles.append(block.register_forward_pre_hook(remember, with_kwargs=True))
+        for layer in layers:
+            handles.append(layer.register_forward_pre_hook(remember, with_kwargs=True))
         yield
 
 
-def _handing_out(hidden: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """A layer that has these hidden states already."""
+def _returning(hidden: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """A forward pass that returns these hidden states."""
     return lambda *args, **kwargs: hidden

@@ -1,6 +1,6 @@
-"""What a model says on calibration batches, and how far an edited model is from it.
+"""The predictions of a model on calibration batches, and how far those of an edited model are off.
 
-No labels: the dense model's own output is the reference.
+No labels are needed: the output of the dense model is the reference.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stat_repro.calibration.batches import CalibrationBatch, model_inputs, token_mask
 
-# Positions of an example that are compared where a model speaks at every position, spread evenly.
+# Positions of an example that are compared, spread evenly, if a model predicts at every position.
 # A vocabulary of 49,152 would take 100 MB for one window of 512 tokens.
 POSITIONS = 64
 
@@ -21,11 +21,11 @@ POSITIONS = 64
 def compared_inputs(
     model: nn.Module, batch: CalibrationBatch, device: torch.device
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """What the whole model is given for a batch, and which positions of its output are tokens.
+    """The inputs of the model with its head, and which positions of its output are tokens.
 
     Args:
         model: The model with its head.
-        batch: As it comes; for multiple choice (B, choices, S), which the model takes itself.
+        batch: As it comes; (B, choices, S) for multiple choice.
         device: Where the inputs go.
     """
     inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
@@ -37,10 +37,10 @@ def compared_inputs(
 
 
 def _shared_positions(model: nn.Module, mask: Tensor) -> Tensor | None:
-    """The compared positions, where a language model can be asked for their logits alone.
+    """The compared positions, if a language model can compute the logits of these alone.
 
-    Of a small model with a large vocabulary the other logits are a third of a pass. It takes the
-    same positions for all rows of a batch, so none may have padding.
+    For a small model with a large vocabulary the other logits take a third of a pass. The positions
+    have to be the same for all examples of a batch, so none may have padding.
     """
     if "logits_to_keep" not in inspect.signature(model.forward).parameters or not mask.all():
         return None
@@ -51,7 +51,7 @@ def predictions(output: Any, mask: Tensor) -> list[Tensor]:
     """The rows of a model's output that are compared, one list entry per head.
 
     Args:
-        output: What a transformers model returned for one batch.
+        output: The output of a transformers model for one batch.
         mask: Which positions are tokens, bool (B, S).
 
     Returns:
@@ -63,7 +63,7 @@ def predictions(output: Any, mask: Tensor) -> list[Tensor]:
     """
     if getattr(output, "start_logits", None) is not None:
         rows = mask.to(output.start_logits.device)
-        # -inf would make 0 * inf of what both models exclude.
+        # With -inf, positions that both models exclude would give 0 * inf.
         floor = torch.finfo(torch.float32).min / 4
         return [
             logits.float().masked_fill(~rows, floor).log_softmax(dim=1)
@@ -105,7 +105,8 @@ def compared_positions(tokens: Tensor) -> Tensor:
 def _spread_rows(values: Tensor, mask: Tensor) -> Tensor:
     """The compared rows of (B, S, C), one example after the other."""
     places = [compared_positions(tokens).to(values.device) for tokens in mask]
-    return torch.cat([row.index_select(0, own) for row, own in zip(values, places, strict=True)])
+    pairs = zip(values, places, strict=True)
+    return torch.cat([example.index_select(0, chosen) for example, chosen in pairs])
 
 
 def divergence(reference: list[Tensor], other: list[Tensor], *, probabilities: bool) -> float:

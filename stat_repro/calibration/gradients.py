@@ -1,8 +1,8 @@
 """Gradients of the loss with respect to mask variables, example by example.
 
 Every unit's contribution to its consumer is multiplied by a variable that is 1 (Kwon et al. 2022,
-section 3.1); one backward pass per batch gives the gradients of all its examples, because no
-example of a batch influences another one's loss.
+section 3.1). One backward pass per batch gives the gradients of all its examples, because no
+example influences the loss of another one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CLASSIFIER, LANGUAGE_MODEL = "ForSequenceClassification", "ForCausalLM"
 
 
 def check_head(model: nn.Module) -> None:
-    """Refuse models whose loss is not known here.
+    """Refuse models whose loss this module cannot compute.
 
     Raises:
         UnsupportedModelError: No sequence classifier (or regressor) and no causal language model.
@@ -47,38 +47,38 @@ def mask_gradients(
 ) -> dict[tuple[int, SiteKind], Tensor]:
     """dL/dm of every unit's mask variable m at 1, for every example's loss L.
 
-    Where several processes work on one run, each takes its share of the batches.
+    If several processes work on one run, each takes its share of the batches.
 
     Args:
-        model: The model with its task head; left as it was, without gradients of its own.
+        model: The model with its task head; not changed, and without gradients afterwards.
         adapter: Its adapter.
         batches: `input_ids` (B, S), `attention_mask` where there is padding, and for classifiers
             `labels` (B,).
-        label: What the progress line says.
+        label: Of the progress line.
 
     Returns:
         Per site shape (examples, units), float64 on the CPU.
 
     Raises:
-        UnsupportedModelError: A task head whose loss is not known here.
+        UnsupportedModelError: A task head whose loss this module cannot compute.
         CalibrationError: No batches, no labels, or a gradient that is not finite.
     """
     check_head(model)
     device = next(model.parameters()).device
     sites = [site for site in adapter.sites if site.units]
-    found: list[Tensor] = []
-    with evaluating(model), without_own_gradients(model):
+    per_batch: list[Tensor] = []
+    with evaluating(model), frozen_parameters(model):
         for batch in track(own_share(batches), label):
             inputs = {key: value.to(device) for key, value in batch.items()}
             with torch.enable_grad(), _masked(model, sites, inputs["input_ids"]) as masks:
                 loss = _summed_loss(model, inputs)
                 gradients = torch.autograd.grad(loss, masks)
-            # All sites in one copy: each copy waits for the accelerator.
-            found.append(torch.cat(gradients, dim=1).cpu().double())
-    found = in_turns(found)
-    if not found:
+            # All sites in one copy, because each copy waits for the accelerator.
+            per_batch.append(torch.cat(gradients, dim=1).cpu().double())
+    per_batch = in_turns(per_batch)
+    if not per_batch:
         raise CalibrationError("the calibration set holds no batches: expected at least one")
-    parts = torch.cat(found).split([site.units for site in sites], dim=1)
+    parts = torch.cat(per_batch).split([site.units for site in sites], dim=1)
     result = {(s.layer, s.kind): part for s, part in zip(sites, parts, strict=True)}
     for site in sites:
         if not bool(torch.isfinite(result[site.layer, site.kind]).all()):
@@ -87,8 +87,8 @@ def mask_gradients(
 
 
 @contextmanager
-def without_own_gradients(model: nn.Module) -> Iterator[None]:
-    """The model's parameters take no part in autograd inside the block."""
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """Parameters of the model that need no gradients inside the `with`."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -101,7 +101,7 @@ def without_own_gradients(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _masked(model: nn.Module, sites: Sequence[Site], ids: Tensor) -> Iterator[list[Tensor]]:
-    """Mask variables of ones in front of every consumer inside the block, (B, units) per site."""
+    """Mask variables in front of every consumer inside the `with`: ones, (B, units) per site."""
     masks: list[Tensor] = []
     with hooks() as handles:
         for site in sites:
@@ -118,7 +118,7 @@ def _masked(model: nn.Module, sites: Sequence[Site], ids: Tensor) -> Iterator[li
                 mask: Tensor = mask,
             ) -> tuple[Tensor, ...]:
                 columns = mask.repeat_interleave(site.width, dim=1)[:, None]
-                rows = args[0].view(len(ids), -1, site.columns)  # OPT's FFN reads them as one
+                rows = args[0].view(len(ids), -1, site.columns)  # OPT's FFN has no batch
                 return ((rows * columns).view(args[0].shape), *args[1:])
 
             handles.append(consumer.register_forward_pre_hook(hook))
@@ -151,5 +151,5 @@ def _summed_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def _precise(logits: Tensor) -> Tensor:
-    """At least float32: the half types are too coarse for a loss."""
+    """At least float32: half precision is too coarse for a loss."""
     return logits if logits.dtype == torch.float64 else logits.float()

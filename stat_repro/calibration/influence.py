@@ -1,4 +1,4 @@
-"""How much every transformer block changes the stream that it reads."""
+"""How much every transformer layer changes the stream that it reads."""
 
 from __future__ import annotations
 
@@ -27,47 +27,48 @@ from stat_repro.progress import track
 def layer_influence(
     model: nn.Module, adapter: Adapter, batches: Iterable[CalibrationBatch]
 ) -> Tensor:
-    """1 - mean over tokens of cos(x_in, x_out) of every block (Men et al. 2024, formula 1).
+    """1 - mean over tokens of cos(x_in, x_out) of every layer.
 
-    Where several processes work on one run, each takes its share of the batches.
+    The Block Influence of ShortGPT (Men et al. 2024, formula 1). If several processes work on one
+    run, each takes its share of the batches.
 
     Args:
-        model: The model; left as it was.
+        model: The model; not changed.
         adapter: Its adapter.
         batches: `input_ids` (B, S) and, where there is padding, `attention_mask`.
 
     Returns:
-        Shape (layers,), float64 on the CPU, 0 for a block that changes no direction.
+        Shape (layers,), float64 on the CPU, 0 for a layer that changes no direction.
 
     Raises:
-        CalibrationError: No tokens, or streams that are not finite; names the block.
+        CalibrationError: No tokens, or streams that are not finite; names the layer.
     """
     backbone = model.get_submodule(adapter.backbone)
     device = next(backbone.parameters()).device
     sums: list[tuple[Tensor, int]] = []  # of every batch: (layers,) cosines, tokens
-    found: list[Tensor] = []
+    cosines: list[Tensor] = []  # of the present batch, layer by layer
     rows = torch.empty(0, dtype=torch.int64)
 
     def receive(layer: int, before: Tensor, after: Tensor) -> None:
         first, second = (x.flatten(0, -2).index_select(0, rows).float() for x in (before, after))
-        found.append(functional.cosine_similarity(first, second, dim=-1).sum())
+        cosines.append(functional.cosine_similarity(first, second, dim=-1).sum())
 
     with evaluating(model), torch.inference_mode(), _block_hooks(model, adapter, receive):
-        for batch in track(own_share(batches), "influence of the blocks"):
+        for batch in track(own_share(batches), "influence of the layers"):
             inputs = {key: value for key, value in batch.items() if key != "labels"}
             rows = token_rows(token_mask(inputs)).to(device)
-            found.clear()
+            cosines.clear()
             backbone(**{key: value.to(device) for key, value in inputs.items()}, use_cache=False)
-            sums.append((torch.stack(found), len(rows)))
-    sums = in_turns([(cosines.cpu().double(), tokens) for cosines, tokens in sums])
+            sums.append((torch.stack(cosines), len(rows)))
+    sums = in_turns([(batch.cpu().double(), tokens) for batch, tokens in sums])
     tokens = sum(count for _, count in sums)
     if not tokens:
         raise CalibrationError(NO_TOKENS)
-    cosines = torch.stack([batch for batch, _ in sums]).sum(dim=0)
+    total = torch.stack([batch for batch, _ in sums]).sum(dim=0)
     for layer, name in enumerate(adapter.layer_names):
-        if not bool(torch.isfinite(cosines[layer])):
+        if not bool(torch.isfinite(total[layer])):
             raise CalibrationError(f"{name}: NaN or infinite activations on the calibration data")
-    return 1.0 - cosines / tokens
+    return 1.0 - total / tokens
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The calibration set on its way through a model, one transformer layer at a time.
 
-All batches pass through a layer before the next one is touched, so that one layer's weights and
-statistics are needed at a time. What a layer is called with (masks, rotary embeddings, positions)
-is what transformers' own forward pass calls it with, recorded once with layers that do nothing.
+All batches pass through a layer before the next layer begins, so that the weights and statistics of
+one layer are needed at a time. The arguments of a layer (masks, rotary embeddings, positions) are
+those of the usual forward pass of transformers, recorded once with layers that do nothing.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from stat_repro.parallel import own_share
 from stat_repro.progress import track
 
 
-class _LastBlockReached(Exception):
+class _LastLayerReached(Exception):
     """Ends a forward pass at the last layer; nothing went wrong."""
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """Stands for a stored tensor inside recorded arguments."""
+    """The place of a stored tensor in recorded arguments."""
 
     index: int
 
@@ -45,15 +45,15 @@ class Watcher(Protocol):
     """Sees the forward passes of a layer, such as `capture.Reduction`."""
 
     def hooks(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Hooks on the layer inside the block."""
+        """Hooks on the layer, inside the `with`."""
         ...
 
     def batch(self, mask: torch.Tensor, *, ends: bool) -> AbstractContextManager[None]:
-        """The forward pass of one batch, inside the block.
+        """The forward pass of one batch, inside the `with`.
 
         Args:
             mask: Which positions are tokens, bool (B, S).
-            ends: Whether nothing behind the layer is needed.
+            ends: Whether the output of the layer is not needed.
         """
         ...
 
@@ -64,8 +64,8 @@ class LayerPasses:
     Args:
         model: The model; what is not resident may be on the meta device.
         adapter: Its adapter.
-        weights: Brings weights into memory. `start` asks for what is outside the layers; in
-            `advance` the layer has to be there already.
+        weights: Brings weights into memory. `start` loads those outside the layers; `advance`
+            expects the layer to be loaded already.
         batches: Calibration batches; where several processes work on one run, each takes its share.
         store: Where hidden states and arguments wait.
         device: Where layers run.
@@ -89,7 +89,7 @@ class LayerPasses:
         """Put all batches in front of the first layer."""
         self._masks, self._calls = [], []
         backbone = self._model.get_submodule(self._adapter.backbone)
-        blocks = [self._model.get_submodule(name) for name in self._adapter.layer_names]
+        layers = [self._model.get_submodule(name) for name in self._adapter.layer_names]
         options = forward_options(self._adapter)
         with self._weights.outside(), evaluating(self._model), torch.inference_mode():
             for index, batch in enumerate(
@@ -98,7 +98,7 @@ class LayerPasses:
                 self._masks.append(token_mask(model_inputs(batch)).cpu())
                 inputs = model_inputs(batch, self._device)
                 calls: list[Any] = []
-                with _recorded(blocks, calls), suppress(_LastBlockReached):
+                with _recorded(layers, calls), suppress(_LastLayerReached):
                     backbone(**inputs, **options)
                 tensors: list[torch.Tensor] = []
                 self._calls.append([_stored(call[1:], tensors) for call in calls])
@@ -106,46 +106,46 @@ class LayerPasses:
                 self._store.put(f"arguments-{index}", tensors)
 
     def advance(self, layer: int, watcher: Watcher, label: str) -> None:
-        """Take all batches through a layer; behind the last one they are not kept.
+        """Take all batches through a layer; after the last one they are not kept.
 
         Args:
-            layer: The one that the batches are in front of.
+            layer: The layer that the batches have reached.
             watcher: Sees what happens in the layer. Where it ends a forward pass early, the batch
                 stays in front of the layer.
-            label: What the progress line says.
+            label: Of the progress line.
         """
-        block = self._model.get_submodule(self._adapter.layer_names[layer])
+        module = self._model.get_submodule(self._adapter.layer_names[layer])
         last = layer == self._adapter.num_layers - 1
-        with evaluating(block), torch.inference_mode(), watcher.hooks(self._model):
+        with evaluating(module), torch.inference_mode(), watcher.hooks(self._model):
             for index in track(range(len(self._masks)), label):
                 tensors = [t.to(self._device) for t in self._store.get(f"arguments-{index}")]
                 arguments, options = _filled(self._calls[index][layer], tensors)
                 hidden = self._store.get(f"hidden-{index}")[0].to(self._device)
                 with watcher.batch(self._masks[index], ends=last):
-                    hidden = block(hidden, *arguments, **options)
+                    hidden = module(hidden, *arguments, **options)
                     if not last:
                         self._store.put(f"hidden-{index}", [hidden])
 
 
 @contextmanager
-def _recorded(blocks: list[nn.Module], calls: list[Any]) -> Iterator[None]:
-    """Layers that hand their input on and write down how they were called.
+def _recorded(layers: list[nn.Module], calls: list[Any]) -> Iterator[None]:
+    """Make the layers hand their input on and write down how they were called.
 
     A call is (hidden states, further positional arguments, keyword arguments).
     """
 
     def record(layer: int, hidden_states: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
         calls.append((hidden_states, rest, options))
-        if layer == len(blocks) - 1:
-            raise _LastBlockReached
+        if layer == len(layers) - 1:
+            raise _LastLayerReached
         return hidden_states
 
-    with forwards_replaced(blocks, [partial(record, layer) for layer in range(len(blocks))]):
+    with forwards_replaced(layers, [partial(record, layer) for layer in range(len(layers))]):
         yield
 
 
 def _stored(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """Arguments with slots in place of tensors, which go to the list, each once."""
+    """Arguments with slots in place of tensors; every tensor goes to the list once."""
     if isinstance(value, torch.Tensor):
         known = [i for i, tensor in enumerate(tensors) if tensor is value]
         if not known:
@@ -159,7 +159,7 @@ def _stored(value: Any, tensors: list[torch.Tensor]) -> Any:
 
 
 def _filled(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """The arguments again."""
+    """The recorded arguments, with the tensors in their slots."""
     if isinstance(value, _Slot):
         return tensors[value.index]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Random sketches S A of the activations: few rows that stand for many, STAT's way to 7B models.
+"""Random sketches S A of the activations: few rows for many tokens, as STAT does for 7B models.
 
 S has s rows and one column per token, and E[S^T S] = I: Gaussian with variance 1 / s, or a
 CountSketch, one entry of +1 or -1 per column (Clarkson and Woodruff, 2013). S A is a sum over the
@@ -26,7 +26,7 @@ class Sketch:
     Attributes:
         kind: `gaussian` or `countsketch`.
         size: Rows s of the sketch of every site; None for twice the site's columns.
-        seed: Of S. Every site has an S of its own, which does not depend on the other sites.
+        seed: Of S. Every site has a different S, whatever other sites there are.
     """
 
     kind: str = "gaussian"
@@ -54,14 +54,14 @@ def sketch_rows(
         total: S A so far, shape (s, F), float64.
         rows: Activations of r tokens, shape (r, F), float64, on the same device.
         kind: One of `SKETCHES`.
-        drawn: Columns of S that are drawn, at least r; a last block that is not full draws as many
-            as the others, so that the numbers of a token depend on its position alone.
+        drawn: Columns of S that are drawn, at least r: as many for a last part that is not full, so
+            that the numbers of a token depend on its position alone.
         generator: On the CPU; moved on by `drawn` columns.
     """
     size, count = total.shape[0], rows.shape[0]
     if kind == "gaussian":
-        block = torch.randn(drawn, size, dtype=torch.float64, generator=generator)
-        total.addmm_(block[:count].to(total.device).T, rows, alpha=size**-0.5)
+        columns = torch.randn(drawn, size, dtype=torch.float64, generator=generator)
+        total.addmm_(columns[:count].to(total.device).T, rows, alpha=size**-0.5)
     else:
         bucket = torch.randint(size, (drawn,), generator=generator)[:count]
         sign = torch.randint(2, (drawn, 1), generator=generator)[:count] * 2.0 - 1.0
@@ -72,7 +72,7 @@ def sketch_rows(
 class SketchStatistics(ActivationStatistics):
     """S A instead of A, with E[S^T S] = I; see `Sketch`.
 
-    It has no means: a sketch does not know which of its combinations the constant column is.
+    It has no means: these would need S 1, the sketch of the constant column.
 
     Attributes:
         activations: S A of shape (s, F), float64, on the CPU.

@@ -1,9 +1,9 @@
-"""Statistics of one site: everything the method needs to know of its activations.
+"""Statistics of one site: everything that methods need to know about its activations.
 
 `GramStatistics` is a streamed sum, so its size does not depend on the number of examples.
 `ActivationStatistics` keeps the activations and factors them directly: slower, larger, and the
-oracle the others are tested against. `calibration.sketch` does so with few random combinations of
-the activations. All answer the same questions.
+oracle that the other is tested against. `calibration.sketch` keeps a few random combinations of the
+activations instead. All have the same interface.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stat_repro.linalg import elimination, interpolative, leverage_scores, pivot
 
 
 class SiteStatistics(Protocol):
-    """Questions a site's statistics answer; F columns, H units of w columns, k kept columns."""
+    """What all statistics can compute; F columns, H units of w columns, k kept columns."""
 
     @property
     def tokens(self) -> int:
@@ -26,12 +26,12 @@ class SiteStatistics(Protocol):
 
     @property
     def values(self) -> torch.Tensor:
-        """What is stored."""
+        """The stored tensor."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type that the activations were computed in; sets what counts as noise."""
+        """Type that the activations were computed in; it decides what counts as noise."""
         ...
 
     @property
@@ -96,8 +96,8 @@ class GramStatistics:
     Attributes:
         gram: Shape (F, F), float64.
         tokens: Tokens in the sum.
-        dtype: Type that the activations were computed in; sets what counts as noise.
-        sums: Sum over tokens of a, shape (F,), float64; None where it was not collected.
+        dtype: Type that the activations were computed in; it decides what counts as noise.
+        sums: Sum over tokens of a, shape (F,), float64; None if it was not collected.
     """
 
     gram: torch.Tensor
@@ -127,7 +127,7 @@ class GramStatistics:
         """G - n mean mean^T."""
         gram = self.gram - self.tokens * torch.outer(self.mean, self.mean)
         live = gram.diagonal() > pivoting.NOISE_RTOL[self.dtype] * self.gram.diagonal()
-        # Selected, not multiplied: what is left of a constant column is rounding.
+        # A constant column leaves rounding errors only; they are replaced by zeros.
         gram = torch.where(live[:, None] & live[None, :], gram, torch.zeros_like(gram))
         return GramStatistics(gram, self.tokens, self.dtype, torch.zeros_like(self.mean))
 
@@ -147,7 +147,7 @@ class GramStatistics:
     def removal_errors(
         self, order: torch.Tensor, weight: torch.Tensor, column_units: torch.Tensor, width: int
     ) -> torch.Tensor:
-        """Output errors from the block factor of G."""
+        """Output errors from the factor of G."""
         factor = units.unit_factor(self.gram, order, width)
         return units.removal_errors(factor, weight, column_units, width)
 
@@ -185,7 +185,7 @@ class GramStatistics:
         return interpolative.output_error(self.gram, difference)
 
     def output_products(self, weight: torch.Tensor, width: int) -> torch.Tensor:
-        """Sums of G * (W^T W) over the blocks of units."""
+        """Sums of G * (W^T W) over the columns of units."""
         return units.output_products(self.gram, weight, width)
 
 
@@ -195,7 +195,7 @@ class ActivationStatistics:
 
     Attributes:
         activations: Shape (n, F), on the CPU in the model's data type.
-        computed: Type that they were computed in, where it is not the type that they are kept in.
+        computed: Type that they were computed in, if they are stored in another one.
     """
 
     activations: torch.Tensor
@@ -213,7 +213,7 @@ class ActivationStatistics:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type that the activations were computed in; sets what counts as noise."""
+        """Type that the activations were computed in; it decides what counts as noise."""
         return self.activations.dtype if self.computed is None else self.computed
 
     @property
@@ -253,12 +253,12 @@ class ActivationStatistics:
     def elimination(
         self, weight: torch.Tensor, width: int, ridge: float
     ) -> elimination.Elimination:
-        """Backward elimination on A^T A, which its inverse has the size of anyway."""
+        """Backward elimination on A^T A: it needs a matrix of that size anyway."""
         rows = self.activations.double()
         return elimination.eliminate(rows.T @ rows, weight.cpu(), width, ridge)
 
     def leverage(self, scale: torch.Tensor, ridge: float) -> torch.Tensor:
-        """Ridge leverage scores from A^T A, which their inverse has the size of anyway."""
+        """Ridge leverage scores from A^T A: they need a matrix of that size anyway."""
         rows = self.activations.double() * scale.double().cpu()
         return leverage_scores.ridge_leverage(rows.T @ rows, ridge)
 
@@ -277,6 +277,6 @@ class ActivationStatistics:
         return float(torch.linalg.matrix_norm(product))
 
     def output_products(self, weight: torch.Tensor, width: int) -> torch.Tensor:
-        """The same from A^T A, which the answer has the size of anyway."""
+        """Inner products from A^T A."""
         rows = self.activations.double()
         return units.output_products(rows.T @ rows, weight.cpu(), width)

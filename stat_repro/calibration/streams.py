@@ -1,7 +1,7 @@
 """The residual stream behind the sites of one layer, while batches pass through it.
 
-A consumer's output is added to what it started from; the sum is the stream that the layers behind
-it read. Post-norm models (BERT) normalise the sum at once, pre-norm models (Llama) hand it on.
+A consumer's output is added to the stream in front of its site; the sum is what later layers read.
+Post-norm models (BERT) normalise the sum at once, pre-norm models (Llama) hand it on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Receiver = Callable[[Site, torch.Tensor, torch.Tensor], None]
 
 
 class _SiteSeen(Exception):
-    """Ends a layer's forward pass behind a site; nothing went wrong."""
+    """Ends a layer's forward pass at a site; nothing went wrong."""
 
 
 class StreamRecorder:
@@ -33,8 +33,8 @@ class StreamRecorder:
         layer: The layer.
         sites: Sites of it that are wanted, attention first.
         receive: Called for every wanted site in every batch.
-        stop: Where the forward pass ends, so that batches stay in front of the layer; None lets
-            them pass.
+        stop: The site where the forward pass ends, so that batches stay in front of the layer;
+            None lets them pass.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class StreamRecorder:
         receive: Receiver,
         stop: Site | None = None,
     ) -> None:
-        self._block = adapter.layer_names[layer]
+        self._name = adapter.layer_names[layer]
         self._pre_norm = adapter.pre_norm
         self._attention = adapter.site(layer, "attention")
         self._ffn = adapter.site(layer, "ffn")
@@ -54,10 +54,10 @@ class StreamRecorder:
 
     @contextmanager
     def hooks(self, model: nn.Module) -> Iterator[None]:
-        """Hooks on the layer inside the block."""
-        block = model.get_submodule(self._block)
+        """Hooks on the layer, inside the `with`."""
         with hooks() as handles:
-            handles.append(block.register_forward_pre_hook(self._enter, with_kwargs=True))
+            layer = model.get_submodule(self._name)
+            handles.append(layer.register_forward_pre_hook(self._enter, with_kwargs=True))
             if self._pre_norm:
                 attention = model.get_submodule(self._attention.consumer.rpartition(".")[0])
                 handles.append(attention.register_forward_hook(self._attended))
@@ -80,7 +80,7 @@ class StreamRecorder:
 
     @contextmanager
     def batch(self, mask: torch.Tensor, *, ends: bool) -> Iterator[None]:
-        """The layer's forward pass of one batch, inside the block; `mask` is bool (B, S)."""
+        """The layer's forward pass of one batch, inside the `with`; `mask` is bool (B, S)."""
         self._rows = token_rows(mask)
         with suppress(_SiteSeen):
             yield

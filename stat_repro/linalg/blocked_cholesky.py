@@ -1,8 +1,8 @@
 """Pivoted Cholesky by panels, on any device: the pivots of LAPACK's dpstrf.
 
 Inside a panel a pivot costs one row of the Schur complement and one matrix-vector product with the
-panel; between panels the Schur complement is updated by one product. All choices are made by
-tensors on the device; the host asks once per panel whether to go on.
+panel; between panels the Schur complement is updated by one product. Pivots are chosen on the
+device; the host waits for it once per panel, to decide whether to go on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from stat_repro.linalg.gram import rank_update
 
 _PANEL = 128
-# Pivots stay in the Schur complement as dead columns until it is worth copying what is left of it.
+# Pivots stay in the Schur complement, unused, until it pays to copy the rest.
 _COMPACT_BELOW = 0.75
 
 
@@ -33,9 +33,9 @@ def blocked_cholesky(
     size = gram.shape[0]
     rows = gram.new_zeros((max_rank, size))
     schur = gram.clone()
-    left = gram.diagonal().clone()  # squared lengths of what is not explained yet
+    left = gram.diagonal().clone()  # squared lengths of what the pivots so far do not explain
     columns = torch.arange(size, device=gram.device)  # of G, at each position of `schur`
-    waiting = columns.clone()  # positions that are no pivots, in the order in which LAPACK has them
+    waiting = columns.clone()  # positions that are no pivots yet, in the same order as in LAPACK
     order: list[torch.Tensor] = []
     rank = 0
     while rank < max_rank:

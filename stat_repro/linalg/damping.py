@@ -23,7 +23,7 @@ def damped_inverse(
     if not ridge > 0:
         raise LinAlgInputError(f"ridge of the {purpose}: expected > 0; got {ridge}")
     mean = gram.diagonal().mean()
-    # A site that is silent on all tokens has no scale of its own; any damping does.
+    # A site that is zero on all tokens gives no scale; any damping will do.
     damping = torch.where(mean > 0, ridge * mean, torch.ones_like(mean))
     damped = gram.clone()
     damped.diagonal().add_(damping)
@@ -40,8 +40,8 @@ def damped_root(gram: torch.Tensor, share: float) -> torch.Tensor:
     """The symmetric R with R R = G + share * mean(diag G).
 
     Args:
-        gram: G of shape (D, D), float64, symmetric and finite, no eigenvalue below 0 but by
-            rounding.
+        gram: G of shape (D, D), float64, symmetric and finite, with eigenvalues below 0 only
+            by rounding.
         share: >= 0.
     """
     values, vectors = torch.linalg.eigh(gram)

@@ -1,13 +1,13 @@
-"""Backward elimination: which unit the output misses least, one after the other.
+"""Backward elimination: remove units one by one, always the one that the output needs least.
 
-The unit of the optimal-brain-surgeon family (Hassibi & Stork 1993; for whole columns Kurtic et al.
-2023, ZipLM, arXiv 2302.04089), here for the output of a Linear that is fitted again after every
-removal. With P = (G + ridge)^-1 and V the consumer fitted to the columns that are left, removing
-unit u raises the squared output error by trace(V_u P_uu^-1 V_u^T), and
+The criterion is that of the optimal brain surgeon (Hassibi & Stork 1993; for whole columns Kurtic
+et al. 2023, ZipLM, arXiv 2302.04089), here for a Linear that is fitted again after every removal.
+With P = (G + ridge)^-1 and V the consumer fitted to the columns that are left, removing unit u
+raises the squared output error by trace(V_u P_uu^-1 V_u^T), and
 
     V <- V - V_u P_uu^-1 P_u:      P <- P - P_:u P_uu^-1 P_u:
 
-is the fit without it. So every step is exact, and nothing is factored again.
+is the fit without it. So every step is exact, and nothing has to be factored again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PANEL = 64
 
 @dataclass(frozen=True)
 class Elimination:
-    """Units in the order in which they are kept, and what the output misses.
+    """Units in the order in which they are kept, and the output errors.
 
     Attributes:
         order: Unit indices, shape (H,); the last one is removed first.
@@ -44,9 +44,9 @@ def eliminate(gram: torch.Tensor, weight: torch.Tensor, width: int, ridge: float
     Args:
         gram: G of shape (F, F), float64; centred where the consumer's bias is fitted as well.
         weight: Consumer weight W of shape (D, F).
-        width: Columns per unit, w; unit u owns columns u * w ... (u + 1) * w - 1.
-        ridge: Relative to the mean diagonal entry of G, > 0. It decides among units that the output
-            can do without equally well, and keeps the inverse finite.
+        width: Columns per unit, w; unit u has the columns u * w ... (u + 1) * w - 1.
+        ridge: Relative to the mean diagonal entry of G, > 0. It keeps the inverse finite and
+            decides between units that cost nothing to remove.
 
     Raises:
         LinAlgInputError: A ridge that is not positive, or a Gram matrix that is not finite.
@@ -57,17 +57,19 @@ def eliminate(gram: torch.Tensor, weight: torch.Tensor, width: int, ridge: float
         return Elimination(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.float64))
     read = weight.to(gram).clone()
     removed, costs = (
-        _columns(inverse, read) if width == 1 else _blocks(inverse, read, columns // width, width)
+        _remove_columns(inverse, read)
+        if width == 1
+        else _remove_units(inverse, read, columns // width, width)
     )
     tails = torch.cat([costs.new_zeros(1), costs.cumsum(0)])  # errors with 0, 1, ... removed
     return Elimination(removed.flip(0), tails.flip(0))
 
 
-def _columns(inverse: torch.Tensor, read: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _remove_columns(inverse: torch.Tensor, read: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Columns in the order of their removal, and what each removal costs.
 
-    Within a panel, P and V stay as they were; what the removals so far did to them is P - C C^T
-    and V - U C^T. Only their diagonal and column norms are kept up to date in every step.
+    Within a panel, P and V are not changed: after the removals so far they would be P - C C^T and
+    V - U C^T. Only the diagonal of P and the column norms of V are updated in every step.
     """
     indices = torch.arange(len(inverse), device=inverse.device)
     order, costs = [], []
@@ -78,7 +80,7 @@ def _columns(inverse: torch.Tensor, read: torch.Tensor) -> tuple[torch.Tensor, t
         c, u = inverse.new_zeros((count, panel)), inverse.new_zeros((len(read), panel))
         for step in range(panel):
             ratio = torch.where(alive, norms / diagonal, torch.inf)
-            cost, chosen = ratio.min(dim=0, keepdim=True)  # no number leaves the device
+            cost, chosen = ratio.min(dim=0, keepdim=True)  # stays on the device
             order.append(indices[chosen])
             costs.append(cost)
             past = c.index_select(0, chosen)[0, :step]
@@ -89,7 +91,7 @@ def _columns(inverse: torch.Tensor, read: torch.Tensor) -> tuple[torch.Tensor, t
             products = reader @ read - c[:, :step] @ (reader @ u[:, :step])
             norms = norms - 2.0 * products * column + reader.square().sum() * column.square()
             norms.clamp_min_(0.0)
-            # Below its damped Schur complement a diagonal entry is rounding.
+            # An entry of 0 or less comes from rounding alone.
             diagonal = (diagonal - column.square()).clamp_min_(torch.finfo(torch.float64).tiny)
             c[:, step], u[:, step] = column, reader
             alive[chosen] = False
@@ -101,7 +103,7 @@ def _columns(inverse: torch.Tensor, read: torch.Tensor) -> tuple[torch.Tensor, t
     return torch.cat(order), torch.cat(costs)
 
 
-def _blocks(
+def _remove_units(
     inverse: torch.Tensor, read: torch.Tensor, units: int, width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Units of several columns in the order of their removal, and what each removal costs."""
@@ -109,14 +111,14 @@ def _blocks(
     order, costs = [], []
     while len(left):
         count = len(left)
-        own = inverse.view(count, width, count, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        p_uu = inverse.view(count, width, count, width).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         readers = read.view(len(read), count, width).permute(1, 2, 0)
-        cost = (readers * torch.linalg.solve(own, readers)).sum(dim=(1, 2)).clamp_min(0.0)
+        cost = (readers * torch.linalg.solve(p_uu, readers)).sum(dim=(1, 2)).clamp_min(0.0)
         chosen = int(cost.argmin())
         order.append(left[chosen : chosen + 1])
         costs.append(cost[chosen : chosen + 1])
         columns = slice(chosen * width, (chosen + 1) * width)
-        step = torch.linalg.solve(own[chosen], inverse[columns])
+        step = torch.linalg.solve(p_uu[chosen], inverse[columns])
         read = read - read[:, columns] @ step
         inverse = inverse - inverse[:, columns] @ step
         keep = torch.ones(count * width, dtype=torch.bool, device=inverse.device)

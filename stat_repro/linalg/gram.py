@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 import torch
 
-# Columns per block row: with 8 block rows or more at most 9/16 of the full product is computed.
-_BLOCK_COLUMNS = 384
+# Columns per panel: with 8 panels or more at most 9/16 of the full product is computed.
+_PANEL = 384
 
 
 def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> None:
     """Add alpha * rows^T rows to a sum, in place, on and above the diagonal only.
 
-    What is below the diagonal means nothing until `mirror`. BLAS' own symmetric update (dsyrk, from
-    scipy) is a quarter faster on one thread, but on two its threads and torch's get into each
-    other's way: calibrating MiniLM took 8.7 s instead of 2.7 s (medians of 3, 2 cores; the full
-    product 3.4 s, bare forward passes 1.1 s).
+    What is below the diagonal means nothing until `mirror`. The symmetric update of BLAS (dsyrk,
+    from scipy) is a quarter faster on one thread, but on two its threads and those of torch slow
+    each other down: calibrating MiniLM took 8.7 s instead of 2.7 s (medians of 3, 2 cores; the full
+    product 3.4 s, forward passes alone 1.1 s).
 
     Args:
         total: Shape (F, F).
@@ -25,36 +25,36 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
     """
     if rows.numel() == 0:
         return
-    for start in range(0, total.shape[0], _BLOCK_COLUMNS):
-        block = slice(start, start + _BLOCK_COLUMNS)
-        total[block, start:].addmm_(rows[:, block].T, rows[:, start:], alpha=alpha)
+    for start in range(0, total.shape[0], _PANEL):
+        panel = slice(start, start + _PANEL)
+        total[panel, start:].addmm_(rows[:, panel].T, rows[:, start:], alpha=alpha)
 
 
 def upper_panels(total: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Views of the block rows of a matrix from the diagonal on: all of a symmetric one.
+    """Views of panels of rows, each from the diagonal on: all of a symmetric matrix.
 
     Args:
         total: Shape (F, F).
     """
-    for start in range(0, total.shape[0], _BLOCK_COLUMNS):
-        yield total[start : start + _BLOCK_COLUMNS, start:]
+    for start in range(0, total.shape[0], _PANEL):
+        yield total[start : start + _PANEL, start:]
 
 
 def mirror(total: torch.Tensor) -> None:
-    """Copy what is above the diagonal to below it, in place and block by block.
+    """Copy what is above the diagonal to below it, in place and panel by panel.
 
     Args:
         total: Shape (F, F).
     """
-    for start in range(0, total.shape[0], _BLOCK_COLUMNS):
-        end = min(start + _BLOCK_COLUMNS, total.shape[0])
+    for start in range(0, total.shape[0], _PANEL):
+        end = min(start + _PANEL, total.shape[0])
         diagonal = total[start:end, start:end]
         diagonal.copy_(diagonal.triu() + diagonal.triu(1).T)
         total[end:, start:end] = total[start:end, end:].T
 
 
 def quadratic_form(gram: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Sum over the rows d of d G d^T, from the blocks on and above the diagonal of G.
+    """Sum over the rows d of d G d^T, from what is on and above the diagonal of G.
 
     Args:
         gram: G of shape (F, F), symmetric.
@@ -64,8 +64,8 @@ def quadratic_form(gram: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         A scalar tensor.
     """
     total = gram.new_zeros(())
-    for start in range(0, gram.shape[0], _BLOCK_COLUMNS):
-        end = min(start + _BLOCK_COLUMNS, gram.shape[0])
+    for start in range(0, gram.shape[0], _PANEL):
+        end = min(start + _PANEL, gram.shape[0])
         left = rows[:, start:end]
         # In place: for a wide FFN the products are as large as the weight itself.
         total += (left @ gram[start:end, start:end]).mul_(left).sum()

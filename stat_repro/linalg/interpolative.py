@@ -12,8 +12,8 @@ from stat_repro.linalg.pivoting import (
     pivoted_qr,
 )
 
-# Rows or columns of a Gram matrix that are gathered at once, so that copies stay small beside it.
-_PART = 1024
+# Rows or columns of a Gram matrix that are gathered at once, so that copies stay small.
+_PANEL = 1024
 
 
 def interpolation_from_gram(
@@ -21,14 +21,15 @@ def interpolation_from_gram(
 ) -> torch.Tensor:
     """T = (G[K,K] + ridge * mean(diag G) I)^-1 G[K,:]: the least-squares fit of A by A[:, K].
 
-    Kept columns that depend on the others up to noise get zero rows outside themselves: the fit is
-    the same, and nothing is divided by rounding noise. Without ridge T[:, K] = I.
+    The row of a kept column that depends on the others up to noise is zero outside that column: the
+    fit is the same, and nothing is divided by rounding noise. Without ridge T[:, K] = I.
 
     Args:
         gram: G of shape (F, F), float64.
         kept: K, k distinct column indices (int64); T's rows follow this order.
         ridge: Relative to the mean diagonal entry of G, >= 0.
-        rtol: Squared length, relative to its own, at which a kept column counts as dependent.
+        rtol: A kept column counts as dependent when the part that the others do not explain has at
+            most this share of its squared length.
 
     Returns:
         T of shape (k, F), float64.
@@ -71,7 +72,7 @@ def fold_from_gram(
     read = weight.to(gram)
     if ridge > 0:
         result = read.new_zeros((read.shape[0], len(kept)))
-        parts = [read @ gram.index_select(1, part) for part in kept[used].split(_PART)]
+        parts = [read @ gram.index_select(1, part) for part in kept[used].split(_PANEL)]
         products = torch.cat(parts, dim=1)
         del parts
     else:
@@ -79,9 +80,9 @@ def fold_from_gram(
         mask = torch.ones(gram.shape[0], dtype=torch.bool, device=gram.device)
         mask[kept] = False
         dropped = mask.nonzero().view(-1)
-        block = gram.index_select(0, dropped).index_select(1, kept[used])
-        products = read.index_select(1, dropped) @ block
-        del block
+        cross = gram.index_select(0, dropped).index_select(1, kept[used])
+        products = read.index_select(1, dropped) @ cross
+        del cross
     # In place: each copy would have the size of W.
     products *= scale
     torch.linalg.solve_triangular(triangle, products, upper=True, left=False, out=products)
@@ -95,21 +96,21 @@ def _kept_factor(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """R, s, u with R^T R = (G[K,K] + ridge) [u, u] scaled by s to columns of unit length.
 
-    Noise is relative to each column then, not to the largest of all. u are positions in K; columns
-    that depend on the others are not among them.
+    Because of the scaling, noise is relative to each column and not to the largest of all. u are
+    positions in K; columns that depend on the others are not among them.
     """
     _check_ridge(ridge)
-    block = gram.new_empty((len(kept), len(kept)))
-    for start in range(0, len(kept), _PART):  # no copy of whole rows of all kept columns
-        rows = gram.index_select(0, kept[start : start + _PART])
-        block[start : start + _PART] = rows.index_select(1, kept)
+    selected = gram.new_empty((len(kept), len(kept)))
+    for start in range(0, len(kept), _PANEL):  # whole rows of all kept columns would be large
+        rows = gram.index_select(0, kept[start : start + _PANEL])
+        selected[start : start + _PANEL] = rows.index_select(1, kept)
         del rows
     if ridge > 0:
-        block.diagonal().add_(ridge * gram.diagonal().mean())
-    scale = _inverse_lengths(block.diagonal().sqrt())
-    block *= scale[:, None]
-    block *= scale
-    factor = pivoted_cholesky(block, rtol, overwrite=True)
+        selected.diagonal().add_(ridge * gram.diagonal().mean())
+    scale = _inverse_lengths(selected.diagonal().sqrt())
+    selected *= scale[:, None]
+    selected *= scale
+    factor = pivoted_cholesky(selected, rtol, overwrite=True)
     used = factor.order[: factor.rank]
     return factor.factor[:, : factor.rank], scale[used], used
 
@@ -167,7 +168,7 @@ def _assemble(
 
 def _check_ridge(ridge: float) -> None:
     if not ridge >= 0:
-        raise LinAlgInputError(f"ridge: expected a value of at least 0, got {ridge}")
+        raise LinAlgInputError(f"ridge: expected a value of at least 0; got {ridge}")
 
 
 def fold(weight: torch.Tensor, interpolation: torch.Tensor) -> torch.Tensor:

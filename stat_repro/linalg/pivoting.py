@@ -17,7 +17,7 @@ from stat_repro.linalg.blocked_cholesky import blocked_cholesky
 # Relative squared length below which a kept column, after its projection on the other kept ones, is
 # rounding noise of activations computed in this type. Measured on float32 activations of exactly
 # rank-deficient heads: 1e-13 to 1e-11 cut the noise and nothing else; at 1e-14 the noise is fitted,
-# with coefficients of 1e4. The half types carry their own rounding, eps squared.
+# with coefficients of 1e4. In half precision the rounding is larger: eps squared.
 NOISE_RTOL = {
     torch.float64: 1e-14,
     torch.float32: 1e-12,
@@ -36,7 +36,7 @@ _FEW_PIVOTS = 0.25
 
 
 class LinAlgInputError(ValueError):
-    """Input that no factorisation of it would make sense of."""
+    """Input that cannot be factored meaningfully."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class PivotedFactor:
     Attributes:
         order: All F column indices, pivots first (int64). Past the rank the order means nothing.
         factor: Upper trapezoidal R of shape (rank, F), float64, columns in pivot order.
-        rest: Squared Frobenius norm of what the pivots do not explain, where the factorisation was
-            stopped early; 0 where only rounding noise is left.
+        rest: Squared Frobenius norm of what the pivots do not explain if the factorisation was
+            stopped early; 0 if only rounding noise is left.
     """
 
     order: torch.Tensor
@@ -56,7 +56,7 @@ class PivotedFactor:
 
     @property
     def rank(self) -> int:
-        """Pivots found: the numerical rank, or the number that was asked for."""
+        """Number of pivots: the numerical rank, or the number that was asked for."""
         return self.factor.shape[0]
 
     @property
@@ -85,10 +85,10 @@ def check_finite(matrix: torch.Tensor, what: str) -> None:
         LinAlgInputError: Names the matrix and the number of bad entries.
     """
     if bool(torch.isfinite(matrix.sum())):
-        return  # one pass and nothing stored, which counts for large matrices
+        return  # the usual case, without a mask as large as the matrix
     bad = int((~torch.isfinite(matrix)).sum())
     if bad:
-        raise LinAlgInputError(f"{what}: expected finite values, got {bad} NaN or infinite entries")
+        raise LinAlgInputError(f"{what}: expected finite values; got {bad} NaN or infinite entries")
 
 
 def pivoted_cholesky(
@@ -101,8 +101,8 @@ def pivoted_cholesky(
 ) -> PivotedFactor:
     """Pivoted Cholesky factorisation of a positive semidefinite matrix.
 
-    LAPACK always finds all pivots and drops what was not asked for; on the CPU it is still the
-    faster one unless few are wanted.
+    LAPACK always computes all pivots, also where few are wanted; on the CPU it is still faster
+    unless they are very few.
 
     Args:
         gram: G of shape (F, F), float64.
@@ -112,8 +112,8 @@ def pivoted_cholesky(
             of all pivots and needs them all.
         lapack: True for LAPACK's dpstrf (CPU), False for `blocked_cholesky` (any device); None
             takes LAPACK on the CPU if more than a quarter of the pivots may be wanted.
-        overwrite: `gram` is not needed any more: LAPACK factors it in place, which halves the
-            memory of a large one.
+        overwrite: Whether `gram` may be destroyed: LAPACK then factors it in place, which halves
+            the memory of a large one.
 
     Returns:
         Pivots and factor on the device of `gram`.
@@ -123,13 +123,13 @@ def pivoted_cholesky(
     """
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.dtype != torch.float64:
         raise LinAlgInputError(
-            f"Gram matrix: expected a square float64 matrix, got {tuple(gram.shape)} {gram.dtype}"
+            f"Gram matrix: expected a square float64 matrix; got {tuple(gram.shape)} {gram.dtype}"
         )
     check_finite(gram, "Gram matrix")
     size = gram.shape[0]
     wanted = size if max_rank is None else min(max_rank, size)
     if wanted < 0:
-        raise LinAlgInputError(f"max_rank: expected at least 0, got {max_rank}")
+        raise LinAlgInputError(f"max_rank: expected at least 0; got {max_rank}")
     top = float(gram.diagonal().max()) if size else 0.0
     if not top > 0.0:
         empty = gram.new_zeros((0, size))
@@ -152,7 +152,7 @@ def _lapack_cholesky(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     # Column by column, as LAPACK reads it, the lower factor is the upper one row by row. dpstrf
     # takes about half the time for it, and nothing is transposed. info 1 means rank deficient,
-    # which is a result here and not an error.
+    # which is no error here.
     packed, pivots, rank, info = scipy.linalg.lapack.dpstrf(
         gram.cpu().numpy().T, tol=tolerance, lower=1, overwrite_a=overwrite
     )
@@ -174,7 +174,7 @@ def pivoted_qr(activations: torch.Tensor, rtol: float = QR_RTOL) -> PivotedFacto
         LinAlgInputError: Not a matrix or not finite.
     """
     if activations.ndim != 2:
-        raise LinAlgInputError(f"activations: expected a matrix, got {tuple(activations.shape)}")
+        raise LinAlgInputError(f"activations: expected a matrix; got {tuple(activations.shape)}")
     check_finite(activations, "activations")
     matrix = activations.double().cpu().numpy()
     if min(matrix.shape) == 0:

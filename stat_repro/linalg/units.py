@@ -1,6 +1,6 @@
 """Units of several columns: heads and key/value groups.
 
-A unit u of width w owns columns u*w ... (u+1)*w - 1.
+Unit u of width w has the columns u*w ... (u+1)*w - 1.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from stat_repro.linalg.pivoting import GRAM_RTOL, QR_RTOL
 
 
 def unit_gram(gram: torch.Tensor, width: int) -> torch.Tensor:
-    """M[a, b] = trace of block (a, b) of G: the Gram matrix of units seen as single columns.
+    """M[a, b] = trace of G[a, b]: the Gram matrix of units seen as single columns.
 
-    It is the Gram matrix of the activations viewed as (n * w, H), one column per unit, which is
-    what STAT pivots to order the heads.
+    G[a, b] are the entries of G at the columns of the units a and b.
+
+    M belongs to the activations viewed as (n * w, H), one column per unit, which is what STAT
+    pivots to order the heads.
 
     Args:
         gram: G of shape (H * w, H * w).
@@ -24,15 +26,14 @@ def unit_gram(gram: torch.Tensor, width: int) -> torch.Tensor:
         M of shape (H, H).
     """
     units = gram.shape[0] // width
-    blocks = gram.view(units, width, units, width)
-    return blocks.diagonal(dim1=1, dim2=3).sum(dim=-1)
+    return gram.view(units, width, units, width).diagonal(dim1=1, dim2=3).sum(dim=-1)
 
 
 def unit_factor(gram: torch.Tensor, order: torch.Tensor, width: int) -> torch.Tensor:
-    """R with R^T R = G in the given order of units, block row by block row.
+    """R with R^T R = G in the given order of units, unit by unit.
 
-    Each diagonal block of the Schur complement is inverted by its eigendecomposition; directions
-    at rounding level get zero rows, so rank deficient units are no special case.
+    What is left of a unit in the Schur complement is inverted by its eigendecomposition;
+    directions at rounding level get zero rows, so rank deficient units are no special case.
 
     Args:
         gram: G of shape (H * w, H * w), float64.
@@ -40,21 +41,21 @@ def unit_factor(gram: torch.Tensor, order: torch.Tensor, width: int) -> torch.Te
         width: w.
 
     Returns:
-        R of shape (H * w, H * w), columns in the given order of units; row block i holds what
-        unit order[i] adds to the units before it.
+        R of shape (H * w, H * w), columns in the given order of units; rows i*w ... (i+1)*w - 1
+        hold what unit order[i] adds to the units before it.
     """
     columns = _columns(order, width)
     schur = gram[columns][:, columns].clone()
     tolerance = GRAM_RTOL * float(schur.diagonal().max()) if len(columns) else 0.0
     rows = torch.zeros_like(schur)
     for start in range(0, len(columns), width):
-        block = slice(start, start + width)
-        values, vectors = torch.linalg.eigh(schur[block, block])
+        unit = slice(start, start + width)
+        values, vectors = torch.linalg.eigh(schur[unit, unit])
         scale = torch.where(
             values > tolerance, values.clamp_min(tolerance).rsqrt(), torch.zeros_like(values)
         )
-        row = (vectors * scale).T @ schur[block, start:]
-        rows[block, start:] = row
+        row = (vectors * scale).T @ schur[unit, start:]
+        rows[unit, start:] = row
         schur[start:, start:] -= row.T @ row
     return rows
 
@@ -65,7 +66,7 @@ def removal_errors(
     """||residual @ W^T||_F when the first i units of an order are kept, i = 0..H.
 
     The residual of the best fit from the first i units has the Gram matrix R_i^T R_i, R_i the
-    rows of R from block i on; the orthogonal factor drops out of the norm.
+    rows of R from unit order[i] on; the orthogonal factor drops out of the norm.
 
     Args:
         factor: R of shape (H * w, H * w) from `unit_factor`.
@@ -92,7 +93,7 @@ def removal_errors_from_activations(
 ) -> torch.Tensor:
     """`removal_errors` by deflating the activations themselves, unit by unit.
 
-    A plain QR would not do: for dependent columns it invents directions, and counts them as kept.
+    A plain QR would be wrong: for dependent columns it invents directions and counts them as kept.
 
     Args:
         activations: A of shape (n, H * w), float64.
@@ -117,7 +118,7 @@ def removal_errors_from_activations(
 def output_products(gram: torch.Tensor, weight: torch.Tensor, width: int) -> torch.Tensor:
     """P[a, b] = sum over tokens of (what unit a adds to the output) . (what unit b adds).
 
-    Unit u adds A[:, u] W[:, u]^T, so P is G * (W^T W) summed over the blocks of two units: the
+    Unit u adds A[:, u] W[:, u]^T, so P is G * (W^T W) summed over the columns of two units: the
     normal matrix of one factor per unit (mask tuning of Kwon et al. 2022, section 3.3).
 
     Args:
