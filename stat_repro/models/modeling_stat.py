@@ -324,10 +324,11 @@ def count_heads(attention: Any, layout: Layout) -> None:
     # The same module with another forward pass: names, hooks and weights stay.
     if isinstance(attention, _WithoutHeads):
         attention.__class__ = attention.stock
+    stock: Any = type(attention)
     if groups == 0:
         output = layout.attention_output
         name = output.removeprefix(inside) if output.startswith(inside) else None
-        attention.__class__ = _without_heads(type(attention), name)
+        attention.__class__ = _without_heads(stock, name)
     if hasattr(attention, "num_key_value_groups") and groups:
         attention.num_key_value_groups = queries // groups
     if hasattr(attention, "num_heads"):
