@@ -14,7 +14,7 @@ import torch
 
 
 class DeviceError(ValueError):
-    """A device that was asked for and cannot be used."""
+    """A device that was requested and cannot be used."""
 
 
 def available_devices() -> list[str]:
@@ -33,7 +33,7 @@ def resolve_device(name: str) -> torch.device:
         name: `auto` (the first of cuda, mps, cpu that is there), `cpu`, `cuda`, `cuda:<i>`, `mps`.
 
     Returns:
-        The device; `cuda` becomes `cuda:0`, so that memory can be asked for by index, and
+        The device; `cuda` becomes `cuda:0`, so that its memory can be queried by index, and
         `cuda:<i>` in the i-th process that torchrun started on this machine.
 
     Raises:
@@ -50,7 +50,7 @@ def resolve_device(name: str) -> torch.device:
     if index and processes > 1:
         raise DeviceError(
             f"device: expected auto, cpu, cuda or mps, because each of {processes} processes on "
-            f"this machine takes a GPU of its own; got {name}"
+            f"this machine takes one GPU; got {name}"
         )
     place = int(index or os.environ.get("LOCAL_RANK", "0"))
     wanted = f"cuda:{place}" if kind == "cuda" else name
@@ -99,12 +99,12 @@ class Stopwatch:
 
 
 def process_peak_rss_bytes() -> int | None:
-    """Largest resident memory of this process since it started; None where it is not told.
+    """Largest resident memory of this process since it started; None where it is unknown.
 
-    It does not go down by itself: it covers everything that the process did, imports and data
-    included, and no stage can be told from it without `reset_process_peak_rss`.
+    It covers everything that the process did, imports and data included, and never goes down; for
+    the peak of one stage call `reset_process_peak_rss` before it.
     """
-    # `ru_maxrss` of a forked process starts at the parent's size; the kernel's own mark does not.
+    # `ru_maxrss` of a forked process starts at the parent's size; the kernel's `VmHWM` does not.
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text().splitlines():
@@ -120,7 +120,7 @@ def process_peak_rss_bytes() -> int | None:
 
 
 def reset_process_peak_rss() -> bool:
-    """Start `process_peak_rss_bytes` anew at what is resident now.
+    """Restart `process_peak_rss_bytes` at what is resident now.
 
     Returns:
         False where that is not possible: outside Linux, and in some containers.
@@ -133,10 +133,10 @@ def reset_process_peak_rss() -> bool:
 
 
 def return_free_memory() -> None:
-    """Give freed memory back to the system where the C library keeps it (glibc); else nothing.
+    """Give freed memory back to the system where the C library keeps it (glibc).
 
-    Small arrays that stay end up between large ones that go, and glibc then neither reuses the gaps
-    for the next large one nor gives them back: resident memory would grow with every layer.
+    Small arrays that are kept lie between large ones that are freed, and glibc neither reuses the
+    gaps for the next large array nor returns them: resident memory would grow with every layer.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
@@ -162,6 +162,6 @@ def peak_memory(device: torch.device) -> dict[str, int | None]:
 
 
 def reset_cuda_peak_memory(device: torch.device) -> None:
-    """Start the CUDA peak anew; other devices have no peak that can be reset."""
+    """Restart the CUDA peak; other devices have no peak that can be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -2,12 +2,11 @@
 
 Every process (rank) has the whole model. The calibration batches are dealt out in turns and the
 statistics, which are sums, are added up over the ranks; factorisations are dealt out by layer and
-their results handed around. Without torch.distributed there is one rank and nothing here does
-anything.
+their results exchanged. Without torch.distributed there is one rank, and nothing is exchanged.
 
-What must not happen is that one rank waits for another that has given up. So every exchange first
-tells whether all is well, and `together` tells an error where the others listen next: all ranks
-leave a `together` block in the same way.
+No rank may wait for another that has failed. So every exchange first says whether its rank is well,
+and a rank that fails inside a `together` block takes part in the next exchange with its error: all
+ranks leave the block in the same way.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # How long a rank waits for the others while the first one evaluates. A rank that ends is noticed at
-# once; this is for one that lives and does nothing.
+# once; this is for one that hangs.
 WAIT = timedelta(hours=12)
 
 
@@ -73,9 +72,9 @@ def joined(wait: timedelta = WAIT) -> Iterator[None]:
         try:
             yield
         except SystemExit as end:
-            _told(None, f"it has ended with status {end.code}")
+            _exchanged(None, f"it has ended with status {end.code}")
             raise
-        _told(None, "it has ended")
+        _exchanged(None, "it has ended")
     finally:
         distributed.destroy_process_group()
 
@@ -91,9 +90,9 @@ def exchange(value: T) -> list[T]:
     """
     if world().size == 1:
         return [value]
-    told = _told(value, None)
-    _raise_for(error for _, error in told)
-    return [value for value, _ in told]
+    values = _exchanged(value, None)
+    _raise_for(error for _, error in values)
+    return [value for value, _ in values]
 
 
 @contextmanager
@@ -101,7 +100,7 @@ def together() -> Iterator[None]:
     """Work that all ranks finish or none does. Blocks must not be nested.
 
     Raises:
-        RankError: On the ranks that had no error of their own.
+        RankError: On the ranks that did not fail themselves.
     """
     try:
         yield
@@ -109,19 +108,19 @@ def together() -> Iterator[None]:
         raise
     except Exception as error:
         if world().size > 1:
-            _told(None, f"{type(error).__name__}: {error}")
+            _exchanged(None, f"{type(error).__name__}: {error}")
         raise
     exchange(None)
 
 
-def _told(value: T, error: str | None) -> list[tuple[T, str | None]]:
-    """What every rank says here: a value, or its error."""
-    found: list[Any] = [None] * world().size
+def _exchanged(value: T, error: str | None) -> list[tuple[T, str | None]]:
+    """The value or the error of every rank, in their order."""
+    values: list[Any] = [None] * world().size
     try:
-        distributed.all_gather_object(found, (value, error))
+        distributed.all_gather_object(values, (value, error))
     except RuntimeError as failure:
         raise RankError(f"the other processes of this run cannot be reached: {failure}") from None
-    return found
+    return values
 
 
 def _raise_for(errors: Iterable[str | None]) -> None:
@@ -132,7 +131,7 @@ def _raise_for(errors: Iterable[str | None]) -> None:
 
 @contextmanager
 def first_rank_first() -> Iterator[None]:
-    """The block on the first rank, then on all others: what it prepares, they find ready."""
+    """The block on the first rank, then on all others: what it prepares is then ready for them."""
     if world().rank > 0:
         exchange(None)
     yield
@@ -163,13 +162,13 @@ def own_share(items: Iterable[T]) -> Iterable[T]:
     return islice(items, place.rank, None, place.size)
 
 
-def in_turns(own: Sequence[T]) -> list[T]:
-    """What all ranks made of their `own_share`, in the order of the items.
+def in_turns(results: Sequence[T]) -> list[T]:
+    """The results of all ranks for their `own_share`, in the order of the items.
 
     Args:
-        own: One value per item; tensors in them must be on the CPU.
+        results: One value per item; tensors in them must be on the CPU.
     """
-    shares = exchange(own)
+    shares = exchange(results)
     size = len(shares)
     return [shares[i % size][i // size] for i in range(sum(map(len, shares)))]
 
@@ -177,7 +176,7 @@ def in_turns(own: Sequence[T]) -> list[T]:
 def spread(items: Sequence[T], work: Callable[[T], R], label: str, unit: str = "sites") -> list[R]:
     """`work` of every item, item i done by rank i modulo their number; all results everywhere.
 
-    Handed around after every turn, so that no rank holds more than one turn twice.
+    Results are exchanged after every turn, so that no rank holds more than one turn twice.
 
     Args:
         items: The same on every rank.
@@ -190,8 +189,8 @@ def spread(items: Sequence[T], work: Callable[[T], R], label: str, unit: str = "
     with Progress(label, len(items), unit) as progress:
         for start in range(0, len(items), place.size):
             turn = items[start : start + place.size]
-            own: Any = work(turn[place.rank]) if place.rank < len(turn) else None
-            results += exchange(own)[: len(turn)]
+            result: Any = work(turn[place.rank]) if place.rank < len(turn) else None
+            results += exchange(result)[: len(turn)]
             progress.advance(len(turn))
     return results
 

@@ -23,7 +23,7 @@ from stat_repro.evaluation.question_answering import (
     leading_padding,
     predict_spans,
 )
-from stat_repro.finetune.training_data import QuestionSupervision
+from stat_repro.finetune.training_data import TrainingQuestions
 from stat_repro.metrics.answers import squad_metrics
 from stat_repro.run.sweep_cache import SweepCache
 from stat_repro.workloads import QuestionWorkload
@@ -217,7 +217,7 @@ def test_windows_longer_than_the_model_are_refused(tmp_path):
 
 
 def supervision(*asked):
-    return QuestionSupervision(QuestionData("q", "1.1", {"train": asked}), 14, 2)
+    return TrainingQuestions(QuestionData("q", "1.1", {"train": asked}), 14, 2)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

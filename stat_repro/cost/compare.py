@@ -1,4 +1,4 @@
-"""Costs of a dense and a pruned model side by side, as the record stores them."""
+"""Costs of a dense and a pruned model side by side, in the form of the record."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from stat_repro.progress import track
 def counted_costs(
     dense: PreTrainedModel, pruned: PreTrainedModel, sequence_length: float
 ) -> dict[str, dict[str, float]]:
-    """Costs that need no clock, each as `dense` and `pruned`.
+    """Costs that are counted and not timed, each for `dense` and `pruned`.
 
-    `prunable_macs_per_token` (attention and FFN, what the ratio is about), `macs_per_token` (the
+    `prunable_macs_per_token` (attention and FFN, which the ratio refers to), `macs_per_token` (the
     whole model, see `whole_model_macs`), `prunable_params`, `params`, `size_bytes` (on disk).
     """
     prunable = {

@@ -1,4 +1,4 @@
-"""Costs that follow from the model alone: MACs of the whole model, bytes on disk."""
+"""Costs that depend on the model alone: MACs of the whole model, bytes on disk."""
 
 from __future__ import annotations
 

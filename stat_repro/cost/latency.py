@@ -42,11 +42,11 @@ def time_in_turns(
 
 
 def processor_name(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """What a time is a time of: the product's name as the driver or the system gives it.
+    """The name of the timed processor, as the driver or the system gives it.
 
     Args:
         device: Device that is timed.
-        cpuinfo: Where Linux describes the CPU; elsewhere the system is asked.
+        cpuinfo: Where Linux describes the CPU; without such a file `platform` is used.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""What the pipeline measures: task metrics or perplexity, fidelity, and the protocol of both."""
+"""Task metrics or perplexity of both models, fidelity, and the protocol that defines them."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ ExampleValues = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Attributes:
         metrics: `dense` and `pruned` metrics, `fidelity` and `protocol`.

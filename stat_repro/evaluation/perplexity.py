@@ -1,6 +1,6 @@
 """Token perplexity of language models, and how far a pruned one is from the dense one.
 
-Protocol: every window of W tokens is scored on its own, without tokens around it. Tokens 1 to
+Protocol: every window of W tokens is scored on its own, without the text around it. Tokens 1 to
 W - 1 are predicted (W - 1 losses per window, the first token only gives context). The mean negative
 log-likelihood runs over all predicted tokens of all windows, and its exponential is the perplexity.
 """
@@ -28,7 +28,7 @@ CHUNK_POSITIONS = 128
 
 
 class DenseModelError(ValueError):
-    """The dense model's own output is not finite, so nothing can be compared with it."""
+    """The dense model's output is not finite, so nothing can be compared with it."""
 
 
 def perplexity_of(nll: float) -> float:
@@ -120,7 +120,7 @@ def _compare_chunk(dense: Tensor, pruned: Tensor, targets: Tensor, place: str) -
         place: Where the positions are, for the error message.
     """
     log_p, log_q = dense.log_softmax(dim=1), pruned.log_softmax(dim=1)
-    # One nan makes the whole row of a log-softmax nan, so one column tells.
+    # One nan makes the whole row of a log-softmax nan, so one column is enough.
     if bool(log_p[:, 0].isnan().any()):
         raise DenseModelError(
             f"perplexity: the dense model's logits are not finite (at or after {place}); "
@@ -192,8 +192,8 @@ def compare_language_models(
                 compared = pruned_logits[row, part].to(reference.device).float()
                 number = progress.done + row
                 place = f"window {number}, predicted token {part.start}"
-                found = _compare_chunk(reference, compared, targets[row, part], place)
-                sums[number] += found.cpu()
+                chunk = _compare_chunk(reference, compared, targets[row, part], place)
+                sums[number] += chunk.cpu()
             progress.advance(len(batch))
     tokens = count * (window - 1)
     dense_nll, pruned_nll, kl, agreement = (sums.sum(dim=0) / tokens).tolist()

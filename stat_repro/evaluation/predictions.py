@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from stat_repro.data.batching import Batch
 from stat_repro.metrics.scores import NO_CLASS
 from stat_repro.models.modes import evaluating
 from stat_repro.progress import Progress
-
-Batch = dict[str, Tensor]
 
 
 def device_of(model: nn.Module) -> torch.device:

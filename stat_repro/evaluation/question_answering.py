@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stat_repro.data.batching import Batch
+from stat_repro.data.context_windows import ContextWindows
 from stat_repro.evaluation.example_values import Evaluation, question_values
-from stat_repro.evaluation.predictions import Batch, device_of, to_device
+from stat_repro.evaluation.predictions import device_of, to_device
 from stat_repro.evaluation.spans import (
     AnswerRule,
     SpanLogits,
-    Windows,
     answers,
     broken_questions,
     span_divergence,
@@ -36,7 +37,7 @@ def leading_padding(attention_mask: Tensor) -> Tensor:
 def predict_spans(
     model: nn.Module,
     batches: Iterable[tuple[Sequence[int], Batch]],
-    windows: Windows,
+    windows: ContextWindows,
     label: str = "evaluating",
 ) -> SpanLogits:
     """Start and end scores of every window.
@@ -45,7 +46,7 @@ def predict_spans(
         model: Model with a question answering head.
         batches: Pairs of window numbers (B) and a batch of these B windows, padded; every window
             once, in any order.
-        windows: What the windows hold.
+        windows: The windows.
         label: What the progress line says.
 
     Returns:
@@ -59,13 +60,13 @@ def predict_spans(
         for numbers, batch in batches:
             outputs = model(**to_device(batch, device))
             shift = leading_padding(batch["attention_mask"]).numpy()
-            for logits, found in ((outputs.start_logits, start), (outputs.end_logits, end)):
-                scores = logits.float().cpu().numpy()
+            for logits, scores in ((outputs.start_logits, start), (outputs.end_logits, end)):
+                values = logits.float().cpu().numpy()
                 for row, window in enumerate(numbers):
                     begin = shift[row] + windows.first[window]
                     entries = slice(bounds[window], bounds[window + 1])
-                    found[entries][0] = scores[row, shift[row]]
-                    found[entries][1:] = scores[row, begin : begin + sizes[window] - 1]
+                    scores[entries][0] = values[row, shift[row]]
+                    scores[entries][1:] = values[row, begin : begin + sizes[window] - 1]
             progress.advance(len(numbers))
     return SpanLogits(start, end, bounds)
 
@@ -73,7 +74,7 @@ def predict_spans(
 def evaluate_questions(
     dense: SpanLogits,
     pruned: SpanLogits,
-    windows: Windows,
+    windows: ContextWindows,
     contexts: Sequence[str],
     references: Sequence[Sequence[str]],
     rule: AnswerRule,
@@ -134,16 +135,16 @@ def evaluate_questions(
 
 def _decoding(rule: AnswerRule) -> dict[str, Any]:
     """How answers were chosen, for the protocol."""
-    found: dict[str, Any] = {
+    decoding: dict[str, Any] = {
         "answer": "best sum of start and end score over all windows of a question, among the "
         "n_best starts and ends of each",
         "n_best": rule.n_best,
         "max_answer_length": rule.max_answer_length,
     }
     if rule.null_threshold is not None:
-        found["null_threshold"] = rule.null_threshold
-        found["no_answer"] = (
+        decoding["null_threshold"] = rule.null_threshold
+        decoding["no_answer"] = (
             "smallest score of the first token over the windows exceeds the best span's by more "
             "than null_threshold"
         )
-    return found
+    return decoding

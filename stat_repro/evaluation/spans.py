@@ -1,6 +1,6 @@
 """From scores of tokens to answers: the best spans over the windows of a context.
 
-Arrays only. A context is read in windows of tokens; in every window a model scores each token as
+A context is read in windows of tokens; in every window a model scores each token as
 the start and as the end of the answer, and the first token ([CLS]) as "no answer in this window".
 """
 
@@ -8,31 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stat_repro.data.context_windows import ContextWindows
+
 Floats = NDArray[np.float64]
-
-
-class Windows(Protocol):
-    """Which tokens the W windows of the questions hold."""
-
-    @property
-    def question(self) -> NDArray[np.int64]:
-        """Row of the question of every window, (W)."""
-        ...
-
-    @property
-    def first(self) -> NDArray[np.int64]:
-        """Position of the first token of the context in every window, (W)."""
-        ...
-
-    @property
-    def offsets(self) -> Sequence[NDArray[np.int32]]:
-        """Per window the characters [from, to) of each of its C context tokens, (C, 2)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -111,13 +93,13 @@ def window_spans(
     ]
 
 
-def best_spans(logits: SpanLogits, windows: Windows, rule: AnswerRule) -> list[list[Span]]:
+def best_spans(logits: SpanLogits, windows: ContextWindows, rule: AnswerRule) -> list[list[Span]]:
     """The `n_best` best spans of every question over all its windows, best first.
 
     The same characters in two windows are one span, with the better of its scores. A question with
     a score that is not finite has no span.
     """
-    found: list[dict[tuple[int, int], Span]] = [{} for _ in range(_questions(windows))]
+    best: list[dict[tuple[int, int], Span]] = [{} for _ in range(_questions(windows))]
     start, end = logits.start.astype(np.float64), logits.end.astype(np.float64)
     broken = broken_questions(logits, windows)
     for window, question in enumerate(windows.question):
@@ -126,13 +108,13 @@ def best_spans(logits: SpanLogits, windows: Windows, rule: AnswerRule) -> list[l
         part = slice(logits.bounds[window] + 1, logits.bounds[window + 1])
         for span in window_spans(start[part], end[part], windows.offsets[window], rule):
             key = (span.start, span.stop)
-            known = found[question].get(key)
+            known = best[question].get(key)
             if known is None or span.score > known.score:
-                found[question][key] = span
-    return [sorted(spans.values(), key=lambda span: -span.score)[: rule.n_best] for spans in found]
+                best[question][key] = span
+    return [sorted(spans.values(), key=lambda span: -span.score)[: rule.n_best] for spans in best]
 
 
-def null_scores(logits: SpanLogits, windows: Windows) -> Floats:
+def null_scores(logits: SpanLogits, windows: ContextWindows) -> Floats:
     """Score of "no answer" of every question, (Q): the smallest over its windows.
 
     A single window that holds the answer is enough for the question to have one.
@@ -145,7 +127,7 @@ def null_scores(logits: SpanLogits, windows: Windows) -> Floats:
     return smallest
 
 
-def broken_questions(logits: SpanLogits, windows: Windows) -> NDArray[np.bool_]:
+def broken_questions(logits: SpanLogits, windows: ContextWindows) -> NDArray[np.bool_]:
     """Questions with a score that is not finite in any window, (Q)."""
     broken = np.zeros(_questions(windows), dtype=bool)
     np.logical_or.at(broken, windows.question, logits.broken())
@@ -153,7 +135,7 @@ def broken_questions(logits: SpanLogits, windows: Windows) -> NDArray[np.bool_]:
 
 
 def answers(
-    logits: SpanLogits, windows: Windows, contexts: Sequence[str], rule: AnswerRule
+    logits: SpanLogits, windows: ContextWindows, contexts: Sequence[str], rule: AnswerRule
 ) -> list[str | None]:
     """The answer to every question.
 
@@ -169,17 +151,17 @@ def answers(
     """
     null = null_scores(logits, windows)
     broken = broken_questions(logits, windows)
-    found: list[str | None] = []
+    given: list[str | None] = []
     for row, spans in enumerate(best_spans(logits, windows, rule)):
         if broken[row]:
-            found.append(None)
+            given.append(None)
         elif not spans or (
             rule.null_threshold is not None and null[row] - spans[0].score > rule.null_threshold
         ):
-            found.append("")
+            given.append("")
         else:
-            found.append(contexts[row][spans[0].start : spans[0].stop])
-    return found
+            given.append(contexts[row][spans[0].start : spans[0].stop])
+    return given
 
 
 def span_divergence(dense: SpanLogits, pruned: SpanLogits) -> Floats:
@@ -209,5 +191,5 @@ def _log_softmax(values: NDArray[np.float32], bounds: NDArray[np.int64]) -> Floa
     return shifted - np.repeat(np.log(np.add.reduceat(np.exp(shifted), starts)), sizes)
 
 
-def _questions(windows: Windows) -> int:
+def _questions(windows: ContextWindows) -> int:
     return int(windows.question[-1]) + 1

@@ -1,8 +1,8 @@
 """Zero-shot tasks for causal language models, by the Language Model Evaluation Harness (lm-eval).
 
 The harness is an optional extra and takes seconds to import, so it is imported where it is used.
-Its tasks, prompts and scoring are used as they are; what is added here is that dense and pruned
-model are evaluated in memory by the same tasks, and that a record says what was measured.
+Its tasks, prompts and scoring are used as they are. Here the dense and the pruned model are
+evaluated in memory on the same tasks, and the record says what was measured.
 
 Source: Gao et al., The Language Model Evaluation Harness, doi:10.5281/zenodo.12608602.
 """
@@ -35,7 +35,7 @@ _LISTED_NAMES = 8
 
 
 class ZeroShotError(RuntimeError):
-    """Tasks that cannot be evaluated; says which, what was tried, and what to give instead."""
+    """Tasks that cannot be evaluated; the message says which, what was tried, what to give."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LoadedTasks:
     """Tasks of the harness with their data.
 
     Attributes:
-        tasks: Task objects of lm-eval by name, in the order asked for.
+        tasks: Task objects of lm-eval by name, in the order of the request.
         local: Names of those that are defined in the user's folder.
         shots: Solved examples in front of each question.
     """
@@ -75,10 +75,10 @@ def load_tasks(names: tuple[str, ...], include: str | None, shots: int) -> Loade
         names: Names of tasks, not of groups.
         include: Folder with task files (YAML), which come before those of the harness. Python
             functions that they name (`!function`) are run.
-        shots: Solved examples in front of each question, whatever the task's own default.
+        shots: Solved examples in front of each question, instead of the task's default.
 
     Raises:
-        ZeroShotError: lm-eval is not installed, no such task, or its data cannot be had.
+        ZeroShotError: lm-eval is not installed, no such task, or its data cannot be loaded.
     """
     manager, local = _task_manager(names, include)
     tasks = {}
@@ -106,7 +106,7 @@ def evaluate_zero_shot(
     """Evaluate one model on tasks of the harness.
 
     Args:
-        model: Causal language model, dense or pruned; nothing of it is changed.
+        model: Causal language model, dense or pruned; it is not changed.
         tokenizer: Its tokenizer; not changed either.
         loaded: The tasks.
         examples: Only the first so many examples of every task; all if None.
@@ -131,7 +131,7 @@ def evaluate_zero_shot(
             tokenizer=copy.deepcopy(tokenizer),
             backend="causal",
             batch_size=min(batch_size, CPU_BATCH) if on_cpu else batch_size,
-            # Its default sums log-probabilities in the model's own data type.
+            # Its default sums log-probabilities in the model's data type.
             softmax_dtype="float32",
         )
         results = evaluate(
@@ -171,16 +171,16 @@ def _leading_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
 @contextmanager
 def _broken_outputs(model: PreTrainedModel) -> Iterator[list[bool]]:
     """A list that gets an entry for every forward pass with a logit that is nan or infinite."""
-    found: list[bool] = []
+    passes: list[bool] = []
 
     def check(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        # The extremes tell without another tensor of the size of the logits.
+        # The extremes show it without another tensor of the size of the logits.
         if not bool(torch.isfinite(torch.stack(outputs.logits.aminmax())).all()):
-            found.append(True)
+            passes.append(True)
 
     hook = model.register_forward_hook(check)
     try:
-        yield found
+        yield passes
     finally:
         hook.remove()
 
@@ -246,11 +246,11 @@ def _task_manager(names: tuple[str, ...], include: str | None) -> tuple[Any, set
             f"is none (working folder {Path.cwd()})"
         )
     with _quiet():
-        own = TaskManager(include_path=str(folder), include_defaults=False)
-        local = set(own.all_subtasks)
-        # Reading the harness' own 15,000 task files takes ten seconds.
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
+        local = set(manager.all_subtasks)
+        # Reading the 15,000 task files of the harness takes ten seconds.
         if local.issuperset(names):
-            return own, local
+            return manager, local
         return TaskManager(include_path=str(folder)), local
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from stat_repro.config import FinetuneConfig
 from stat_repro.data.batching import pad_batch
 from stat_repro.evaluation.predictions import device_of, to_device
-from stat_repro.finetune.training_data import Supervision
+from stat_repro.finetune.training_data import TrainingData
 from stat_repro.progress import Progress
 
 GRADIENT_NORM = 1.0
@@ -27,11 +27,11 @@ class TrainingError(RuntimeError):
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's random state from `seed` inside the block, and as it was before after it.
+    """Torch's random state from `seed` inside the block, and afterwards what it was before.
 
     Args:
         seed: Seed of the CPU's generator and of the one of `device`.
-        device: Device of the block; other accelerators are not touched.
+        device: Device of the block; the state of other accelerators stays as it is.
     """
     cuda = [device.index or 0] if device.type == "cuda" else []
     mps = torch.mps.get_rng_state() if device.type == "mps" else None
@@ -87,7 +87,7 @@ def learning_rate_factor(step: int, steps: int, warmup_fraction: float) -> float
 def train(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    supervision: Supervision,
+    data: TrainingData,
     config: FinetuneConfig,
 ) -> list[float]:
     """Train in place: AdamW, linear warm-up and decay, clipped gradients, length-bucketed batches.
@@ -98,7 +98,7 @@ def train(
     Args:
         model: Model with a head for the task, on its device.
         tokenizer: Its tokenizer.
-        supervision: Training rows and the loss on them.
+        data: Training rows and the loss on them.
         config: The recipe.
 
     Returns:
@@ -108,8 +108,8 @@ def train(
         TrainingError: The loss is no longer finite.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    rows = torch.randperm(supervision.rows, generator=generator)[: config.max_examples].tolist()
-    examples = supervision.encode(tokenizer, rows)
+    rows = torch.randperm(data.rows, generator=generator)[: config.max_examples].tolist()
+    examples = data.encode(tokenizer, rows)
     lengths = [len(example["input_ids"]) for example in examples.encoded]
     count = len(lengths)
     device = device_of(model)

@@ -1,9 +1,10 @@
 """Task checkpoints: an encoder with a task head, trained once and cached by its recipe.
 
-The folder's name is a hash of everything that decides its content: base model, training rows,
-labels, `FinetuneConfig`, sentence length and `FINETUNE_VERSION`. Training depends on no random
-state but `FinetuneConfig.seed`, and leaves the caller's random state as it was. Equal recipes give
-equal weights on the same machine; devices, thread counts and library versions change rounding.
+The folder's name is a hash of everything that its content depends on: base model, training rows,
+labels, `FinetuneConfig`, sentence length and `FINETUNE_VERSION`. Training
+draws from a random state made from `FinetuneConfig.seed`; the caller's stays as it was. Equal
+recipes give equal weights on the same machine; devices, thread counts and library versions change
+rounding.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from stat_repro.data.context_windows import check_windows
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
 from stat_repro.finetune.loop import seeded, train
-from stat_repro.finetune.training_data import QuestionSupervision, SentenceSupervision, Supervision
+from stat_repro.finetune.training_data import TrainingData, TrainingQuestions, TrainingSentences
 from stat_repro.models.loading import explained_refusal, load_tokenizer
 from stat_repro.paths import cache_dir
 
@@ -55,8 +56,8 @@ def has_task_head(folder: Path, task: str) -> bool:
 
     Args:
         folder: Hugging Face folder.
-        task: One of `stat_repro.config.TASKS`. Whether the head has the right outputs for a data
-            set is another question.
+        task: One of `stat_repro.config.TASKS`. That the head has the right outputs for a data
+            set is not checked here.
 
     Raises:
         ValueError: An unknown task.
@@ -84,7 +85,7 @@ def task_checkpoint(
         base_folder: Hugging Face folder of a BERT or DistilBERT encoder with its tokenizer.
         base_hash: Hash of the content of that folder.
         data: Labelled sentences or questions with a `train` split.
-        config: The recipe; whether to train at all (`enabled`) is the caller's question.
+        config: The recipe; `enabled` is not read: the caller decides whether to train.
         max_length: Tokens after which a sentence is cut; question answering: tokens per window.
         device: Where to train.
         stride: Question answering: tokens that neighbouring windows share.
@@ -100,9 +101,9 @@ def task_checkpoint(
         stat_repro.models.loading.ModelLoadError: Weights or tokenizer that cannot be read.
         stat_repro.data.errors.DataError: Lengths that the model or the tokenizer cannot take.
     """
-    supervision = _supervision(data, max_length, stride)
+    training_data = _training_data(data, max_length, stride)
     positions = _encoder_positions(base_folder)
-    if supervision.rows == 0:
+    if training_data.rows == 0:
         raise FinetuneError(f"finetune: {data.name} has no training examples")
     if isinstance(data, QuestionData):
         check_windows(max_length, stride, positions)
@@ -117,30 +118,30 @@ def task_checkpoint(
         "train": data.fingerprint["train"],
         "max_length": max_length,
         "finetune": settings,
-        **supervision.recipe,
+        **training_data.recipe,
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     target = cache_dir() / "checkpoints" / digest[:20]
     return build_once(
         f"checkpoint-{target.name}",
-        lambda out: _make(out, base_folder, supervision, config, device, recipe),
+        lambda out: _make(out, base_folder, training_data, config, device, recipe),
         target,
     )
 
 
-def _supervision(data: TaskData | QuestionData, max_length: int, stride: int) -> Supervision:
+def _training_data(data: TaskData | QuestionData, max_length: int, stride: int) -> TrainingData:
     if isinstance(data, QuestionData):
-        return QuestionSupervision(data, max_length, stride)
+        return TrainingQuestions(data, max_length, stride)
     if data.task not in ("classification", "regression"):
         raise FinetuneError(
             "finetune: expected a classification, regression or question answering task; got "
             f"{data.task}"
         )
-    return SentenceSupervision(data, max_length)
+    return TrainingSentences(data, max_length)
 
 
 def _encoder_positions(base_folder: Path) -> int:
-    """Positions of the encoder; refuses a model that there is no recipe for."""
+    """Positions of the encoder; refuses a model without a recipe."""
     config = AutoConfig.from_pretrained(base_folder)
     if config.model_type not in ENCODERS:
         raise FinetuneError(
@@ -152,7 +153,7 @@ def _encoder_positions(base_folder: Path) -> int:
 
 @contextmanager
 def _quiet_loading() -> Iterator[None]:
-    """No report of newly made head weights, which are meant, and no bars; as before after it."""
+    """Silence the report of new head weights, which are intended, and the progress bars."""
     verbosity = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
@@ -165,10 +166,10 @@ def _quiet_loading() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def _load(base_folder: Path, supervision: Supervision) -> PreTrainedModel:
-    with _quiet_loading(), explained_refusal(base_folder, supervision.auto_class.__name__):
-        model, report = supervision.auto_class.from_pretrained(
-            base_folder, dtype=torch.float32, output_loading_info=True, **supervision.head
+def _load(base_folder: Path, training_data: TrainingData) -> PreTrainedModel:
+    with _quiet_loading(), explained_refusal(base_folder, training_data.auto_class.__name__):
+        model, report = training_data.auto_class.from_pretrained(
+            base_folder, dtype=torch.float32, output_loading_info=True, **training_data.head
         )
     missing = sorted(k for k in report["missing_keys"] if not k.startswith(_HEAD_PARTS))
     if missing:
@@ -182,7 +183,7 @@ def _load(base_folder: Path, supervision: Supervision) -> PreTrainedModel:
 def _make(
     out: Path,
     base_folder: Path,
-    supervision: Supervision,
+    training_data: TrainingData,
     config: FinetuneConfig,
     device: torch.device,
     recipe: dict[str, Any],
@@ -191,13 +192,13 @@ def _make(
     start = time.perf_counter()
     tokenizer = load_tokenizer(base_folder)
     with seeded(config.seed, device):
-        model = _load(base_folder, supervision).to(device)
-        losses = train(model, tokenizer, supervision, config)
+        model = _load(base_folder, training_data).to(device)
+        losses = train(model, tokenizer, training_data, config)
     record = {
         "recipe": recipe,
         "training_loss": losses,
         "seconds": time.perf_counter() - start,
-        "validation": supervision.validate(model, tokenizer),
+        "validation": training_data.validate(model, tokenizer),
         "device": str(device),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }

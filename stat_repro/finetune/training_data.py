@@ -1,6 +1,6 @@
 """What an encoder is trained on: encoded examples, the loss of its head on them, its validation.
 
-One class per kind of data; `training` and `finetune` know neither sentences nor questions.
+One class per kind of data, so that recipe and loop treat sentences and questions alike.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from stat_repro.config import AnswerConfig
-from stat_repro.data.batching import Encoded, encode_sentences, sentence_batches
+from stat_repro.data.batching import Batch, Encoded, encode_sentences, sentence_batches
 from stat_repro.data.context_windows import context_windows
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
 from stat_repro.evaluation.evaluate import task_metrics
-from stat_repro.evaluation.predictions import Batch, predict_logits
+from stat_repro.evaluation.predictions import predict_logits
 from stat_repro.evaluation.question_answering import leading_padding, predict_spans
 from stat_repro.evaluation.spans import AnswerRule, answers
 from stat_repro.metrics.answers import squad_metrics
@@ -52,7 +52,7 @@ class Examples:
     unit: str
 
 
-class Supervision(Protocol):
+class TrainingData(Protocol):
     """Labelled data for one kind of head."""
 
     @property
@@ -67,7 +67,7 @@ class Supervision(Protocol):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What decides the trained weights beyond base model, training rows and recipe."""
+        """What the trained weights depend on besides base model, training rows and settings."""
         ...
 
     @property
@@ -87,7 +87,7 @@ class Supervision(Protocol):
 
 
 @dataclass(frozen=True)
-class SentenceSupervision:
+class TrainingSentences:
     """Sentences with a class or a number.
 
     Attributes:
@@ -147,11 +147,11 @@ class SentenceSupervision:
 
 
 @dataclass(frozen=True)
-class QuestionSupervision:
+class TrainingQuestions:
     """Questions with the piece of their context that answers them.
 
-    The first answer of a question is learnt; a window without it, or a question without an answer,
-    points at the window's first token. Questions whose answer is not where the data says are left
+    The target is the first answer of a question; for a window without it, or a question without an
+    answer, the window's first token. Questions whose answer is not where the data says are left
     out.
 
     Attributes:

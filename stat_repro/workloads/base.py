@@ -1,4 +1,4 @@
-"""What the pipeline asks of a data set that was prepared for one tokenizer."""
+"""What a data set that was prepared for one tokenizer can do: calibration and evaluation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, EvaluationConfig
+from stat_repro.data.batching import Batch
 from stat_repro.evaluation.example_values import Evaluation
-
-Batch = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class CalibrationSet:
     """Calibration batches that can be read repeatedly, and what identifies them.
 
     Attributes:
-        batches: Padded batches, made when they are read; with `labels` (B,) where asked for.
+        batches: Padded batches, made when they are read; with `labels` (B,) on request.
         digest: sha256 over the token ids of the drawn examples.
     """
 
@@ -37,7 +35,7 @@ class CalibrationSet:
 
 
 class Workload(Protocol):
-    """What the pipeline asks of a data set."""
+    """A data set that was prepared for one tokenizer, as the pipeline uses it."""
 
     @property
     def sequence_length(self) -> float:
@@ -59,13 +57,13 @@ class Workload(Protocol):
     ) -> CalibrationSet:
         """Draw calibration examples from the training part.
 
-        With `labels` the batches hold what the model should put out, as its own loss takes it. The
-        labels of running text are its tokens, so nothing is added there.
+        With `labels` the batches also hold the expected outputs, in the form that the model's
+        loss takes. The labels of running text are its tokens, so nothing is added there.
         """
         ...
 
     def dense_outputs(self, model: PreTrainedModel, config: EvaluationConfig) -> Any:
-        """What `evaluate` can share between runs: outputs of the dense model, or None."""
+        """Outputs of the dense model that several runs can share in `evaluate`, or None."""
         ...
 
     def evaluate(

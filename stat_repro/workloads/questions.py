@@ -68,7 +68,7 @@ class QuestionWorkload:
         """Windows of the training part, batched by length.
 
         Raises:
-            ConfigError: Labels are asked for.
+            ConfigError: Labels are requested.
         """
         if labels:
             raise ConfigError("question answering: expected a method that needs no labels")

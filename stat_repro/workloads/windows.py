@@ -68,7 +68,7 @@ class WindowWorkload:
     def dense_outputs(
         self, model: PreTrainedModel, config: EvaluationConfig
     ) -> ZeroShotScores | None:
-        """Zero-shot scores of the dense model; logits on the text are too large to keep."""
+        """Zero-shot scores of the dense model; its logits on the text are too large to keep."""
         return self._zero_shot(model, config)
 
     def evaluate(
@@ -83,16 +83,17 @@ class WindowWorkload:
         Of the tasks the means are kept, not the values of their examples.
         """
         windows = self._evaluation.ids[: config.max_examples]
-        found = evaluate_language(dense, pruned, windows, self._protocol(config), config.batch_size)
+        protocol = self._protocol(config)
+        evaluation = evaluate_language(dense, pruned, windows, protocol, config.batch_size)
         scores = self._zero_shot(pruned, config)
         if scores is not None:
             if dense_outputs is None:
                 dense_outputs = self._zero_shot(dense, config)
             assert dense_outputs is not None
-            found.metrics["dense"] |= dense_outputs.metrics
-            found.metrics["pruned"] |= scores.metrics
-            found.metrics["protocol"]["zero_shot"] = scores.protocol
-        return found
+            evaluation.metrics["dense"] |= dense_outputs.metrics
+            evaluation.metrics["pruned"] |= scores.metrics
+            evaluation.metrics["protocol"]["zero_shot"] = scores.protocol
+        return evaluation
 
     def _zero_shot(self, model: PreTrainedModel, config: EvaluationConfig) -> ZeroShotScores | None:
         tasks = config.zero_shot
