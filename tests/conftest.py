@@ -15,6 +15,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Weights that were read from a file lie where its header ends, and without this MKL rounds by how
+# memory is aligned: a model would be equal to its saved form on some machines only.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 # Nothing asks the hub: without this every refused connection is tried again for seconds.
 for _name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
     os.environ.setdefault(_name, "1")
