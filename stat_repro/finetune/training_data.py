@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,40 +52,6 @@ class Examples:
     unit: str
 
 
-class TrainingData(Protocol):
-    """Labelled data for one kind of head."""
-
-    @property
-    def auto_class(self) -> Any:
-        """Class of transformers that gives an encoder this head."""
-        ...
-
-    @property
-    def head(self) -> dict[str, Any]:
-        """Values of the model's configuration that describe the head."""
-        ...
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """What the trained weights depend on besides base model, training rows and settings."""
-        ...
-
-    @property
-    def rows(self) -> int:
-        """Number of training rows."""
-        ...
-
-    def encode(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[int]) -> Examples:
-        """The examples of some training rows."""
-        ...
-
-    def validate(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, float] | None:
-        """Metrics on the validation part; None if there is none."""
-        ...
-
-
 @dataclass(frozen=True)
 class TrainingSentences:
     """Sentences with a class or a number.
@@ -101,7 +67,7 @@ class TrainingSentences:
 
     @property
     def head(self) -> dict[str, Any]:
-        """One output per class, with its name, or one for a number."""
+        """Settings of the model's head: one output per class, with its name, or one number."""
         if self.data.task == "regression":
             return {"num_labels": 1, "problem_type": "regression"}
         names = self.data.label_names or ()
@@ -113,7 +79,7 @@ class TrainingSentences:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Names of the classes."""
+        """What the weights also depend on: the names of the classes."""
         return {"labels": list(self.data.label_names or ())}
 
     @property
@@ -167,12 +133,12 @@ class TrainingQuestions:
 
     @property
     def head(self) -> dict[str, Any]:
-        """Two outputs per token, start and end."""
+        """Settings of the model's head: two outputs per token, start and end."""
         return {"num_labels": 2}
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Overlap of the windows, and the questions left out."""
+        """What the weights also depend on: overlap of the windows, questions left out."""
         misplaced = sum(question.misplaced for question in self.data.splits.get("train", ()))
         return {"stride": self.stride, "left_out": misplaced}
 
@@ -227,3 +193,7 @@ class TrainingQuestions:
             "questions": len(questions),
             **squad_metrics(given, references, self.data.version),
         }
+
+
+# Recipe and loop use only what both classes have.
+TrainingData = TrainingSentences | TrainingQuestions
