@@ -136,9 +136,11 @@ def _rows_with_classes(file: Path) -> datasets.Dataset | None:
     """What `datasets` wrote, as a folder or as parquet, which names its classes; else None."""
     try:
         if file.is_dir():
-            if not list(file.glob("*.arrow")):
+            # datasets 5 writes no file for no rows and cannot read that; datasets 4 does both.
+            rows = datasets.load_from_disk(str(file)) if list(file.glob("*.arrow")) else ()
+            if len(rows) == 0:
                 raise DataError(f"{file}: expected at least one row; the saved data set is empty")
-            return datasets.load_from_disk(str(file))
+            return rows
         if file.suffix.lower() != ".parquet":
             return None
         if b"huggingface" not in (parquet.read_schema(file).metadata or {}):
