@@ -21,6 +21,8 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 # Nothing asks the hub: without this every refused connection is tried again for seconds.
 for _name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"):
     os.environ.setdefault(_name, "1")
+# As `stat_repro.run.cli.main` sets it, for tests that compose without it.
+os.environ["STAT_REPRO_EXPERIMENTS"] = str(Path(__file__).resolve().parents[1] / "experiments")
 
 import datasets  # noqa: E402
 import pytest  # noqa: E402

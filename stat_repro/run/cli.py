@@ -15,12 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -52,14 +49,6 @@ class Outcome:
     status: str
     record: str | None
     error: str | None
-
-
-class ExperimentSearchPath(SearchPathPlugin):
-    """Finds `sweep=<name>` in `experiments/` from any working directory."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append the absolute path of `experiments/`."""
-        search_path.append(provider="stat_repro", path=f"file://{experiments_dir()}")
 
 
 class SweepAccount(Callback):
@@ -216,9 +205,9 @@ def main() -> None:
     """Compose the configuration from the command line and run it."""
     # Read by conf/config.yaml, here and in the processes of a parallel launcher.
     os.environ["STAT_REPRO_ROOT"] = str(project_root())
+    os.environ["STAT_REPRO_EXPERIMENTS"] = str(experiments_dir())
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     launchers.offer_missing()
-    Plugins.instance().register(ExperimentSearchPath)
     run = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)
     if not launchers.several_processes():
         run()
