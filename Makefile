@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CACHE := $(or $(STAT_REPRO_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stat_repro)
 export PIP_CACHE_DIR := $(CACHE)/pip
 
-.PHONY: help demo test lint paper assets clean
+.PHONY: help demo test lint paper docs assets clean
 
 help:
 	@echo "make demo    prune a real model at two ratios, show table and figure"
 	@echo "make test    lint, types and tests, offline, no GPU"
 	@echo "make lint    ruff and mypy"
-	@echo "make paper   tables and figures of all stored studies"
+	@echo "make paper   tables and figures of all stored studies, and docs/results.md"
+	@echo "make docs    the documents as a site in docs/_build/html; a broken link or name fails"
 	@echo "make assets  fetch all packaged models and texts into the cache"
 	@echo "make clean   remove .venv and what is not kept by git (not the cache, not results/)"
 	@echo "PYTHON=...   the Python that .venv is made with: 3.11, 3.12 or 3.13; python3 if not given"
@@ -49,8 +50,13 @@ test: lint assets
 
 paper: $(STAMP)
 	$(BIN)/python paper_figures/build.py
+	$(BIN)/python paper_figures/results_page.py
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --jobs auto \
+		--conf-dir docs . docs/_build/html
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist outputs wandb \
-		paper_figures/out/local
+		paper_figures/out/local docs/_api docs/_build
 	find stat_repro tests -name __pycache__ -type d -prune -exec rm -rf {} +

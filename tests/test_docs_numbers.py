@@ -129,8 +129,9 @@ def test_numbers_are_those_of_the_records(page):
     assert problems(page) == []
 
 
-GOOD = "Half gone: 84.63 %<!-- from movie_reviews_minilm: accuracy authors_compat=false ratio=0.5 -->"
-TIMES = "3.75<!-- from compression_time_smollm2: compress_s method=stat_plus / method=stat --> times"
+GOOD = "84.63 %<!-- from movie_reviews_minilm: accuracy authors_compat=false ratio=0.5 --> left"
+TIMES = """It takes 3.75<!-- from compression_time_smollm2: compress_s method=stat_plus
+/ method=stat --> times as long."""
 GOOD_TABLE = """<!-- from methods_minilm: kl by=ratio -->
 | removed | 50 % | 70 % |
 | --- | --- | --- |

@@ -1,0 +1,136 @@
+"""The page docs/results.md: every study with what it claims, its table and figure.
+
+`python paper_figures/results_page.py` (part of `make paper`) writes it from results/, from the
+headers of experiments/sweep/ and with the figures of paper_figures/out/. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+# Before the package is imported: it would import torch, to register the pruned architectures.
+os.environ["STAT_REPRO_LIGHT"] = "1"
+
+from stat_repro import reporting
+from stat_repro.config import SPEED_STUDY
+from stat_repro.paths import experiments_dir, project_root, results_dir
+from stat_repro.reporting.styles import quantity_style
+from stat_repro.results import list_studies, load_records, load_speed, to_frame
+
+INTRODUCTION = """\
+# Results of every study
+
+`make paper` writes this page from the stored records; do not edit it. What the numbers mean is
+told in [findings](findings.md), what a record holds in [records](records.md). `ratio` is the share
+of the prunable multiply-accumulates (MACs) that is removed. KL is measured from the dense model's
+predictions, in nats. Full tables have every metric and name every record.
+"""
+# What a study on time shows beside the metric of its task.
+_TIME_STUDIES = "compression_time"
+_WORDS = ("Claim", "Command", "Cost", "Anchor", "Run here")
+_FIGURES = re.compile(r"figure_growth|.*(_kl|_speedup|_kl_by_\w+)")
+_COUNT = re.compile(r" \(n=(\d+)\)$")
+
+
+def main() -> int:
+    """Write the page into the clone."""
+    path = project_root() / "docs" / "results.md"
+    reporting.replace_file(path, results_page().encode())
+    print(f"written to {path}")
+    return 0
+
+
+def results_page() -> str:
+    """The whole page, one section for every study with a record that git keeps."""
+    studies = [name for name in list_studies(results_dir()) if name != "local"]
+    return "\n".join([INTRODUCTION, *(_section(study) for study in studies)])
+
+
+def sweep_header(study: str) -> dict[str, str]:
+    """What the comment on top of a study's sweep says, by its words (`Claim`, `Cost`, ...).
+
+    Empty for a study without a sweep.
+    """
+    path = experiments_dir() / "sweep" / f"{study}.yaml"
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
+    parts = re.split(rf"\b({'|'.join(_WORDS)}): ", comment)
+    return {word: text.strip() for word, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def _section(study: str) -> str:
+    header = sweep_header(study)
+    speed = study == SPEED_STUDY
+    lines = [f"## {study}", ""]
+    if header:
+        lines += [f"**Claim:** {header['Claim']}", "", f"**Run here:** {header['Run here']}", ""]
+    lines += _speed_table() if speed else _study_tables(study)
+    folder = Path("paper_figures", "out", study)
+    stems = sorted(path.stem for path in (project_root() / folder).glob("*.png"))
+    figures = [stem for stem in stems if _FIGURES.fullmatch(stem)]
+    lines += [f"![{study}: {stem}](../{folder}/{stem}.png)\n" for stem in figures]
+    lines.append(f"More: {', '.join(_links(study, folder))}.\n")
+    return "\n".join(lines)
+
+
+def _study_tables(study: str) -> list[str]:
+    """The metric of the task and KL of every variant; measured costs where there are some."""
+    frame = to_frame(load_records(results_dir(), study))
+    table = reporting.result_table(frame)
+    names = {reporting.headline(row) for _, row in frame.iterrows()} | {"kl"}
+    if study.startswith(_TIME_STUDIES):
+        names.add("compress_s")
+    table = table[table["quantity"].isin([quantity_style(name).label for name in names])]
+    same = [column for column in ("model", "dataset") if table[column].nunique() == 1]
+    where = " on ".join(f"`{table[column].iloc[0]}`" for column in same)
+    ratios = [column for column in table.columns if column.startswith("ratio ")]
+    counts = {found[1] for text in table[ratios].stack() if (found := _COUNT.search(text))}
+    note = f"{where}; {len(frame)} runs"
+    if len(counts) == 1:
+        seeds = counts.pop()
+        table = table.replace({column: {_COUNT: ""} for column in ratios}, regex=True)
+        note += ", one seed" if seeds == "1" else f", mean ± standard deviation of {seeds} seeds"
+    lines = [f"{note}.", "", _markdown(table.drop(columns=same))]
+    measured = reporting.measured_runs(frame)
+    if not measured.empty:
+        costs = reporting.cost_table(measured)
+        devices = ", ".join(sorted(set(costs["device"])))
+        unneeded = ["model", "dataset", "device", "bound", "runs"]
+        lines += [f"Dense / pruned on {devices}:", "", _markdown(costs.drop(columns=unneeded))]
+    return lines
+
+
+def _speed_table() -> list[str]:
+    """Times as multiples of other times; seconds and memory are in the full table."""
+    table = reporting.speed_table(load_speed(results_dir()))
+    sentence = "Time to compress, as a multiple of what it is compared with; median of all turns."
+    return [sentence, "", _markdown(table[table["quantity"].str.contains("/")])]
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
+    return "".join("| " + " | ".join(str(cell) for cell in row) + " |\n" for row in rows)
+
+
+def _links(study: str, folder: Path) -> list[str]:
+    links = {
+        "full table": folder / "table.md",
+        "paired comparison": folder / "table_comparison.md",
+        "measured cost": folder / "table_cost.md",
+        "numbers": folder / "table.csv",
+        "sweep": Path("experiments", "sweep", f"{study}.yaml"),
+        "notes": Path("results", study, "NOTES.md"),
+    }
+    there = {name: path for name, path in links.items() if (project_root() / path).is_file()}
+    return [f"[{name}](../{path})" for name, path in there.items()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""docs/results.md is what `make paper` writes from the records."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def page():
+    spec = importlib.util.spec_from_file_location(
+        "results_page", ROOT / "paper_figures" / "results_page.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    before = os.environ.get("STAT_REPRO_LIGHT")
+    spec.loader.exec_module(module)
+    if before is None:  # the script sets it for itself
+        del os.environ["STAT_REPRO_LIGHT"]
+    return module.results_page()
+
+
+def test_the_stored_page_is_that_of_the_records(page):
+    stored = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert page == stored, "run make paper"
+
+
+def test_every_study_has_its_claim_a_table_and_a_figure(page):
+    sections = dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
+    for study, text in sections.items():
+        assert "| --- |" in text, study
+        assert "](../paper_figures/out/" in text, study
+        assert text.count("![") >= 1, study
+        assert study == "speed" or text.count("**Claim:**") == 1, study
+    kept = {path.parent.name for path in (ROOT / "results").glob("*/*.json")} - {"local"}
+    assert set(sections) == kept
