@@ -5,8 +5,8 @@ A mark is an HTML comment, so no reader sees it: `from <study>: <value> [key=val
 - On a line of its own above a table it holds for the table; a comment in a header cell or in the
   first cell of a row adds keys for that column or row (`<!-- method=stat -->`), or another
   `from`. `by=ratio` takes a column's key from its header: `50 %` is 0.5, `1,024` is 1024.
-- `checked by tests/<file>.py` on a line of its own, up to the next heading: that test computes
-  the numbers; it must name the page.
+- `checked by tests/<file>.py` on a line of its own, for its section and those inside: that test
+  computes the numbers; it must name the page.
 Values are columns of the study's records by their last name (`kl`, `accuracy` of the pruned
 model, `dense.accuracy`, `compress_s`), of its measured costs (`speedup`), quantities of the study
 `speed`, `examples` (evaluated), `worst.nll` (the worst example) or `rest.perplexity` (without it).

@@ -25,9 +25,10 @@ def without_code(text: str) -> str:
     return re.sub(r"`[^`\n]+`", "code", re.sub(r"\]\([^)]*\)", "]", text))
 
 
-def sections(text: str) -> Iterator[str]:
-    """The text between two headings."""
-    yield from re.split(r"^(?=#+ )", without_code(text), flags=re.MULTILINE)
+def sections(text: str) -> Iterator[tuple[int, str]]:
+    """The text between two headings, with the level of the heading above it."""
+    for section in re.split(r"^(?=#+ )", without_code(text), flags=re.MULTILINE):
+        yield len(section) - len(section.lstrip("#")), section
 
 
 def cells_of(line: str) -> list[str]:
@@ -111,8 +112,12 @@ def prose_problems(text: str) -> Iterator[str]:
 
 def problems(page: Path) -> list[str]:
     found: list[str] = []
-    for section in sections(page.read_text(encoding="utf-8")):
+    checked_from = 7  # below the level of any heading
+    for level, section in sections(page.read_text(encoding="utf-8")):
+        if level > checked_from:
+            continue
         checked = re.search(r"^<!-- checked by (tests/\w+\.py) -->$", section, re.MULTILINE)
+        checked_from = level if checked else 7
         if checked:
             assert page.name in (ROOT / checked[1]).read_text(encoding="utf-8"), checked[1]
             continue
@@ -154,10 +159,11 @@ GOOD_TABLE = """<!-- from methods_minilm: kl by=ratio -->
         (GOOD_TABLE.replace("70 %", "60 %"), 2),
         (GOOD_TABLE.partition("\n")[2], 4 + 4),  # decimals and numeric cells without a mark
         ("| a | b |\n| --- | --- |\n| x | 17 |\n", 1),
+        ("## a\n<!-- checked by tests/test_docs_numbers.py -->\n0.5\n### b\n0.5\n## c\n0.5\n", 1),
     ],
 )
 def test_what_is_wrong_is_seen(text, count, tmp_path):
-    page = tmp_path / "page.md"
+    page = tmp_path / "page.md"  # this name is in this file, as `checked by` asks for
     page.write_text(text + "\n")
     assert len(problems(page)) == count, problems(page)
 
