@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ html_copy_source = False
 myst_heading_anchors = 3
 # Tables of studies are linked from docs/results.md; that docs/index.md lists all others is tested.
 suppress_warnings = ["toc.not_included"]
+
+# Pages of modules that are gone would stay.
+shutil.rmtree(ROOT / "docs" / "_api", ignore_errors=True)
 
 # Docstrings are Google style; single backticks are code.
 default_role = "code"

@@ -133,6 +133,8 @@ def _column(frame: pd.DataFrame, name: str) -> str:
 
 
 def _shown(value: Any) -> str:
+    if pd.isna(value):
+        return "none"
     if isinstance(value, bool | np.bool_):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float | int | np.number) else str(value)
@@ -141,7 +143,7 @@ def _shown(value: Any) -> str:
 def _chosen(frame: pd.DataFrame, keys: dict[str, str], study: str) -> pd.DataFrame:
     for key, value in keys.items():
         column = frame[_column(frame, key)]
-        there = column.fillna("none").map(_shown)
+        there = column.map(_shown)
         frame = frame[there == value]
         assert not frame.empty, f"{study}: no {key}={value}; there are {sorted(set(there))}"
     return frame
