@@ -53,7 +53,7 @@ def from_plain(data: dict[str, Any]) -> dict[str, Any]:
 def to_text(document: dict[str, Any]) -> str:
     """Strict JSON, a key per line and a final line end.
 
-    A list of numbers takes one line, a list of flat objects one line per object:
+    A list of numbers takes one line, a list of flat objects one line per object::
 
         {
          "seeds": [0, 1, 2],
