@@ -6,6 +6,7 @@ from pico_data import WORDS, word_tokenizer
 from squad_examples import question
 from transformers import PreTrainedTokenizerFast
 
+from stat_repro.data.batching import padded_batches
 from stat_repro.data.context_windows import QUESTION_TOKENS, check_windows, context_windows
 from stat_repro.data.errors import DataError
 
@@ -23,7 +24,7 @@ def test_windows_cover_the_context_and_share_the_stride():
     windows = windows_of([long, short], 12, 3, tokenizer)
     # [CLS] w1 w2 [SEP] <7 of the context> [SEP]: steps of 7 - 3 = 4 tokens.
     assert windows.question.tolist() == [0, 0, 0, 0, 0, 1]
-    assert windows.lengths == [12, 12, 12, 12, 9, 8]
+    assert [len(window["input_ids"]) for window in windows.encoded] == [12, 12, 12, 12, 9, 8]
     assert windows.first.tolist() == [4, 4, 4, 4, 4, 5]
     for number, owner in enumerate(windows.question):
         source = (long, short)[owner]
@@ -93,9 +94,10 @@ def test_batches_hold_every_window_once_on_either_side():
     for side in ("left", "right"):
         tokenizer = word_tokenizer(side=side)
         windows = windows_of(asked, 14, 2, tokenizer)
-        batches = windows.batches(tokenizer, 3)
+        batches = padded_batches(tokenizer, windows.encoded, 3)
         assert sorted(n for numbers, _ in batches for n in numbers) == list(range(len(windows)))
         for numbers, batch in batches:
             assert torch.equal(
-                batch["attention_mask"].sum(1), torch.tensor([windows.lengths[n] for n in numbers])
+                batch["attention_mask"].sum(1),
+                torch.tensor([len(windows.encoded[n]["input_ids"]) for n in numbers]),
             )

@@ -169,7 +169,7 @@ def test_padding_is_the_tokenizers_own(side):
         assert set(batch) == set(expected)
         for key, value in expected.items():
             assert torch.equal(batch[key], value), key
-    assert [b["input_ids"].shape for b in batches.inputs] == [(3, 7), (1, 4)]
+    assert [batch["input_ids"].shape for _, batch in batches] == [(3, 7), (1, 4)]
 
 
 def test_selected_rows_come_by_position_also_twice():

@@ -15,6 +15,7 @@ from pico_runs import run_one
 from torch.nn import functional
 from transformers import AutoModelForQuestionAnswering
 
+from stat_repro.data.batching import padded_batches
 from stat_repro.data.context_windows import context_windows
 from stat_repro.data.errors import DataError
 from stat_repro.data.squad import QuestionData, load_questions
@@ -48,15 +49,15 @@ def questions(*sizes):
 def test_scores_are_those_of_single_windows_on_either_padding_side(name, side):
     model, tokenizer = pico_model(name, "ForQuestionAnswering").train(), word_tokenizer(side=side)
     windows = context_windows(tokenizer, questions(5, 30, 9), 14, 2)
-    got = predict_spans(model, windows.batches(tokenizer, 1), windows)
+    got = predict_spans(model, padded_batches(tokenizer, windows.encoded, 1), windows)
     assert model.training
-    batched = predict_spans(model, windows.batches(tokenizer, 4), windows)
+    batched = predict_spans(model, padded_batches(tokenizer, windows.encoded, 4), windows)
     model.eval()
     for number, (left, right) in enumerate(pairwise(got.bounds)):
         inputs = {k: torch.tensor([v]) for k, v in windows.encoded[number].items()}
         with torch.no_grad():
             outputs = model(**inputs)
-        places = [0, *range(windows.first[number], windows.lengths[number] - 1)]
+        places = [0, *range(windows.first[number], len(windows.encoded[number]["input_ids"]) - 1)]
         assert len(places) == right - left
         for logits, scores in (
             (outputs.start_logits, got.start),
@@ -84,7 +85,7 @@ def test_left_padding_is_left_out():
         tokenizer = word_tokenizer(side=side)
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
         windows = context_windows(tokenizer, questions(5, 30, 9), 14, 2)
-        got = predict_spans(Identity(), windows.batches(tokenizer, 4), windows)
+        got = predict_spans(Identity(), padded_batches(tokenizer, windows.encoded, 4), windows)
         for number, (left, right) in enumerate(pairwise(got.bounds)):
             ids = windows.encoded[number]["input_ids"]
             expected = [ids[0], *ids[windows.first[number] : -1]]
@@ -205,7 +206,9 @@ def test_calibration_windows_are_drawn_from_the_training_part(tmp_path):
     ]
     assert len(rows) == 7
     assert set(rows) <= known
-    assert workload.sequence_length == pytest.approx(np.mean(pool.lengths))
+    assert workload.sequence_length == pytest.approx(
+        np.mean([len(window["input_ids"]) for window in pool.encoded])
+    )
     assert workload.calibration(config.calibration, 3).digest == drawn.digest
     assert workload.calibration(config.calibration, 4).digest != drawn.digest
 
@@ -227,7 +230,7 @@ def test_the_loss_is_the_models_own_and_padding_takes_no_part(side):
     examples = supervision(*asked).encode(tokenizer, range(3))
     windows = context_windows(tokenizer, asked, 14, 2)
     assert examples.encoded == windows.encoded
-    batches = list(windows.batches(tokenizer, 3))
+    batches = list(padded_batches(tokenizer, windows.encoded, 3))
     assert any((batch["attention_mask"] == 0).any() for _, batch in batches)
     for numbers, batch in batches:
         with torch.no_grad():

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, TypeVar, overload
 
 import datasets
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from stat_repro.data.errors import DataError
 
+T = TypeVar("T")
 Batch = dict[str, torch.Tensor]
 Encoded = dict[str, list[int]]
 # A tokenizer's output holds far more than the ids: for all of MNLI at once some gigabytes.
@@ -95,97 +96,73 @@ def pad_batch(
             f"{tokenizer.name_or_path!r} has no pad token; set tokenizer.pad_token (for example "
             "to its eos_token) in the model's folder"
         )
-    fill = {
-        "input_ids": tokenizer.pad_token_id,
-        "attention_mask": 0,
-        "token_type_ids": tokenizer.pad_token_type_id,
-    }
-    width = max(len(encoded[index]["input_ids"]) for index in indices)
-    left = tokenizer.padding_side == "left"
-    batch = {}
-    for key in [key for key in fill if key in encoded[indices[0]]]:
-        padded = []
-        for index in indices:
-            ids = encoded[index][key]
-            padding = [fill[key]] * (width - len(ids))
-            padded.append(padding + ids if left else ids + padding)
-        batch[key] = torch.tensor(padded, dtype=torch.long)
-    return batch
+    return dict(DataCollatorWithPadding(tokenizer)([encoded[index] for index in indices]))
 
 
 @dataclass(frozen=True)
-class SentenceInputs(Sequence[Batch]):
-    """Padded batches, each made when it is asked for; may be read any number of times.
+class LazySequence(Sequence[T]):
+    """Values that are made when they are asked for, any number of times; slices are lazy too.
 
     Attributes:
+        parts: What each value is made from.
+        make: Makes one.
+    """
+
+    parts: Sequence[Any]
+    make: Callable[[Any], T]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> LazySequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | LazySequence[T]:
+        if isinstance(index, slice):
+            return LazySequence(self.parts[index], self.make)
+        return self.make(self.parts[index])
+
+
+def padded_batches(
+    tokenizer: PreTrainedTokenizerBase, encoded: Sequence[Encoded], batch_size: int
+) -> LazySequence[tuple[list[int], Batch]]:
+    """Batches of examples of similar length, padded only when they are read.
+
+    Args:
         tokenizer: Tokenizer that made the examples.
-        encoded: Examples without padding.
-        groups: Positions of the examples of each batch.
+        encoded: N examples.
+        batch_size: Examples per batch.
+
+    Returns:
+        Pairs of the positions of a batch's examples (0 to N - 1 once each over all batches) and
+        the batch.
+    """
+    groups = length_bucketed([len(example["input_ids"]) for example in encoded], batch_size)
+    return LazySequence(groups, lambda group: (group, pad_batch(tokenizer, encoded, group)))
+
+
+def calibration_batches(
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[Encoded],
+    batch_size: int,
+    labels: torch.Tensor | None = None,
+) -> LazySequence[Batch]:
+    """The batches of `padded_batches` without the positions.
+
+    Args:
+        tokenizer: Tokenizer that made the examples.
+        encoded: N examples.
+        batch_size: Examples per batch.
+        labels: Class or number of every example, (N,); the batches have them as `labels`, where
+            they are given.
     """
 
-    tokenizer: PreTrainedTokenizerBase
-    encoded: list[Encoded]
-    groups: list[list[int]]
+    def batch(pair: tuple[list[int], Batch]) -> Batch:
+        group, padded = pair
+        return padded if labels is None else {**padded, "labels": labels[group]}
 
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> SentenceInputs: ...
-    def __getitem__(self, index: int | slice) -> Batch | SentenceInputs:
-        if isinstance(index, slice):
-            return SentenceInputs(self.tokenizer, self.encoded, self.groups[index])
-        return pad_batch(self.tokenizer, self.encoded, self.groups[index])
-
-
-@dataclass(frozen=True)
-class LabelledInputs(Sequence[Batch]):
-    """The batches of `inputs` with what the model should put out for them.
-
-    Attributes:
-        inputs: The batches.
-        labels: Class or number of every example, (N,).
-    """
-
-    inputs: SentenceInputs
-    labels: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> LabelledInputs: ...
-    def __getitem__(self, index: int | slice) -> Batch | LabelledInputs:
-        if isinstance(index, slice):
-            return LabelledInputs(self.inputs[index], self.labels)
-        return {**self.inputs[index], "labels": self.labels[self.inputs.groups[index]]}
-
-
-@dataclass(frozen=True)
-class SentenceBatches(Sequence[tuple[list[int], Batch]]):
-    """Pairs of positions and padded batch; may be read any number of times.
-
-    Attributes:
-        inputs: The batches alone, as calibration takes them.
-    """
-
-    inputs: SentenceInputs
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[list[int], Batch]: ...
-    @overload
-    def __getitem__(self, index: slice) -> SentenceBatches: ...
-    def __getitem__(self, index: int | slice) -> tuple[list[int], Batch] | SentenceBatches:
-        if isinstance(index, slice):
-            return SentenceBatches(self.inputs[index])
-        return self.inputs.groups[index], self.inputs[index]
+    return LazySequence(padded_batches(tokenizer, encoded, batch_size), batch)
 
 
 def sentence_batches(
@@ -194,7 +171,7 @@ def sentence_batches(
     max_length: int,
     batch_size: int,
     indices: Sequence[int] | None = None,
-) -> SentenceBatches:
+) -> LazySequence[tuple[list[int], Batch]]:
     """Length-bucketed batches of sentences, padded only when they are read.
 
     Args:
@@ -214,41 +191,12 @@ def sentence_batches(
     chosen = rows if indices is None else rows.select(list(indices))
     if len(chosen) == 0:
         raise DataError("expected at least one sentence; got none")
-    encoded = encode_sentences(tokenizer, chosen, max_length)
-    groups = length_bucketed([len(example["input_ids"]) for example in encoded], batch_size)
-    batches = SentenceBatches(SentenceInputs(tokenizer, encoded, groups))
+    batches = padded_batches(tokenizer, encode_sentences(tokenizer, chosen, max_length), batch_size)
     batches[0]  # a tokenizer that cannot pad is refused here, not in the middle of a stage
     return batches
 
 
-@dataclass(frozen=True)
-class WindowBatches(Sequence[Batch]):
-    """Batches of windows, each a view made when it is asked for.
-
-    Attributes:
-        windows: Token ids (windows, W).
-        batch_size: Windows per batch; the last may be smaller.
-    """
-
-    windows: torch.Tensor
-    batch_size: int
-
-    def __len__(self) -> int:
-        return -(-len(self.windows) // self.batch_size)
-
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        position = range(len(self))[index]  # IndexError past the end, negatives from the end
-        ids = self.windows[position * self.batch_size : (position + 1) * self.batch_size]
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def window_batches(windows: torch.Tensor, batch_size: int) -> WindowBatches:
+def window_batches(windows: torch.Tensor, batch_size: int) -> LazySequence[Batch]:
     """Batches of token windows; nothing is padded, so the attention mask is all ones.
 
     Args:
@@ -265,4 +213,7 @@ def window_batches(windows: torch.Tensor, batch_size: int) -> WindowBatches:
         raise DataError(f"expected token windows (windows, W); got shape {tuple(windows.shape)}")
     if batch_size < 1:
         raise DataError(f"batch size: expected at least 1; got {batch_size}")
-    return WindowBatches(windows, batch_size)
+    return LazySequence(
+        windows.split(batch_size),
+        lambda ids: {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+    )

@@ -15,12 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from stat_repro.data.batching import (
-    Encoded,
-    SentenceBatches,
-    SentenceInputs,
-    length_bucketed,
-)
+from stat_repro.data.batching import Encoded
 from stat_repro.data.errors import DataError
 from stat_repro.data.squad_files import Question
 
@@ -51,16 +46,6 @@ class ContextWindows:
 
     def __len__(self) -> int:
         return len(self.encoded)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens per window."""
-        return [len(window["input_ids"]) for window in self.encoded]
-
-    def batches(self, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> SentenceBatches:
-        """Pairs of window numbers and padded batch, windows of like length together."""
-        groups = length_bucketed(self.lengths, batch_size)
-        return SentenceBatches(SentenceInputs(tokenizer, self.encoded, groups))
 
     def answer_tokens(self, window: int, span: tuple[int, int] | None) -> tuple[int, int]:
         """Positions of the first and the last token of an answer.

@@ -21,7 +21,13 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from stat_repro.config import AnswerConfig
-from stat_repro.data.batching import Batch, Encoded, encode_sentences, sentence_batches
+from stat_repro.data.batching import (
+    Batch,
+    Encoded,
+    encode_sentences,
+    padded_batches,
+    sentence_batches,
+)
 from stat_repro.data.context_windows import context_windows
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
@@ -185,7 +191,7 @@ class TrainingQuestions:
             default.null_threshold if self.data.version == "2.0" else None,
         )
         windows = context_windows(tokenizer, questions, self.max_length, self.stride)
-        batches = windows.batches(tokenizer, EVALUATION_BATCH)
+        batches = padded_batches(tokenizer, windows.encoded, EVALUATION_BATCH)
         logits = predict_spans(model, batches, windows, "validating the task checkpoint")
         given = answers(logits, windows, [question.context for question in questions], rule)
         references = [[answer.text for answer in question.answers] for question in questions]

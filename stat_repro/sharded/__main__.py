@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from stat_repro.config.run import DTYPES
-from stat_repro.data.batching import WindowBatches, window_batches
+from stat_repro.data.batching import Batch, LazySequence, window_batches
 from stat_repro.data.sampling import draw_indices
 from stat_repro.data.text_data import TextPart
 from stat_repro.data.windows import token_windows
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def text_batches(
     folder: Path, text: Path, examples: int, window: int, batch_size: int, seed: int
-) -> WindowBatches:
+) -> LazySequence[Batch]:
     """Windows of a text that do not overlap, drawn as a run with this seed draws them.
 
     Args:

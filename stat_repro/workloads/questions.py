@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, ConfigError, DatasetConfig, EvaluationConfig
-from stat_repro.data.batching import SentenceInputs, length_bucketed
+from stat_repro.data.batching import calibration_batches, padded_batches
 from stat_repro.data.context_windows import (
     QUESTION_TOKENS,
     ContextWindows,
@@ -74,9 +74,8 @@ class QuestionWorkload:
             raise ConfigError("question answering: expected a method that needs no labels")
         indices = draw_indices(len(self._pool), config.examples, seed, config.replacement)
         drawn = [self._pool[i] for i in indices]
-        groups = length_bucketed([len(window["input_ids"]) for window in drawn], config.batch_size)
         return CalibrationSet(
-            batches=SentenceInputs(self.tokenizer, drawn, groups),
+            batches=calibration_batches(self.tokenizer, drawn, config.batch_size),
             digest=digest_of([window["input_ids"] for window in drawn]),
         )
 
@@ -90,7 +89,7 @@ class QuestionWorkload:
 
     def _predict(self, model: PreTrainedModel, config: EvaluationConfig, label: str) -> SpanLogits:
         _, windows = self._evaluated(config)
-        batches = windows.batches(self.tokenizer, config.batch_size)
+        batches = padded_batches(self.tokenizer, windows.encoded, config.batch_size)
         return predict_spans(model, batches, windows, label)
 
     def dense_outputs(self, model: PreTrainedModel, config: EvaluationConfig) -> SpanLogits:

@@ -12,11 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
 from stat_repro.data.batching import (
-    LabelledInputs,
-    SentenceInputs,
+    calibration_batches,
     check_length,
     encode_sentences,
-    length_bucketed,
     sentence_batches,
 )
 from stat_repro.data.sampling import draw_indices
@@ -67,10 +65,9 @@ class SentenceWorkload:
         """Sentences of the training part, batched by length."""
         indices = draw_indices(len(self._pool), config.examples, seed, config.replacement)
         drawn = [self._pool[i] for i in indices]
-        groups = length_bucketed([len(row["input_ids"]) for row in drawn], config.batch_size)
-        inputs = SentenceInputs(self.tokenizer, drawn, groups)
+        expected = self._labels[list(indices)] if labels else None
         return CalibrationSet(
-            batches=LabelledInputs(inputs, self._labels[list(indices)]) if labels else inputs,
+            batches=calibration_batches(self.tokenizer, drawn, config.batch_size, expected),
             digest=digest_of([row["input_ids"] for row in drawn]),
         )
 
