@@ -111,27 +111,27 @@ def compress(
             _check_calibration(calibration, engine, config)
         if sequence_length is None:
             sequence_length = calibration.mean_length
-        task = MethodInput(
+        request = MethodInput(
             model=model,
             adapter=adapter,
             batches=batches,
             ratio=ratio,
             sequence_length=sequence_length,
             config=config,
-            statistics=statistics,
+            statistics_kind=statistics,
             sketch=sketch,
             calibration=calibration,
             round_to=round_to,
             seed=seed,
         )
         if engine == "layers":
-            output = prune_by_layers(task, None if spill is None else Path(spill))
+            output = prune_by_layers(request, None if spill is None else Path(spill))
         else:
-            output = PRUNE[config.method](task)
+            output = PRUNE[config.method](request)
         with watch.stage("surgery_s"):
             pruned = prune_model(model, output.plan, output.edits)
     timings = {**watch.seconds, **output.timings}
-    report = report_of(task, model, pruned, output.plan, output.errors, timings)
+    report = report_of(request, model, pruned, output.plan, output.fits, timings)
     return Compression(model=pruned, plan=output.plan, report=report)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from stat_repro.allocation.costs import prunable_costs
-from stat_repro.methods.base import MethodInput, SiteError
+from stat_repro.methods.base import MethodInput, SiteFit
 from stat_repro.plan import PruningPlan
 
 
@@ -40,7 +40,7 @@ class CompressionReport:
     prunable_macs: tuple[float, float]
     prunable_params: tuple[int, int]
     params: tuple[int, int]
-    site_errors: tuple[SiteError, ...]
+    site_errors: tuple[SiteFit, ...]
     timings: dict[str, float]
 
     @property
@@ -55,34 +55,34 @@ class CompressionReport:
 
 
 def report_of(
-    task: MethodInput,
+    request: MethodInput,
     model: PreTrainedModel,
     pruned: PreTrainedModel,
     plan: PruningPlan,
-    errors: Sequence[SiteError],
+    fits: Sequence[SiteFit],
     timings: dict[str, float],
 ) -> CompressionReport:
     """The report of a compression.
 
     Args:
-        task: What was asked for.
+        request: What was asked for.
         model: The dense model; of both models only the sizes are read.
         pruned: The pruned one.
         plan: Its plan.
-        errors: Of the sites.
+        fits: Of the sites.
         timings: Seconds per stage.
     """
-    dense = prunable_costs(task.adapter, task.sequence_length)
-    small = prunable_costs(task.adapter, task.sequence_length, plan)
+    dense = prunable_costs(request.adapter, request.sequence_length)
+    small = prunable_costs(request.adapter, request.sequence_length, plan)
     return CompressionReport(
-        ratio=task.ratio,
-        round_to=task.round_to,
-        sequence_length=task.sequence_length,
-        calibration_examples=task.calibration.examples,
-        calibration_tokens=task.calibration.tokens,
+        ratio=request.ratio,
+        round_to=request.round_to,
+        sequence_length=request.sequence_length,
+        calibration_examples=request.calibration.examples,
+        calibration_tokens=request.calibration.tokens,
         prunable_macs=(dense.macs, small.macs),
         prunable_params=(dense.params, small.params),
         params=(model.num_parameters(), pruned.num_parameters()),
-        site_errors=tuple(errors),
+        site_errors=tuple(fits),
         timings=timings,
     )

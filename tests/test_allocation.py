@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stat_repro.allocation.allocate import allocate_global, allocate_uniform
+from stat_repro.allocation.allocate import allocate_global, allocate_ranked, allocate_uniform
 from stat_repro.allocation.authors import allocate_authors
+from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.costs import BudgetError, UnitCosts
-from stat_repro.allocation.ranking import allocate_ranked
 from stat_repro.allocation.scores import UnitErrors, decoder_scores, encoder_scores
 
 
@@ -36,8 +36,8 @@ def test_the_budget_is_used_up_to_one_neuron(ratio, seed, min_units):
     errors, costs = make_errors(seed=seed), make_costs()
     budget = (1 - ratio) * costs.total
     for sizes in (
-        allocate_global(errors, costs, ratio, min_units, 2.0),
-        allocate_uniform(errors, costs, ratio, min_units),
+        allocate_global(errors, Budget(costs, ratio, min_units), 2.0),
+        allocate_uniform(errors, Budget(costs, ratio, min_units)),
     ):
         used = cost_of(sizes, costs)
         assert used <= budget + 1e-6
@@ -50,9 +50,9 @@ def test_the_budget_is_used_up_to_one_neuron(ratio, seed, min_units):
 def test_ratio_zero_keeps_everything(allocate):
     errors, costs = make_errors(), make_costs()
     if allocate == "global":
-        sizes = allocate_global(errors, costs, 0.0, 0, 2.0)
+        sizes = allocate_global(errors, Budget(costs, 0.0, 0), 2.0)
     else:
-        sizes = allocate_uniform(errors, costs, 0.0, 0)
+        sizes = allocate_uniform(errors, Budget(costs, 0.0, 0))
     assert sizes.heads == costs.heads
     assert sizes.neurons == costs.neurons
 
@@ -63,10 +63,10 @@ def test_global_keeps_the_layer_with_the_larger_errors():
         neurons=(np.full(8, 1.0), np.full(8, 10.0)),
         neuron_tails=(np.zeros(9), np.zeros(9)),
     )
-    sizes = allocate_global(errors, make_costs(2, 4, 8), 0.5, 0, 2.0)
+    sizes = allocate_global(errors, Budget(make_costs(2, 4, 8), 0.5, 0), 2.0)
     assert sizes.heads[0] == 4
     assert sizes.neurons[1] == 8
-    floored = allocate_global(errors, make_costs(2, 4, 8), 0.5, 1, 2.0)
+    floored = allocate_global(errors, Budget(make_costs(2, 4, 8), 0.5, 1), 2.0)
     assert floored.heads[1] >= 1
     assert floored.neurons[0] >= 1
 
@@ -74,10 +74,10 @@ def test_global_keeps_the_layer_with_the_larger_errors():
 def test_uniform_differs_by_one_unit_at_most_and_prefers_large_scores():
     errors, costs = make_errors(), make_costs()
     for ratio in (0.1, 0.33, 0.5, 0.77):
-        sizes = allocate_uniform(errors, costs, ratio, 1)
+        sizes = allocate_uniform(errors, Budget(costs, ratio, 1))
         assert max(sizes.heads) - min(sizes.heads) <= 1
         assert max(sizes.neurons) - min(sizes.neurons) <= 1
-    sizes = allocate_uniform(errors, costs, 0.25, 1)
+    sizes = allocate_uniform(errors, Budget(costs, 0.25, 1))
     low, high = min(sizes.heads), max(sizes.heads)
     assert low < high
     gained = [errors.heads[i][low] for i in range(4) if sizes.heads[i] == high]
@@ -92,15 +92,15 @@ def test_balance_takes_the_split_closest_to_the_factor():
         neurons=(np.linspace(8, 1, 8),),
         neuron_tails=(np.linspace(8, 0, 9),),
     )
-    assert allocate_global(errors, make_costs(1, 4, 8), 0.2, 0, 2.0).heads == (4,)
+    assert allocate_global(errors, Budget(make_costs(1, 4, 8), 0.2, 0), 2.0).heads == (4,)
     # With negligible head errors the neurons get as much as the rule allows.
     small = UnitErrors((np.full(4, 1e-9),), errors.neurons, errors.neuron_tails)
-    assert allocate_global(small, make_costs(1, 4, 8), 0.2, 0, 2.0).heads == (3,)
+    assert allocate_global(small, Budget(make_costs(1, 4, 8), 0.2, 0), 2.0).heads == (3,)
 
 
 def test_a_floor_above_the_budget_is_refused():
     with pytest.raises(BudgetError, match="min_units=6"):
-        allocate_global(make_errors(), make_costs(), 0.9, 6, 2.0)
+        allocate_global(make_errors(), Budget(make_costs(), 0.9, 6), 2.0)
 
 
 def test_authors_allocation_fails_where_the_script_fails():
@@ -144,7 +144,11 @@ def test_decoder_scores_take_layers_without_any_error():
 
 def ranked(errors, costs, ratio, min_units=1, split="joint", uniform=False):
     return allocate_ranked(
-        errors.heads, errors.neurons, costs, ratio, min_units, uniform=uniform, split=split
+        errors.heads,
+        errors.neurons,
+        Budget(costs, ratio, min_units),
+        uniform=uniform,
+        split=split,
     )
 
 
@@ -219,8 +223,8 @@ def test_a_model_without_neurons_or_heads_is_ranked_by_the_other():
     heads, none = (np.array([3.0, 1.0]),) * 2, (np.zeros(0),) * 2
     costs = UnitCosts(10.0, 0.0, (2, 2), (0, 0))
     for split in ("joint", "additive"):
-        sizes = allocate_ranked(heads, none, costs, 0.5, 1, uniform=False, split=split)
+        sizes = allocate_ranked(heads, none, Budget(costs, 0.5, 1), uniform=False, split=split)
         assert (sizes.heads, sizes.neurons) == ((1, 1), (0, 0))
-        costs_of_neurons = UnitCosts(0.0, 10.0, (0, 0), (2, 2))
-        sizes = allocate_ranked(none, heads, costs_of_neurons, 0.5, 1, uniform=False, split=split)
+        other = Budget(UnitCosts(0.0, 10.0, (0, 0), (2, 2)), 0.5, 1)
+        sizes = allocate_ranked(none, heads, other, uniform=False, split=split)
         assert (sizes.heads, sizes.neurons) == ((0, 0), (1, 1))

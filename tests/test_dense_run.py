@@ -3,8 +3,8 @@
 import pytest
 import torch
 import transformers as hf
+from method_requests import folded, stat_plus_request
 from pico_models import PICO_NAMES, pico_batches, pico_model
-from stat_plus_tasks import folded, task_of
 
 import stat_repro
 from stat_repro.calibration import divergence as all_predictions
@@ -18,18 +18,18 @@ OPTIONS = {"method": "stat_plus", "sensitivity_tokens": 20}
 
 @pytest.mark.parametrize("name", PICO_NAMES)
 def test_a_run_resumed_at_a_layer_is_the_whole_run(name):
-    task = task_of(name)
-    dense = DenseRun(task.model, task.adapter, task.batches, 30)
-    edits = folded(task, 0.5)
-    for site in task.adapter.sites:
+    request = stat_plus_request(name)
+    dense = DenseRun(request.model, request.adapter, request.batches, 30)
+    edits = folded(request, 0.5)
+    for site in request.adapter.sites:
         assert dense.divergence(site.layer) == 0.0
         if site.units == 1:
             continue
-        with temporarily_pruned(task.model, [site], [edits[site.layer, site.kind]]):
+        with temporarily_pruned(request.model, [site], [edits[site.layer, site.kind]]):
             resumed = dense.divergence(site.layer)
             assert resumed > 0
             assert resumed == pytest.approx(dense.divergence(0), rel=1e-9)
-    assert all("forward" not in m.__dict__ for m in task.model.modules())
+    assert all("forward" not in m.__dict__ for m in request.model.modules())
 
 
 HEADS = {
@@ -77,10 +77,12 @@ def test_long_examples_are_compared_at_evenly_spread_tokens():
 
 
 def test_the_first_examples_with_enough_tokens_are_measured():
-    task = task_of("bert")
-    sizes = torch.cat([batch["attention_mask"].sum(dim=1) for batch in task.batches])
+    request = stat_plus_request("bert")
+    sizes = torch.cat([batch["attention_mask"].sum(dim=1) for batch in request.batches])
     for wanted in (1, int(sizes[0]), int(sizes[:6].sum()) - 1, int(sizes.sum()) + 5):
-        found = DenseRun(task.model, task.adapter, task.batches, wanted).rows  # one per example
+        found = DenseRun(
+            request.model, request.adapter, request.batches, wanted
+        ).rows  # one per example
         reached = int(sizes[:found].sum())
         assert reached >= min(wanted, int(sizes.sum()))
         assert found == 1 or reached - int(sizes[found - 1]) < wanted

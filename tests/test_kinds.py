@@ -5,8 +5,8 @@ import torch
 from pico_models import pico_batches, pico_model
 
 import stat_repro
+from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.costs import BudgetError, UnitCosts
-from stat_repro.allocation.restrict import restricted
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.linalg.pivoting import pivoted_cholesky
@@ -43,12 +43,12 @@ def test_the_other_kind_stays_whole_and_the_budget_is_kept(method, kinds, alloca
 
 def test_a_kind_that_is_too_small_for_the_ratio_is_told():
     costs = UnitCosts(head=10.0, neuron=1.0, heads=(2, 2), neurons=(60, 60))
-    own, ratio = restricted(costs, 0.2, "attention")
-    assert (own.total, own.neurons) == (40.0, (0, 0))
-    assert ratio == pytest.approx(0.8)
-    assert restricted(costs, 0.2, "all") == (costs, 0.2)
+    budget = Budget(costs, 0.2, kinds="attention")
+    assert (budget.open.total, budget.open.neurons) == (40.0, (0, 0))
+    assert budget.share == pytest.approx(0.8)
+    assert (Budget(costs, 0.2).open, Budget(costs, 0.2).share) == (costs, 0.2)
     with pytest.raises(BudgetError, match=r"expected a ratio below 0\.250, the attention share"):
-        restricted(costs, 0.25, "attention")
+        Budget(costs, 0.25, kinds="attention")
 
 
 def test_pivots_without_scaling_are_those_of_the_activations():

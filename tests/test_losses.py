@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.costs import BudgetError, UnitCosts
 from stat_repro.allocation.losses import allocate_losses, fitted_losses
 
@@ -22,7 +23,7 @@ def test_no_other_sizes_lose_less(seed, ratio):
     """Units of one cost and convex losses: the greedy price is exact."""
     costs = UnitCosts(head=1.0, neuron=1.0, heads=(3, 3), neurons=(4, 4))
     losses = [curves(n, seed * 10 + i) for i, n in enumerate((3, 3, 4, 4))]
-    sizes = allocate_losses(losses[:2], losses[2:], costs, ratio, 1)
+    sizes = allocate_losses(losses[:2], losses[2:], Budget(costs, ratio, 1))
     found = sizes.heads + sizes.neurons
     budget = (1 - ratio) * costs.total
     ranges = [range(1, n + 1) for n in (3, 3, 4, 4)]
@@ -38,7 +39,7 @@ def test_the_budget_is_used_up_to_less_than_a_neuron(seed):
     heads = [curves(4, seed + i, convex=False) for i in range(3)]
     neurons = [curves(30, seed + 50 + i, convex=False) for i in range(3)]
     for ratio in (0.0, 0.1, 0.37, 0.6, 0.75):
-        sizes = allocate_losses(heads, neurons, costs, ratio, 2)
+        sizes = allocate_losses(heads, neurons, Budget(costs, ratio, 2))
         spent = 7 * sum(sizes.heads) + 2 * sum(sizes.neurons)
         budget = (1 - ratio) * costs.total
         assert spent <= budget + 1e-6 < spent + 2 + 1e-6
@@ -49,18 +50,22 @@ def test_units_without_loss_go_and_a_floor_stays():
     costs = UnitCosts(head=2.0, neuron=1.0, heads=(4, 4), neurons=(8, 8))
     dear, free = np.array([4.0, 3.0, 2.0, 1.0, 0.0]), np.zeros(5)
     wide = np.linspace(8.0, 0.0, 9)
-    sizes = allocate_losses([dear, free], [wide, np.zeros(9)], costs, 0.4, 1)
+    sizes = allocate_losses([dear, free], [wide, np.zeros(9)], Budget(costs, 0.4, 1))
     assert (sizes.heads[1], sizes.neurons[1]) == (1, 1)
     assert sizes.heads[0] == 4
     with pytest.raises(BudgetError, match="min_units=3"):
-        allocate_losses([dear, free], [wide, wide], costs, 0.9, 3)
+        allocate_losses([dear, free], [wide, wide], Budget(costs, 0.9, 3))
 
 
 def test_layers_without_units_take_part_with_nothing():
     costs = UnitCosts(head=2.0, neuron=1.0, heads=(0, 4), neurons=(8, 0))
-    sizes = allocate_losses([np.zeros(1), curves(4, 0)], [curves(8, 1), np.zeros(1)], costs, 0.5, 1)
+    sizes = allocate_losses(
+        [np.zeros(1), curves(4, 0)], [curves(8, 1), np.zeros(1)], Budget(costs, 0.5, 1)
+    )
     assert sizes.heads[0] == sizes.neurons[1] == 0
-    silent = allocate_losses([np.zeros(1), np.zeros(5)], [np.zeros(9), np.zeros(1)], costs, 0.5, 1)
+    silent = allocate_losses(
+        [np.zeros(1), np.zeros(5)], [np.zeros(9), np.zeros(1)], Budget(costs, 0.5, 1)
+    )
     assert 2 * sum(silent.heads) + sum(silent.neurons) == 8
 
 

@@ -18,7 +18,9 @@ from stat_repro.config import (
     ConfigError,
     PruningConfig,
 )
-from stat_repro.methods.random import random_scores
+from stat_repro.methods.baselines import random_scores
+from stat_repro.methods.ranked import by_scores
+from stat_repro.methods.registry import PRUNE
 from stat_repro.methods.stat import unit_errors
 from stat_repro.models.adapter import adapter_for, linear, unit_columns
 
@@ -192,13 +194,13 @@ def test_stat_with_its_own_order_of_neurons_is_stat(monkeypatch):
     calibration = stat_repro.calibrate(model, batches)
     _, orders = unit_errors(model, adapter_for(model), calibration, PruningConfig())
 
-    def as_pivots(adapter, seed):
-        scores = random_scores(adapter, seed)
+    def as_pivots(request):
+        scores = random_scores(request)
         for layer, pivots in enumerate(orders):
             scores[layer, "ffn"][pivots] = torch.arange(20, 0, -1, dtype=torch.float64)
         return scores
 
-    monkeypatch.setattr("stat_repro.methods.random.random_scores", as_pivots)
+    monkeypatch.setitem(PRUNE, "random", by_scores(as_pivots))
     other = stat_repro.compress(
         model, batches, ratio=0.4, method="random", allocation="stat", correction="lstsq"
     )

@@ -9,6 +9,7 @@ from pico_project import sentence_overrides
 from pico_runs import compose_here
 
 from stat_repro.allocation.allocate import Sizes, allocate_global, allocate_uniform
+from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.costs import BudgetError, UnitCosts
 from stat_repro.allocation.rounding import round_neurons
 from stat_repro.allocation.scores import UnitErrors
@@ -39,13 +40,13 @@ def problems(draw, step=1):
     round_to = draw(st.sampled_from([2, 3, 8, 16]))
     try:
         if draw(st.booleans()):
-            sizes = allocate_uniform(errors, costs, ratio, min_units)
+            sizes = allocate_uniform(errors, Budget(costs, ratio, min_units))
         else:
-            sizes = allocate_global(errors, costs, ratio, min_units, 2.0)
+            sizes = allocate_global(errors, Budget(costs, ratio, min_units), 2.0)
     except BudgetError:
         sizes = Sizes(heads=(HEADS,) * len(units), neurons=tuple(units))
         ratio = 0.0
-    return sizes, scores, costs, ratio, min_units, round_to
+    return sizes, scores, Budget(costs, ratio, min_units), round_to
 
 
 def spent(sizes):
@@ -61,8 +62,9 @@ def next_steps(sizes, costs, round_to):
 @given(problems())
 @settings(max_examples=200, deadline=None)
 def test_multiples_within_the_budget_as_full_as_steps_allow(problem):
-    sizes, _, costs, ratio, min_units, round_to = problem
-    budget = (1 - ratio) * costs.total
+    sizes, _, given_budget, round_to = problem
+    costs, min_units = given_budget.costs, given_budget.min_units
+    budget = (1 - given_budget.ratio) * costs.total
     try:
         rounded = round_neurons(*problem)
     except BudgetError:
@@ -83,8 +85,9 @@ def test_multiples_within_the_budget_as_full_as_steps_allow(problem):
 @given(problems(step=48))
 @settings(max_examples=100, deadline=None)
 def test_no_count_moves_by_a_step_where_all_widths_are_multiples(problem):
-    sizes, scores, costs, ratio, _, round_to = problem
-    rounded = round_neurons(sizes, scores, costs, ratio, 0, round_to)
+    sizes, scores, budget, round_to = problem
+    costs, ratio = budget.costs, budget.ratio
+    rounded = round_neurons(sizes, scores, Budget(costs, ratio), round_to)
     moves = [abs(a - b) for a, b in zip(rounded.neurons, sizes.neurons, strict=True)]
     assert max(moves) < round_to
     if rounded.neurons != costs.neurons:
@@ -96,7 +99,7 @@ def rounded_counts(neurons, scores, *, units=16, min_units=0, round_to=4):
     costs = UnitCosts(0.0, 1.0, (0,) * len(neurons), (units,) * len(neurons))
     ratio = 1 - sum(neurons) / costs.total
     sizes = Sizes(heads=(0,) * len(neurons), neurons=tuple(neurons))
-    return round_neurons(sizes, scores, costs, ratio, min_units, round_to).neurons
+    return round_neurons(sizes, scores, Budget(costs, ratio, min_units), round_to).neurons
 
 
 def test_freed_budget_goes_to_the_largest_remainder_then_to_the_larger_scores():
@@ -130,7 +133,7 @@ def test_a_floor_that_does_not_fit_is_refused():
 def test_no_rounding_changes_nothing():
     sizes = Sizes(heads=(0, 0), neurons=(5, 3), details={"allocation": "global"})
     costs = UnitCosts(0.0, 1.0, (0, 0), (8, 8))
-    assert round_neurons(sizes, [np.ones(8)] * 2, costs, 0.5, 1, 1) is sizes
+    assert round_neurons(sizes, [np.ones(8)] * 2, Budget(costs, 0.5, 1), 1) is sizes
 
 
 @pytest.mark.parametrize("allocation", ["global", "uniform"])

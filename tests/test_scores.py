@@ -2,16 +2,19 @@
 
 import pytest
 import torch
+from method_requests import request_for
 from pico_labels import data_for
 from pico_models import PICO_NAMES, pico_model
 
 import stat_repro
 from stat_repro.calibration.capture import collect_statistics
-from stat_repro.methods.flap import fluctuation_scores
-from stat_repro.methods.leverage import leverage_scores
-from stat_repro.methods.magnitude import magnitude_scores
-from stat_repro.methods.random import random_scores
-from stat_repro.methods.wanda_sp import wanda_scores
+from stat_repro.methods.baselines import (
+    fluctuation_scores,
+    leverage_scores,
+    magnitude_scores,
+    random_scores,
+    wanda_scores,
+)
 from stat_repro.models.adapter import adapter_for, linear, unit_columns
 
 
@@ -27,7 +30,7 @@ def test_random_units_follow_the_seed_and_nest():
     assert kept(0.4, 1) == kept(0.4, 1) != kept(0.4, 2)
     assert torch.equal(state, torch.get_rng_state())
     assert all(less <= more for less, more in zip(kept(0.5, 1), kept(0.3, 1), strict=True))
-    first = random_scores(adapter_for(model), 7)[0, "attention"]
+    first = random_scores(request_for(model, seed=7))[0, "attention"]
     generator = torch.Generator().manual_seed(7)
     assert torch.equal(first, torch.rand(4, generator=generator, dtype=torch.float64))
 
@@ -36,7 +39,7 @@ def test_random_units_follow_the_seed_and_nest():
 def test_magnitude_counts_every_removed_weight(name):
     """The squared scores of a site add up to all its weights."""
     model = pico_model(name, dtype=torch.float64)
-    scores = magnitude_scores(model, adapter_for(model))
+    scores = magnitude_scores(request_for(model))
     for site in adapter_for(model).sites:
         modules = [site.consumer, *(producer.module for producer in site.producers)]
         total = sum(linear(model, module).weight.detach().square().sum() for module in modules)
@@ -45,7 +48,7 @@ def test_magnitude_counts_every_removed_weight(name):
 
 def test_magnitude_of_one_unit():
     model = pico_model("llama_grouped", dtype=torch.float64)
-    scores = magnitude_scores(model, adapter_for(model))
+    scores = magnitude_scores(request_for(model))
     mlp, attention = model.model.layers[1].mlp, model.model.layers[1].self_attn
     neuron = [mlp.gate_proj.weight[3], mlp.up_proj.weight[3], mlp.down_proj.weight[:, 3]]
     group = [  # 6 query heads, 3 groups of 2, head dimension 6
@@ -66,8 +69,8 @@ def test_wanda_and_flap_scores_by_hand(name):
     batches = data_for(model, 2)
     exact = collect_statistics(model, adapter, batches, statistics="exact")
     gram = collect_statistics(model, adapter, batches)
-    wanda = wanda_scores(model, adapter, gram)
-    flap = fluctuation_scores(model, adapter, gram)
+    wanda = wanda_scores(request_for(model, gram))
+    flap = fluctuation_scores(request_for(model, gram))
     for site in adapter.sites:
         rows = exact.statistics[site.layer, site.kind].activations
         weight = linear(model, site.consumer).weight.detach()
@@ -86,8 +89,8 @@ def test_leverage_scores_by_hand(name):
     adapter = adapter_for(model)
     batches = data_for(model, 2)
     exact = collect_statistics(model, adapter, batches, statistics="exact")
-    found = leverage_scores(model, adapter, collect_statistics(model, adapter, batches), 0.1)
-    again = leverage_scores(model, adapter, exact, 0.1)
+    gram = collect_statistics(model, adapter, batches)
+    found, again = (leverage_scores(request_for(model, known), 0.1) for known in (gram, exact))
     for site in adapter.sites:
         rows = exact.statistics[site.layer, site.kind].activations
         rows = rows * linear(model, site.consumer).weight.detach().norm(dim=0)
@@ -106,7 +109,8 @@ def test_flap_scores_of_a_site_without_fluctuation_are_zero():
     model = pico_model("bert", dtype=torch.float64)
     adapter = adapter_for(model)
     linear(model, adapter.site(1, "ffn").consumer).weight.data.zero_()
-    scores = fluctuation_scores(model, adapter, collect_statistics(model, adapter, data_for(model)))
+    calibration = collect_statistics(model, adapter, data_for(model))
+    scores = fluctuation_scores(request_for(model, calibration))
     assert scores[1, "ffn"].tolist() == [0.0] * 20
 
 

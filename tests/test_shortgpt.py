@@ -1,4 +1,4 @@
-"""Whole blocks: which go, and that nothing of them is left."""
+"""Whole layers: which go, and that nothing of them is left."""
 
 import copy
 
@@ -11,16 +11,16 @@ import stat_repro
 from stat_repro.allocation.costs import BudgetError
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.influence import layer_influence
-from stat_repro.methods.shortgpt import blocks_to_remove
+from stat_repro.methods.shortgpt import layers_to_remove
 from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
 
 
-def without_blocks(model, adapter, removed):
-    """The model with the blocks taken out of its list of layers."""
+def without_layers(model, adapter, removed):
+    """The model with layers taken out of its list."""
     model = copy.deepcopy(model)
     parent, _, _ = adapter.layer_names[0].rpartition(".")
     layers = model.get_submodule(parent)
-    rest = torch.nn.ModuleList(b for i, b in enumerate(layers) if i not in removed)
+    rest = torch.nn.ModuleList(one for i, one in enumerate(layers) if i not in removed)
     model.set_submodule(parent, rest)
     base = model.base_model
     for owner in (base, getattr(base, "decoder", base)):
@@ -29,7 +29,7 @@ def without_blocks(model, adapter, removed):
 
 
 @pytest.mark.parametrize("name", ["llama_grouped", "llama_bias", "mistral", "qwen2", "opt"])
-def test_the_pruned_model_is_the_dense_one_without_the_blocks(name, tmp_path):
+def test_the_pruned_model_is_the_dense_one_without_the_layers(name, tmp_path):
     model = pico_model(name, dtype=torch.float64)
     batches = pico_batches(model)
     result = stat_repro.compress(model, batches, ratio=1 / 3, method="shortgpt")
@@ -40,7 +40,7 @@ def test_the_pruned_model_is_the_dense_one_without_the_blocks(name, tmp_path):
     for i, layer in enumerate(result.plan.layers):
         sizes = (len(layer.kept_heads), len(layer.kept_neurons))
         assert sizes == ((0, 0) if i in removed else (layer.heads, layer.neurons))
-    expected = without_blocks(model, adapter_for(model), removed)
+    expected = without_layers(model, adapter_for(model), removed)
     result.model.save_pretrained(tmp_path)
     loaded = type(result.model).from_pretrained(tmp_path, dtype=torch.float64)
     with torch.no_grad():
@@ -56,13 +56,13 @@ def test_influence_is_one_minus_the_mean_cosine(name):
     batches = pico_batches(model)
     streams = [[] for _ in adapter.layer_names]
     handles = [
-        model.get_submodule(block).register_forward_pre_hook(
+        model.get_submodule(name).register_forward_pre_hook(
             lambda m, args, kwargs, i=i: streams[i].append(
                 args[0] if args else kwargs["hidden_states"]
             ),
             with_kwargs=True,
         )
-        for i, block in enumerate(adapter.layer_names)
+        for i, name in enumerate(adapter.layer_names)
     ]
     with torch.no_grad():
         for batch in batches:
@@ -78,7 +78,7 @@ def test_influence_is_one_minus_the_mean_cosine(name):
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_block_that_adds_nothing_goes_first():
+def test_a_layer_that_adds_nothing_goes_first():
     model = pico_model("llama_bias", dtype=torch.float64)
     for kind in ("attention", "ffn"):
         consumer = linear(model, adapter_for(model).site(1, kind).consumer)
@@ -93,18 +93,18 @@ def test_a_block_that_adds_nothing_goes_first():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "blocks"), [(0.0, 0), (0.1, None), (0.2, 1), (1 / 3, 1), (0.4, None), (0.6, 2)]
+    ("ratio", "removed"), [(0.0, 0), (0.1, None), (0.2, 1), (1 / 3, 1), (0.4, None), (0.6, 2)]
 )
-def test_the_budget_is_met_within_half_a_block_or_refused(ratio, blocks):
+def test_the_budget_is_met_within_half_a_layer_or_refused(ratio, removed):
     costs, order = [10.0, 10.0, 10.0], [2, 0, 1]
-    if blocks is None:
-        with pytest.raises(BudgetError, match="3 blocks meet ratios of k/3 and up to half a block"):
-            blocks_to_remove(costs, order, ratio)
+    if removed is None:
+        with pytest.raises(BudgetError, match="3 layers meet ratios of k/3 and up to half a layer"):
+            layers_to_remove(costs, order, ratio)
     else:
-        assert blocks_to_remove(costs, order, ratio) == set(order[:blocks])
+        assert layers_to_remove(costs, order, ratio) == set(order[:removed])
 
 
-def test_blocks_that_are_gone_already_are_passed_over():
+def test_layers_that_are_gone_already_are_passed_over():
     model = pico_model("llama_grouped", dtype=torch.float64)
     batches = pico_batches(model)
     once = stat_repro.compress(model, batches, ratio=1 / 3, method="shortgpt")

@@ -16,8 +16,9 @@ from pico_models import (
 from transformers import BertForPreTraining
 
 import stat_repro
-from stat_repro.allocation.allocate import head_splits
+from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.costs import BudgetError, UnitCosts
+from stat_repro.allocation.ranking import proportional_splits
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.config import ConfigError
 from stat_repro.linalg.pivoting import LinAlgInputError
@@ -42,8 +43,7 @@ def test_a_budget_that_cannot_be_used_up_is_not_refused():
     head = adapter.of_kind("attention")[0].unit_macs(length)
     neurons = sum(s.units * s.unit_macs(length) for s in adapter.of_kind("ffn"))
     costs = UnitCosts(head=head + neurons, neuron=1.0, heads=(1, 1), neurons=(5, 5))
-    splits = list(head_splits(costs, 0.2, 0))
-    assert splits == [(1, 10)]
+    assert proportional_splits(Budget(costs, 0.2)) == [(1, 10)]
 
 
 def test_non_finite_weights_name_the_site():

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import transformers as hf
+from method_requests import folded, stat_plus_request
 from pico_models import PICO_NAMES, REPRESENTATIVES, pico_batches, pico_model
-from stat_plus_tasks import folded, task_of
 
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError
@@ -74,28 +74,31 @@ def test_the_recorded_stream_is_what_the_layer_hands_on(name):
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_a_refit_of_an_unpruned_model_changes_nothing(name):
-    task = task_of(name)
-    edits = folded(task, 1.0)
-    for key, edit in refit_to_stream(task, edits).items():
+    request = stat_plus_request(name)
+    edits = folded(request, 1.0)
+    for key, edit in refit_to_stream(request, edits).items():
         torch.testing.assert_close(edit.consumer_weight, edits[key].consumer_weight)
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_a_refit_brings_the_stream_closer(name):
     """At the end of the last layer, over the calibration tokens, relative to the dense stream."""
-    task = task_of(name, count=6)
-    edits = folded(task, 0.7)
+    request = stat_plus_request(name, count=6)
+    edits = folded(request, 0.7)
 
     def last_hidden(changed):
-        backbone = task.model.get_submodule(task.adapter.backbone)
-        with torch.no_grad(), temporarily_pruned(task.model, task.adapter.sites, changed):
+        backbone = request.model.get_submodule(request.adapter.backbone)
+        with torch.no_grad(), temporarily_pruned(request.model, request.adapter.sites, changed):
             return torch.cat(
-                [backbone(**b).last_hidden_state[b["attention_mask"].bool()] for b in task.batches]
+                [
+                    backbone(**b).last_hidden_state[b["attention_mask"].bool()]
+                    for b in request.batches
+                ]
             )
 
     dense = last_hidden([])
     before = (last_hidden([*edits.values()]) - dense).square().mean()
-    moved = refit_to_stream(task, edits)
+    moved = refit_to_stream(request, edits)
     after = (last_hidden([*moved.values()]) - dense).square().mean()
     assert float(after) < 0.97 * float(before)
     assert {key: edit.kept for key, edit in moved.items()} == {
@@ -138,15 +141,15 @@ def test_ratios_of_one_calibration_share_the_analysis_and_are_those_of_separate_
 
 
 def test_losses_are_measured_for_every_site_and_fall_with_size():
-    task = task_of("bert", sensitivity_tokens=15)
+    request = stat_plus_request("bert", sensitivity_tokens=15)
     eliminations = {
-        (s.layer, s.kind): task.calibration.statistics[s.layer, s.kind]
+        (s.layer, s.kind): request.calibration.statistics[s.layer, s.kind]
         .centred()
-        .elimination(linear(task.model, s.consumer).weight.detach(), s.width, 1e-3)
-        for s in task.adapter.sites
+        .elimination(linear(request.model, s.consumer).weight.detach(), s.width, 1e-3)
+        for s in request.adapter.sites
     }
-    losses = site_losses(task, eliminations, 15)
-    for site in task.adapter.sites:
+    losses = site_losses(request, eliminations, 15)
+    for site in request.adapter.sites:
         loss = losses[site.layer, site.kind]
         assert loss.shape == (site.units + 1,)
         assert loss[-1] == 0.0

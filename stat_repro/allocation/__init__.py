@@ -1,4 +1,4 @@
 """What units cost and how many each layer keeps: costs, scores, sizes. NumPy only, no tensors.
 
-May use: models, plan.
+May use: config, models, plan.
 """

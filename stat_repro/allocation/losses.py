@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stat_repro.allocation.allocate import ROUNDING, Sizes
-from stat_repro.allocation.costs import BudgetError, UnitCosts
+from stat_repro.allocation.allocate import Sizes
+from stat_repro.allocation.budget import ROUNDING, Budget
 from stat_repro.allocation.scores import Vector
 
 # Halvings of the interval of log prices: far below what separates two sizes.
@@ -22,13 +22,7 @@ _HALVINGS = 100
 _SLOPES = (0.8, 1.6)
 
 
-def allocate_losses(
-    heads: Sequence[Vector],
-    neurons: Sequence[Vector],
-    costs: UnitCosts,
-    ratio: float,
-    min_units: int,
-) -> Sizes:
+def allocate_losses(heads: Sequence[Vector], neurons: Sequence[Vector], budget: Budget) -> Sizes:
     """Units per layer with the least sum of losses within the budget.
 
     The realised MACs never exceed the budget and miss it by less than one neuron, unless all
@@ -37,25 +31,20 @@ def allocate_losses(
     Args:
         heads: Per layer the loss with 0..H attention units kept, shape (H + 1,), never increasing.
         neurons: Likewise with 0..F neurons kept.
-        costs: Costs of a unit of each kind.
-        ratio: Share of the prunable MACs to remove.
-        min_units: Units that every site keeps at least.
+        budget: What may stay.
 
     Raises:
         BudgetError: The floor does not fit the budget.
     """
     losses = [*heads, *neurons]
+    costs = budget.open
     unit = np.array([costs.head] * len(heads) + [costs.neuron] * len(neurons))
-    floors = np.array([min(len(loss) - 1, min_units) for loss in losses])
-    budget = (1.0 - ratio) * costs.total + ROUNDING * costs.total
-    if floors @ unit > budget:
-        raise BudgetError(
-            f"ratio={ratio} leaves {budget:.0f} MACs per token, but {floors[: len(heads)].sum()} "
-            f"heads and {floors[len(heads) :].sum()} neurons (min_units={min_units}) need "
-            f"{floors @ unit:.0f}; lower ratio or min_units"
-        )
-    counts = _priced(losses, unit, floors, budget)
-    _spend(counts, losses, unit, budget)
+    floors = np.array([min(len(loss) - 1, budget.min_units) for loss in losses])
+    macs = budget.macs + ROUNDING * costs.total
+    if floors @ unit > macs:
+        raise budget.too_small(*budget.floor)
+    counts = _priced(losses, unit, floors, macs)
+    _spend(counts, losses, unit, macs)
     total = sum(float(loss[count]) for loss, count in zip(losses, counts, strict=True))
     return Sizes(
         heads=tuple(counts[: len(heads)].tolist()),
@@ -65,36 +54,39 @@ def allocate_losses(
 
 
 def _priced(
-    losses: Sequence[Vector], unit: np.ndarray, floors: np.ndarray, budget: float
+    losses: Sequence[Vector], unit: np.ndarray, floors: np.ndarray, macs: float
 ) -> np.ndarray:
-    """Units per site at the lowest price of a MAC at which the budget holds."""
+    """Units per site at the lowest price of a MAC at which they cost at most `macs`."""
 
     def at(price: float) -> np.ndarray:
-        found = [
-            floor + int(np.argmin(loss[floor:] + price * cost * np.arange(floor, len(loss))))
-            for loss, cost, floor in zip(losses, unit, floors, strict=True)
-        ]
-        return np.array(found)
+        return np.array(
+            [
+                floor + int(np.argmin(loss[floor:] + price * cost * np.arange(floor, len(loss))))
+                for loss, cost, floor in zip(losses, unit, floors, strict=True)
+            ]
+        )
 
     steepest = max(float(loss.max(initial=0.0)) for loss in losses)
-    if at(0.0) @ unit <= budget or steepest == 0.0:
-        free = at(0.0)
-        return free if free @ unit <= budget else floors.copy()
+    free = at(0.0)
+    if free @ unit <= macs:
+        return free
+    if steepest == 0.0:
+        return floors.copy()
     # From a price at which nothing is worth its cost down to one that is free in practice.
     high = np.log(2.0 * steepest / min(cost for cost in unit if cost > 0))
     low = high - 100.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
-        if at(float(np.exp(middle))) @ unit > budget:
+        if at(float(np.exp(middle))) @ unit > macs:
             low = middle
         else:
             high = middle
     return at(float(np.exp(high)))
 
 
-def _spend(counts: np.ndarray, losses: Sequence[Vector], unit: np.ndarray, budget: float) -> None:
+def _spend(counts: np.ndarray, losses: Sequence[Vector], unit: np.ndarray, macs: float) -> None:
     """Add units, each time the one that saves most per MAC, until none fits; changes `counts`."""
-    left = budget - counts @ unit
+    left = macs - counts @ unit
     while True:
         open_sites = [
             i for i, loss in enumerate(losses) if counts[i] < len(loss) - 1 and unit[i] <= left

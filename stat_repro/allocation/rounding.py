@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from stat_repro.allocation.allocate import ROUNDING, Sizes
-from stat_repro.allocation.costs import BudgetError, UnitCosts
+from stat_repro.allocation.allocate import Sizes
+from stat_repro.allocation.budget import ROUNDING, Budget
+from stat_repro.allocation.costs import BudgetError
 from stat_repro.allocation.scores import Vector
 
 
@@ -49,14 +50,27 @@ class _Layer:
         return direction * (self.target - self.count), direction * score, -direction * self.index
 
 
-def round_neurons(
-    sizes: Sizes,
-    scores: Sequence[Vector],
-    costs: UnitCosts,
-    ratio: float,
-    min_units: int,
-    round_to: int,
-) -> Sizes:
+def final_sizes(sizes: Sizes, scores: Sequence[Vector], budget: Budget, round_to: int) -> Sizes:
+    """The sizes with neurons rounded, and with all units of a kind that may not go.
+
+    Args:
+        sizes: What an allocation chose.
+        scores: As `round_neurons` takes them.
+        budget: What the allocation was made with.
+        round_to: The step.
+    """
+    sizes = round_neurons(sizes, scores, budget, round_to)
+    if budget.kinds == "all":
+        return sizes
+    whole = (
+        {"heads": budget.costs.heads}
+        if budget.kinds == "ffn"
+        else {"neurons": budget.costs.neurons}
+    )
+    return replace(sizes, **whole, details={**sizes.details, "kinds": budget.kinds})
+
+
+def round_neurons(sizes: Sizes, scores: Sequence[Vector], budget: Budget, round_to: int) -> Sizes:
     """Round the neurons that every layer keeps; heads stay as they are.
 
     A layer keeps a multiple of `round_to`, or all its neurons. Counts are rounded down, then the
@@ -67,9 +81,7 @@ def round_neurons(
     Args:
         sizes: What an allocation chose.
         scores: Per layer, errors of the neurons in the order in which they are kept.
-        costs: The costs that the allocation was made with.
-        ratio: Share of the prunable MACs to remove.
-        min_units: Every layer keeps at least this many neurons, rounded up.
+        budget: What the allocation was made with; `min_units` is rounded up.
         round_to: The step; 1 returns `sizes`.
 
     Raises:
@@ -77,20 +89,20 @@ def round_neurons(
     """
     if round_to == 1:
         return sizes
-    floor = math.ceil(min_units / round_to) * round_to
+    floor = math.ceil(budget.min_units / round_to) * round_to
     layers = [
         _layer(i, units, sizes.neurons[i], scores[i], floor, round_to)
-        for i, units in enumerate(costs.neurons)
+        for i, units in enumerate(budget.open.neurons)
     ]
-    left = _neurons_in_budget(sizes, costs, ratio) - sum(layer.count for layer in layers)
+    left = _neurons_in_budget(sizes, budget) - sum(layer.count for layer in layers)
     while left < 0:  # the floor lifted some layers above their share
         lower = [layer for layer in layers if layer.step(-1)]
         if not lower:
             needed = sum(layer.count for layer in layers)
             raise BudgetError(
-                f"ratio={ratio} leaves {needed + left} neurons beside {sum(sizes.heads)} heads, "
-                f"but round_to={round_to} with min_units={min_units} needs {needed}; lower ratio, "
-                "round_to or min_units"
+                f"ratio={budget.ratio} leaves {needed + left} neurons beside {sum(sizes.heads)} "
+                f"heads, but round_to={round_to} with min_units={budget.min_units} needs {needed}; "
+                "lower ratio, round_to or min_units"
             )
         layer = max(lower, key=lambda one: one.urgency(-1))
         left += layer.step(-1)
@@ -119,9 +131,9 @@ def _layer(
     return _Layer(index, allowed, target, scores, level=below[-1] if below else 0)
 
 
-def _neurons_in_budget(sizes: Sizes, costs: UnitCosts, ratio: float) -> int:
+def _neurons_in_budget(sizes: Sizes, budget: Budget) -> int:
     """Neurons that the budget pays beside the heads that are kept."""
-    if not sum(costs.neurons):
+    if not sum(budget.open.neurons):
         return 0
-    left = (1.0 - ratio) * costs.total - sum(sizes.heads) * costs.head
-    return math.floor(left / costs.neuron + ROUNDING)
+    left = budget.macs - sum(sizes.heads) * budget.open.head
+    return math.floor(left / budget.open.neuron + ROUNDING)

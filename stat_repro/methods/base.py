@@ -1,24 +1,28 @@
-"""What a method takes, returns and needs."""
+"""What a method is given and what it returns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
+from stat_repro.allocation.budget import Budget
+from stat_repro.allocation.costs import unit_costs
 from stat_repro.calibration.batches import CalibrationBatch
 from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.sketch import Sketch
+from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.config import PruningConfig
-from stat_repro.models.adapter import Adapter
+from stat_repro.models.adapter import Adapter, Site
 from stat_repro.plan import PruningPlan, SiteKind
 from stat_repro.surgery.edit import SiteEdit
 
 
 @dataclass(frozen=True)
 class MethodInput:
-    """Everything a method may look at. The model is left as it was.
+    """A request: everything a method may look at. The model is left as it was.
 
     Attributes:
         model: The dense model.
@@ -28,12 +32,12 @@ class MethodInput:
         ratio: Share of the prunable MACs to remove.
         sequence_length: Mean tokens per example that costs are counted at.
         config: The method's options.
-        statistics: `gram`, `exact` or `sketch`.
+        statistics_kind: `gram`, `exact` or `sketch`.
         calibration: Dense statistics of all sites over `batches`; empty where
             `PruningConfig.needs_statistics` says so.
         round_to: Neurons kept per layer are a multiple of this where the layer loses any.
         seed: Of methods that draw at random.
-        sketch: Which sketch, where `statistics` is `sketch`.
+        sketch: Which sketch, where `statistics_kind` is `sketch`.
     """
 
     model: nn.Module
@@ -42,16 +46,37 @@ class MethodInput:
     ratio: float
     sequence_length: float
     config: PruningConfig
-    statistics: str
+    statistics_kind: str
     calibration: Calibration
     round_to: int = 1
     seed: int = 0
     sketch: Sketch | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def budget(self) -> Budget:
+        """What may stay.
+
+        Raises:
+            BudgetError: Nothing to prune, or the units that may go cost too little.
+        """
+        costs = unit_costs(self.adapter, self.sequence_length)
+        if self.config.neuron_mac_share is not None:
+            costs = costs.with_neuron_share(self.config.neuron_mac_share)
+        return Budget(costs, self.ratio, self.config.min_units, self.config.kinds)
+
+    def statistics_of(self, site: Site) -> SiteStatistics:
+        """Dense statistics of a site."""
+        return self.calibration.statistics[site.key]
+
 
 @dataclass(frozen=True)
-class SiteError:
-    """What one site's edit costs on the calibration data.
+class SiteFit:
+    """How well one site's edit fits on the calibration data.
 
     Attributes:
         relative_error: ||Y - Y'||_F / ||A W^T||_F, Y and Y' the consumer's outputs, with the
@@ -73,14 +98,14 @@ class MethodOutput:
     Attributes:
         plan: Kept units of all layers.
         edits: New consumers of the sites that lose units.
-        errors: One entry per edited site.
+        fits: One entry per edited site.
         timings: Seconds per stage of the method, as if nothing were shared with other ratios;
             `shared_s` is the part that was.
     """
 
     plan: PruningPlan
     edits: tuple[SiteEdit, ...]
-    errors: tuple[SiteError, ...]
+    fits: tuple[SiteFit, ...]
     timings: Mapping[str, float]
 
 

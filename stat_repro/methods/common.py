@@ -1,8 +1,9 @@
-"""Steps that all methods share: corrections folded site by site, and the plan.
+"""What methods share: work done once for several ratios, corrections of all sites, and the plan.
 
 Sites are corrected in STAT's order, whatever chose the units: every FFN from the dense statistics;
-then, where a correction is fitted, head statistics are taken again on the model with corrected
-FFNs, and the heads are corrected from those. Methods then differ by what they are compared in.
+then, where a correction is fitted, the heads' statistics are taken again on the model with
+corrected FFNs, and the heads are corrected from those. Methods then differ by what they are
+compared in.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from stat_repro.calibration.capture import Calibration, collect_statistics
 from stat_repro.config import FITTED, LEAST_SQUARES
 from stat_repro.measure import Stopwatch
-from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
+from stat_repro.methods.base import MethodInput, MethodOutput, SiteFit
 from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.parallel import spread, world
@@ -28,144 +29,125 @@ log = logging.getLogger("stat_repro")
 
 T = TypeVar("T")
 Key = tuple[int, SiteKind]
-Folded = list[tuple[SiteEdit, SiteError]]
-
-# Corrections whose fit depends on what the FFNs before a head do. `bias` takes the dense means, as
-# FLAP does; only `stat`, which orders heads by statistics taken again, has those at hand for it.
-REFITTED = FITTED
+Folded = list[tuple[SiteEdit, SiteFit]]
 
 
 def once_per_calibration(
-    task: MethodInput, key: Hashable, work: Callable[[Stopwatch], T], watch: Stopwatch
+    request: MethodInput, key: Hashable, work: Callable[[Stopwatch], T], watch: Stopwatch
 ) -> T:
-    """What is the same for all ratios of one calibration: worked out by the first that asks.
+    """What is the same for all ratios of one calibration: done for the first of them only.
 
     Args:
-        task: What the method was given.
+        request: What the method was given.
         key: Names the method and the options that `work` depends on.
         work: Gets a stopwatch for its stages.
         watch: Gets the seconds of these stages, whoever took them; `shared_s` grows by them where
             another ratio had done the work.
     """
-    known = task.calibration.derived
+    known = request.calibration.derived
     shared = key in known
     if not shared:
-        own = Stopwatch(next(task.model.parameters()).device)
-        known[key] = work(own), own.seconds
-    found, seconds = known[key]
+        stages = Stopwatch(request.device)
+        known[key] = work(stages), stages.seconds
+    result, seconds = known[key]
     watch.seconds |= seconds
     before = watch.seconds.get("shared_s", 0.0)
     watch.seconds["shared_s"] = before + sum(seconds.values()) * shared
-    return found
+    return result
 
 
 def scores_by_site(
     adapter: Adapter, score: Callable[[Site], torch.Tensor]
 ) -> dict[Key, torch.Tensor]:
     """Scores of the units of every site, shape (units,); a site without units has none."""
-    return {
-        (site.layer, site.kind): score(site) if site.units else torch.zeros(0, dtype=torch.float64)
-        for site in adapter.sites
-    }
+    none = torch.zeros(0, dtype=torch.float64)
+    return {site.key: score(site) if site.units else none for site in adapter.sites}
 
 
 def fold_all(
-    task: MethodInput,
-    neurons: Mapping[int, torch.Tensor],
-    heads: Callable[[Site, Calibration], torch.Tensor],
+    request: MethodInput,
+    kept: Callable[[Site, Calibration], torch.Tensor],
     watch: Stopwatch,
     *,
-    refit: bool,
-    ffn_norms: Sequence[float | None] | None = None,
+    recalibrate: bool = False,
+    norms: Mapping[Key, float] | None = None,
 ) -> Folded:
     """Edits of all sites, FFNs first.
 
     Args:
-        task: What the method was given.
-        neurons: Kept neurons by layer.
-        heads: Kept heads of a site, from the statistics that it is corrected with.
+        request: What the method was given.
+        kept: Kept units of a site, from the statistics that it is corrected with.
         watch: Gets the seconds of the stages.
-        refit: Whether head statistics are taken again on the model with corrected FFNs.
-        ffn_norms: ||A W^T||_F of the FFNs by layer, where they are known already.
+        recalibrate: Take the heads' statistics again on the model with corrected FFNs, also for
+            corrections that do not depend on them.
+        norms: ||A W^T||_F of sites where they are known already.
 
     Returns:
-        Edits and errors by layer, attention before FFN.
+        Edits and fits by layer, attention before FFN.
     """
-    config, model, adapter = task.config, task.model, task.adapter
+    config, model, adapter = request.config, request.model, request.adapter
+    dense, known = request.calibration, norms or {}
+
+    def fold(site: Site, calibration: Calibration) -> tuple[SiteEdit, SiteFit]:
+        units = kept(site, calibration)
+        return fold_site(model, site, units, calibration, config, known.get(site.key))
+
     ffn_sites = adapter.of_kind("ffn")
-    norms = [None] * len(ffn_sites) if ffn_norms is None else ffn_norms
     with watch.stage("fold_ffn_s"):
-        ffn = _spread_folds(
-            ffn_sites,
-            lambda site: fold_site(
-                model, site, neurons[site.layer], task.calibration, config, norms[site.layer]
-            ),
-            "folding FFNs",
-        )
+        ffn = _spread_folds(ffn_sites, lambda site: fold(site, dense), "folding FFNs")
     ffn_edits = [edit for edit, _ in ffn]
     if config.correction in LEAST_SQUARES:
-        kept = [len(edit.kept) for edit in ffn_edits]
-        warn_of_few_tokens(ffn_sites, kept, task.calibration.tokens)
+        warn_of_few_tokens(ffn_sites, [len(edit.kept) for edit in ffn_edits], dense.tokens)
     head_sites = [site for site in adapter.of_kind("attention") if site.units]
-    calibration = task.calibration
-    if refit:
+    calibration = dense
+    # Where something is fitted to the heads, it depends on what the FFNs before them do. `bias`
+    # takes the dense means, as FLAP does; `stat` has others at hand, by which it orders heads.
+    if recalibrate or config.correction in FITTED:
         with watch.stage("recalibrate_s"), temporarily_pruned(model, ffn_sites, ffn_edits):
             calibration = collect_statistics(
                 model,
                 adapter,
-                task.batches,
+                request.batches,
                 sites=head_sites,
-                statistics=task.statistics,
-                sketch=task.sketch,
+                statistics=request.statistics_kind,
+                sketch=request.sketch,
                 label="statistics of heads with folded FFNs",
             )
     with watch.stage("fold_heads_s"):
-        folded = _spread_folds(
-            head_sites,
-            lambda site: fold_site(model, site, heads(site, calibration), calibration, config),
-            "folding heads",
-        )
-    return sorted(folded + ffn, key=lambda pair: (pair[0].layer, pair[0].kind))
+        heads = _spread_folds(head_sites, lambda site: fold(site, calibration), "folding heads")
+    return sorted(heads + ffn, key=lambda pair: (pair[0].layer, pair[0].kind))
 
 
 def _spread_folds(
-    sites: Sequence[Site], fold: Callable[[Site], tuple[SiteEdit, SiteError]], label: str
+    sites: Sequence[Site], fold: Callable[[Site], tuple[SiteEdit, SiteFit]], label: str
 ) -> Folded:
-    """Every site's edit and error; where there are several processes, each folds some sites."""
+    """Every site's edit and fit; where there are several processes, each folds some sites."""
     if world().size == 1:
         return spread(sites, fold, label)
 
-    def portable(site: Site) -> tuple[SiteEdit, SiteError]:
-        edit, error = fold(site)
+    def portable(site: Site) -> tuple[SiteEdit, SiteFit]:
+        edit, fit = fold(site)
         bias = edit.consumer_bias
         return replace(
             edit,
             consumer_weight=edit.consumer_weight.cpu(),
             consumer_bias=None if bias is None else bias.cpu(),
-        ), error
+        ), fit
 
     return spread(sites, portable, label)
 
 
 def output_of(
-    task: MethodInput, folded: Folded, details: dict[str, Any], watch: Stopwatch
+    request: MethodInput, folded: Folded, details: dict[str, Any], watch: Stopwatch
 ) -> MethodOutput:
     """The method's output for these edits."""
-    edits = [edit for edit, _ in folded]
+    kept: dict[Key, tuple[int, ...]] = {(edit.layer, edit.kind): edit.kept for edit, _ in folded}
     return MethodOutput(
-        plan=plan_of(task.adapter, edits, task.config.method, details),
-        edits=tuple(edits),
-        errors=tuple(error for _, error in folded),
+        plan=plan_keeping(request.adapter, kept, request.config.method, details),
+        edits=tuple(edit for edit, _ in folded),
+        fits=tuple(fit for _, fit in folded),
         timings=watch.seconds,
     )
-
-
-def plan_of(
-    adapter: Adapter, edits: Sequence[SiteEdit], method: str, details: dict[str, Any]
-) -> PruningPlan:
-    """The plan that these edits carry out; a site without an edit has nothing to keep."""
-    kept = {(edit.layer, edit.kind): edit.kept for edit in edits}
-    return plan_keeping(adapter, kept, method, details)
 
 
 def plan_keeping(
@@ -191,8 +173,5 @@ def warn_of_few_tokens(sites: Sequence[Site], kept: Sequence[int], tokens: int) 
         log.warning(
             "%d calibration tokens are fewer than the neurons kept in %d of %d FFNs (first: %s); "
             "give more examples or a ridge",
-            tokens,
-            len(short),
-            len(sites),
-            short[0].name,
+            *(tokens, len(short), len(sites), short[0].name),
         )

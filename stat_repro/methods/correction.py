@@ -23,7 +23,7 @@ from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.config import PruningConfig
 from stat_repro.linalg.interpolative import fold
 from stat_repro.linalg.pivoting import NOISE_RTOL, check_finite
-from stat_repro.methods.base import SiteError
+from stat_repro.methods.base import SiteFit
 from stat_repro.models.adapter import Site, linear, unit_columns
 from stat_repro.models.devices import float64_home
 from stat_repro.surgery.edit import SiteEdit
@@ -41,7 +41,7 @@ def fold_site(
     calibration: Calibration,
     config: PruningConfig,
     norm: float | None = None,
-) -> tuple[SiteEdit, SiteError]:
+) -> tuple[SiteEdit, SiteFit]:
     """Keep these units of a site and fold the correction into its consumer.
 
     Args:
@@ -56,11 +56,11 @@ def fold_site(
     kept = tuple(sorted(kept_units.tolist()))
     weight = consumer_weight(model, site)
     if len(kept) == site.units:
-        edit = SiteEdit(site.layer, site.kind, kept, weight.clone(), None)
-        return edit, SiteError(site.layer, site.kind, site.units, len(kept), 0.0)
+        edit = SiteEdit(*site.key, kept, weight.clone())
+        return edit, SiteFit(*site.key, site.units, len(kept), 0.0)
     exact = float64(weight)
     columns = unit_columns(kept, site.width).to(exact.device)
-    statistics = calibration.statistics.get((site.layer, site.kind))
+    statistics = calibration.statistics.get(site.key)
     shift = None
     if statistics is None:
         if config.correction != "none":
@@ -75,10 +75,8 @@ def fold_site(
             error = _output_error(exact, statistics, columns, folded, shift) / norm
     bias = None if shift is None else _shifted_bias(linear(model, site.consumer), shift)
     new = folded.to(device=weight.device, dtype=weight.dtype)
-    return (
-        SiteEdit(site.layer, site.kind, kept, new, bias),
-        SiteError(site.layer, site.kind, site.units, len(kept), error),
-    )
+    edit = SiteEdit(*site.key, kept, new, bias)
+    return edit, SiteFit(*site.key, site.units, len(kept), error)
 
 
 def _corrected(

@@ -38,18 +38,18 @@ from stat_repro.methods.ranked import prune_by_scores
 from stat_repro.models.adapter import Adapter, Site
 
 
-def prune(task: MethodInput) -> MethodOutput:
+def prune(request: MethodInput) -> MethodOutput:
     """Plan and edits for the units that the loss depends on."""
-    check_head(task.model)
-    watch = Stopwatch(next(task.model.parameters()).device)
+    check_head(request.model)
+    watch = Stopwatch(request.device)
     with watch.stage("gradients_s"):
-        gradients = mask_gradients(task.model, task.adapter, task.batches)
+        gradients = mask_gradients(request.model, request.adapter, request.batches)
 
     def choice(site: Site, count: int) -> torch.Tensor:
-        return rearranged(gradients[site.layer, site.kind], site.units - count)
+        return rearranged(gradients[site.key], site.units - count)
 
-    scores = fisher_scores(task.adapter, gradients)
-    return prune_by_scores(task, scores, "additive", watch, choice)
+    scores = fisher_scores(request.adapter, gradients)
+    return prune_by_scores(request, scores, watch, choice)
 
 
 def fisher_scores(adapter: Adapter, gradients: dict[Key, torch.Tensor]) -> dict[Key, torch.Tensor]:
@@ -59,9 +59,7 @@ def fisher_scores(adapter: Adapter, gradients: dict[Key, torch.Tensor]) -> dict[
         adapter: Names the sites, those without units included.
         gradients: Per site with units (examples, units).
     """
-    return scores_by_site(
-        adapter, lambda site: gradients[site.layer, site.kind].square().mean(dim=0)
-    )
+    return scores_by_site(adapter, lambda site: gradients[site.key].square().mean(dim=0))
 
 
 def rearranged(gradients: torch.Tensor, removed: int) -> torch.Tensor:

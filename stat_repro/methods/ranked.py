@@ -3,100 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import torch
 
-from stat_repro.allocation.allocate import Sizes
-from stat_repro.allocation.costs import unit_costs
-from stat_repro.allocation.ranking import Split, allocate_ranked
-from stat_repro.allocation.restrict import completed, kind_or_none, restricted
-from stat_repro.allocation.rounding import round_neurons
+from stat_repro.allocation.allocate import Sizes, allocate_ranked
+from stat_repro.allocation.rounding import final_sizes
+from stat_repro.config import METHODS
 from stat_repro.linalg.pivoting import check_finite
 from stat_repro.measure import Stopwatch
-from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import REFITTED, Key, fold_all, output_of
-from stat_repro.methods.stat import stat_sizes
+from stat_repro.methods.base import MethodInput, MethodOutput, Prune
+from stat_repro.methods.common import Key, fold_all, once_per_calibration, output_of
+from stat_repro.methods.stat import sizes_of_stat
 from stat_repro.models.adapter import Site
 
+# One score per unit of every site, shape (units,); higher is kept first.
+Scores = Mapping[Key, torch.Tensor]
 # What a method may do after the sizes are known: kept units of a site from its number of units.
 Choice = Callable[[Site, int], torch.Tensor]
 
 
+def by_scores(score: Callable[[MethodInput], Scores]) -> Prune:
+    """The method that keeps the units of the highest scores.
+
+    Args:
+        score: Scores of all units; they must not depend on ratio or options.
+    """
+
+    def prune(request: MethodInput) -> MethodOutput:
+        watch, method = Stopwatch(request.device), request.config.method
+
+        def work(stages: Stopwatch) -> Scores:
+            with stages.stage("scores_s"):
+                return score(request)
+
+        # A calibration without statistics does not belong to one model.
+        if METHODS[method].reads_statistics:
+            scores = once_per_calibration(request, (method, request.seed), work, watch)
+        else:
+            scores = work(watch)
+        return prune_by_scores(request, scores, watch)
+
+    return prune
+
+
 def prune_by_scores(
-    task: MethodInput,
-    scores: Mapping[Key, torch.Tensor],
-    split: Split,
-    watch: Stopwatch,
-    choice: Choice | None = None,
+    request: MethodInput, scores: Scores, watch: Stopwatch, choice: Choice | None = None
 ) -> MethodOutput:
     """Keep the units of the highest scores under the configured sizes, and correct the consumers.
 
     Args:
-        task: What the method was given.
-        scores: Per site one score per unit, shape (units,); higher is kept first.
-        split: How heads and neurons share the budget under `allocation=global`.
+        request: What the method was given.
+        scores: Of all units.
         watch: Has the seconds that the scores took.
         choice: Another choice of a site's kept units for a given number; by default the highest
             scores, the earlier unit among equals.
     """
-    for site in task.adapter.sites:
+    for site in request.adapter.sites:
         if site.units:
-            check_finite(scores[site.layer, site.kind], f"{site.name}, scores of the units")
+            check_finite(scores[site.key], f"{site.name}, scores of the units")
     orders = {
         key: torch.argsort(values.cpu(), descending=True, stable=True)
         for key, values in scores.items()
     }
-    if task.config.allocation == "stat":
-        sizes, _ = stat_sizes(task, watch)
-        sizes = replace(sizes, details={**sizes.details, "allocation": "stat"})
+    if request.config.allocation == "stat":
+        sizes = sizes_of_stat(request, watch)
     else:
         with watch.stage("allocate_s"):
-            sizes = _own_sizes(task, scores, orders, split)
+            sizes = _sizes(request, scores, orders)
 
     def kept(site: Site) -> torch.Tensor:
-        key = (site.layer, site.kind)
-        count = (sizes.heads if site.kind == "attention" else sizes.neurons)[site.layer]
+        count = sizes.of(site)
         if choice is None or count in (0, site.units):
-            return orders[key][:count]
+            return orders[site.key][:count]
         return choice(site, count)
 
     with watch.stage("select_s"):
-        chosen = {(site.layer, site.kind): kept(site) for site in task.adapter.sites}
-    folded = fold_all(
-        task,
-        {layer: units for (layer, kind), units in chosen.items() if kind == "ffn"},
-        lambda site, _: chosen[site.layer, site.kind],
-        watch,
-        refit=task.config.correction in REFITTED,
-    )
-    return output_of(task, folded, sizes.details, watch)
+        chosen = {site.key: kept(site) for site in request.adapter.sites}
+    folded = fold_all(request, lambda site, _: chosen[site.key], watch)
+    return output_of(request, folded, sizes.details, watch)
 
 
-def _own_sizes(
-    task: MethodInput,
-    scores: Mapping[Key, torch.Tensor],
-    orders: Mapping[Key, torch.Tensor],
-    split: Split,
-) -> Sizes:
-    """Units per layer by the method's own scores, neurons rounded."""
-    config = task.config
+def _sizes(request: MethodInput, scores: Scores, orders: Mapping[Key, torch.Tensor]) -> Sizes:
+    """Units per layer by these scores, neurons rounded."""
+    config, budget, adapter = request.config, request.budget, request.adapter
     ordered = {key: values.cpu().double()[orders[key]].numpy() for key, values in scores.items()}
-    layers = range(task.adapter.num_layers)
-    heads = [ordered[i, "attention"] for i in layers]
-    neurons = [ordered[i, "ffn"] for i in layers]
-    costs = unit_costs(task.adapter, task.sequence_length)
-    if config.neuron_mac_share is not None:
-        costs = costs.with_neuron_share(config.neuron_mac_share)
-    own, own_ratio = restricted(costs, task.ratio, config.kinds)
+    heads = [ordered[site.key] for site in adapter.of_kind("attention")]
+    neurons = [ordered[site.key] for site in adapter.of_kind("ffn")]
     sizes = allocate_ranked(
-        kind_or_none(heads, config.kinds, "attention"),
-        kind_or_none(neurons, config.kinds, "ffn"),
-        own,
-        own_ratio,
-        config.min_units,
+        budget.values("attention", heads),
+        budget.values("ffn", neurons),
+        budget,
         uniform=config.allocation == "uniform",
-        split=split,
+        split=METHODS[config.method].split,
     )
-    target = (own, own_ratio, config.min_units)
-    return completed(round_neurons(sizes, neurons, *target, task.round_to), costs, config.kinds)
+    return final_sizes(sizes, neurons, budget, request.round_to)

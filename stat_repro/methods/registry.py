@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from stat_repro.methods import (
-    fisher,
-    flap,
-    leverage,
-    magnitude,
-    random,
-    shortgpt,
-    stat,
-    stat_plus,
-    wanda_sp,
-)
+from stat_repro.methods import baselines, fisher, shortgpt, stat, stat_plus
 from stat_repro.methods.base import Prune
+from stat_repro.methods.ranked import by_scores
 
 PRUNE: dict[str, Prune] = {
     "stat": stat.prune,
     "stat_plus": stat_plus.prune,
-    "random": random.prune,
-    "magnitude": magnitude.prune,
-    "wanda_sp": wanda_sp.prune,
-    "leverage": leverage.prune,
-    "flap": flap.prune,
+    "random": by_scores(baselines.random_scores),
+    "magnitude": by_scores(baselines.magnitude_scores),
+    "wanda_sp": by_scores(baselines.wanda_scores),
+    "leverage": by_scores(baselines.leverage_scores),
+    "flap": by_scores(baselines.fluctuation_scores),
     "fisher": fisher.prune,
     "shortgpt": shortgpt.prune,
 }

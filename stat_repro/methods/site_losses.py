@@ -34,12 +34,12 @@ MEASURED_SHARES: dict[SiteKind, tuple[float, ...]] = {
 
 
 def site_losses(
-    task: MethodInput, eliminations: Mapping[Key, Elimination], tokens: int
+    request: MethodInput, eliminations: Mapping[Key, Elimination], tokens: int
 ) -> dict[Key, Vector]:
     """Loss of the model's output with 0..H units of a site kept and all others whole.
 
     Args:
-        task: What the method was given.
+        request: What the method was given.
         eliminations: Order and output errors of every site with units.
         tokens: Calibration tokens that the losses are measured on.
 
@@ -50,15 +50,13 @@ def site_losses(
     Raises:
         CalibrationError: Outputs that are not finite; names the site.
     """
-    sites = [site for site in task.adapter.sites if site.units]
-    dense = DenseRun(task.model, task.adapter, task.batches, tokens)
-    losses = {(site.layer, site.kind): np.zeros(1) for site in task.adapter.sites}
+    sites = [site for site in request.adapter.sites if site.units]
+    dense = DenseRun(request.model, request.adapter, request.batches, tokens)
+    losses = {site.key: np.zeros(1) for site in request.adapter.sites}
     for site in track(sites, "measuring what each site matters", unit="sites"):
-        found = eliminations[site.layer, site.kind]
-        kept = _sizes(site)
-        measured = [_loss(task, site, found.order[:size], dense) for size in kept]
-        errors = found.errors.cpu().numpy()
-        losses[site.layer, site.kind] = fitted_losses(errors, kept, measured)
+        elimination, kept = eliminations[site.key], _sizes(site)
+        measured = [_loss(request, site, elimination.order[:size], dense) for size in kept]
+        losses[site.key] = fitted_losses(elimination.errors.cpu().numpy(), kept, measured)
     return losses
 
 
@@ -69,9 +67,9 @@ def _sizes(site: Site) -> list[int]:
     return sorted(sizes - {site.units}) or [0]
 
 
-def _loss(task: MethodInput, site: Site, kept: torch.Tensor, dense: DenseRun) -> float:
-    edit, _ = fold_site(task.model, site, kept, task.calibration, task.config)
-    with temporarily_pruned(task.model, [site], [edit]):
+def _loss(request: MethodInput, site: Site, kept: torch.Tensor, dense: DenseRun) -> float:
+    edit, _ = fold_site(request.model, site, kept, request.calibration, request.config)
+    with temporarily_pruned(request.model, [site], [edit]):
         loss = dense.divergence(site.layer)
     if not math.isfinite(loss):
         raise CalibrationError(

@@ -11,8 +11,8 @@ The model given is not changed: step 3 runs on temporarily exchanged Linears.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,46 +20,48 @@ from torch import nn
 
 from stat_repro.allocation.allocate import Sizes, allocate_global, allocate_uniform
 from stat_repro.allocation.authors import AUTHORS_NEURON_SHARE, allocate_authors
-from stat_repro.allocation.costs import UnitCosts, unit_costs
-from stat_repro.allocation.restrict import completed, of_kinds, restricted
-from stat_repro.allocation.rounding import round_neurons
+from stat_repro.allocation.rounding import final_sizes
 from stat_repro.allocation.scores import UnitErrors, Vector, decoder_scores, encoder_scores
 from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import fold_all, once_per_calibration, output_of
+from stat_repro.methods.common import Key, fold_all, once_per_calibration, output_of
 from stat_repro.methods.correction import consumer_weight, float64
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.parallel import spread
 from stat_repro.plan import SiteKind
 
 
-def prune(task: MethodInput) -> MethodOutput:
+def prune(request: MethodInput) -> MethodOutput:
     """Plan and edits of STAT for one model and one ratio."""
-    watch = Stopwatch(next(task.model.parameters()).device)
-    sizes, dense = stat_sizes(task, watch)
+    watch = Stopwatch(request.device)
+    sizes, dense = _sizes(request, watch)
 
-    def heads(site: Site, folded: Calibration) -> torch.Tensor:
-        return head_order(site, folded)[: sizes.heads[site.layer]]
+    def kept(site: Site, calibration: Calibration) -> torch.Tensor:
+        if site.kind == "ffn":
+            order = dense.neuron_orders[site.layer]
+        else:
+            order = head_order(site, calibration)
+        return order[: sizes.of(site)]
 
-    neurons = {i: order[: sizes.neurons[i]] for i, order in enumerate(dense.neuron_orders)}
-    folded = fold_all(task, neurons, heads, watch, refit=True, ffn_norms=dense.ffn_norms)
-    return output_of(task, folded, sizes.details, watch)
+    norms: dict[Key, float] = {(i, "ffn"): norm for i, norm in enumerate(dense.ffn_norms)}
+    folded = fold_all(request, kept, watch, recalibrate=True, norms=norms)
+    return output_of(request, folded, sizes.details, watch)
 
 
-def stat_sizes(task: MethodInput, watch: Stopwatch) -> tuple[Sizes, DenseAnalysis]:
-    """Units per layer by STAT's recipe, and what they follow from.
+def sizes_of_stat(request: MethodInput, watch: Stopwatch) -> Sizes:
+    """Units per layer by STAT's recipe, for the selection of another method (`allocation=stat`)."""
+    sizes, _ = _sizes(request, watch)
+    return replace(sizes, details={**sizes.details, "allocation": "stat"})
 
-    Other methods get their sizes here under `allocation=stat`.
-    """
-    config, adapter = task.config, task.adapter
-    dense = _dense_analysis(task, watch)
+
+def _sizes(request: MethodInput, watch: Stopwatch) -> tuple[Sizes, DenseAnalysis]:
+    """Units per layer by STAT's recipe, and what they follow from."""
+    dense = _dense_analysis(request, watch)
     with watch.stage("allocate_s"):
-        costs = unit_costs(adapter, task.sequence_length)
-        sizes = allocate(dense.errors, costs, adapter.decoder, task.ratio, config, task.round_to)
-    return sizes, dense
+        return allocate(dense.errors, request), dense
 
 
 @dataclass(frozen=True)
@@ -77,21 +79,23 @@ class DenseAnalysis:
     ffn_norms: list[float]
 
 
-def _dense_analysis(task: MethodInput, watch: Stopwatch) -> DenseAnalysis:
+def _dense_analysis(request: MethodInput, watch: Stopwatch) -> DenseAnalysis:
     """The analysis; worked out once for all ratios of one calibration."""
 
-    def work(own: Stopwatch) -> DenseAnalysis:
-        with own.stage("errors_s"):
-            errors, orders = unit_errors(task.model, task.adapter, task.calibration, task.config)
+    def work(stages: Stopwatch) -> DenseAnalysis:
+        with stages.stage("errors_s"):
+            errors, orders = unit_errors(
+                request.model, request.adapter, request.calibration, request.config
+            )
             norms = spread(
-                task.adapter.of_kind("ffn"),
-                lambda site: ffn_norm(task.model, site, task.calibration),
+                request.adapter.of_kind("ffn"),
+                lambda site: ffn_norm(request.model, site, request.calibration),
                 "output norms",
             )
         return DenseAnalysis(errors, orders, norms)
 
-    key = ("stat", task.config.authors_compat, task.config.scaling)
-    return once_per_calibration(task, key, work, watch)
+    key = ("stat", request.config.authors_compat, request.config.scaling)
+    return once_per_calibration(request, key, work, watch)
 
 
 def ffn_norm(model: nn.Module, site: Site, calibration: Calibration) -> float:
@@ -149,7 +153,7 @@ def site_analysis(
     if not site.units:
         return SiteAnalysis(site.kind, np.zeros(0), np.zeros(1), none)
     weight = float64(consumer_weight(model, site))
-    statistics = calibration.statistics[site.layer, site.kind]
+    statistics = calibration.statistics[site.key]
     if site.kind == "attention":
         errors = _head_errors(statistics, weight, site, config).cpu().numpy()
         return SiteAnalysis(site.kind, errors, np.zeros(0), none)
@@ -164,12 +168,11 @@ def site_analysis(
     )
 
 
-def gathered(found: Iterable[SiteAnalysis]) -> tuple[UnitErrors, list[torch.Tensor]]:
+def gathered(analyses: Sequence[SiteAnalysis]) -> tuple[UnitErrors, list[torch.Tensor]]:
     """Errors of all units and pivot orders of the neurons, from the analyses in layer order."""
-    found = list(found)
-    ffn = [analysis for analysis in found if analysis.kind == "ffn"]
+    ffn = [analysis for analysis in analyses if analysis.kind == "ffn"]
     errors = UnitErrors(
-        tuple(analysis.errors for analysis in found if analysis.kind == "attention"),
+        tuple(analysis.errors for analysis in analyses if analysis.kind == "attention"),
         tuple(analysis.errors for analysis in ffn),
         tuple(analysis.tails for analysis in ffn),
     )
@@ -190,38 +193,33 @@ def _head_errors(
     return statistics.removal_errors(order, weight, readers, site.width)[:-1]
 
 
-def allocate(
-    errors: UnitErrors,
-    costs: UnitCosts,
-    decoder: bool,
-    ratio: float,
-    config: PruningConfig,
-    round_to: int = 1,
-) -> Sizes:
-    """Sizes per layer by the configured recipe and allocation, neurons rounded to `round_to`.
+def allocate(errors: UnitErrors, request: MethodInput) -> Sizes:
+    """Sizes per layer by the configured recipe and allocation, neurons rounded.
 
     Raises:
         ConfigError: `authors_compat` for a decoder.
+        BudgetError: The ratio cannot be met.
     """
-    recipe = config.recipe
+    config, recipe, budget = request.config, request.config.recipe, request.budget
     if recipe == "auto":
-        recipe = "decoder" if decoder else "encoder"
+        recipe = "decoder" if request.adapter.decoder else "encoder"
+    if config.authors_compat and recipe == "decoder":
+        raise ConfigError("pruning.authors_compat=true repeats the BERT script: got a decoder")
+    if recipe == "encoder":
+        scores = encoder_scores(errors)
+    else:
+        scores = decoder_scores(errors, config.head_bonus)
     if config.authors_compat:
-        if recipe == "decoder":
-            raise ConfigError("pruning.authors_compat=true repeats the BERT script: got a decoder")
         share = config.neuron_mac_share
         share = AUTHORS_NEURON_SHARE if share is None else share
-        return allocate_authors(encoder_scores(errors), ratio, share, config.balance_factor)
-    if config.neuron_mac_share is not None:
-        costs = costs.with_neuron_share(config.neuron_mac_share)
-    scores = (
-        encoder_scores(errors) if recipe == "encoder" else decoder_scores(errors, config.head_bonus)
+        return allocate_authors(scores, request.ratio, share, config.balance_factor)
+    open_scores = UnitErrors(
+        tuple(budget.values("attention", scores.heads)),
+        tuple(budget.values("ffn", scores.neurons)),
+        tuple(budget.values("ffn", scores.neuron_tails, empty=1)),
     )
-    scores = of_kinds(scores, config.kinds)
-    own, own_ratio = restricted(costs, ratio, config.kinds)
     if config.allocation == "uniform":
-        sizes = allocate_uniform(scores, own, own_ratio, config.min_units)
+        sizes = allocate_uniform(open_scores, budget)
     else:
-        sizes = allocate_global(scores, own, own_ratio, config.min_units, config.balance_factor)
-    sizes = round_neurons(sizes, scores.neurons, own, own_ratio, config.min_units, round_to)
-    return completed(sizes, costs, config.kinds)
+        sizes = allocate_global(open_scores, budget, config.balance_factor)
+    return final_sizes(sizes, open_scores.neurons, budget, request.round_to)

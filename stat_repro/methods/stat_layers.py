@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 
 from stat_repro.allocation.allocate import Sizes
-from stat_repro.allocation.costs import unit_costs
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.capture import Calibration, Reduction
 from stat_repro.calibration.layerwise import LayerPasses
@@ -36,7 +35,7 @@ from stat_repro.calibration.spill import (
 from stat_repro.calibration.statistics import GramStatistics, SiteStatistics
 from stat_repro.config import LEAST_SQUARES
 from stat_repro.measure import Stopwatch, return_free_memory
-from stat_repro.methods.base import MethodInput, MethodOutput, SiteError
+from stat_repro.methods.base import MethodInput, MethodOutput, SiteFit
 from stat_repro.methods.common import Folded, Key, output_of, warn_of_few_tokens
 from stat_repro.methods.correction import fold_site
 from stat_repro.methods.stat import (
@@ -56,23 +55,22 @@ from stat_repro.surgery.edit import SiteEdit, temporarily_pruned
 log = logging.getLogger("stat_repro")
 
 
-def prune_by_layers(task: MethodInput, spill: Path | None) -> MethodOutput:
+def prune_by_layers(request: MethodInput, spill: Path | None) -> MethodOutput:
     """Plan and edits of STAT for a model in memory; equal to those of `methods.stat.prune`.
 
     Args:
-        task: Its `calibration` needs to hold the counts only.
+        request: Its `calibration` needs to hold the counts only.
         spill: Folder for hidden states and Gram matrices; None keeps the hidden states in memory
             and Gram matrices in the system's folder for temporary files.
     """
-    device = next(task.model.parameters()).device
-    watch = Stopwatch(device)
-    with working_folder(task.adapter, spill) as folder:
+    watch = Stopwatch(request.device)
+    with working_folder(request.adapter, spill) as folder:
         layers = LayerwiseStat(
-            task, AllResident(), folder, device, watch, in_files=spill is not None
+            request, AllResident(), folder, request.device, watch, in_files=spill is not None
         )
         sizes = layers.sizes()
         folded = [pair for pairs in layers.fold(sizes) for pair in pairs]
-    return output_of(task, folded, sizes.details, watch)
+    return output_of(request, folded, sizes.details, watch)
 
 
 @contextmanager
@@ -104,7 +102,7 @@ class LayerwiseStat:
     """The two passes; `sizes`, then `fold`.
 
     Args:
-        task: What the method is given; its `calibration` needs to hold the counts only.
+        request: What the method is given; its `calibration` needs to hold the counts only.
         weights: Brings layers into memory.
         folder: For files, removed by whoever made it.
         device: Where layers run.
@@ -114,7 +112,7 @@ class LayerwiseStat:
 
     def __init__(
         self,
-        task: MethodInput,
+        request: MethodInput,
         weights: LayerWeights,
         folder: Path,
         device: torch.device,
@@ -122,58 +120,63 @@ class LayerwiseStat:
         *,
         in_files: bool,
     ) -> None:
-        self._task, self._weights, self._folder = task, weights, folder
+        self._request, self._weights, self._folder = request, weights, folder
         self._device, self._watch = device, watch
         store = FileStore(folder) if in_files else MemoryStore()
-        self._passes = LayerPasses(task.model, task.adapter, weights, task.batches, store, device)
+        self._passes = LayerPasses(
+            request.model, request.adapter, weights, request.batches, store, device
+        )
         self._orders: list[torch.Tensor] = []
         self._norms: list[float] = []
         self._grams: dict[int, SpilledGram] = {}
 
     def sizes(self) -> Sizes:
         """First pass and allocation: what every layer keeps."""
-        task, watch = self._task, self._watch
+        request, watch = self._request, self._watch
         with watch.stage("calibrate_s"):
             self._passes.start()
-        found: list[SiteAnalysis] = []
-        for layer in track(range(task.adapter.num_layers), "dense layers", unit="layers"):
+        analyses: list[SiteAnalysis] = []
+        for layer in track(range(request.adapter.num_layers), "dense layers", unit="layers"):
             with self._weights.layer(layer):
-                sites = [task.adapter.site(layer, kind) for kind in ("attention", "ffn")]
+                sites = [request.adapter.site(layer, kind) for kind in ("attention", "ffn")]
                 calibration = self._statistics(layer, sites, "calibrate_s")
                 with watch.stage("errors_s"):
-                    found += [site_analysis(task.model, s, calibration, task.config) for s in sites]
-                    self._norms.append(ffn_norm(task.model, sites[1], calibration))
+                    analyses += [
+                        site_analysis(request.model, site, calibration, request.config)
+                        for site in sites
+                    ]
+                    self._norms.append(ffn_norm(request.model, sites[1], calibration))
                 with watch.stage("spill_s"):
                     self._spill(layer, calibration)
                 del calibration  # before the next layer comes
             return_free_memory()
-        errors, self._orders = gathered(found)
+        errors, self._orders = gathered(analyses)
         with watch.stage("allocate_s"):
-            costs = unit_costs(task.adapter, task.sequence_length)
-            return allocate(
-                errors, costs, task.adapter.decoder, task.ratio, task.config, task.round_to
-            )
+            return allocate(errors, request)
 
     def fold(self, sizes: Sizes) -> Iterator[Folded]:
         """Second pass: the edits of one layer after the other, attention before FFN."""
-        task, watch = self._task, self._watch
-        if task.config.correction in LEAST_SQUARES:
-            warn_of_few_tokens(task.adapter.of_kind("ffn"), sizes.neurons, task.calibration.tokens)
+        request, watch, adapter = self._request, self._watch, self._request.adapter
+        if request.config.correction in LEAST_SQUARES:
+            tokens = request.calibration.tokens
+            warn_of_few_tokens(adapter.of_kind("ffn"), sizes.neurons, tokens)
         with watch.stage("recalibrate_s"):
             self._passes.start()
-        for layer in track(range(task.adapter.num_layers), "folding layers", unit="layers"):
-            attention, ffn = (task.adapter.site(layer, kind) for kind in ("attention", "ffn"))
+        for layer in track(range(adapter.num_layers), "folding layers", unit="layers"):
+            attention, ffn = (adapter.site(layer, kind) for kind in ("attention", "ffn"))
             folded: Folded = []
             with self._weights.layer(layer):
                 with watch.stage("fold_ffn_s"):
                     folded.append(self._fold_ffn(ffn, sizes.neurons[layer]))
-                with temporarily_pruned(task.model, [ffn], [folded[0][0]]):
+                with temporarily_pruned(request.model, [ffn], [folded[0][0]]):
                     calibration = self._statistics(layer, [attention], "recalibrate_s")
                 if attention.units:
                     with watch.stage("fold_heads_s"):
                         kept = head_order(attention, calibration)[: sizes.heads[layer]]
-                        pair = fold_site(task.model, attention, kept, calibration, task.config)
-                        folded.insert(0, pair)
+                        folded.insert(
+                            0,
+                            fold_site(request.model, attention, kept, calibration, request.config),
+                        )
                 del calibration
             return_free_memory()
             yield folded
@@ -193,13 +196,13 @@ class LayerwiseStat:
             path = self._folder / f"gram-{layer}.bin"
             self._grams[layer] = SpilledGram.write(statistics, path)
 
-    def _fold_ffn(self, site: Site, kept: int) -> tuple[SiteEdit, SiteError]:
-        task = self._task
-        order = self._orders[site.layer][:kept]
+    def _fold_ffn(self, site: Site, kept: int) -> tuple[SiteEdit, SiteFit]:
+        request, units = self._request, self._orders[site.layer][:kept]
         statistics: dict[Key, SiteStatistics] = {}
         if kept < site.units:
             home = float64_home(self._device)
-            statistics[site.layer, "ffn"] = self._grams[site.layer].load(home)
-        known = task.calibration
+            statistics[site.key] = self._grams[site.layer].load(home)
+        known = request.calibration
         calibration = Calibration(statistics, known.tokens, known.examples)
-        return fold_site(task.model, site, order, calibration, task.config, self._norms[site.layer])
+        norm = self._norms[site.layer]
+        return fold_site(request.model, site, units, calibration, request.config, norm)

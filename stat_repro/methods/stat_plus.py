@@ -7,7 +7,7 @@ Without labels and gradients, as STAT, and with the same calibration examples:
    (`linalg.elimination`), instead of by pivots of the activations.
 2. Sizes follow from what the model's own output loses by each site, measured on some of the
    calibration examples and extended to all sizes by the output errors of step 1
-   (`methods.gains`), as a knapsack (`allocation.losses`), instead of from depth weights.
+   (`methods.site_losses`), as a knapsack (`allocation.losses`), instead of from depth weights.
 3. Corrections keep a constant as well (`correction=affine`).
 4. Consumers are fitted once more, front to back, to the dense model's residual stream
    (`methods.stream_refit`).
@@ -27,12 +27,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from stat_repro.allocation.allocate import Sizes
-from stat_repro.allocation.costs import unit_costs
+from stat_repro.allocation.allocate import Sizes, allocate_ranked
 from stat_repro.allocation.losses import allocate_losses
-from stat_repro.allocation.ranking import allocate_ranked
-from stat_repro.allocation.restrict import completed, kind_or_none, restricted
-from stat_repro.allocation.rounding import round_neurons
+from stat_repro.allocation.rounding import final_sizes
 from stat_repro.allocation.scores import Vector
 from stat_repro.calibration.curvature import output_curvature
 from stat_repro.config import LEAST_SQUARES
@@ -40,17 +37,10 @@ from stat_repro.linalg.damping import damped_root
 from stat_repro.linalg.elimination import Elimination
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import (
-    REFITTED,
-    Folded,
-    Key,
-    fold_all,
-    once_per_calibration,
-    output_of,
-)
+from stat_repro.methods.common import Folded, Key, fold_all, once_per_calibration, output_of
 from stat_repro.methods.correction import consumer_weight, float64, fold_site
 from stat_repro.methods.site_losses import site_losses
-from stat_repro.methods.stat import stat_sizes
+from stat_repro.methods.stat import sizes_of_stat
 from stat_repro.methods.stream_refit import refit_to_stream
 from stat_repro.models.adapter import Site
 from stat_repro.plan import SiteKind
@@ -77,39 +67,36 @@ FEW_TOKENS = 4
 FEW_TOKENS_RIDGE = 0.03
 
 
-def prune(task: MethodInput) -> MethodOutput:
+def prune(request: MethodInput) -> MethodOutput:
     """Plan and edits of stat_plus for one model and one ratio."""
-    watch = Stopwatch(next(task.model.parameters()).device)
-    task = _damped(task)
-    analysis = _analysis(task, watch)
-    sizes = _sizes(task, analysis, watch)
+    watch = Stopwatch(request.device)
+    request = _damped(request)
+    analysis = _analysis(request, watch)
+    sizes = _sizes(request, analysis, watch)
 
     def kept(site: Site) -> torch.Tensor:
-        counts = sizes.heads if site.kind == "attention" else sizes.neurons
-        return analysis.eliminations[site.layer, site.kind].order[: counts[site.layer]]
+        return analysis.eliminations[site.key].order[: sizes.of(site)]
 
-    if task.config.refit:
-        folded = _fold_to_stream(task, kept, watch)
+    if request.config.refit:
+        folded = _fold_to_stream(request, kept, watch)
     else:
-        neurons = {site.layer: kept(site) for site in task.adapter.of_kind("ffn")}
-        refit = task.config.correction in REFITTED
-        folded = fold_all(task, neurons, lambda site, _: kept(site), watch, refit=refit)
-    return output_of(task, folded, sizes.details, watch)
+        folded = fold_all(request, lambda site, _: kept(site), watch)
+    return output_of(request, folded, sizes.details, watch)
 
 
-def _damped(task: MethodInput) -> MethodInput:
-    """The same task, with a ridge where there are few tokens and none is asked for."""
-    config, tokens = task.config, task.calibration.tokens
-    columns = max(site.columns for site in task.adapter.sites)
+def _damped(request: MethodInput) -> MethodInput:
+    """The same request, with a ridge where there are few tokens and none is asked for."""
+    config, tokens = request.config, request.calibration.tokens
+    columns = max(site.columns for site in request.adapter.sites)
     fitted = config.correction in LEAST_SQUARES
     if not fitted or config.ridge > 0 or tokens >= FEW_TOKENS * columns:
-        return task
+        return request
     log.warning(
         "%d calibration tokens are fewer than %d per column of the widest site (%d): stat_plus "
         "fits with pruning.ridge=%g; more examples are better",
         *(tokens, FEW_TOKENS, columns, FEW_TOKENS_RIDGE),
     )
-    return replace(task, config=replace(config, ridge=FEW_TOKENS_RIDGE))
+    return replace(request, config=replace(config, ridge=FEW_TOKENS_RIDGE))
 
 
 @dataclass(frozen=True)
@@ -126,87 +113,81 @@ class SiteAnalyses:
     losses: Mapping[Key, Vector]
 
 
-def _analysis(task: MethodInput, watch: Stopwatch) -> SiteAnalyses:
+def _analysis(request: MethodInput, watch: Stopwatch) -> SiteAnalyses:
     """The analyses; worked out once for all ratios of one calibration."""
-    config = task.config
+    config = request.config
     options: tuple[Hashable, ...] = (config.curvature,)
     if config.curvature == "fisher":
-        options += (task.seed,)
+        options += (request.seed,)
     if config.measures_sizes:  # with the correction; nothing else depends on the options
         options += (config.correction, config.ridge, config.sensitivity_tokens)
 
-    def work(own: Stopwatch) -> SiteAnalyses:
+    def work(stages: Stopwatch) -> SiteAnalyses:
         roots: Mapping[Key, torch.Tensor] = {}
         if config.curvature == "fisher":
-            with own.stage("curvature_s"):
-                found = output_curvature(task.model, task.adapter, task.batches, task.seed)
-                roots = {key: damped_root(c, CURVATURE_FLOOR) for key, c in found.items()}
-        with own.stage("eliminate_s"):
-            eliminations = {
-                (site.layer, site.kind): _elimination(
-                    task, site, roots.get((site.layer, site.kind))
+            with stages.stage("curvature_s"):
+                curvature = output_curvature(
+                    request.model, request.adapter, request.batches, request.seed
                 )
-                for site in track(task.adapter.sites, "eliminating units", unit="sites")
+                roots = {key: damped_root(c, CURVATURE_FLOOR) for key, c in curvature.items()}
+        with stages.stage("eliminate_s"):
+            eliminations = {
+                site.key: _elimination(request, site, roots.get(site.key))
+                for site in track(request.adapter.sites, "eliminating units", unit="sites")
             }
         losses: dict[Key, Vector] = {}
         if config.measures_sizes:
-            with own.stage("sensitivity_s"):
-                losses = site_losses(task, eliminations, config.sensitivity_tokens)
+            with stages.stage("sensitivity_s"):
+                losses = site_losses(request, eliminations, config.sensitivity_tokens)
         elif config.allocation == "global":
             losses = {key: one.errors.cpu().numpy() for key, one in eliminations.items()}
         return SiteAnalyses(eliminations, losses)
 
-    return once_per_calibration(task, ("stat_plus", *options), work, watch)
+    return once_per_calibration(request, ("stat_plus", *options), work, watch)
 
 
-def _elimination(task: MethodInput, site: Site, root: torch.Tensor | None) -> Elimination:
+def _elimination(request: MethodInput, site: Site, root: torch.Tensor | None) -> Elimination:
     """Of the centred statistics: the mean of a unit that goes is left in the bias.
 
     Args:
-        task: What the method was given.
+        request: What the method was given.
         site: The site.
         root: What output errors are multiplied with, shape (D, D); None for the errors as they are.
     """
     if not site.units:
         return Elimination(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.float64))
-    statistics = task.calibration.statistics[site.layer, site.kind]
-    weight = float64(consumer_weight(task.model, site))
+    weight = float64(consumer_weight(request.model, site))
     if root is not None:
         weight = root.to(weight) @ weight
-    return statistics.centred().elimination(weight, site.width, RIDGE)
+    return request.statistics_of(site).centred().elimination(weight, site.width, RIDGE)
 
 
-def _sizes(task: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Sizes:
+def _sizes(request: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Sizes:
     """Units per layer by the configured allocation, neurons rounded."""
-    config, layers = task.config, range(task.adapter.num_layers)
-    if config.allocation == "stat":
-        sizes, _ = stat_sizes(task, watch)
-        return replace(sizes, details={**sizes.details, "allocation": "stat"})
-
-    def by_layer(values: Mapping[Key, Vector], kind: SiteKind, empty: int) -> list[Vector]:
-        return [*kind_or_none([values[i, kind] for i in layers], config.kinds, kind, empty)]
-
+    if request.config.allocation == "stat":
+        return sizes_of_stat(request, watch)
     with watch.stage("allocate_s"):
-        costs = unit_costs(task.adapter, task.sequence_length)
-        if config.neuron_mac_share is not None:
-            costs = costs.with_neuron_share(config.neuron_mac_share)
-        own, own_ratio = restricted(costs, task.ratio, config.kinds)
-        target = (own, own_ratio, config.min_units)
-        if config.allocation == "global":
-            heads = by_layer(analysis.losses, "attention", 1)
-            neurons = by_layer(analysis.losses, "ffn", 1)
-            sizes = allocate_losses(heads, neurons, *target)
+        budget, adapter = request.budget, request.adapter
+
+        def values(of: Mapping[Key, Vector], kind: SiteKind, empty: int) -> list[Vector]:
+            return budget.values(kind, [of[site.key] for site in adapter.of_kind(kind)], empty)
+
+        if request.config.allocation == "global":
+            heads, neurons = (values(analysis.losses, kind, 1) for kind in ("attention", "ffn"))
+            sizes = allocate_losses(heads, neurons, budget)
             steps = [-np.diff(loss) for loss in neurons]
         else:
-            found = analysis.eliminations.items()
-            rises = {key: -np.diff(one.errors.cpu().numpy()) for key, one in found}
-            heads, steps = by_layer(rises, "attention", 0), by_layer(rises, "ffn", 0)
-            sizes = allocate_ranked(heads, steps, *target, uniform=True, split="proportional")
-        return completed(round_neurons(sizes, steps, *target, task.round_to), costs, config.kinds)
+            rises = {
+                key: -np.diff(one.errors.cpu().numpy())
+                for key, one in analysis.eliminations.items()
+            }
+            heads, steps = (values(rises, kind, 0) for kind in ("attention", "ffn"))
+            sizes = allocate_ranked(heads, steps, budget, uniform=True, split="proportional")
+        return final_sizes(sizes, steps, budget, request.round_to)
 
 
 def _fold_to_stream(
-    task: MethodInput, kept: Callable[[Site], torch.Tensor], watch: Stopwatch
+    request: MethodInput, kept: Callable[[Site], torch.Tensor], watch: Stopwatch
 ) -> Folded:
     """Corrections from the dense statistics, then consumers moved towards the dense stream.
 
@@ -214,10 +195,10 @@ def _fold_to_stream(
     """
     with watch.stage("fold_s"):
         static = [
-            fold_site(task.model, site, kept(site), task.calibration, task.config)
-            for site in track(task.adapter.sites, "folding sites", unit="sites")
+            fold_site(request.model, site, kept(site), request.calibration, request.config)
+            for site in track(request.adapter.sites, "folding sites", unit="sites")
             if site.units
         ]
     with watch.stage("refit_s"):
-        moved = refit_to_stream(task, {(edit.layer, edit.kind): edit for edit, _ in static})
+        moved = refit_to_stream(request, {(edit.layer, edit.kind): edit for edit, _ in static})
     return [(moved[edit.layer, edit.kind], error) for edit, error in static]

@@ -16,6 +16,7 @@ A share `STEP` of D and d is taken.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -39,47 +40,46 @@ STEP = 0.5
 RIDGE = 0.05
 
 
-def refit_to_stream(task: MethodInput, edits: Mapping[Key, SiteEdit]) -> dict[Key, SiteEdit]:
+def refit_to_stream(request: MethodInput, edits: Mapping[Key, SiteEdit]) -> dict[Key, SiteEdit]:
     """The edits with consumers that also make up for the sites before them.
 
     Holds the hidden states of all calibration tokens twice and one layer's targets: four vectors
     of the model's width per token.
 
     Args:
-        task: What the method was given.
+        request: What the method was given.
         edits: One for every site with units, fitted to the dense model.
 
     Returns:
         One for each of them, with the same kept units.
     """
-    adapter, model = task.adapter, task.model
-    device = next(model.parameters()).device
+    adapter, model = request.adapter, request.model
     dense, pruned = (
-        LayerPasses(model, adapter, AllResident(), task.batches, MemoryStore(), device)
+        LayerPasses(model, adapter, AllResident(), request.batches, MemoryStore(), request.device)
         for _ in range(2)
     )
     dense.start()
     pruned.start()
-    found: dict[Key, SiteEdit] = {}
+    moved: dict[Key, SiteEdit] = {}
     for layer in track(range(adapter.num_layers), "fitting to the dense stream", unit="layers"):
         sites = [adapter.site(layer, kind) for kind in ("attention", "ffn")]
-        targets = _dense_streams(task, dense, layer, sites)
+        targets = _dense_streams(request, dense, layer, sites)
         done: list[SiteEdit] = []
         for site in (site for site in sites if site.units):
-            edit = edits[layer, site.kind]
+            edit = edits[site.key]
             with temporarily_pruned(model, sites, [*done, edit]):
-                sums = _sums(task, pruned, site, targets[site.kind])
-            done.append(_moved(task, site, edit, sums))
-            found[layer, site.kind] = done[-1]
+                sums = _sums(request, pruned, site, targets[site.kind])
+            done.append(_moved(request, site, edit, sums))
+            moved[site.key] = done[-1]
         if layer < adapter.num_layers - 1:
             with temporarily_pruned(model, sites, done):
                 passing = StreamRecorder(adapter, layer, [], lambda *_: None)
                 pruned.advance(layer, passing, f"pruned layer {layer}")
-    return found
+    return moved
 
 
 def _dense_streams(
-    task: MethodInput, passes: LayerPasses, layer: int, sites: list[Site]
+    request: MethodInput, passes: LayerPasses, layer: int, sites: list[Site]
 ) -> dict[str, list[torch.Tensor]]:
     """The dense stream behind each site, per batch (n, D), on the CPU; batches move on."""
     streams: dict[str, list[torch.Tensor]] = {site.kind: [] for site in sites}
@@ -88,16 +88,16 @@ def _dense_streams(
         streams[site.kind].append(stream.cpu())
 
     wanted = [site for site in sites if site.units]
-    recorder = StreamRecorder(task.adapter, layer, wanted, keep)
+    recorder = StreamRecorder(request.adapter, layer, wanted, keep)
     passes.advance(layer, recorder, f"dense layer {layer}")
     return streams
 
 
 def _sums(
-    task: MethodInput, passes: LayerPasses, site: Site, targets: list[torch.Tensor]
+    request: MethodInput, passes: LayerPasses, site: Site, targets: list[torch.Tensor]
 ) -> RefitSums:
     """Sums of the refit of one site; the batches stay in front of its layer."""
-    consumer = linear(task.model, site.consumer)
+    consumer = linear(request.model, site.consumer)
     home = float64_home(consumer.weight.device)
     sums = RefitSums.empty(consumer.in_features, consumer.out_features, home)
     waiting = iter(targets)
@@ -108,29 +108,24 @@ def _sums(
         missing = wanted - stream.to(home, torch.float64)
         sums.add(inputs.to(home, torch.float64), missing, weights)
 
-    recorder = StreamRecorder(task.adapter, site.layer, [site], add, stop=site)
+    recorder = StreamRecorder(request.adapter, site.layer, [site], add, stop=site)
     passes.advance(site.layer, recorder, f"{site.kind} of pruned layer {site.layer}")
     sum_over_ranks([sums.products, sums.cross, sums.inputs, sums.targets, sums.total])
     return sums
 
 
-def _moved(task: MethodInput, site: Site, edit: SiteEdit, sums: RefitSums) -> SiteEdit:
+def _moved(request: MethodInput, site: Site, edit: SiteEdit, sums: RefitSums) -> SiteEdit:
     """The edit, a step towards the fit."""
     weight_change, bias_change = sums.solve(RIDGE)
-    weight = edit.consumer_weight
+    weight, bias = edit.consumer_weight, edit.consumer_bias
+    if bias is None:
+        bias = linear(request.model, site.consumer).bias
     new_weight = float64(weight) + STEP * weight_change.to(float64(weight))
-    own = (
-        linear(task.model, site.consumer).bias
-        if edit.consumer_bias is None
-        else (edit.consumer_bias)
-    )
-    bias = STEP * bias_change
-    if own is not None:
-        bias = float64(own) + bias.to(float64(own))
-    return SiteEdit(
-        edit.layer,
-        edit.kind,
-        edit.kept,
-        new_weight.to(weight),
-        bias.to(device=weight.device, dtype=weight.dtype),
+    new_bias = STEP * bias_change
+    if bias is not None:
+        new_bias = float64(bias) + new_bias.to(float64(bias))
+    return replace(
+        edit,
+        consumer_weight=new_weight.to(weight),
+        consumer_bias=new_bias.to(device=weight.device, dtype=weight.dtype),
     )

@@ -63,6 +63,11 @@ class Site:
     params_per_unit: int
 
     @property
+    def key(self) -> tuple[int, SiteKind]:
+        """Layer and kind, by which mappings know the site."""
+        return self.layer, self.kind
+
+    @property
     def name(self) -> str:
         """How messages call the site."""
         return f"layer {self.layer} {self.kind} (input of {self.consumer})"

@@ -22,7 +22,7 @@ from stat_repro.config.checks import one_of
 from stat_repro.config.pruning import check_target
 from stat_repro.config.run import DTYPES
 from stat_repro.measure import Stopwatch, resolve_device
-from stat_repro.methods.base import MethodInput, SiteError
+from stat_repro.methods.base import MethodInput, SiteFit
 from stat_repro.methods.common import Key, plan_keeping
 from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
 from stat_repro.models.adapter import Adapter, adapter_for, linear
@@ -119,14 +119,14 @@ def compress_checkpoint(
         skeleton = open_checkpoint(source, supported_classes(), where)
         adapter = adapter_for(skeleton.model)
         counts = count_tokens(batches)
-        task = MethodInput(
+        request = MethodInput(
             model=skeleton.model,
             adapter=adapter,
             batches=batches,
             ratio=ratio,
             sequence_length=counts.mean_length if sequence_length is None else sequence_length,
             config=config,
-            statistics="gram",
+            statistics_kind="gram",
             calibration=counts,
             round_to=round_to,
         )
@@ -135,9 +135,9 @@ def compress_checkpoint(
         )
         spill_folder = None if spill is None else Path(spill).expanduser()
         with working_folder(adapter, spill_folder) as work:
-            layers = LayerwiseStat(task, weights, work, where, watch, in_files=spill is not None)
-            pruned, plan, errors = _written(task, layers, skeleton, partial, watch)
-        report = report_of(task, skeleton.model, pruned, plan, errors, watch.seconds)
+            layers = LayerwiseStat(request, weights, work, where, watch, in_files=spill is not None)
+            pruned, plan, errors = _written(request, layers, skeleton, partial, watch)
+        report = report_of(request, skeleton.model, pruned, plan, errors, watch.seconds)
         _companions(source, partial, pruned)
         summary = {
             "ratio": ratio,
@@ -172,18 +172,18 @@ def compute_dtype(
 
 
 def _written(
-    task: MethodInput,
+    request: MethodInput,
     layers: LayerwiseStat,
     skeleton: Skeleton,
     folder: Path,
     watch: Stopwatch,
-) -> tuple[PreTrainedModel, PruningPlan, list[SiteError]]:
+) -> tuple[PreTrainedModel, PruningPlan, list[SiteFit]]:
     """Write weights and configuration; the pruned model without weights, plan and errors."""
     sizes = layers.sizes()
-    writer = ShardWriter(folder, skeleton, task.adapter)
+    writer = ShardWriter(folder, skeleton, request.adapter)
     kept: dict[Key, tuple[int, ...]] = {}
     biased: set[str] = set()
-    errors: list[SiteError] = []
+    errors: list[SiteFit] = []
     for layer, folded in enumerate(layers.fold(sizes)):
         edits = [edit for edit, _ in folded]
         with watch.stage("write_s"):
@@ -191,11 +191,11 @@ def _written(
         for edit, error in folded:
             kept[edit.layer, edit.kind] = edit.kept
             errors.append(error)
-        biased |= _biased(task.adapter, skeleton.model, layer, edits)
+        biased |= _biased(request.adapter, skeleton.model, layer, edits)
     with watch.stage("write_s"):
         writer.finish()
-    plan = plan_keeping(task.adapter, kept, task.config.method, sizes.details)
-    pruned = empty_pruned_model(skeleton.model, task.adapter, plan, biased)
+    plan = plan_keeping(request.adapter, kept, request.config.method, sizes.details)
+    pruned = empty_pruned_model(skeleton.model, request.adapter, plan, biased)
     # As save_pretrained does it.
     pruned.config.dtype = str(skeleton.dtype).removeprefix("torch.")
     pruned.config.architectures = [type(pruned).__name__]
