@@ -1,13 +1,23 @@
 """The table of methods agrees with the functions, the files and the looks that go with it."""
 
-from pathlib import Path
+import shutil
 
+import pico_config
+import torch
 from omegaconf import OmegaConf
+from pico_project import sentence_overrides
+from pico_runs import compose_here, run_one
 
+from stat_repro import reporting, results
 from stat_repro.config import METHOD_DEFAULTS, METHODS
+from stat_repro.config.methods import Method, Paper
+from stat_repro.methods.common import scores_by_site
+from stat_repro.methods.ranked import by_scores
 from stat_repro.methods.registry import PRUNE
+from stat_repro.plan import PruningPlan
+from stat_repro.reporting import styles
 
-PRUNING = Path(__file__).resolve().parents[1] / "conf" / "pruning"
+PRUNING = pico_config.CONF / "pruning"
 
 
 def test_every_method_has_a_function_and_a_file():
@@ -33,3 +43,35 @@ def test_papers_are_named_by_their_number():
         for paper in method.papers:
             assert paper.arxiv in text
             assert f"{paper.authors} {paper.year}" in text.replace("\n# ", " ")
+
+
+def first_units(request):
+    """A made-up criterion: the earlier unit is the better one."""
+    return scores_by_site(request.adapter, lambda site: -torch.arange(site.units).double())
+
+
+def test_a_further_baseline_is_an_entry_a_score_function_and_a_file(tmp_path, monkeypatch):
+    shutil.copytree(pico_config.CONF, tmp_path / "conf")
+    monkeypatch.setattr(pico_config, "CONF", tmp_path / "conf")
+
+    paper = Paper("Nobody et al.", 2026, "0000.00000")
+    options = {"allocation": "uniform", "correction": "bias"}
+    entry = Method("first", "First come", "first units", (paper,), "#123456", "+", options)
+    monkeypatch.setitem(METHODS, "first", entry)
+    monkeypatch.setitem(PRUNE, "first", by_scores(first_units))
+    lines = [
+        "defaults: [stat, _self_]",
+        "method: first",
+        *(f"{k}: {v}" for k, v in options.items()),
+    ]
+    (tmp_path / "conf" / "pruning" / "first.yaml").write_text("\n".join(lines), encoding="utf-8")
+
+    overrides = sentence_overrides(tmp_path / "pico")
+    records = [run_one(compose_here(overrides, f"pruning={name}")) for name in ("first", "flap")]
+    assert records[0].method == records[0].plan["method"] == "first"
+    for layer in PruningPlan.from_dict(records[0].plan).layers:
+        assert layer.kept_neurons == tuple(range(len(layer.kept_neurons)))
+    frame = results.to_frame(records)
+    assert set(reporting.summary_table(frame)["variant"]) == {"First come", "FLAP"}
+    look = styles.variant_style("first", "uniform", "bias", False, ())
+    assert (look.colour, look.marker, look.line) == ("#123456", "+", "-")
