@@ -18,7 +18,7 @@ from stat_repro.allocation.scores import Vector
 
 # Halvings of the interval of log prices: far below what separates two sizes.
 _HALVINGS = 100
-# Slopes of log loss over log error that are believed; a noisy measurement must not turn the curve.
+# Limits of the slope of log loss over log error; a noisy measurement must not turn the curve.
 _SLOPES = (0.8, 1.6)
 
 
@@ -104,9 +104,9 @@ def _spend(counts: np.ndarray, losses: Sequence[Vector], unit: np.ndarray, macs:
 def fitted_losses(errors: Vector, kept: Sequence[int], measured: Sequence[float]) -> Vector:
     """The loss at every size, from few measured ones and the output error of the site.
 
-    What a site does to the output error of its own consumer it does to the model's output times a
-    gain, nearly the same at all sizes: loss = gain * error^p, a line in log space. (MiniLM on
-    movie_reviews: p is 1.1 to 1.6 where error and loss vary 30-fold and more.)
+    The model's loss grows with the output error of the site's consumer in nearly the same way at
+    all sizes: loss = gain * error^p, a line in log space. (MiniLM on movie_reviews: p is 1.1 to 1.6
+    where error and loss vary 30-fold and more.)
 
     Args:
         errors: Squared output error with 0..H units kept, shape (H + 1,), never increasing.

@@ -64,9 +64,9 @@ class PruningConfig:
         method: Which units are kept: name in the registry of `stat_repro.methods`.
         recipe: Of STAT's sizes: `encoder` (depth weights 1 + sqrt(L - l + 1)) or `decoder`
             (exponential depth fit, late-head bonus); `auto` follows the model.
-        allocation: Sizes of the layers: `global` (one ranking over all layers by the method's own
-            scores), `uniform` (equal shares in every layer) or `stat` (those that STAT's recipe
-            gives, for another method's selection).
+        allocation: How many units every layer keeps: `global` (one ranking over all layers by the
+            method's scores), `uniform` (equal shares in every layer) or `stat` (what STAT's recipe
+            gives, while another method chooses the units).
         correction: What the kept units take over: `lstsq` folds the least-squares fit of the
             removed units into the consumer, `affine` fits a constant as well and folds it into the
             consumer's bias, `bias` only adds the removed units' mean contribution to that bias,
@@ -76,7 +76,7 @@ class PruningConfig:
         scaling: Of STAT's pivots of neurons: `consumer` scales the activations by the norms of the
             consumer's columns, `none` does not.
         ridge: Ridge of the least squares, relative to the mean squared column norm. Where it is 0
-            and there are few calibration tokens, `stat_plus` takes one of its own and says so.
+            and there are few calibration tokens, `stat_plus` sets one and logs a warning.
         min_units: Units that every site keeps at least.
         balance_factor: Of STAT's sizes: factor of the mean neuron residual in the balance of heads
             and neurons.
@@ -88,8 +88,8 @@ class PruningConfig:
         sensitivity_tokens: Calibration tokens on which `stat_plus` measures what the model's output
             loses by each site, rounded up to whole examples; all of them if there are fewer.
         curvature: Of `stat_plus`: `none` counts errors of all output directions alike and measures
-            sizes; `fisher` counts them, in the choice of units and of sizes, by what the model's
-            own output makes of them, which takes one backward pass per batch and no labels.
+            sizes; `fisher` weights them, in the choice of units and of sizes, by how much they
+            change the model's output, which takes one backward pass per batch and no labels.
         authors_compat: Repeat the recorded slips of the authors' BERT script.
     """
 

@@ -52,7 +52,8 @@ class RunConfig:
         results: Folder of all studies; null for `results/` of the clone.
         device: `auto`, `cpu`, `cuda`, `cuda:<i>` or `mps`.
         dtype: Data type of the model; factorisations are float64 whatever it is.
-        save_to: Folder under which the pruned model is saved as `<save_to>/<run_id>`; null: not.
+        save_to: Folder under which the pruned model is saved as `<save_to>/<run_id>`; null saves
+            none.
         if_stored: `skip` a point whose record exists, or `repeat` it under a new file.
     """
 
@@ -118,8 +119,8 @@ class RunConfig:
 def from_hydra(cfg: DictConfig) -> RunConfig:
     """The typed, checked form of a composed configuration.
 
-    Going through a plain container rejects keys outside the schema also where they were added
-    with `+`, which a merge of the composed object would let pass.
+    The configuration becomes a plain container first. Otherwise keys outside the schema that were
+    added with `+` would not be noticed.
 
     Raises:
         ConfigError: A value out of range, a missing value, or a combination that makes no sense.
@@ -174,13 +175,13 @@ def later_defaults() -> dict[str, Any]:
 
 def _identifying(section: Any, default: Any) -> dict[str, Any]:
     """The settings that take part in the run id, see `setting`."""
-    found: dict[str, Any] = {}
+    data: dict[str, Any] = {}
     for one in fields(section):
         value, usual = getattr(section, one.name), getattr(default, one.name)
         if "neutral" in one.metadata or ("later" in one.metadata and value == usual):
             continue
-        found[one.name] = _identifying(value, usual) if is_dataclass(value) else value
-    return found
+        data[one.name] = _identifying(value, usual) if is_dataclass(value) else value
+    return data
 
 
 def result_config(config: RunConfig) -> dict[str, Any]:

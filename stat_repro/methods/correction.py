@@ -151,7 +151,7 @@ def _output_error(
     difference[:, columns] -= folded
     if shift is None:
         return statistics.output_error(difference)
-    # Spread around the mean, and the mean's own error once per token.
+    # The error around the mean, and the error of the mean once per token.
     spread = statistics.centred().output_error(difference)
     offset = float((difference @ statistics.mean.to(weight) - shift).norm())
     return float((spread**2 + statistics.tokens * offset**2) ** 0.5)

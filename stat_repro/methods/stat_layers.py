@@ -1,4 +1,4 @@
-"""STAT layer by layer: the steps and results of `methods.stat`, for one layer's memory.
+"""STAT layer by layer: the steps and results of `methods.stat`, in the memory of one layer.
 
 1. All batches go through the dense layers, one after the other. Of each layer's statistics only its
    analysis stays; the FFN's Gram matrix, which folding needs again, waits in a file.
@@ -8,7 +8,7 @@
    kept heads and their fold.
 
 At any time one layer's weights, its statistics with the workspace of one factorisation, and one
-batch of activations are in use. Hidden states wait in memory, or in files when asked.
+batch of activations are in use. Hidden states wait in memory, or in files if a folder is given.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""stat_plus: STAT's frame with what was measured to matter more than its choices.
+"""stat_plus: STAT's frame, with other choices where they were measured to work better.
 
-Without labels and gradients, as STAT, and with the same calibration examples:
+It uses no labels and no gradients, as STAT, and the same calibration examples:
 
 1. Units of a site are ordered by backward elimination: the one goes next whose loss raises the
    error of the consumer's output least, the consumer fitted again after every step
    (`linalg.elimination`), instead of by pivots of the activations.
-2. Sizes follow from what the model's own output loses by each site, measured on some of the
+2. Sizes follow from what the model's output loses by each site, measured on some of the
    calibration examples and extended to all sizes by the output errors of step 1
    (`methods.site_losses`), as a knapsack (`allocation.losses`), instead of from depth weights.
 3. Corrections keep a constant as well (`correction=affine`).

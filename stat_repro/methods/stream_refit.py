@@ -3,8 +3,8 @@
 The corrections of `methods.correction` are fitted to the dense model's activations, one site at a
 time. In the pruned model every site reads what the sites before it have changed. Here all batches
 pass through the dense and the pruned layers side by side, and every consumer is moved towards the
-output that would give the dense stream behind it, its own error and that of the sites before it
-included:
+output that would give the dense stream behind it, so that it makes up for the error of this site
+and of those before it:
 
     minimise  sum over tokens of w (s_dense - s_pruned - D a - d)^2 + ridge ||D||^2
 

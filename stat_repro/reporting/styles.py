@@ -81,8 +81,8 @@ class VariantStyle:
     order: int
 
 
-# By method, allocation, correction and authors_compat. Colours: Okabe and Ito, which stay apart
-# for colour-blind readers.
+# Forms of STAT with a colour each, by method, allocation, correction and authors_compat. Colours:
+# Okabe and Ito, which colour-blind readers can tell apart.
 _KNOWN = {
     ("stat", "global", "lstsq", False): VariantStyle("#0072B2", "o", "-", 0),
     ("stat", "uniform", "lstsq", False): VariantStyle("#009E73", "s", "-", 1),
