@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,25 @@ _RC: dict[str, Any] = {
     "pdf.fonttype": 42,
     "svg.hashsalt": "stat_repro",
 }
+
+
+@dataclass(frozen=True)
+class Line:
+    """One variant in a figure: points, ascending in x.
+
+    Attributes:
+        label: The variant.
+        x: What it is drawn against.
+        y: Values, of several seeds their mean.
+        low: Lower end of what is shown around them.
+        high: Upper end.
+    """
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
 
 @contextmanager

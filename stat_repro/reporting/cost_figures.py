@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import canvas, file_stem, plot_variant
+from stat_repro.reporting.canvas import Line, canvas, file_stem, plot_variant
 from stat_repro.reporting.costs import cost_points
 from stat_repro.reporting.points import record_lines
 from stat_repro.reporting.styles import VariantStyle
@@ -18,24 +18,14 @@ _CURVE_POINTS = 60
 
 
 @dataclass(frozen=True)
-class SpeedupSeries:
-    """One variant under one condition: a point per ratio, ascending in x.
+class SpeedupSeries(Line):
+    """One variant under one condition: a point per ratio.
 
-    Attributes:
-        label: The variant.
-        style: Its look.
-        x: MACs of the whole model that are kept, in percent.
-        y: Measured speed-up.
-        low: Lower quartile of the turns, the smallest of all runs.
-        high: Upper quartile, the largest of all runs.
+    Measured speed-up, with the smallest lower and the largest upper quartile of all runs, against
+    MACs of the whole model kept in percent.
     """
 
-    label: str
     style: VariantStyle
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import canvas, file_stem, log_axis, plot_variant
+from stat_repro.reporting.canvas import Line, canvas, file_stem, log_axis, plot_variant
 from stat_repro.reporting.points import aggregate, protocol_text, record_lines
 from stat_repro.reporting.styles import VariantStyle, quantity_style, variant_style
 
@@ -21,27 +21,17 @@ _LEGEND_LINE = 0.185  # inches
 
 
 @dataclass(frozen=True)
-class Series:
-    """One variant: a point per ratio, ascending in x.
+class Series(Line):
+    """One variant: a point per ratio, values of the seeds against MACs kept in percent.
 
     Attributes:
-        label: The variant.
         style: Its look.
-        x: MACs kept in percent, mean over the seeds.
-        y: Mean over the seeds, in shown units.
-        low: Smallest value of a seed.
-        high: Largest value of a seed.
         n: Seeds per point.
         ratios: Ratio of each point.
         left_out: Ratios whose value is not finite; they have no point.
     """
 
-    label: str
     style: VariantStyle
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
     n: tuple[int, ...]
     ratios: tuple[float, ...]
     left_out: tuple[float, ...]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import canvas, file_stem, log_axis
+from stat_repro.reporting.canvas import Line, canvas, file_stem, log_axis
 from stat_repro.reporting.points import record_lines
 from stat_repro.reporting.variants import with_variants
 from stat_repro.results import RunRecord, to_frame
@@ -27,25 +27,6 @@ _HALF_WIDTH = 38  # characters of a legend line that fit beside another one belo
 
 
 @dataclass(frozen=True)
-class SettingSeries:
-    """One variant at one ratio, ascending in x; without x it does not have the setting.
-
-    Attributes:
-        label: Variant and ratio.
-        x: Values of the setting.
-        y: Mean over the seeds.
-        low: Smallest value of a seed.
-        high: Largest value of a seed.
-    """
-
-    label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class SettingFigure:
     """Everything such a figure shows.
 
@@ -53,14 +34,15 @@ class SettingFigure:
         name: File name without ending.
         title: Model and data set.
         x_label: The setting.
-        panels: Words of the y axis, whether it is logarithmic, and the series.
+        panels: Words of the y axis, whether it is logarithmic, and a line per variant and ratio:
+            values of the seeds against the setting, without x where there is no such setting.
         records: Count and hash of the records shown.
     """
 
     name: str
     title: str
     x_label: str
-    panels: tuple[tuple[str, bool, tuple[SettingSeries, ...]], ...]
+    panels: tuple[tuple[str, bool, tuple[Line, ...]], ...]
     records: str
 
 
@@ -124,7 +106,7 @@ def _linear_part(sizes: Sequence[float]) -> dict[str, float]:
     return {} if sizes[0] > 0 else {"linthresh": sizes[1]}
 
 
-def _series(rows: pd.DataFrame, values: Sequence[float | None]) -> tuple[SettingSeries, ...]:
+def _series(rows: pd.DataFrame, values: Sequence[float | None]) -> tuple[Line, ...]:
     """Series of these values, one per row; rows without a value are left out."""
     rows = rows.assign(value=pd.Series(values, index=rows.index)).dropna(subset=["value"])
     series = []
@@ -136,7 +118,7 @@ def _series(rows: pd.DataFrame, values: Sequence[float | None]) -> tuple[Setting
         shown = [points[x] for x in sizes] or [points[None]]
         counts = sorted({len(point) for point in shown})
         series.append(
-            SettingSeries(
+            Line(
                 label=f"{variant}, ratio {ratio:g} (n={' to '.join(map(str, counts))})",
                 x=sizes,
                 y=tuple(statistics.fmean(point) for point in shown),
@@ -149,7 +131,7 @@ def _series(rows: pd.DataFrame, values: Sequence[float | None]) -> tuple[Setting
 
 def _sketch_panels(
     rows: pd.DataFrame, known: dict[str, RunRecord]
-) -> list[tuple[str, bool, tuple[SettingSeries, ...]]]:
+) -> list[tuple[str, bool, tuple[Line, ...]]]:
     """What a sketch does to pivots and errors, beside the exact statistics of the same study."""
     runs = [known[run_id] for run_id in rows["run_id"]]
     exact = {
@@ -162,7 +144,7 @@ def _sketch_panels(
         other = exact.get((run.ratio, run.seed))
         return None if other is None else 100 * _common_neurons(run, other)
 
-    def by_run(measure: Callable[[RunRecord], float | None]) -> tuple[SettingSeries, ...]:
+    def by_run(measure: Callable[[RunRecord], float | None]) -> tuple[Line, ...]:
         return _series(rows, [measure(run) for run in runs])
 
     return [
