@@ -231,7 +231,7 @@ def test_scores_have_one_output_without_a_name(tmp_path):
     given = ["model=hf", "dataset=stsb", f"dataset.path={data}", "model.name=pico"]
     given.append("dataset.max_length=40")  # the positions of the model
     two = save_checkpoint(tmp_path / "two", "bert")
-    with pytest.raises(ConfigError, match="stsb needs one, a number"):
+    with pytest.raises(ConfigError, match="expected one output, a number, for stsb"):
         SweepCache().dense(compose_run(*given, f"model.path={two}"))
     one = save_checkpoint(tmp_path / "one", "bert", num_labels=1)
     with pytest.raises(ConfigError, match="task regression has no classes"):

@@ -62,7 +62,7 @@ def test_a_launcher_that_is_not_installed_says_what_to_install(monkeypatch):
     with pytest.raises(SystemExit) as told:
         launchers.check(config)
     assert "ray needs hydra-ray-launcher, which is not installed" in str(told.value)
-    assert "pip install -e '.[ray]' in an environment of its own" in str(told.value)
+    assert "pip install -e '.[ray]' in a separate environment" in str(told.value)
 
 
 def test_slurm_gets_what_the_command_line_says():
@@ -75,5 +75,7 @@ def test_slurm_gets_what_the_command_line_says():
 def test_several_processes_take_one_point_at_a_time(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     launchers.check(composed())
-    with pytest.raises(SystemExit, match="expected basic where torchrun starts several processes"):
+    with pytest.raises(
+        SystemExit, match="expected basic, because torchrun started several processes"
+    ):
         launchers.check(composed("launcher=joblib"))

@@ -54,7 +54,7 @@ def test_running_text_has_no_validation_part(tmp_path):
 
 def test_a_folder_without_a_model_is_told(tmp_path):
     config = compose_here(sentence_overrides(tmp_path), f"model.path={tmp_path}")
-    with pytest.raises(ModelLoadError, match=r"found no config\.json"):
+    with pytest.raises(ModelLoadError, match=r"has no config\.json"):
         SweepCache().dense(config)
 
 

@@ -39,9 +39,9 @@ def test_edits_that_do_not_fit_are_refused() -> None:
     dropped = 20 - plan.neuron_counts[1]
     cases: list[tuple[list[SiteEdit], type[Exception], str]] = [
         (others, SurgeryError, f"layer 1 ffn .*drops {dropped} of 20 units"),
-        ([*edits, edits[0]], SurgeryError, "layer 0 attention: expected one edit, got two"),
+        ([*edits, edits[0]], SurgeryError, "layer 0 attention: expected one edit; got two"),
         (changed(edits, layer=3), SurgeryError, "layer 3 ffn: an edit, but no such site"),
-        (changed(edits, kept=(0,)), PlanError, r"layer 1 ffn .*the edit keeps \[0\]"),
+        (changed(edits, kept=(0,)), PlanError, r"layer 1 ffn .*got one that keeps \[0\]"),
         (changed(edits, consumer_weight=torch.zeros(24, 19)), SurgeryError, r"got \(24, 19\)"),
         (changed(edits, consumer_bias=torch.zeros(23)), SurgeryError, r"bias of shape \(24,\)"),
         (
@@ -59,7 +59,7 @@ def test_edits_that_do_not_fit_are_refused() -> None:
 def test_plan_of_another_shape_is_refused() -> None:
     model, other = pico_model("bert"), pico_model("llama_grouped")
     plan = random_plan(other)
-    with pytest.raises(PlanError, match="made for 3 units, the model has 4"):
+    with pytest.raises(PlanError, match="a plan for 4 units, as the model has; got one for 3"):
         prune_model(model, plan, selection_edits(other, plan))
 
 

@@ -20,6 +20,7 @@ from stat_repro.calibration.batches import (
     CalibrationBatch,
     CalibrationError,
     forward_options,
+    layer_input,
     model_inputs,
     token_mask,
     token_rows,
@@ -74,6 +75,28 @@ def input_hooks(
                 receive(site, args[0])
 
             handles.append(linear(model, site.consumer).register_forward_pre_hook(hook))
+        yield
+
+
+@contextmanager
+def layer_hooks(
+    layers: Sequence[nn.Module], receive: Callable[[int, torch.Tensor, torch.Tensor], None]
+) -> Iterator[None]:
+    """Call `receive(layer, input, output)` for every layer, in every forward pass inside."""
+    with hooks() as handles:
+        for layer, module in enumerate(layers):
+
+            def hook(
+                module: nn.Module,
+                args: tuple[Any, ...],
+                options: dict[str, Any],
+                output: Any,
+                layer: int = layer,
+            ) -> None:
+                after = output[0] if isinstance(output, tuple) else output
+                receive(layer, layer_input(args, options), after)
+
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
         yield
 
 

@@ -7,8 +7,6 @@ model instead of being computed again for every edit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,9 +14,9 @@ from torch import nn
 from stat_repro.calibration.batches import (
     CalibrationBatch,
     forward_options,
-    layer_input,
     token_mask,
 )
+from stat_repro.calibration.capture import layer_hooks
 from stat_repro.calibration.divergence import (
     are_probabilities,
     compared_inputs,
@@ -26,7 +24,7 @@ from stat_repro.calibration.divergence import (
     predictions,
 )
 from stat_repro.models.adapter import Adapter
-from stat_repro.models.modes import evaluating, forwards_replaced, hooks
+from stat_repro.models.modes import evaluating, forwards_replaced
 from stat_repro.progress import track
 
 
@@ -57,15 +55,17 @@ class DenseRun:
         with evaluating(model), torch.inference_mode():
             for batch in track(_first_rows(batches, tokens), "dense model, layer by layer"):
                 inputs, mask = compared_inputs(model, batch, device)
-                hidden: list[torch.Tensor] = []
-                with _inputs_of(self._layers, hidden):
+                self._hidden.append([])
+                with layer_hooks(self._layers, self._remember):
                     output = model(**inputs, **self._options)
                 self._inputs.append(inputs)
                 self._masks.append(mask)
-                self._hidden.append(hidden)
                 self._reference.append(predictions(output, mask))
         self._probabilities = are_probabilities(output) if self._inputs else True
         self.rows = sum(len(rows) for heads in self._reference for rows in heads)
+
+    def _remember(self, layer: int, before: torch.Tensor, after: torch.Tensor) -> None:
+        self._hidden[-1].append(before)
 
     def divergence(self, layer: int) -> float:
         """Mean divergence of the model, with its present edits, from the dense one.
@@ -97,19 +97,6 @@ def _first_rows(batches: Iterable[CalibrationBatch], tokens: int) -> Iterator[Ca
         left -= int(sizes.sum())
         if left <= 0:
             return
-
-
-@contextmanager
-def _inputs_of(layers: list[nn.Module], hidden: list[torch.Tensor]) -> Iterator[None]:
-    """Append the input of every layer to `hidden`."""
-
-    def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden.append(layer_input(args, kwargs))
-
-    with hooks() as handles:
-        for layer in layers:
-            handles.append(layer.register_forward_pre_hook(remember, with_kwargs=True))
-        yield
 
 
 def _returning(hidden: torch.Tensor) -> Callable[..., torch.Tensor]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +12,13 @@ from stat_repro.calibration.batches import (
     NO_TOKENS,
     CalibrationBatch,
     CalibrationError,
-    layer_input,
+    model_inputs,
     token_mask,
     token_rows,
 )
+from stat_repro.calibration.capture import layer_hooks
 from stat_repro.models.adapter import Adapter
-from stat_repro.models.modes import evaluating, hooks
+from stat_repro.models.modes import evaluating
 from stat_repro.parallel import in_turns, own_share
 from stat_repro.progress import track
 
@@ -53,12 +52,12 @@ def layer_influence(
         first, second = (x.flatten(0, -2).index_select(0, rows).float() for x in (before, after))
         cosines.append(functional.cosine_similarity(first, second, dim=-1).sum())
 
-    with evaluating(model), torch.inference_mode(), _block_hooks(model, adapter, receive):
+    layers = [model.get_submodule(name) for name in adapter.layer_names]
+    with evaluating(model), torch.inference_mode(), layer_hooks(layers, receive):
         for batch in track(own_share(batches), "influence of the layers"):
-            inputs = {key: value for key, value in batch.items() if key != "labels"}
-            rows = token_rows(token_mask(inputs)).to(device)
+            rows = token_rows(token_mask(model_inputs(batch))).to(device)
             cosines.clear()
-            backbone(**{key: value.to(device) for key, value in inputs.items()}, use_cache=False)
+            backbone(**model_inputs(batch, device), use_cache=False)
             sums.append((torch.stack(cosines), len(rows)))
     sums = in_turns([(batch.cpu().double(), tokens) for batch, tokens in sums])
     tokens = sum(count for _, count in sums)
@@ -69,24 +68,3 @@ def layer_influence(
         if not bool(torch.isfinite(total[layer])):
             raise CalibrationError(f"{name}: NaN or infinite activations on the calibration data")
     return 1.0 - total / tokens
-
-
-@contextmanager
-def _block_hooks(model: nn.Module, adapter: Adapter, receive: Any) -> Iterator[None]:
-    """Call `receive(layer, input, output)` for every block in every forward pass inside."""
-    with hooks() as handles:
-        for layer, name in enumerate(adapter.layer_names):
-
-            def hook(
-                module: nn.Module,
-                args: tuple[Any, ...],
-                options: dict[str, Any],
-                output: Any,
-                layer: int = layer,
-            ) -> None:
-                before = layer_input(args, options)
-                receive(layer, before, output[0] if isinstance(output, tuple) else output)
-
-            block = model.get_submodule(name)
-            handles.append(block.register_forward_hook(hook, with_kwargs=True))
-        yield

@@ -3,90 +3,17 @@
 `GramStatistics` is a streamed sum, so its size does not depend on the number of examples.
 `ActivationStatistics` keeps the activations and factors them directly: slower, larger, and the
 oracle that the other is tested against. `calibration.sketch` keeps a few random combinations of the
-activations instead. All have the same interface.
+activations instead. All have the same interface, which `GramStatistics` describes: F columns, H
+units of w columns, k kept columns.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from stat_repro.linalg import elimination, interpolative, leverage_scores, pivoting, units
-
-
-class SiteStatistics(Protocol):
-    """What all statistics can compute; F columns, H units of w columns, k kept columns."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens seen, padding excluded."""
-        ...
-
-    @property
-    def values(self) -> torch.Tensor:
-        """The stored tensor."""
-        ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type that the activations were computed in; it decides what counts as noise."""
-        ...
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """Mean activation of every column, shape (F,), float64."""
-        ...
-
-    @property
-    def square_sums(self) -> torch.Tensor:
-        """||A[:, j]||^2 of every column, shape (F,), float64."""
-        ...
-
-    def centred(self) -> SiteStatistics:
-        """Statistics of A - 1 mean^T; columns that are constant up to noise become zero."""
-        ...
-
-    def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
-        """Pivots of A diag(scale), scale of shape (F,)."""
-        ...
-
-    def pivot_units(self, width: int) -> pivoting.PivotedFactor:
-        """Pivots of the activations viewed as (n * w, H), one column per unit."""
-        ...
-
-    def removal_errors(
-        self, order: torch.Tensor, weight: torch.Tensor, column_units: torch.Tensor, width: int
-    ) -> torch.Tensor:
-        """Output error with the first 0..H units of `order` kept; see `linalg.units`."""
-        ...
-
-    def elimination(
-        self, weight: torch.Tensor, width: int, ridge: float
-    ) -> elimination.Elimination:
-        """Units in the order of backward elimination; see `linalg.elimination`."""
-        ...
-
-    def leverage(self, scale: torch.Tensor, ridge: float) -> torch.Tensor:
-        """Ridge leverage scores of A diag(scale), shape (F,); see `linalg.leverage_scores`."""
-        ...
-
-    def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
-        """T of shape (k, F): all columns from the kept ones."""
-        ...
-
-    def fold(self, weight: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
-        """W T^T of shape (D, k): the consumer W (D, F) that reads the kept columns only."""
-        ...
-
-    def output_error(self, difference: torch.Tensor) -> float:
-        """||A difference^T||_F for a change of the consumer, difference of shape (D, F)."""
-        ...
-
-    def output_products(self, weight: torch.Tensor, width: int) -> torch.Tensor:
-        """Inner products of what units add to the output; see `linalg.units`. Shape (H, H)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -107,10 +34,10 @@ class GramStatistics:
 
     @property
     def mean(self) -> torch.Tensor:
-        """Column sums over tokens.
+        """Mean activation of every column, shape (F,), float64.
 
         Raises:
-            LinAlgInputError: They were not collected.
+            LinAlgInputError: The column sums were not collected.
         """
         if self.sums is None:
             raise pivoting.LinAlgInputError(
@@ -120,11 +47,11 @@ class GramStatistics:
 
     @property
     def square_sums(self) -> torch.Tensor:
-        """The diagonal of G."""
+        """||A[:, j]||^2 of every column, shape (F,), float64: the diagonal of G."""
         return self.gram.diagonal()
 
     def centred(self) -> GramStatistics:
-        """G - n mean mean^T."""
+        """Statistics of A - 1 mean^T; columns that are constant up to noise become zero."""
         gram = self.gram - self.tokens * torch.outer(self.mean, self.mean)
         live = gram.diagonal() > pivoting.NOISE_RTOL[self.dtype] * self.gram.diagonal()
         # A constant column leaves rounding errors only; they are replaced by zeros.
@@ -133,32 +60,32 @@ class GramStatistics:
 
     @property
     def values(self) -> torch.Tensor:
-        """G."""
+        """The stored tensor, G."""
         return self.gram
 
     def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
-        """Pivots of A diag(scale) by pivoted Cholesky."""
+        """Pivots of A diag(scale), scale of shape (F,), by pivoted Cholesky."""
         return pivoting.pivoted_cholesky(self._scaled(scale), overwrite=True)
 
     def pivot_units(self, width: int) -> pivoting.PivotedFactor:
-        """Pivots of the units by pivoted Cholesky of their Gram matrix."""
+        """Pivots of the activations viewed as (n * w, H), one column per unit."""
         return pivoting.pivoted_cholesky(units.unit_gram(self.gram, width).contiguous())
 
     def removal_errors(
         self, order: torch.Tensor, weight: torch.Tensor, column_units: torch.Tensor, width: int
     ) -> torch.Tensor:
-        """Output errors from the factor of G."""
+        """Output error with the first 0..H units of `order` kept; see `linalg.units`."""
         factor = units.unit_factor(self.gram, order, width)
         return units.removal_errors(factor, weight, column_units, width)
 
     def elimination(
         self, weight: torch.Tensor, width: int, ridge: float
     ) -> elimination.Elimination:
-        """Backward elimination on G."""
+        """Units in the order of backward elimination; see `linalg.elimination`."""
         return elimination.eliminate(self.gram, weight, width, ridge)
 
     def leverage(self, scale: torch.Tensor, ridge: float) -> torch.Tensor:
-        """Ridge leverage scores from G."""
+        """Ridge leverage scores of A diag(scale), shape (F,); see `linalg.leverage_scores`."""
         return leverage_scores.ridge_leverage(self._scaled(scale), ridge)
 
     def _scaled(self, scale: torch.Tensor) -> torch.Tensor:
@@ -169,23 +96,23 @@ class GramStatistics:
         return scaled
 
     def interpolation(self, kept: torch.Tensor, ridge: float) -> torch.Tensor:
-        """T by Cholesky of G[K, K]."""
+        """T of shape (k, F), all columns from the kept ones, by Cholesky of G[K, K]."""
         rtol = pivoting.NOISE_RTOL[self.dtype]
         kept = kept.to(self.gram.device)
         return interpolative.interpolation_from_gram(self.gram, kept, ridge, rtol)
 
     def fold(self, weight: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
-        """W T^T by Cholesky of G[K, K], without T."""
+        """W T^T of shape (D, k), the consumer that reads the kept columns only, without T."""
         rtol = pivoting.NOISE_RTOL[self.dtype]
         kept = kept.to(self.gram.device)
         return interpolative.fold_from_gram(self.gram, weight, kept, ridge, rtol)
 
     def output_error(self, difference: torch.Tensor) -> float:
-        """||A difference^T||_F from G."""
+        """||A difference^T||_F for a change of the consumer, difference of shape (D, F)."""
         return interpolative.output_error(self.gram, difference)
 
     def output_products(self, weight: torch.Tensor, width: int) -> torch.Tensor:
-        """Sums of G * (W^T W) over the columns of units."""
+        """Inner products of what units add to the output, (H, H); see `linalg.units`."""
         return units.output_products(self.gram, weight, width)
 
 
@@ -280,3 +207,7 @@ class ActivationStatistics:
         """Inner products from A^T A."""
         rows = self.activations.double()
         return units.output_products(rows.T @ rows, weight.cpu(), width)
+
+
+# `sketch.SketchStatistics` is an `ActivationStatistics`.
+SiteStatistics = GramStatistics | ActivationStatistics

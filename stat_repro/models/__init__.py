@@ -1,4 +1,4 @@
-"""What the supported architectures look like, their pruned classes, and loading checkpoints.
+"""The supported architectures, their pruned classes, and loading checkpoints.
 
 May use: assets, config, plan.
 """

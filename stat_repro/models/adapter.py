@@ -1,6 +1,6 @@
 """Sites of a model: where units can be cut, and what one unit costs.
 
-A *site* is one place per layer and kind. Its *consumer* is the Linear that reads the units
+A *site* is the attention or the FFN of one layer. Its *consumer* is the Linear that reads the units
 (columns are dropped and corrected), its *producers* are the Linears that make them (rows are
 dropped). All sizes are read from the modules, so already pruned models work as well.
 """
@@ -17,7 +17,7 @@ from stat_repro.plan import PlanError, PruningPlan, SiteKind
 
 
 class UnsupportedModelError(TypeError):
-    """A model whose architecture has no adapter, or one that is laid out unexpectedly."""
+    """A model of an unknown architecture, or with unexpected modules."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Producer:
 
     Attributes:
         module: Dotted name of the Linear inside the model.
-        rows_per_unit: Output rows that belong to one unit; unit u owns rows
+        rows_per_unit: Output rows that belong to one unit; unit u has the rows
             u * rows_per_unit ... (u + 1) * rows_per_unit - 1.
     """
 
@@ -41,8 +41,8 @@ class Site:
     Attributes:
         layer: Index of the transformer layer.
         kind: `attention` (heads, or key/value groups) or `ffn` (neurons).
-        units: Units that are there now.
-        width: Input columns of the consumer per unit; unit u owns columns
+        units: Number of units.
+        width: Input columns of the consumer per unit; unit u has the columns
             u * width ... (u + 1) * width - 1.
         producers: Linears whose rows are cut.
         consumer: Dotted name of the Linear whose columns are cut.
@@ -69,7 +69,7 @@ class Site:
 
     @property
     def name(self) -> str:
-        """How messages call the site."""
+        """Name of the site in messages."""
         return f"layer {self.layer} {self.kind} (input of {self.consumer})"
 
     @property
@@ -80,8 +80,8 @@ class Site:
     def unit_macs(self, sequence_length: float) -> float:
         """MACs of one unit per token at this (mean) sequence length.
 
-        The convention of Kwon et al. (2022), which STAT's code uses: every token attends to
-        `sequence_length` positions, also in causal models.
+        As Kwon et al. (2022) and the code of STAT count: every token attends to `sequence_length`
+        positions, also in causal models.
         """
         return self.macs_per_unit + self.macs_per_unit_and_key * sequence_length
 
@@ -93,12 +93,12 @@ class Adapter:
     Attributes:
         model_type: `config.model_type` of the model.
         decoder: Whether the model is a causal decoder.
-        backbone: Dotted name of the part without task head ("" if the model has none).
+        backbone: Dotted name of the model without its task head ("" if it has no head).
         num_layers: Transformer layers.
         sites: All sites by layer, attention before FFN.
         layer_names: Dotted names of the transformer layers.
-        pre_norm: Whether a layer adds to the stream it reads, with its norms inside the branches;
-            without its projections such a layer hands the stream on unchanged.
+        pre_norm: Whether a layer adds to the stream that it reads, with its norms inside the
+            branches. Such a layer hands the stream on unchanged if its projections are gone.
     """
 
     model_type: str
@@ -118,21 +118,21 @@ class Adapter:
         return self.of_kind(kind)[layer]
 
     def check_plan(self, plan: PruningPlan) -> None:
-        """Refuse a plan that was made for another shape.
+        """Refuse a plan that was made for a model of another shape.
 
         Raises:
-            PlanError: Number of layers or units differ.
+            PlanError: The number of layers or units differs.
         """
         if len(plan.layers) != self.num_layers:
             raise PlanError(
-                f"the plan has {len(plan.layers)} layers, the model has {self.num_layers}"
+                f"plan: expected {self.num_layers} layers, as the model has; got {len(plan.layers)}"
             )
         for site in self.sites:
             planned = plan.layers[site.layer].units(site.kind)
             if planned != site.units:
                 raise PlanError(
-                    f"{site.name}: the plan was made for {planned} units, the model has "
-                    f"{site.units}"
+                    f"{site.name}: expected a plan for {site.units} units, as the model has; got "
+                    f"one for {planned}"
                 )
 
 
@@ -146,11 +146,11 @@ def linear(model: nn.Module, name: str) -> nn.Linear:
         module = model.get_submodule(name)
     except AttributeError:
         raise UnsupportedModelError(
-            f"expected a Linear named {name!r}; the model has none"
+            f"{name}: expected a torch.nn.Linear; the model has no module of this name"
         ) from None
     if not isinstance(module, nn.Linear):
         raise UnsupportedModelError(
-            f"{name}: expected a torch.nn.Linear, got {type(module).__name__} "
+            f"{name}: expected a torch.nn.Linear; got {type(module).__name__} "
             "(quantised or wrapped models cannot be pruned; load the plain weights)"
         )
     return module
@@ -185,7 +185,7 @@ def _site(
         module = linear(model, producer.module)
         if module.out_features != units * producer.rows_per_unit:
             raise UnsupportedModelError(
-                f"{producer.module}: expected {units} units of {producer.rows_per_unit} rows, got "
+                f"{producer.module}: expected {units} units of {producer.rows_per_unit} rows; got "
                 f"{module.out_features} rows"
             )
         macs += producer.rows_per_unit * module.in_features
@@ -193,7 +193,7 @@ def _site(
     reader = linear(model, consumer)
     if reader.in_features != units * width:
         raise UnsupportedModelError(
-            f"{consumer}: expected {units} units of {width} columns, got {reader.in_features}"
+            f"{consumer}: expected {units} units of {width} columns; got {reader.in_features}"
         )
     return Site(
         layer=layer,
@@ -214,10 +214,10 @@ def _attention_site(model: nn.Module, layout: Layout, name: str, layer: int) -> 
     head_dim = getattr(model.get_submodule(f"{name}.{layout.attention}"), layout.head_dim)
     groups = linear(model, f"{name}.{layout.key_value[0]}").out_features // head_dim
     queries = linear(model, f"{name}.{layout.query}").out_features // head_dim
-    # A layer without heads has no ratio of its own; the config still has the dense one.
+    # A layer without heads does not show how many share a group; the config still does.
     heads: int = config.num_attention_heads  # type: ignore[union-attr,assignment]
-    dense_ratio = heads // getattr(config, "num_key_value_heads", heads)
-    per_group = queries // groups if groups else dense_ratio
+    per_group_before = heads // getattr(config, "num_key_value_heads", heads)
+    per_group = queries // groups if groups else per_group_before
     return _site(
         model,
         layer,
@@ -254,8 +254,8 @@ def adapter_for(model: nn.Module) -> Adapter:
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if model_type not in LAYOUTS:
         raise UnsupportedModelError(
-            f"no layout for model_type {model_type!r} ({type(model).__name__}); supported: "
-            f"{', '.join(sorted(LAYOUTS))}"
+            f"model_type of {type(model).__name__}: expected one of "
+            f"{', '.join(sorted(LAYOUTS))}; got {model_type!r}"
         )
     layout = LAYOUTS[model_type]
     base = model.base_model
@@ -274,6 +274,6 @@ def adapter_for(model: nn.Module) -> Adapter:
         num_layers=num_layers,
         sites=tuple(sites),
         layer_names=names,
-        # OPT-350m alone among its family normalises after the sums.
+        # Of the OPT family, OPT-350m alone normalises after the sums.
         pre_norm=layout.decoder and getattr(model.config, "do_layer_norm_before", True),
     )

@@ -1,4 +1,4 @@
-"""What a device can compute with."""
+"""What devices can compute."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _LOCAL_FORM = "a local folder with config.json, safetensors weights and tokenize
 
 
 class ModelLoadError(RuntimeError):
-    """A model that could not be had; says what was asked for, what was tried, what to give."""
+    """A model that cannot be loaded; says what was asked for, what was tried, what to give."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class LoadedModel:
 
 
 def checkpoint_folder(config: ModelConfig) -> Path:
-    """A local folder with the checkpoint, fetched if it is an asset or a hub name.
+    """A local folder with the checkpoint; an asset or a model of the hub is fetched first.
 
     Raises:
-        ModelLoadError: No such folder, no weights in safetensors, or the hub cannot be reached or
-            does not have it.
+        ModelLoadError: No such folder, no weights in safetensors, or a model that the hub does not
+            give.
     """
     path = config.path
     if path.startswith(ASSET_PREFIX):
@@ -67,9 +67,9 @@ def checkpoint_folder(config: ModelConfig) -> Path:
     if folder.is_dir():
         return _checked(folder.resolve(), path)
     if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
-        found = "a file" if folder.exists() else "no such folder"
+        what = "a file" if folder.exists() else "no such folder"
         raise ModelLoadError(
-            f"model.path={path}: {found} (working folder {Path.cwd()}); expected {_LOCAL_FORM}"
+            f"model.path={path}: expected {_LOCAL_FORM}; got {what} (working folder {Path.cwd()})"
         )
     return _checked(_from_hub(config), path)
 
@@ -78,13 +78,14 @@ def _checked(folder: Path, path: str) -> Path:
     """The folder, refused if it holds no model that can be loaded safely."""
     if not (folder / "config.json").is_file():
         raise ModelLoadError(
-            f"model.path={path}: expected a Hugging Face folder; found no config.json in {folder}"
+            f"model.path={path}: expected a Hugging Face folder; got {folder}, which has no "
+            "config.json"
         )
     if not list(folder.glob("*.safetensors")):
         raise ModelLoadError(
             f"model.path={path}: expected weights as *.safetensors (pickled weights are not "
-            f"loaded); found none in {folder}. Give a revision that has them (model.revision=...), "
-            "or a folder that save_pretrained wrote from the loaded model"
+            f"loaded); got {folder}, which has none. Choose a revision that has them "
+            "(model.revision=...), or a folder written by save_pretrained"
         )
     return folder
 
@@ -151,18 +152,18 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     """
     with explained_refusal(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    # Where its files are missing, transformers makes one to which every word is unknown.
+    # If its files are missing, transformers makes one that knows no words.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelLoadError(
             f"{folder}: expected the model's tokenizer files (tokenizer.json, or its vocabulary); "
-            "found none. The tokenizer's save_pretrained writes them"
+            "got none. The tokenizer's save_pretrained writes them"
         )
     return tokenizer
 
 
 @contextmanager
 def explained_refusal(folder: Path, role: str) -> Iterator[None]:
-    """Turn what transformers raises for files that it cannot use into one error.
+    """Turn the errors of transformers for files that it cannot use into one of ours.
 
     Args:
         folder: Hugging Face folder, for the message.
@@ -178,5 +179,5 @@ def explained_refusal(folder: Path, role: str) -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    """The message on one line; transformers puts what to do at its end."""
+    """The whole message on one line; its end often says what to do."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a model does otherwise for the length of a block of code."""
+"""Temporary changes of a model: mode, hooks and forward passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every module has its own flag back."""
+    """Evaluation mode inside the `with`; afterwards every module has its previous mode."""
     flags = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -24,7 +24,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooks() -> Iterator[list[RemovableHandle]]:
-    """A list for the handles of hooks that are registered inside the block and end with it."""
+    """A list for handles of hooks that are registered inside the `with` and removed at its end."""
     handles: list[RemovableHandle] = []
     try:
         yield handles
@@ -37,14 +37,14 @@ def hooks() -> Iterator[list[RemovableHandle]]:
 def forwards_replaced(
     modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]
 ) -> Iterator[None]:
-    """Every module calls its replacement instead of its own `forward` inside the block."""
-    own = [module.__dict__.get("forward") for module in modules]
+    """Inside the `with`, every module calls its replacement instead of `forward`."""
+    previous = [module.__dict__.get("forward") for module in modules]
     try:
         for module, forward in zip(modules, forwards, strict=True):
             module.forward = forward
         yield
     finally:
-        for module, before in zip(modules, own, strict=True):
+        for module, before in zip(modules, previous, strict=True):
             module.__dict__.pop("forward", None)
             if before is not None:
                 module.forward = before

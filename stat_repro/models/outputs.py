@@ -1,8 +1,8 @@
 """Which output of a classifier stands for which class of a data set.
 
-Checkpoints and data sets number the same classes differently (for MNLI as a rule), and a score
-computed over two different orders looks like that of a bad model. Outputs are matched by name; the
-model itself stays as it is.
+Checkpoints and data sets often number the same classes differently (MNLI!), and a score computed
+over two different orders looks like that of a bad model. So outputs are matched by name; the model
+itself is not changed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class OutputOrder:
     """The order in which a model's outputs are read.
 
     Attributes:
-        columns: For every class of the data set the model's output; None where both agree.
-        note: For the protocol; None where nothing but equal names in equal order was needed.
+        columns: For every class of the data set the model's output; None if the orders agree.
+        note: For the protocol; None if names and order are the same.
     """
 
     columns: tuple[int, ...] | None = None
@@ -34,7 +34,7 @@ class OutputOrder:
         return logits if self.columns is None else logits[:, list(self.columns)]
 
     def targets(self, labels: Tensor) -> Tensor:
-        """The model's own outputs that stand for the data set's classes, (N,)."""
+        """Labels (N,) of the data set as numbers of the model's outputs."""
         return labels if self.columns is None else torch.tensor(self.columns)[labels]
 
 
@@ -50,8 +50,8 @@ def match_outputs(
     """Match the outputs of a checkpoint with the classes of a data set by name.
 
     Case and separators do not count ("NOT_ENTAILMENT" is "not entailment"). A checkpoint without
-    names (LABEL_0, LABEL_1, ...) is taken in the data set's order, and where the data set has
-    class numbers instead of names, these are taken as the checkpoint's own.
+    names (LABEL_0, LABEL_1, ...) is taken in the data set's order; class numbers of a data set
+    without names are taken as numbers of the checkpoint's outputs.
 
     Args:
         outputs: Names of the checkpoint's outputs, in order.
@@ -104,7 +104,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _override(classes: Sequence[str]) -> str:
-    """How to name the outputs; no names in it, because their order is what is not known."""
+    """How to name the outputs, with placeholders, because their order is not known."""
     return f"model.labels=[{','.join(f'<output {i}>' for i in range(len(classes)))}]"
 
 
@@ -119,7 +119,7 @@ def _plain(name: str) -> str:
 
 def _positions(names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...] | None:
     """Where each class is among the names; None if the two do not hold the same names."""
-    # Exact names first: two classes of a user's own file may differ only in case.
+    # Exact names first: two classes of a table may differ only in case.
     for form in (str, _plain):
         have, want = [form(name) for name in names], [form(name) for name in classes]
         if len(set(have)) == len(have) and sorted(have) == sorted(want):

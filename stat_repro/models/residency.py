@@ -1,4 +1,4 @@
-"""Which weights of a model are in memory while it runs block by block."""
+"""Which weights of a model are in memory while it runs layer by layer."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 class LayerWeights(Protocol):
-    """Puts weights where a model expects them, for the length of a block of code."""
+    """Puts weights into a model for the length of a `with`."""
 
     def outside(self) -> AbstractContextManager[None]:
-        """What the backbone has before and behind its transformer layers."""
+        """The weights of the backbone outside its transformer layers."""
         ...
 
     def layer(self, layer: int) -> AbstractContextManager[None]:
-        """One transformer layer."""
+        """The weights of one transformer layer."""
         ...
 
 

@@ -1,6 +1,6 @@
 """The program `stat-repro` (`python run.py`): one run from configuration to stored record.
 
-The only room that knows every stage; nothing else imports it.
+The only room that joins all stages of a run; nothing else imports it.
 
 May use: api, calibration, config, cost, data, evaluation, finetune, measure, models, parallel,
 paths, reporting, results, surgery, workloads.

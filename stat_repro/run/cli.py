@@ -1,4 +1,4 @@
-"""Hydra entry: compose, check, run, store; and the account at the end of a sweep."""
+"""The command line: compose, check, run and store; the table at the end of a sweep."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ OUTCOME_FILE = "outcome.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one point, as a file in its Hydra output folder.
+    """How one point ended, as a file in its Hydra output folder.
 
     Attributes:
         point: The overrides that make the point.
         status: `ok`, `stored` (its record existed) or `failed`.
-        record: Path of the record; null if not even a failure could be stored.
+        record: Path of the record; None if none could be stored.
         error: One line, for failed points.
     """
 
@@ -52,7 +52,7 @@ class Outcome:
 
 
 class SweepAccount(Callback):
-    """Tells at the end of a multirun what became of every point."""
+    """Shows at the end of a multirun how every point ended."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a launcher that cannot work, before the sweep."""
@@ -76,7 +76,7 @@ class SweepAccount(Callback):
 
 
 def _print_table(outcomes: list[Outcome]) -> bool:
-    """Show the records of these points; false, with the reason, if they cannot be shown."""
+    """Print the records of these points; False if that fails, after printing why."""
     from stat_repro.reporting import ReportError
     from stat_repro.reporting.tables import summary_table, to_text
     from stat_repro.results.store import read_record, to_frame
@@ -97,7 +97,7 @@ def _print_table(outcomes: list[Outcome]) -> bool:
 
 
 def run_point(cfg: DictConfig) -> Outcome:
-    """Run one composed point and store its record, whatever happens in it."""
+    """Run one composed point and store its record, also if it fails."""
     point = ",".join(HydraConfig.get().overrides.task) or "defaults"
     try:
         config = from_hydra(cfg)
@@ -105,7 +105,7 @@ def run_point(cfg: DictConfig) -> Outcome:
         return Outcome(point, "failed", None, _line(error))
     try:
         return _run(point, config)
-    except Exception as error:  # a record is there already, or nothing could be stored
+    except Exception as error:  # stored already, or impossible to store
         log.error("failed: %s", _line(error))
         return Outcome(point, "failed", None, _line(error))
 
@@ -123,7 +123,7 @@ def _run(point: str, config: RunConfig) -> Outcome:
         name = identify(config)
         same_everywhere("name of the run", name)
         folder = output_folder(config, name)
-        # What the first process sees counts, for all.
+        # All processes go by what the first one sees.
         stored, model_there = exchange(
             (find_record(root, config.study, name), folder is None or folder.exists())
         )[0]
@@ -135,8 +135,8 @@ def _run(point: str, config: RunConfig) -> Outcome:
     log.info("run %s", name)
     try:
         with together():
-            experiment = run_experiment(config, _session(), name)
-    except Exception as error:  # every failure of a point is recorded, told at the end, exit 1
+            experiment = run_experiment(config, _sweep_cache(), name)
+    except Exception as error:  # recorded, and reported at the end of the sweep
         return _failed(point, config, name, error, root)
     if experiment is None:
         return Outcome(point, "ok", None, None)
@@ -144,14 +144,14 @@ def _run(point: str, config: RunConfig) -> Outcome:
 
 
 def _failed(point: str, config: RunConfig, name: str, error: Exception, root: Path) -> Outcome:
-    """Record what went wrong; the first process does it for all."""
+    """Record what went wrong; only the first process writes."""
     from stat_repro.parallel import world
     from stat_repro.results.store import save_record
     from stat_repro.run.pipeline import failed_record
 
     log.error("failed: %s", _line(error))
     if world().size > 1:
-        _session.cache_clear()  # the processes may no longer have the same in it
+        _sweep_cache.cache_clear()  # the processes may differ in what is in it
     if world().rank > 0:
         return Outcome(point, "failed", None, _line(error))
     path = save_record(failed_record(config, name, error), root)
@@ -161,7 +161,7 @@ def _failed(point: str, config: RunConfig, name: str, error: Exception, root: Pa
 def _stored(
     point: str, config: RunConfig, experiment: Experiment, root: Path, folder: Path | None
 ) -> Outcome:
-    """Store the record, and the model where it is asked for."""
+    """Store the record, and the model if it is asked for."""
     from stat_repro.results.store import save_record
     from stat_repro.run.pipeline import save_model
     from stat_repro.run.tracking import mirror
@@ -179,8 +179,8 @@ def _line(error: BaseException) -> str:
 
 
 @functools.cache
-def _session() -> Any:
-    """The one session of this process: Hydra's basic launcher runs all points in it."""
+def _sweep_cache() -> Any:
+    """The cache of this process, in which Hydra's basic launcher runs all points."""
     from stat_repro.run.sweep_cache import SweepCache
 
     return SweepCache()
@@ -203,7 +203,7 @@ def _job(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Compose the configuration from the command line and run it."""
-    # Read by conf/config.yaml, here and in the processes of a parallel launcher.
+    # For conf/config.yaml, here and in the processes of a parallel launcher.
     os.environ["STAT_REPRO_ROOT"] = str(project_root())
     os.environ["STAT_REPRO_EXPERIMENTS"] = str(experiments_dir())
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
@@ -214,15 +214,15 @@ def main() -> None:
         return
     from stat_repro.parallel import joined
 
-    with _only_the_first_is_heard(), joined():
+    with _only_the_first_writes(), joined():
         run()
 
 
 @contextmanager
-def _only_the_first_is_heard() -> Iterator[None]:
-    """What the other processes of a run write to Hydra's folder and to the streams is dropped.
+def _only_the_first_writes() -> Iterator[None]:
+    """Drop what the other processes of a run print and write to Hydra's folder.
 
-    An error that they cannot tell the first one still ends them with its traceback.
+    An error that they cannot send to the first process still ends them with its traceback.
     """
     if int(os.environ["RANK"]) == 0:
         yield

@@ -16,16 +16,17 @@ from stat_repro.data.glue import GLUE_TASKS
 from stat_repro.data.local_parts import content_files, part_files
 from stat_repro.results.provenance import hash_files
 
-# What a folder of data is told by; anything else in it (readmes, scripts) does not count.
+# Files that make up a folder of data; anything else in it (readmes, scripts) does not count.
 _DATA_ENDINGS = (".arrow", ".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
 _TASK_ENDINGS = (*_DATA_ENDINGS, ".yaml", ".py", ".gz")
 
 
 def identify(config: RunConfig) -> str:
-    """`run_id` with local files and model folders told by content instead of by path.
+    """`run_id` of a configuration, with the content of local files in place of their paths.
 
-    The same command on other files is another run, and a moved file is not. What does not exist
-    keeps its path: loading it gives the clear message. Hub names are told by name and revision.
+    So the same command on other files is another run, and the same file in another place is not.
+    What does not exist keeps its path: loading it gives a clear message. Models and data of the hub
+    keep name and revision.
     """
     data = config.dataset
     contents: dict[str, Any] = {
@@ -48,7 +49,7 @@ def identify(config: RunConfig) -> str:
 
 
 def _task_content(path: str) -> str:
-    """A folder of zero-shot tasks by its task files, their functions and data."""
+    """The content of a folder of zero-shot tasks: task files, their functions and data."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return path
@@ -57,7 +58,7 @@ def _task_content(path: str) -> str:
 
 
 def _data_content(data: DatasetConfig, path: str) -> str:
-    """A benchmark's local file or folder by content; a name on the hub as it is."""
+    """The content of a benchmark's local file or folder; a name on the hub unchanged."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return _file_content(path)
@@ -72,7 +73,7 @@ def _digest(files: list[tuple[str, Path]]) -> str:
 
 
 def _data_files(data: DatasetConfig, folder: Path) -> list[tuple[str, Path]]:
-    """The files of a local copy that can be read, by what they are called in it."""
+    """The files of a local copy that are read, with their names in it."""
     benchmark, _, name = data.source.partition(":")
     if benchmark == "glue" and name in GLUE_TASKS:
         task = GLUE_TASKS[name]

@@ -1,4 +1,4 @@
-"""Hydra's launchers: what is told where one is not installed, or does not fit."""
+"""Hydra's launchers: clear messages if one is not installed or does not fit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-# Package and extra of this project for every launcher of Hydra that `conf/launcher` names.
+# For every launcher of Hydra in `conf/launcher`: its package, and our extra that installs it.
 _PLUGINS = {
     "joblib": ("hydra-joblib-launcher", "joblib"),
     "submitit_slurm": ("hydra-submitit-launcher", "slurm"),
@@ -43,15 +43,15 @@ def check(config: DictConfig) -> None:
         launcher = target.removeprefix(_MISSING)
         package, extra = _PLUGINS[launcher]
         # Ray's plugin replaces cloudpickle by one that the lock file's joblib does not accept.
-        place = "an environment of its own" if launcher == "ray" else "this environment"
+        place = "a separate environment" if launcher == "ray" else "this environment"
         raise SystemExit(
             f"the launcher {launcher} needs {package}, which is not installed: "
             f"pip install -e '.[{extra}]' in {place}"
         )
     if several_processes() and target != _BASIC:
         raise SystemExit(
-            "launcher: expected basic where torchrun starts several processes, because all of them "
-            f"work on one point at a time; got {target}"
+            "launcher: expected basic, because torchrun started several processes, which work on "
+            f"one point together; got {target}"
         )
 
 

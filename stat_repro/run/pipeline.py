@@ -1,4 +1,4 @@
-"""One experiment from configuration to record; the only file that knows every stage."""
+"""One experiment from configuration to record."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from stat_repro.surgery.checkpoint import PLAN_FILE, save_pruned
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a run leaves: its record, not stored yet, and the pruned model.
+    """The results of a run: its record, not stored yet, and the pruned model.
 
     Attributes:
         record: The record.
         compression: Pruned model, plan and report.
         tokenizer: The model's tokenizer.
-        examples: The values per example that belong beside the record; None if not to be kept.
+        examples: The values per example that are stored beside the record; None if they are not.
     """
 
     record: RunRecord
@@ -40,27 +40,26 @@ class Experiment:
 
 
 def run_experiment(
-    config: RunConfig, session: SweepCache, name: str | None = None
+    config: RunConfig, cache: SweepCache, name: str | None = None
 ) -> Experiment | None:
     """Load, calibrate, plan, cut, evaluate: the whole of one run.
 
-    Where several processes work on it, the first one evaluates, and for the others there is
-    nothing to return.
+    If several processes work on it, the first one evaluates and the others return None.
 
     Args:
         config: The run.
-        session: Values shared with other runs of the process.
-        name: Its `run_id` if it is known already (`identify`).
+        cache: Values shared with other runs of the process.
+        name: Its `run_id`, if `identify` was called already.
     """
     name = identify(config) if name is None else name
     watch = Stopwatch()
     reset_cuda_peak_memory(resolve_device(config.device))
     with watch.stage("total_s"):
         with watch.stage("load_s"):
-            dense = session.dense(config)
-        if config.cost.enabled:  # refused before the work, not after it
+            dense = cache.dense(config)
+        if config.cost.enabled:  # refuses a wrong length before the work
             timed_length(config.cost, dense.loaded.model, dense.workload.sequence_length)
-        calibrated = session.calibrated(config)
+        calibrated = cache.calibrated(config)
         compression = compress(
             dense.loaded.model,
             calibrated.examples,
@@ -80,25 +79,25 @@ def run_experiment(
             evaluation = dense.workload.evaluate(
                 dense.loaded.model,
                 compression.model,
-                session.dense_outputs(config),
+                cache.dense_outputs(config),
                 config.evaluation,
             )
         memory = peak_memory(dense.loaded.model.device)  # of the run, without the cost stage
         with watch.stage("cost_s"):
             costs = _costs(config, dense, compression)
     kept = encode_examples(evaluation.examples) if config.evaluation.keep_examples else None
-    found = {
+    measured = {
         "metrics": evaluation.metrics,
         "costs": costs,
         "memory": memory,
         "provenance": _provenance(config, dense, calibrated, kept),
     }
-    record = _record(config, name, calibrated, compression, found, watch)
+    record = _record(config, name, calibrated, compression, measured, watch)
     return Experiment(record, compression, dense.loaded.tokenizer, kept)
 
 
 def _costs(config: RunConfig, dense: DenseModel, compression: Compression) -> dict[str, Any]:
-    """Costs of both models; those that need a clock only where they were asked for."""
+    """Costs of both models; latencies only if they were asked for."""
     model, pruned, report = dense.loaded.model, compression.model, compression.report
     costs = {
         "sequence_length": report.sequence_length,
@@ -117,21 +116,21 @@ def _record(
     name: str,
     calibrated: CalibratedModel,
     compression: Compression,
-    found: dict[str, Any],
+    measured: dict[str, Any],
     watch: Stopwatch,
 ) -> RunRecord:
     report = compression.report
-    # A sweep shares statistics and their analysis; the time of a point counts them as if it ran
+    # Points of a sweep share statistics and their analysis; each counts their time as if it had run
     # alone.
     timings = {**watch.seconds, **report.timings}
     timings["calibrate_s"] = calibrated.seconds + report.timings.get("calibrate_s", 0.0)
     timings["compress_s"] += calibrated.seconds + timings.pop("shared_s", 0.0)
     return RunRecord(
-        **_identity(config, name),
+        **_common_fields(config, name),
         status="ok",
         mac_kept_fraction=report.mac_kept_fraction,
         param_kept_fraction=report.param_kept_fraction,
-        **found,
+        **measured,
         timings=timings,
         site_errors=[asdict(error) for error in report.site_errors],
         plan=compression.plan.to_masks(),
@@ -139,8 +138,8 @@ def _record(
     )
 
 
-def _identity(config: RunConfig, name: str) -> dict[str, Any]:
-    """What a record says of any run, successful or not."""
+def _common_fields(config: RunConfig, name: str) -> dict[str, Any]:
+    """The fields of a record that do not depend on success."""
     return {
         "run_id": name,
         "model": config.model.name,
@@ -156,7 +155,7 @@ def _provenance(
     config: RunConfig, dense: DenseModel, calibrated: CalibratedModel, examples: bytes | None
 ) -> dict[str, Any]:
     return collect(
-        device=_in_words(dense.loaded.model.device),
+        device=_device_in_words(dense.loaded.model.device),
         dtypes={"model": config.dtype, "statistics": "float64", "factorisation": "float64"},
         data_hashes={**dense.workload.fingerprint, "calibration": calibrated.examples.digest},
         model_hash=dense.model_hash,
@@ -166,17 +165,17 @@ def _provenance(
     )
 
 
-def _in_words(device: torch.device) -> str:
+def _device_in_words(device: torch.device) -> str:
     """The device, and how many processes worked on the run if there were several."""
     processes = world().size
     return str(device) if processes == 1 else f"{device.type}, {processes} processes"
 
 
 def output_folder(config: RunConfig, name: str) -> Path | None:
-    """Where the pruned model of this run goes; None if it is not to be saved.
+    """The folder for the pruned model of this run; None if it is not saved.
 
     Raises:
-        ConfigError: The place is taken by something that is no folder of this package.
+        ConfigError: Something else has this name.
     """
     if config.save_to is None:
         return None
@@ -207,7 +206,7 @@ def save_model(config: RunConfig, experiment: Experiment, folder: Path) -> None:
 def failed_record(config: RunConfig, name: str, error: BaseException) -> RunRecord:
     """The record of a run that raised."""
     return RunRecord(
-        **_identity(config, name),
+        **_common_fields(config, name),
         status="failed",
         mac_kept_fraction=None,
         param_kept_fraction=None,

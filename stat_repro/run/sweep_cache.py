@@ -1,8 +1,8 @@
-"""What several runs of one process have in common: the dense model, its outputs, its statistics.
+"""What the points of a sweep share: the dense model, its outputs, its statistics.
 
-A sweep over ratios asks for the same dense model and the same calibration again and again. The
-session keeps the latest of each, keyed by the configuration that determines it, so that the
-results of a sweep are those of separate runs.
+A sweep over ratios needs the same dense model and the same calibration again and again. The cache
+keeps the latest of each, by the configuration that determines it, so that the results of a sweep
+are those of separate runs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DenseModel:
         loaded: Model, tokenizer and folder.
         workload: The data set for this tokenizer.
         base_hash: sha256 of the checkpoint that was given.
-        model_hash: sha256 of the checkpoint that was pruned (after fine-tuning, if any).
+        model_hash: sha256 of the checkpoint that is pruned (after fine-tuning, if any).
         finetuned: Whether the task head was trained here.
     """
 
@@ -61,10 +61,10 @@ class DenseModel:
 
 @dataclass(frozen=True)
 class CalibratedModel:
-    """Dense statistics and what they cost.
+    """Statistics of the dense model.
 
     Attributes:
-        calibration: Statistics of all sites, or none where the method reads none.
+        calibration: Statistics of all sites, or none if the method needs none.
         examples: The calibration set.
         seconds: Time of the calibration pass.
     """
@@ -83,7 +83,7 @@ class SweepCache:
     def _shared(self, kind: str, key: dict[str, Any], make: Callable[[], T]) -> T:
         text = json.dumps(key, sort_keys=True)
         if kind not in self._values or self._values[kind][0] != text:
-            # Free what is old before making what is new; all else belongs to the dense model.
+            # The old value is freed first; all other values belong to the dense model.
             self._values.pop(kind, None)
             if kind == "dense":
                 self._values.clear()
@@ -95,7 +95,7 @@ class SweepCache:
         return self._shared("dense", _dense_key(config), lambda: _load_dense(config))
 
     def dense_outputs(self, config: RunConfig) -> Any:
-        """What the evaluations of several pruned models share of the dense one."""
+        """Outputs of the dense model, for the evaluations of several pruned ones."""
         dense = self.dense(config)
         key = {**_dense_key(config), "evaluation": asdict(config.evaluation)}
         return self._shared(
@@ -105,23 +105,24 @@ class SweepCache:
         )
 
     def calibrated(self, config: RunConfig) -> CalibratedModel:
-        """The calibration set of this seed, and what the run's method needs of it."""
+        """The calibration set of this seed, with what the run's method needs."""
         dense = self.dense(config)
         key = {**_dense_key(config), "calibration": asdict(config.calibration), "seed": config.seed}
         if config.pruning.needs_statistics(config.calibration.engine):
-            found = self._shared("calibration", key, lambda: _calibrate(dense, config, None))
+            kind, pruning = "calibration", None
         else:  # kept apart, so that a sweep over methods does not take statistics twice
-            found = self._shared("counts", key, lambda: _calibrate(dense, config, config.pruning))
-        if not METHODS[config.pruning.method].reads_labels:
-            return found
-        labelled = dense.workload.calibration(config.calibration, config.seed, labels=True)
-        return replace(found, examples=labelled)
+            kind, pruning = "counts", config.pruning
+        calibrated = self._shared(kind, key, lambda: _calibrate(dense, config, pruning))
+        if METHODS[config.pruning.method].reads_labels:
+            labelled = dense.workload.calibration(config.calibration, config.seed, labels=True)
+            calibrated = replace(calibrated, examples=labelled)
+        return calibrated
 
 
 def _dense_key(config: RunConfig) -> dict[str, Any]:
     language = config.dataset.task == "language_modeling"
     return {
-        # The text of the evaluated part alone is loaded; tables come with all their parts.
+        # Of a text only the evaluated part is loaded, of a table all parts.
         "split": config.evaluation.split if language else None,
         "model": asdict(config.model),
         "dataset": asdict(config.dataset),
@@ -133,7 +134,7 @@ def _dense_key(config: RunConfig) -> dict[str, Any]:
 
 def _load_dense(config: RunConfig) -> DenseModel:
     device = resolve_device(config.device)
-    with first_rank_first():  # downloads, training and the caches of both
+    with first_rank_first():  # it downloads and trains; the others use its files
         checkpoint, data = _prepared(config, device)
     folder = checkpoint.folder
     model_hash = hash_files(folder)
@@ -156,7 +157,7 @@ def _load_dense(config: RunConfig) -> DenseModel:
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """A folder with a model for the task; where it comes from as in `DenseModel`."""
+    """A folder with a model for the task; the other fields as in `DenseModel`."""
 
     folder: Path
     base_hash: str
@@ -166,23 +167,24 @@ class _Checkpoint:
 def _prepared(
     config: RunConfig, device: torch.device
 ) -> tuple[_Checkpoint, TaskData | QuestionData | TextData]:
-    """Checkpoint and data on this machine; the head is trained if need be."""
+    """Checkpoint and data on this machine; the head is trained if there is none."""
     folder = checkpoint_folder(config.model)
     base_hash = hash_files(folder)
     has_head = has_task_head(folder, config.dataset.task)
     _check_override(config, has_head)
     if config.dataset.task == "language_modeling" and not has_head:
         raise ConfigError(
-            f"{config.model.path} is no causal language model, which {config.dataset.name} "
-            "(perplexity) needs; choose another model or a dataset with labels"
+            f"model.path: expected a causal language model for {config.dataset.name} "
+            f"(perplexity); got {config.model.path}; choose another model or a dataset with labels"
         )
     data = _load_data(config)
     if has_head or isinstance(data, TextData):
         return _Checkpoint(folder, base_hash, False), data
     if not config.finetune.enabled:
         raise ConfigError(
-            f"{config.model.path} has no trained {config.dataset.task} head and finetune=none; "
-            "give a task checkpoint (model=hf model.path=...) or choose finetune=standard"
+            f"model.path: expected a trained {config.dataset.task} head where finetune=none; got "
+            f"{config.model.path}; choose a task checkpoint (model=hf model.path=...) or "
+            "finetune=standard"
         )
     folder = task_checkpoint(
         folder,
@@ -197,7 +199,7 @@ def _prepared(
 
 
 def _load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
-    """The data set; a missing part is told here, before anything is trained."""
+    """The data set; refuses a missing part here, before anything is trained."""
     split = config.evaluation.split
     if config.dataset.task == "language_modeling":
         tasks = config.evaluation.zero_shot
@@ -223,7 +225,7 @@ def _workload(
 
 
 def _check_override(config: RunConfig, has_head: bool) -> None:
-    """Refuse names for outputs that are trained here or are no classes."""
+    """Refuse names for outputs of a head that is trained here, or that are no classes."""
     task, labels = config.dataset.task, config.model.labels
     if labels is not None and not (has_head and task == "classification"):
         reason = f"task {task} has no classes"
@@ -239,8 +241,8 @@ def _output_order(data: TaskData, loaded: LoadedModel, config: RunConfig) -> Out
     if data.label_names is None:
         if len(names) != 1:
             raise ConfigError(
-                f"{config.model.path} has the outputs [{', '.join(names)}], {data.name} needs one, "
-                "a number"
+                f"model.path: expected one output, a number, for {data.name}; got "
+                f"{config.model.path} with the outputs [{', '.join(names)}]"
             )
         return OutputOrder()
     return match_outputs(

@@ -1,7 +1,7 @@
-"""A mirror of the records on Weights & Biases. The record on disk is the result; this is a view.
+"""Copies of the records on Weights & Biases. The record on disk is the result, the copy a view.
 
-The record is stored before it is mirrored, and nothing is ever read back, so whatever goes wrong
-here costs a line in the log and no run.
+The record is stored before it is copied, and nothing is ever read back, so whatever goes wrong here
+costs a line in the log and no run.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def mirror(record: RunRecord, config: TrackingConfig, folder: Path | None = None
     """Write a stored record to W&B, as `config.mode` says.
 
     `disabled` does not even import wandb. `offline` writes `<folder>/offline-run-*`, which
-    `wandb sync` can send later; it needs no login and starts no connection. `online` sends to the
-    account that wandb is logged in to. Sent or written are the config, provenance and plan sizes,
-    and as summary all numbers of metrics, costs, timings and memory; no code, no machine
-    statistics, no console output.
+    `wandb sync` can send later; it needs no login and opens no connection. `online` sends to the
+    account that wandb is logged in to. Written or sent are config, provenance and plan sizes, and
+    as summary all numbers of metrics, costs, timings and memory; no code, no machine statistics, no
+    console output.
 
     Args:
         record: The record, already stored.
         config: Mode, project and entity.
-        folder: Folder of the runs, `wandb/` of the project root if None. wandb wants it to be
-            called `wandb`; below a folder of another name, it makes one.
+        folder: Folder of the runs, `wandb/` of the project root if None. In a folder of another
+            name wandb makes a subfolder `wandb`.
     """
     if config.mode == "disabled":
         return
@@ -46,7 +46,7 @@ def mirror(record: RunRecord, config: TrackingConfig, folder: Path | None = None
     try:
         with _environment(config.mode, parent):
             _write(record, config, parent)
-    # Any failure of the mirror, whatever its type, must leave the stored run as it is.
+    # No failure of any type may touch the stored run.
     except Exception as err:
         reason = " ".join(str(err).split())
         _LOG.warning(
@@ -60,7 +60,7 @@ def mirror(record: RunRecord, config: TrackingConfig, folder: Path | None = None
 
 
 def mirrored_config(record: RunRecord) -> dict[str, Any]:
-    """What W&B shows as the run's configuration: nested as in the record."""
+    """The run's configuration on W&B, nested as in the record."""
     return {
         "run_id": record.run_id,
         "study": record.study,
@@ -74,7 +74,7 @@ def mirrored_config(record: RunRecord) -> dict[str, Any]:
 
 
 def mirrored_summary(record: RunRecord) -> dict[str, Any]:
-    """What W&B shows as results: the numbers of the record under names like `pruned/accuracy`."""
+    """The results on W&B: the numbers of the record under names like `pruned/accuracy`."""
     summary: dict[str, Any] = {
         "mac_kept_fraction": record.mac_kept_fraction,
         "param_kept_fraction": record.param_kept_fraction,
@@ -132,22 +132,22 @@ def _write(record: RunRecord, config: TrackingConfig, parent: Path) -> None:
 
 @contextmanager
 def _environment(mode: str, parent: Path) -> Iterator[None]:
-    """Wandb's variables for the time of the call; the caller's are put back afterwards."""
-    own = cache_dir() / "wandb"
+    """Set the variables of wandb inside the `with`; afterwards they are as before."""
+    cache = cache_dir() / "wandb"
     variables = {
-        # The mode as a variable too: with the argument alone, telemetry threads start.
+        # The mode as a variable too: the argument alone does not stop telemetry threads.
         "WANDB_MODE": mode,
         "WANDB_ERROR_REPORTING": "false",
         "WANDB_SILENT": "true",
         "WANDB_DIR": str(parent),
-        # All of these are below the user's home folder otherwise.
-        "WANDB_CACHE_DIR": str(own / "cache"),
-        "WANDB_DATA_DIR": str(own / "data"),
-        "WANDB_ARTIFACT_DIR": str(own / "artifacts"),
+        # By default all of these are in the home folder.
+        "WANDB_CACHE_DIR": str(cache / "cache"),
+        "WANDB_DATA_DIR": str(cache / "data"),
+        "WANDB_ARTIFACT_DIR": str(cache / "artifacts"),
     }
     if mode == "offline":
-        # Online, the login may live in the user's own settings folder.
-        variables["WANDB_CONFIG_DIR"] = str(own / "config")
+        # Online, the login may be in the default settings folder.
+        variables["WANDB_CONFIG_DIR"] = str(cache / "config")
     for key, path in variables.items():
         if key.endswith("_DIR"):
             Path(path).mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def _environment(mode: str, parent: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Also those that wandb set itself, which would tie child processes to this one's service.
+        # Also those that wandb sets, which would tie child processes to the service of this one.
         for key in _wandb_variables():
             del os.environ[key]
         os.environ.update(before)

@@ -32,7 +32,7 @@ _PIPELINES = {
 
 
 class CheckpointError(ValueError):
-    """A folder that cannot be written or read, or a model that is not a pruned one."""
+    """A folder that cannot be written or read, or a model that is not pruned."""
 
 
 def save_pruned(
@@ -49,30 +49,29 @@ def save_pruned(
 
     safetensors, config with the sizes of every layer, `modeling_stat.py`, tokenizer, `plan.json`,
     `run_config.json` and a model card. The folder appears complete or not at all. Absolute paths
-    in `base_model` and `run_config` are cut to their last component: a folder that is passed on
-    does not tell where it was made.
+    in `base_model` and `run_config` are cut to their last component, so that a folder that is
+    passed on does not show where it was made.
 
     Args:
         model: A model that `prune_model` made.
-        folder: Where to; must not exist, or be empty.
+        folder: The new folder; must not exist, or be empty.
         plan: The plan that `model` was made with.
         tokenizer: Saved beside the model, if given.
         run_config: The configuration of the run (JSON types).
-        record_summary: Measured numbers for the model card (JSON types, may be nested); the card
-            has no others.
+        record_summary: Measured numbers for the model card (JSON types, may be nested).
         base_model: Name of the model that was pruned.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: The folder is in use, or the model is not a pruned one.
+        CheckpointError: The folder is in use, or the model is not pruned.
         PlanError: The plan does not fit the model.
     """
     _auto_class(model)
     _check_counts(adapter_for(model), plan)
     with complete_folder(Path(folder)) as partial:
-        # The config names this file in `auto_map`, and saving copies it.
+        # This also copies modeling_stat.py, which `auto_map` in the config names.
         model.save_pretrained(partial)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
@@ -89,7 +88,7 @@ def save_pruned(
 
 @contextmanager
 def complete_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which gets its name at the end of the block, complete or not at all.
+    """A folder to write to; it gets its name at the end of the `with`, complete or not at all.
 
     Args:
         folder: The name; must not exist, or be an empty folder.
@@ -99,7 +98,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     """
     target = folder.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(f"{target}: expected a new or empty folder; it is in use")
+        raise CheckpointError(f"{target}: expected a new or empty folder; got one that is in use")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     partial.mkdir()
@@ -150,10 +149,10 @@ def load_plan(folder: str | Path) -> PruningPlan:
 
 
 def _auto_class(model: PreTrainedModel) -> str:
-    """Name of the Auto class that loads this model."""
+    """Name of the Auto class that loads a pruned model."""
     for heads in AUTO_CLASSES.values():
         for auto, pruned in heads.items():
-            # By name: a model loaded with trust_remote_code has its own copy of the class.
+            # By name: a model loaded with trust_remote_code has a copy of the class.
             if type(model).__name__ == pruned.__name__:
                 return auto.__name__
     raise CheckpointError(
@@ -163,12 +162,13 @@ def _auto_class(model: PreTrainedModel) -> str:
 
 
 def _check_counts(adapter: Adapter, plan: PruningPlan) -> None:
-    """Refuse a plan that leads to other sizes than the model has."""
+    """Refuse a plan that gives other sizes than those of the model."""
     for kind, counts in (("attention", plan.head_counts), ("ffn", plan.neuron_counts)):
         units = tuple(s.units for s in adapter.sites if s.kind == kind)
         if units != counts:
             raise PlanError(
-                f"the plan keeps {list(counts)} {kind} units per layer, the model has {list(units)}"
+                f"plan: expected {list(units)} {kind} units per layer, as the model has; got "
+                f"{list(counts)}"
             )
 
 
@@ -219,7 +219,7 @@ def model_card(
         record_summary: Measured numbers, shown as a table.
     """
     ratio = record_summary.get("ratio", run_config.get("ratio"))
-    told = (
+    shown = (
         "" if ratio is None else f" Ratio (share of the prunable MACs to remove): {_cell(ratio)}."
     )
     rows = [
@@ -241,7 +241,7 @@ def model_card(
         f"# {base_model}, pruned",
         "",
         f"`{base_model}` with whole attention {units} and FFN neurons removed by stat_repro, "
-        f"method `{plan.method}`.{told}",
+        f"method `{plan.method}`.{shown}",
         "",
         *_how_to_load(auto_class),
         *(measured if numbers else []),

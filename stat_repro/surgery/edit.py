@@ -1,7 +1,7 @@
-"""Changing tensors: from a plan and the corrected consumers to a smaller model.
+"""From a plan and the corrected consumers to a smaller model.
 
-Which units go and what the corrected weights are is decided elsewhere; here rows of producers are
-selected, consumers replaced, and the result put into a model of the matching `Stat*` class.
+Here rows of producers are selected, consumers replaced, and the result put into a model of the
+matching `Stat*` class. Which units go and what the corrected weights are is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class SiteEdit:
         layer: Index of the transformer layer.
         kind: `attention` or `ffn`.
         kept: Kept units, ascending.
-        consumer_weight: New weight of the consumer, (D, len(kept) * width); cast to its dtype.
-        consumer_bias: New bias of the consumer, shape (D,); None leaves it as it is.
+        consumer_weight: New weight of the consumer, (D, len(kept) * width), in any dtype.
+        consumer_bias: New bias of the consumer, shape (D,); None keeps the present one.
     """
 
     layer: int
@@ -46,7 +46,7 @@ class SiteEdit:
 
 
 def sliced_linear(source: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A new Linear with these tensors on the device, in the dtype and mode of another.
+    """A new Linear with these tensors, on the device and in the dtype and mode of another.
 
     Args:
         source: The Linear that is replaced; not changed.
@@ -54,7 +54,7 @@ def sliced_linear(source: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.
         bias: Shape (out,) or None; copied.
 
     Returns:
-        The Linear; zero sizes are fine. It is trainable if `source` is.
+        The Linear, trainable if `source` is. Sizes may be zero.
     """
     rows, columns = weight.shape
     new = modeling_stat.empty_linear(columns, rows, bias is not None, source)
@@ -104,35 +104,35 @@ def _edited_linears(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, n
 def _edits_by_site(
     sites: Sequence[Site], edits: Sequence[SiteEdit]
 ) -> dict[tuple[int, SiteKind], SiteEdit]:
-    """Edits by (layer, kind); refuses two for one site, and one for no site."""
+    """Edits by (layer, kind); refuses two edits of one site, and edits of unknown sites."""
     known = {(site.layer, site.kind) for site in sites}
-    found: dict[tuple[int, SiteKind], SiteEdit] = {}
+    by_site: dict[tuple[int, SiteKind], SiteEdit] = {}
     for edit in edits:
         key = (edit.layer, edit.kind)
         if key not in known:
             raise SurgeryError(f"layer {edit.layer} {edit.kind}: an edit, but no such site")
-        if key in found:
-            raise SurgeryError(f"layer {edit.layer} {edit.kind}: expected one edit, got two")
-        found[key] = edit
-    return found
+        if key in by_site:
+            raise SurgeryError(f"layer {edit.layer} {edit.kind}: expected one edit; got two")
+        by_site[key] = edit
+    return by_site
 
 
 @contextmanager
 def temporarily_pruned(
     model: nn.Module, sites: Sequence[Site], edits: Sequence[SiteEdit]
 ) -> Iterator[None]:
-    """Run a block with the edited sites pruned inside the model itself.
+    """Inside the `with`, the edited sites of the model itself are pruned.
 
     Sites without an edit stay whole. Hooks on the replaced Linears must be set inside. Afterwards,
-    also after an error, the model has its own modules again; they are never written to.
+    also after an error, the model has its previous modules again; they are never written to.
 
     Args:
         model: Any supported model.
         sites: Sites of the model (at least the edited ones).
-        edits: At most one per site; in a grouped-query model whole groups, as always.
+        edits: At most one per site.
 
     Raises:
-        SurgeryError: An edit does not fit its site; the model is as before.
+        SurgeryError: An edit does not fit its site; the model is not changed.
     """
     by_site = _edits_by_site(sites, edits)
     new: dict[str, nn.Linear] = {}
@@ -140,16 +140,16 @@ def temporarily_pruned(
         for site in sites:
             if (edit := by_site.get((site.layer, site.kind))) is not None:
                 new |= _edited_linears(model, site, edit)
-    own = {name: linear(model, name) for name in new}
+    previous = {name: linear(model, name) for name in new}
     try:
         _replace(model, new)
         yield
     finally:
-        _replace(model, own)
+        _replace(model, previous)
 
 
 def _replace(model: nn.Module, linears: dict[str, nn.Linear]) -> None:
-    """Put the Linears into their places; attention modules learn how many heads they have."""
+    """Put the Linears into their places and adapt the attention modules to their heads."""
     for name, module in linears.items():
         model.set_submodule(name, module)
     config: Any = model.config
@@ -162,7 +162,7 @@ def _replace(model: nn.Module, linears: dict[str, nn.Linear]) -> None:
 def _tensors(model: PreTrainedModel, new: dict[str, nn.Linear]) -> dict[str, Tensor]:
     """The state dict of the pruned model; nothing is shared with the source."""
     replaced = tuple(f"{name}." for name in new)
-    clones: dict[int, Tensor] = {}  # by identity, so that tied weights are copied once
+    clones: dict[int, Tensor] = {}  # by id, so that tied weights are copied once
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not name.startswith(replaced):
@@ -175,21 +175,21 @@ def _tensors(model: PreTrainedModel, new: dict[str, nn.Linear]) -> dict[str, Ten
 
 
 def _carry_over(source: PreTrainedModel, pruned: PreTrainedModel) -> None:
-    """Give the pruned model what a state dict does not hold.
+    """Copy to the pruned model what a state dict does not hold.
 
-    Tied weights, unsaved buffers (rotary frequencies and how far they reach, position ids), which
-    parameters are trained, train or eval mode, generation defaults.
+    Tied weights, unsaved buffers (rotary frequencies and the length that they cover, position ids),
+    which parameters are trained, train or eval mode, generation defaults.
     """
     tied = pruned.all_tied_weights_keys.items()
     if all(source.get_parameter(a) is source.get_parameter(b) for a, b in tied):
         pruned.tie_weights()
-    own = dict(source.named_modules())
+    dense = dict(source.named_modules())
     for name, module in pruned.named_modules():
-        module.training = own[name].training
+        module.training = dense[name].training
         for key in module._non_persistent_buffers_set:
-            setattr(module, key, getattr(own[name], key).detach().clone())
-        if hasattr(own[name], "max_seq_len_cached"):
-            module.max_seq_len_cached = own[name].max_seq_len_cached
+            setattr(module, key, getattr(dense[name], key).detach().clone())
+        if hasattr(dense[name], "max_seq_len_cached"):
+            module.max_seq_len_cached = dense[name].max_seq_len_cached
     trained = {name: p.requires_grad for name, p in source.named_parameters()}
     for name, parameter in pruned.named_parameters():
         # A bias that the source does not have follows its weight.
@@ -208,7 +208,7 @@ def prune_model(
         model: A stock model of a supported class, or an already pruned one; not changed.
         plan: The units that stay, as indices into `model`.
         edits: One for every site that loses units. A site that loses none may have one too (a
-            corrected consumer); without one it keeps its weights.
+            corrected consumer); otherwise it keeps its weights.
 
     Returns:
         The pruned model: device, dtype, mode, `requires_grad` and attention implementation as in
@@ -216,7 +216,7 @@ def prune_model(
 
     Raises:
         UnsupportedModelError: No pruned form of this model class.
-        PlanError: The plan was made for another shape.
+        PlanError: The plan was made for a model of another shape.
         SurgeryError: An edit is missing or does not fit the plan or its site.
     """
     pruned_class(model)
@@ -231,11 +231,12 @@ def prune_model(
             if edit is None and len(kept) < site.units:
                 raise SurgeryError(
                     f"{site.name}: the plan drops {site.units - len(kept)} of {site.units} units; "
-                    "expected an edit with the new consumer weight, got none"
+                    "expected an edit with the new consumer weight; got none"
                 )
             if edit is not None and edit.kept != kept:
                 raise PlanError(
-                    f"{site.name}: the edit keeps {list(edit.kept)}, the plan {list(kept)}"
+                    f"{site.name}: expected an edit that keeps {list(kept)}, as the plan does; got "
+                    f"one that keeps {list(edit.kept)}"
                 )
             if edit is not None:
                 new |= _edited_linears(model, site, edit)

@@ -36,7 +36,7 @@ def pruned_class(model: PreTrainedModel) -> type[PreTrainedModel]:
 def _pruned_config(
     model: PreTrainedModel, adapter: Adapter, plan: PruningPlan, biased: Collection[str]
 ) -> Any:
-    """The config of the pruned model: the dense one and what each layer keeps."""
+    """The config of the dense model, with the sizes of each layer."""
 
     def biases(sites: tuple[Site, ...]) -> list[bool]:
         return [site.consumer in biased for site in sites]
@@ -68,7 +68,7 @@ def empty_pruned_model(
     """The pruned model without weights, on the meta device.
 
     Args:
-        model: The dense model; of its weights only the sizes are read.
+        model: The dense model; only the sizes of its weights are read.
         adapter: Its adapter.
         plan: The units that stay.
         biased: Names of the consumers that have a bias in the pruned model.
