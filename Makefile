@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Nothing is written outside the clone and the cache, not even by pip.
+# pip too writes nothing outside the clone and the cache.
 CACHE := $(or $(STAT_REPRO_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stat_repro)
 export PIP_CACHE_DIR := $(CACHE)/pip
 

@@ -10,8 +10,8 @@ def compose_here(overrides, *more):
     return compose_run(*[o for o in overrides if not o.startswith("hydra.")], *more)
 
 
-def run_one(config, session=None):
-    return run_experiment(config, session or SweepCache()).record
+def run_one(config, cache=None):
+    return run_experiment(config, cache or SweepCache()).record
 
 
 def save_one(config):

@@ -78,9 +78,9 @@ def test_record_of_a_corpus(tmp_path):
 def test_other_part_other_corpus_other_result(tmp_path):
     overrides = project(tmp_path, "ratio=0.3")
     c4 = write_c4(tmp_path / "c4", train=300)
-    session = SweepCache()
+    cache = SweepCache()
     base, validation, split, foreign = (
-        run_one(compose_run(*overrides, *more), session)
+        run_one(compose_run(*overrides, *more), cache)
         for more in (
             (),
             ("evaluation.split=validation",),

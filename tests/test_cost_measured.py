@@ -128,10 +128,10 @@ def test_a_length_beyond_the_positions_is_refused_before_the_work(tmp_path, monk
     with pytest.raises(ConfigError, match="has 40 positions; got 41 tokens"):
         timed_length(CostConfig(sequence_length=41), model, 5.0)
     overrides = [*sentence_overrides(tmp_path), "cost=measured", "cost.sequence_length=41"]
-    session = SweepCache()
-    monkeypatch.setattr(session, "calibrated", lambda config: pytest.fail("worked first"))
+    cache = SweepCache()
+    monkeypatch.setattr(cache, "calibrated", lambda config: pytest.fail("worked first"))
     with pytest.raises(ConfigError, match="40 positions"):
-        pipeline.run_experiment(compose_here(overrides), session)
+        pipeline.run_experiment(compose_here(overrides), cache)
 
 
 def test_every_record_counts_and_only_an_asked_one_measures(tmp_path):

@@ -16,13 +16,13 @@ from stat_repro.run.sweep_cache import SweepCache
 
 
 @pytest.mark.parametrize("overrides", [sentence_overrides, text_overrides])
-def test_a_shared_session_finds_what_separate_runs_find(overrides, tmp_path):
+def test_a_shared_cache_gives_what_separate_runs_give(overrides, tmp_path):
     arguments = overrides(tmp_path)
     configs = [
         compose_here(arguments, f"ratio={r}", f"seed={s}") for s in (0, 1) for r in (0.2, 0.4)
     ]
-    session = SweepCache()
-    shared = [findings(run_one(config, session)) for config in configs]
+    cache = SweepCache()
+    shared = [findings(run_one(config, cache)) for config in configs]
     alone = [findings(run_one(config)) for config in configs]
     assert shared == alone
     assert len({str(found["plan"]) for found in shared}) == len(configs)
@@ -45,9 +45,9 @@ def test_a_shared_session_finds_what_separate_runs_find(overrides, tmp_path):
 )
 def test_options_that_move_the_plan(overrides, change, tmp_path):
     arguments = [*overrides(tmp_path), "ratio=0.5"]
-    session = SweepCache()
-    base = run_one(compose_here(arguments), session)
-    changed = run_one(compose_here(arguments, change), session)
+    cache = SweepCache()
+    base = run_one(compose_here(arguments), cache)
+    changed = run_one(compose_here(arguments, change), cache)
     assert changed.run_id != base.run_id
     assert changed.plan["layers"] != base.plan["layers"]
 
@@ -71,7 +71,7 @@ def test_every_method_runs_from_its_option(overrides, method, tmp_path):
     json.dumps(record.to_dict(), allow_nan=False)
 
 
-def test_a_session_over_methods_finds_what_separate_runs_find(tmp_path, monkeypatch):
+def test_a_cache_over_methods_gives_what_separate_runs_give(tmp_path, monkeypatch):
     """Statistics are taken once, and the labels of one method are not seen by another."""
     calls = []
     monkeypatch.setattr(
@@ -81,8 +81,8 @@ def test_a_session_over_methods_finds_what_separate_runs_find(tmp_path, monkeypa
     arguments = [*sentence_overrides(tmp_path), "ratio=0.4"]
     names = ("flap", "random", "fisher", "magnitude", "stat")
     configs = [compose_here(arguments, f"pruning={name}") for name in names]
-    session = SweepCache()
-    shared = [findings(run_one(config, session)) for config in configs]
+    cache = SweepCache()
+    shared = [findings(run_one(config, cache)) for config in configs]
     assert len(calls) == 1
     assert shared == [findings(run_one(config)) for config in configs]
 
@@ -143,13 +143,13 @@ def test_options_that_move_the_result(change, tmp_path):
 def test_a_run_with_a_sketch(overrides, tmp_path):
     """Repeatable with its seed; another kind, size or seed is another sketch."""
     arguments = [*overrides(tmp_path), "calibration.statistics=sketch", "ratio=0.4"]
-    session = SweepCache()
-    base = run_one(compose_here(arguments), session)
+    cache = SweepCache()
+    base = run_one(compose_here(arguments), cache)
     assert findings(run_one(compose_here(arguments))) == findings(base)
     assert base.costs["calibration_tokens"] > 2 * 36  # tokens, not rows of a sketch
     errors = {str(base.site_errors)}
     for change in ("calibration.sketch=countsketch", "calibration.sketch_size=30"):
-        record = run_one(compose_here(arguments, change), session)
+        record = run_one(compose_here(arguments, change), cache)
         assert record.run_id != base.run_id
         errors.add(str(record.site_errors))
     assert len(errors) == 3
@@ -176,17 +176,17 @@ def test_evaluation_options(tmp_path):
     assert record.metrics["protocol"]["split"] == "validation"
 
 
-def test_session_calibrates_once_per_seed(tmp_path, monkeypatch):
+def test_the_cache_calibrates_once_per_seed(tmp_path, monkeypatch):
     import stat_repro.run.sweep_cache as module
 
     calls = []
     original = module.calibrate
     monkeypatch.setattr(module, "calibrate", lambda *a, **k: calls.append(1) or original(*a, **k))
-    session = SweepCache()
+    cache = SweepCache()
     arguments = sentence_overrides(tmp_path)
     for seed in (0, 1):
         for ratio in (0.2, 0.3, 0.4):
-            run_one(compose_here(arguments, f"ratio={ratio}", f"seed={seed}"), session)
+            run_one(compose_here(arguments, f"ratio={ratio}", f"seed={seed}"), cache)
     assert len(calls) == 2
 
 

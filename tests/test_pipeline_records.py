@@ -45,9 +45,9 @@ def test_values_per_example_belong_to_the_record(overrides, tmp_path):
     ("overrides", "metric"), [(sentence_overrides, "accuracy"), (text_overrides, "nll")]
 )
 def test_comparison_of_methods_agrees_with_their_records(overrides, metric, tmp_path):
-    arguments, session, root = overrides(tmp_path), SweepCache(), tmp_path / "results"
+    arguments, cache, root = overrides(tmp_path), SweepCache(), tmp_path / "results"
     for options in itertools.product(("pruning=stat", "pruning=flap"), ("seed=0", "seed=1")):
-        experiment = run_experiment(compose_here(arguments, *options, "ratio=0.4"), session)
+        experiment = run_experiment(compose_here(arguments, *options, "ratio=0.4"), cache)
         save_record(experiment.record, root, experiment.examples)
     records = load_records(root, "local")
     values = {r.run_id: read_examples(r, find_record(root, "local", r.run_id)) for r in records}

@@ -172,14 +172,14 @@ def test_record_of_questions_without_an_answer(tmp_path):
 
 def test_points_of_a_sweep_share_the_dense_scores(tmp_path):
     overrides = squad_run(tmp_path)
-    session = SweepCache()
+    cache = SweepCache()
     config = compose_run(*overrides)
-    workload = session.dense(config).workload
+    workload = cache.dense(config).workload
     assert isinstance(workload, QuestionWorkload)
-    first = session.dense_outputs(config)
-    assert session.dense_outputs(compose_run(*overrides, "ratio=0.1")) is first
+    first = cache.dense_outputs(config)
+    assert cache.dense_outputs(compose_run(*overrides, "ratio=0.1")) is first
     # Without shared scores the same comes out.
-    model = session.dense(config).loaded.model
+    model = cache.dense(config).loaded.model
     shared = workload.evaluate(model, model, first, config.evaluation).metrics
     assert workload.evaluate(model, model, None, config.evaluation).metrics == shared
     assert shared["fidelity"] == {"kl": 0.0, "agreement": 1.0}

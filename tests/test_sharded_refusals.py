@@ -92,7 +92,7 @@ def quantised(folder):
         (no_safetensors, TensorFileError, "expected a safetensors file"),
         (unknown_type, TensorFileError, "odd: expected a type among F64, F32.*; got F8_E4M3"),
         (no_type, TensorFileError, "expected a safetensors file; .*F8_"),
-        (no_weights, TensorFileError, "found neither"),
+        (no_weights, TensorFileError, "got neither"),
         (damaged_index, TensorFileError, "with a weight_map"),
         (wrong_index, TensorFileError, r"1 tensors are not where it says \(first: other in"),
         (no_config, ModelLoadError, "cannot be loaded as configuration"),

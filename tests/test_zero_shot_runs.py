@@ -49,9 +49,9 @@ def test_record_has_both_models_and_perplexity(tmp_path, folder, monkeypatch):
             calls.append(type(model).__name__) or original(model, *rest, **options)
         ),
     )
-    session = SweepCache()
+    cache = SweepCache()
     config = compose_run(*arguments, "ratio=0.5")
-    experiment = run_experiment(config, session)
+    experiment = run_experiment(config, cache)
     metrics = experiment.record.metrics
     tokenizer = plain_tokenizer()
     for name, model in (
@@ -64,7 +64,7 @@ def test_record_has_both_models_and_perplexity(tmp_path, folder, monkeypatch):
         assert metrics[name]["perplexity"] > 1
     assert metrics["dense"] != metrics["pruned"]
     assert metrics["protocol"]["zero_shot"]["tasks"]["mine"]["examples"] == 12
-    second = run_experiment(compose_run(*arguments, "ratio=0.3"), session)
+    second = run_experiment(compose_run(*arguments, "ratio=0.3"), cache)
     assert second.record.metrics["dense"] == metrics["dense"]
     assert len(calls) == 3  # the dense model once for both points
     paths = [save_record(e.record, tmp_path, e.examples) for e in (experiment, second)]

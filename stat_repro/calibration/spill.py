@@ -1,4 +1,4 @@
-"""What waits between two layers: activations, in memory or in files, and Gram matrices in files."""
+"""Storage between two layers: activations, in memory or in files, and Gram matrices in files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TensorStore(Protocol):
     """Lists of tensors by name; they come back on the CPU."""
 
     def put(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
-        """Keep these tensors, in place of what had the name."""
+        """Keep these tensors, in place of earlier ones of this name."""
         ...
 
     def get(self, name: str) -> list[torch.Tensor]:
@@ -35,7 +35,7 @@ class MemoryStore:
         self._kept: dict[str, list[torch.Tensor]] = {}
 
     def put(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
-        """Keep them; what is on the CPU is not copied."""
+        """Keep them; tensors on the CPU are not copied."""
         self._kept[name] = [tensor.cpu() for tensor in tensors]
 
     def get(self, name: str) -> list[torch.Tensor]:
@@ -47,7 +47,7 @@ class FileStore:
     """Tensors in one safetensors file per name, none of them in memory.
 
     Args:
-        folder: Exists; whoever made it removes it.
+        folder: An existing folder; the caller removes it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class FileStore:
 
     def put(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
         """Write them."""
-        # Copies: safetensors takes no two tensors that share memory.
+        # Copies: safetensors refuses tensors that share memory.
         named = {str(i): tensor.cpu().clone().contiguous() for i, tensor in enumerate(tensors)}
         save_file(named, self._path(name))
 
@@ -70,7 +70,7 @@ class FileStore:
 
 @dataclass(frozen=True)
 class SpilledGram:
-    """Gram statistics of which the matrix is in a file: what is on and above its diagonal blocks.
+    """Gram statistics whose matrix is in a file: its panels from the diagonal on.
 
     Attributes:
         path: The file.
@@ -90,8 +90,8 @@ class SpilledGram:
     def write(cls, statistics: GramStatistics, path: Path) -> SpilledGram:
         """Write G to a file; `GramStatistics` may be dropped then."""
         with path.open("wb") as file:
-            for block in upper_panels(statistics.gram):
-                block.cpu().contiguous().numpy().tofile(file)
+            for panel in upper_panels(statistics.gram):
+                panel.cpu().contiguous().numpy().tofile(file)
         columns = statistics.gram.shape[0]
         return cls(path, columns, statistics.tokens, statistics.dtype, statistics.sums)
 
@@ -99,9 +99,9 @@ class SpilledGram:
         """The statistics, bit for bit."""
         gram = torch.empty((self.columns, self.columns), dtype=torch.float64)
         with self.path.open("rb") as file:
-            for block in upper_panels(gram):
-                values = np.fromfile(file, dtype=np.float64, count=block.numel())
-                block.copy_(torch.from_numpy(values).view(block.shape))
+            for panel in upper_panels(gram):
+                values = np.fromfile(file, dtype=np.float64, count=panel.numel())
+                panel.copy_(torch.from_numpy(values).view(panel.shape))
         mirror(gram)
         return GramStatistics(gram.to(device), self.tokens, self.dtype, self.sums)
 
@@ -109,5 +109,5 @@ class SpilledGram:
 def gram_file_bytes(columns: int) -> int:
     """Bytes that `SpilledGram` writes for a matrix of F columns: somewhat over half of 8 F^2."""
     return sum(
-        8 * block.numel() for block in upper_panels(torch.empty((columns,) * 2, device="meta"))
+        8 * panel.numel() for panel in upper_panels(torch.empty((columns,) * 2, device="meta"))
     )

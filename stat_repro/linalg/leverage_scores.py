@@ -12,7 +12,7 @@ def ridge_leverage(gram: torch.Tensor, ridge: float) -> torch.Tensor:
 
     The score of a column of A is that of Alaoui & Mahoney (NeurIPS 2015, arXiv 1411.0306), G taken
     as the kernel: near 1 for a column that the others do not contain, 1/2 for each of two equal
-    ones, and small where a column is short beside l.
+    ones, and small where its squared length is small compared with l.
 
     Args:
         gram: G = A^T A of shape (F, F), float64.

@@ -80,7 +80,7 @@ def match_outputs(
     if _unnamed(names):
         if names_needed:
             raise ConfigError(
-                f"{both}. Checkpoints disagree on this order and this one does not name its own; "
+                f"{both}. Checkpoints disagree on this order and this one has no names; "
                 f"its model card may. Give it: {_override(classes)}"
             )
         return OutputOrder(note=f"outputs have no names, taken as {', '.join(classes)}")

@@ -1,7 +1,7 @@
 """Reading safetensors files and sharded checkpoints tensor by tensor, without mapping them.
 
 A memory-mapped file counts as resident memory page by page as it is read. With the `pread` backend
-of safetensors a tensor is read into memory of its own, and nothing else of the file stays.
+of safetensors a tensor is read into new memory, and nothing else of the file stays.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class TensorEntry:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> torch.Tensor:
-        """The tensor, in memory of its own.
+        """The tensor, in new memory.
 
         Raises:
             TensorFileError: The file is not what it was when it was opened.
@@ -124,7 +124,7 @@ class ShardedCheckpoint:
         if not index.is_file():
             if not (self.folder / SINGLE_FILE).is_file():
                 raise TensorFileError(
-                    f"{self.folder}: expected {SINGLE_FILE} or {INDEX_FILE}; found neither"
+                    f"{self.folder}: expected {SINGLE_FILE} or {INDEX_FILE}; got neither"
                 )
             return read_header(self.folder / SINGLE_FILE)
         try:
