@@ -124,16 +124,16 @@ def test_the_count_sees_what_waits():
 
 def test_hooks_of_the_influence_do_not_wait(monkeypatch):
     model = pico_model("llama_grouped")
-    hooks, seen = influence._block_hooks, Counter()
+    hooks, seen = influence.layer_hooks, Counter()
 
-    def counted(model, adapter, receive):
+    def counted(layers, receive):
         def watched(*args):
             seen.update(waits_of(lambda: receive(*args)))
             seen["calls"] += 1
 
-        return hooks(model, adapter, watched)
+        return hooks(layers, watched)
 
-    monkeypatch.setattr(influence, "_block_hooks", counted)
+    monkeypatch.setattr(influence, "layer_hooks", counted)
     layer_influence(model, adapter_for(model), pico_batches(model, count=2))
     assert seen == {"calls": 6}
 

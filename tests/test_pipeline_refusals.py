@@ -43,7 +43,7 @@ def test_a_bare_encoder_without_finetuning_is_refused(tmp_path):
 def test_an_encoder_is_refused_for_perplexity(tmp_path):
     arguments = text_overrides(tmp_path)
     encoder = save_checkpoint(tmp_path / "encoder", "bert")
-    with pytest.raises(ConfigError, match="no causal language model"):
+    with pytest.raises(ConfigError, match="expected a causal language model for"):
         SweepCache().dense(compose_here(arguments, f"model.path={encoder}"))
 
 
