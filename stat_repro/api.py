@@ -93,7 +93,7 @@ def compress(
         BudgetError: A ratio that cannot be met.
     """
     config = pruning_config(method, options)
-    check_target(config, ratio=ratio, round_to=round_to, statistics=statistics, engine=engine)
+    check_target(config, ratio=ratio, round_to=round_to, statistics_kind=statistics, engine=engine)
     if spill is not None and engine != "layers":
         raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
     batches = rereadable(batches)

@@ -195,7 +195,7 @@ class PruningConfig:
 
 
 def check_target(
-    pruning: PruningConfig, *, ratio: float, round_to: int, statistics: str, engine: str
+    pruning: PruningConfig, *, ratio: float, round_to: int, statistics_kind: str, engine: str
 ) -> None:
     """Refuse what no plan has, and what these options do not go with.
 
@@ -203,8 +203,7 @@ def check_target(
         pruning: The options.
         ratio: Share of the prunable MACs to remove.
         round_to: What the neurons kept per layer are rounded to.
-        statistics: Their kind: `gram`, `exact` or `sketch`, which has no means and no single
-            columns.
+        statistics_kind: `gram`, `exact` or `sketch`, which has no means and no single columns.
         engine: `model` or `layers`.
 
     Raises:
@@ -221,7 +220,7 @@ def check_target(
             "pruning.authors_compat=true repeats the authors' script, which rounds no sizes: "
             f"expected round_to=1; got {round_to}"
         )
-    if statistics == "sketch":
+    if statistics_kind == "sketch":
         for key, valid in (("method", ("stat",)), ("correction", ("lstsq", "none"))):
             if getattr(pruning, key) not in valid:
                 raise ConfigError(
@@ -231,7 +230,7 @@ def check_target(
     if engine == "layers":
         for name, got, served in (
             ("pruning.method", pruning.method, "stat"),
-            ("calibration.statistics", statistics, "gram"),
+            ("calibration.statistics", statistics_kind, "gram"),
         ):
             if got != served:
                 raise ConfigError(

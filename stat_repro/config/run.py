@@ -86,7 +86,7 @@ class RunConfig:
             self.pruning,
             ratio=self.ratio,
             round_to=self.round_to,
-            statistics=self.calibration.statistics,
+            statistics_kind=self.calibration.statistics,
             engine=self.calibration.engine,
         )
         self._check_data()

@@ -111,7 +111,7 @@ def compress_checkpoint(
         BudgetError: A ratio that cannot be met.
     """
     config = pruning_config(method, options)
-    check_target(config, ratio=ratio, round_to=round_to, statistics="gram", engine="layers")
+    check_target(config, ratio=ratio, round_to=round_to, statistics_kind="gram", engine="layers")
     batches, source = rereadable(batches), Path(folder).expanduser()
     where = resolve_device(device)
     watch = Stopwatch(where)
