@@ -12,7 +12,7 @@ from pico_project import save_checkpoint, sentence_overrides
 
 from stat_repro.config import ConfigError
 from stat_repro.data.errors import DataError
-from stat_repro.data.labels import fixed_indices, hidden
+from stat_repro.data.labels import class_names, fixed_indices, hidden
 from stat_repro.models.outputs import OutputOrder, match_outputs
 from stat_repro.run.pipeline import run_experiment
 from stat_repro.run.sweep_cache import SweepCache
@@ -104,6 +104,20 @@ def test_class_numbers_are_the_checkpoints_own():
     assert order.columns is None
     assert "class numbers taken as the outputs 1 star, 2 stars" in order.note
     assert match(("2", "1"), ("1", "2")).columns == (1, 0)
+
+
+def test_numbers_at_the_end_of_names_are_numbers():
+    """The model's own output names as labels of a file, in any order."""
+    values = [f"LABEL_{i}" for i in reversed(range(12))]
+    names = class_names(values, "f")
+    assert names == tuple(reversed(values))
+    assert match(names, names) == OutputOrder()
+    assert class_names(["b2", "a10", "a9", "a"], "f") == ("a", "a9", "a10", "b2")
+
+
+def test_equal_names_are_matched_before_names_are_taken_for_none():
+    outputs = ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert match(outputs, ("LABEL_2", "LABEL_0", "LABEL_1")).columns == (2, 0, 1)
 
 
 # --- labels of a benchmark ----------------------------------------------------------------------

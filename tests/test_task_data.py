@@ -42,15 +42,17 @@ def table_config(task: str = "classification", **files) -> DatasetConfig:
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet"])
 def test_every_format_gives_the_same_rows(tmp_path, ending):
-    path = write_rows(tmp_path / f"t.{ending}")
-    data = load_task_data(table_config(train=path, test=path))
+    path, other = (
+        write_rows(tmp_path / f"{name}.{ending}", rows)
+        for name, rows in (("t", ROWS), ("u", ROWS[::-1]))
+    )
+    data = load_task_data(table_config(train=path, test=other))
     assert data.label_names == ("bad", "good")
     assert list(data.splits) == ["train", "test"]
-    for part in ("train", "test"):
+    for part, expected in (("train", ROWS), ("test", ROWS[::-1])):
         rows = data.split(part)
-        assert list(rows["text"]) == [text for text, _ in ROWS]
-        assert list(rows["label"]) == [1, 0, 1, 0]
-    assert data.fingerprint["train"] == data.fingerprint["test"]
+        assert list(rows["text"]) == [text for text, _ in expected]
+        assert list(rows["label"]) == [int(label == "good") for _, label in expected]
     reference = load_task_data(table_config(train=write_rows(tmp_path / "r.csv")))
     assert data.fingerprint["train"] == reference.fingerprint["train"]
 
@@ -79,6 +81,21 @@ def test_integer_labels_keep_their_order(tmp_path, ending):
     data = load_task_data(table_config(train=write_rows(tmp_path / f"t.{ending}", rows)))
     assert list(data.split("train")["label"]) == list(range(11))
     assert data.label_names == tuple(map(str, range(11)))
+
+
+def test_integers_may_be_written_as_floats_in_one_file(tmp_path):
+    train = write_rows(tmp_path / "a.csv", [(f"t{i}", f"{i}.0") for i in range(12)])
+    test = write_rows(tmp_path / "b.csv", [("u", "11"), ("v", "2.0"), ("w", "+3")])
+    data = load_task_data(table_config(train=train, test=test))
+    assert data.label_names == tuple(map(str, range(12)))
+    assert list(data.split("test")["label"]) == [11, 2, 3]
+
+
+def test_parts_with_the_same_rows_are_refused(tmp_path):
+    path = write_rows(tmp_path / "t.csv")
+    with pytest.raises(DataError, match=r"dataset\.test: expected other rows.*dataset\.train"):
+        load_task_data(table_config(train=path, test=write_rows(tmp_path / "same.jsonl")))
+    load_task_data(table_config(train=path, test=write_rows(tmp_path / "u.csv", ROWS[::-1])))
 
 
 def test_pairs_and_other_column_names(tmp_path):
@@ -110,6 +127,7 @@ BAD_TABLES = [
     ([("a", "x"), ("", "y")], "classification", r"row 2: expected a text; got an empty one"),
     ([("a", "x"), ("b", "")], "classification", r"row 2: expected a class"),
     ([("a", "x"), ("b", "x")], "classification", "at least two classes"),
+    ([("a", "x"), ("b", "NaN")], "classification", r"row 2: expected a class.*'NaN'"),
     ([("a", 0), ("b", 2)], "classification", "consecutive class numbers; got 0, 2"),
     ([("a", "1"), ("b", "high")], "regression", r"row 2: expected a finite number.*'high'"),
     ([("a", "1"), ("b", "nan")], "regression", r"row 2: expected a finite number"),
@@ -155,6 +173,8 @@ BAD_FILES = {
     "cut.json": (b'[{"text": "a"}, ', "cut.json: not JSON"),
     "empty.json": (b"[]", "table is empty"),
     "pretty.json": (b'{\n"text": "a"\n}\n', "line 1: not JSON .one array of objects, or one obj"),
+    "twice.csv": (b"text,label,text\na,x,b\n", "columns of different names; got text, label"),
+    "twice.jsonl": (b'{"text": "a", "label": 1, "text": "b"}\n', "keys that differ in one object"),
     "ragged.csv": (b"text,label\na,x\nb,c,y\n", "cannot be read as csv"),
     "wide.csv": (b"text,label\na,b,x\nc,d,y\n", r"more fields than the header \(text, label\)"),
     "short.csv": (b"text,label\na,x\nb\n", "row 2: expected a class"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,10 +14,10 @@ def class_names(values: list[Any], what: str) -> tuple[str, ...]:
     """Names of the classes of a training part, in the order of their indices.
 
     Integers keep their order and must be consecutive, so that 0..K-1 are the class indices
-    themselves; names are sorted.
+    themselves; names are sorted, a number at their end counts as a number (`LABEL_2`, `LABEL_10`).
 
     Args:
-        values: Labels of the training part: all integers (also as strings) or all strings.
+        values: Labels of the training part: all integers (also as "1" or "1.0") or all strings.
         what: File and column, for the message.
 
     Raises:
@@ -25,7 +26,7 @@ def class_names(values: list[Any], what: str) -> tuple[str, ...]:
     keys = [_label(value, what, row) for row, value in enumerate(values, start=1)]
     numbers = _integers(set(keys))
     if numbers is None:
-        names = sorted(set(keys))
+        names = sorted(set(keys), key=_stem_and_number)
     else:
         names = [str(number) for number in sorted(numbers)]
         if max(numbers) - min(numbers) + 1 != len(numbers):
@@ -120,22 +121,28 @@ def targets(values: list[Any], what: str) -> list[float]:
 
 def _label(value: Any, what: str, row: int) -> str:
     """One label as a string; integers in their shortest form, whatever type holds them."""
-    if isinstance(value, (bool, Integral)):
+    if isinstance(value, (bool, Integral)) or (isinstance(value, float) and value.is_integer()):
         return str(int(value))
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, str) and value.strip():
-        number = _integer(value.strip())
-        return value.strip() if number is None else str(number)
-    raise DataError(
-        f"{what}, row {row}: expected a class, an integer or a string; got {value!r} "
-        "(numbers with a fraction are targets of task=regression)"
-    )
+    text = value.strip() if isinstance(value, str) else ""
+    if not text or text.lower() == "nan":
+        raise DataError(
+            f"{what}, row {row}: expected a class, an integer or a string; got {value!r} "
+            "(numbers with a fraction are targets of task=regression)"
+        )
+    number = _integer(text)
+    return text if number is None else str(number)
 
 
 def _integer(text: str) -> int | None:
-    digits = text[1:] if text[:1] in ("-", "+") else text
-    return int(text) if digits.isascii() and digits.isdigit() else None
+    """The integer that a text is, also one written as a float ("3.0")."""
+    match = re.fullmatch(r"([+-]?[0-9]+)(\.0*)?", text)
+    return None if match is None else int(match[1])
+
+
+def _stem_and_number(name: str) -> tuple[str, int, str]:
+    """Sort key of class names: what comes before the digits at the end, then their number."""
+    stem = name.rstrip("0123456789")
+    return stem, int(name[len(stem) :] or -1), name
 
 
 def _integers(keys: set[str]) -> list[int] | None:

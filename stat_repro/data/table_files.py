@@ -37,7 +37,7 @@ def read_table(path: Path, names: Sequence[str] | None = None) -> Columns:
         Values by column name, all lists of the same length.
 
     Raises:
-        DataError: Missing, unreadable or empty file, or another ending.
+        DataError: Missing, unreadable or empty file, another ending, or two columns of one name.
     """
     ending = path.suffix.lower()
     if ending not in ENDINGS:
@@ -75,6 +75,8 @@ def first_fields(path: Path) -> list[str]:
 
 def _read_separated(path: Path, names: Sequence[str] | None) -> pd.DataFrame:
     separator, quoting = _SEPARATED[path.suffix.lower()]
+    if names is None:  # pandas would rename the second of two columns of one name
+        _check_names([field for field in first_fields(path) if field], path)
     return pd.read_csv(
         path,
         sep=separator,
@@ -87,7 +89,13 @@ def _read_separated(path: Path, names: Sequence[str] | None) -> pd.DataFrame:
     )
 
 
+def _check_names(names: Sequence[str], path: Path) -> None:
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: expected columns of different names; got {', '.join(names)}")
+
+
 def _columns(frame: pd.DataFrame, path: Path) -> Columns:
+    _check_names([str(name) for name in frame.columns], path)
     # pandas takes a surplus first field of csv rows for an index, and shifts the columns.
     if path.suffix.lower() != ".parquet" and not isinstance(frame.index, pd.RangeIndex):
         raise DataError(
@@ -120,7 +128,7 @@ def _json_values(path: Path) -> Iterator[tuple[str, Any]]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
         try:
-            values = json.loads(text)
+            values = json.loads(text, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}: not JSON: {error}") from None
         yield from ((f"element {number}", value) for number, value in enumerate(values, start=1))
@@ -129,12 +137,20 @@ def _json_values(path: Path) -> Iterator[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            yield f"line {number}", json.loads(line)
+            yield f"line {number}", json.loads(line, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             forms = "one object per line"
             if path.suffix.lower() == ".json":
                 forms = f"one array of objects, or {forms}"
             raise DataError(f"{path}, line {number}: not JSON ({forms}): {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values of one key `json` would keep the last."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected keys that differ in one object; got {', '.join(names)}")
+    return dict(pairs)
 
 
 def column(columns: Columns, name: str, path: Path, key: str) -> list[Any]:

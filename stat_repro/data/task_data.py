@@ -110,7 +110,18 @@ def load_task_data(config: DatasetConfig) -> TaskData:
         glue=benchmark,
     )
     data.split(config.calibration_split)  # told here, before a model is trained
+    if config.source == "table":
+        _check_parts_differ(data.fingerprint, config.calibration_split)
     return data
+
+
+def _check_parts_differ(fingerprint: dict[str, str], calibration: str) -> None:
+    for part, content in fingerprint.items():
+        if part != calibration and content == fingerprint[calibration]:
+            raise DataError(
+                f"dataset.{part}: expected other rows than in dataset.{calibration}, because a "
+                "model must not be calibrated on what it is evaluated on; got the same content"
+            )
 
 
 def _check_unread(config: DatasetConfig) -> None:

@@ -75,16 +75,14 @@ def match_outputs(
     if len(names) != len(classes):
         raise ConfigError(f"{both}: expected the same number of them")
     override = "" if labels is None else "outputs named by model.labels, "
-    if names == tuple(classes):
-        return OutputOrder(note=f"{override}in the data set's order" if override else None)
-    if _unnamed(names):
+    columns = _positions(names, classes)
+    if columns is None and _unnamed(names):
         if names_needed:
             raise ConfigError(
                 f"{both}. Checkpoints disagree on this order and this one has no names; "
                 f"its model card may. Give it: {_override(classes)}"
             )
         return OutputOrder(note=f"outputs have no names, taken as {', '.join(classes)}")
-    columns = _positions(names, classes)
     if columns is None:
         if all(name.lstrip("-").isdigit() for name in classes):
             return OutputOrder(note=f"class numbers taken as the outputs {', '.join(names)}")
