@@ -201,7 +201,7 @@ def test_costs_of_units_follow_from_the_records() -> None:
     ]
     unit = fairness.unit_shares(records)
     assert unit.single == pytest.approx(HEAD)
-    assert unit.block == pytest.approx(0.5)
+    assert unit.layer == pytest.approx(0.5)
     # Units in proportion to the dense ones, or MACs that do not follow from them.
     assert fairness.unit_shares(records[:1]) == fairness.Unit(None, None)
     odd = replace(records[1], mac_kept_fraction=0.6)

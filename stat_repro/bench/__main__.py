@@ -71,7 +71,7 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
     for _ in range(options.warmup):
         bench.turn()
     turns = [bench.turn() for _ in track(range(options.repeats), f"measuring {name}", unit="turns")]
-    seconds = {key: [found[key] for found, _ in turns] for key in turns[0][0]}
+    seconds = {key: [times[key] for times, _ in turns] for key in turns[0][0]}
     protocol = {
         **{"layers": layers, "examples": examples, "length": length, "batch_size": batch_size},
         **{"model_type": model.config.model_type, **shape.config},
@@ -94,26 +94,26 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
 
 def _ratios(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Quotients within every turn, and their spread."""
-    found = {}
+    ratios = {}
     for name, (above, below) in _RATIOS.items():
         if above in seconds:
             totals = [sum(values) for values in zip(*(seconds[b] for b in below), strict=True)]
             pairs = zip(seconds[above], totals, strict=True)
-            found[name] = spread([value / total for value, total in pairs])
-    return found
+            ratios[name] = spread([value / total for value, total in pairs])
+    return ratios
 
 
 def _memory(
     model: PreTrainedModel, turns: Sequence[dict[str, int | None]]
 ) -> dict[str, int | None]:
-    found: dict[str, int | None] = {
+    result: dict[str, int | None] = {
         "parameters": sum(p.nbytes for p in model.parameters()),
         "statistics": sum(8 * site.columns**2 for site in adapter_for(model).sites),
     }
     for stage in turns[0]:
         peaks = [value for memory in turns if (value := memory[stage]) is not None]
-        found[f"{stage}_peak"] = max(peaks, default=None)
-    return found
+        result[f"{stage}_peak"] = max(peaks, default=None)
+    return result
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
         record = measure(layers, options)
         path = save_speed(record, options.results)
         peak = record.memory["process_peak"]
-        told = "not told" if peak is None else f"{peak / 1e9:.2f} GB"
-        print(f"{record.name}: peak {told}, {record.seconds['compress_s'][0]:.0f} s; {path}")
+        shown = "not known" if peak is None else f"{peak / 1e9:.2f} GB"
+        print(f"{record.name}: peak {shown}, {record.seconds['compress_s'][0]:.0f} s; {path}")
     return 0
 
 
@@ -99,7 +99,7 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
             (work / folder).mkdir()
         with watch.stage("make_checkpoint_s"):
             model = write_checkpoint(work / "dense", config, torch.bfloat16)
-        found = _in_fresh_process(work, options)
+        report = _in_fresh_process(work, options)
     sizes = [site.columns for site in adapter_for(model).sites if site.layer == 0]
     protocol = {
         **{"layers": layers, "examples": -(-options.tokens // options.window)},
@@ -107,30 +107,30 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
         **{key: getattr(config, key) for key in ("hidden_size", "num_attention_heads")},
         **{key: getattr(config, key) for key in ("num_key_value_heads", "intermediate_size")},
         **{"vocab_size": options.vocabulary, "ratio": options.ratio, "repeats": 1},
-        **{"dtype": "bfloat16", "compute_dtype": found["compute_dtype"]},
-        **{"threads": found["threads"], "spill": True},
+        **{"dtype": "bfloat16", "compute_dtype": report["compute_dtype"]},
+        **{"threads": report["threads"], "spill": True},
         "thread_variables": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
     }
     return SpeedRecord(
         shape=f"sharded_{options.width}x{options.neurons}",
         protocol=protocol,
-        seconds={key: [value] for key, value in {**watch.seconds, **found["seconds"]}.items()},
+        seconds={key: [value] for key, value in {**watch.seconds, **report["seconds"]}.items()},
         ratios={},
         memory={
             "parameters": 2 * model.num_parameters(),
             "statistics": sum(8 * columns**2 for columns in sizes),
             "gram_files": layers * gram_file_bytes(config.intermediate_size),
-            "process_start": found["start"],
-            "process_peak": found["peak"],
+            "process_start": report["start"],
+            "process_peak": report["peak"],
         },
         provenance=collect(
-            device=found["device"], dtypes={"model": "bfloat16"}, data_hashes={}, model_hash=None
+            device=report["device"], dtypes={"model": "bfloat16"}, data_hashes={}, model_hash=None
         ),
     )
 
 
 def _in_fresh_process(work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """What `stat_repro.bench.sharded_child` reports.
+    """Run `stat_repro.bench.sharded_child` and read its report.
 
     Raises:
         RuntimeError: It failed; its messages went to standard error.
@@ -144,8 +144,8 @@ def _in_fresh_process(work: Path, options: argparse.Namespace) -> dict[str, Any]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
     if done.returncode:
         raise RuntimeError(f"pruning the checkpoint ended with status {done.returncode}")
-    found: dict[str, Any] = json.loads((work / "report.json").read_text(encoding="utf-8"))
-    return found
+    report: dict[str, Any] = json.loads((work / "report.json").read_text(encoding="utf-8"))
+    return report
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -115,10 +115,10 @@ class Bench:
         # No more batches than rows are needed.
         per_batch = self.batches[0]["input_ids"].numel()
         enough = self.batches[: -(-self.authors_tokens // per_batch)]
-        found = collect_statistics(
+        calibration = collect_statistics(
             self.model, self.adapter, enough, sites=[site], statistics="exact"
         )
-        return found.statistics[0, "ffn"].values[: self.authors_tokens]
+        return calibration.statistics[0, "ffn"].values[: self.authors_tokens]
 
 
 def by_gram(rows: torch.Tensor, weight: torch.Tensor, kept: int, site: Site) -> torch.Tensor:
@@ -146,9 +146,9 @@ def by_authors(rows: torch.Tensor, weight: torch.Tensor, kept: int) -> torch.Ten
 
 
 @contextmanager
-def _peak(found: dict[str, int | None], name: str) -> Iterator[None]:
-    """Peak resident memory of a block above what was there before it, where the system tells."""
+def _peak(peaks: dict[str, int | None], name: str) -> Iterator[None]:
+    """Peak resident memory inside the `with`, above that before; None if the system has none."""
     before = process_peak_rss_bytes() if reset_process_peak_rss() else None
     yield
     after = process_peak_rss_bytes()
-    found[name] = None if before is None or after is None else after - before
+    peaks[name] = None if before is None or after is None else after - before

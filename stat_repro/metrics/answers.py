@@ -91,12 +91,12 @@ def squad_metrics(
         far as there are any.
     """
     scores = squad_scores(predictions, references, version)
-    found = _means(scores, "")
+    means = _means(scores, "")
     if version == "2.0":
         for prefix, answerable in (("has_answer_", True), ("no_answer_", False)):
             part = [s for s, r in zip(scores, references, strict=True) if bool(r) == answerable]
-            found |= _means(part, prefix)
-    return found
+            means |= _means(part, prefix)
+    return means
 
 
 def _best_scores(

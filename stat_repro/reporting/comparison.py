@@ -193,8 +193,8 @@ def _point(
         return replace(empty, left_out="the reference has no run of this ratio and seed")
     kept = [s for s in common if all(side[s].values is not None for side in sides)]
     left, right = ([side[s].record for s in kept or common] for side in sides)
-    blocks = any(removes_blocks(record) for record in (*left, *right))
-    named = replace(empty, macs=mac_difference(left, right), whole_blocks=blocks)
+    whole = any(removes_blocks(record) for record in (*left, *right))
+    named = replace(empty, macs=mac_difference(left, right), whole_blocks=whole)
     if not kept:
         return replace(named, left_out="no values per example")
     reasons = [identity_difference(a, b) for a, b in zip(left, right, strict=True)]

@@ -48,8 +48,8 @@ def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
     """What the cells mean, and what each model and data set was compared with."""
     references = dict.fromkeys((c.dataset, c.model, c.reference) for c in comparisons)
     lines = [f"reference of {data} ({model}): {label}" for data, model, label in references]
-    blocks = [_BLOCKS] if any(one.whole_blocks for one in comparisons) else []
-    return [*lines, *_NOTES, *blocks]
+    note = [_BLOCKS] if any(one.whole_blocks for one in comparisons) else []
+    return [*lines, *_NOTES, *note]
 
 
 def comparison_csv(comparisons: Sequence[Comparison], notes: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 Per seed: the protocol, the dense model, the evaluated data, and the drawn calibration examples.
 Over the seeds: the realised MACs, within half of the larger unit (a head, a key/value group or a
-neuron; a whole block where that is the unit).
+neuron; a whole layer where that is the unit).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Unit:
     """Share of the dense model's prunable MACs that the smallest removable parts have.
 
     Attributes:
-        single: The larger one of an attention unit and a neuron; None where the records do not
-            tell (sizes that are in proportion, or MACs that do not follow from the units kept).
-        block: The largest block.
+        single: The larger one of an attention unit and a neuron; None if the records do not show it
+            (sizes that are in proportion, or MACs that do not follow from the units kept).
+        layer: The largest layer.
     """
 
     single: float | None
-    block: float | None
+    layer: float | None
 
 
 def unit_shares(records: Sequence[RunRecord]) -> Unit:
@@ -56,8 +56,8 @@ def unit_shares(records: Sequence[RunRecord]) -> Unit:
         for (heads, neurons), share in zip(units, shares, strict=True)
     ):
         return Unit(None, None)
-    blocks = [layer.heads * costs[0] + layer.neurons * costs[1] for layer in layers]
-    return Unit(float(max(costs)), float(max(blocks)))
+    whole = [layer.heads * costs[0] + layer.neurons * costs[1] for layer in layers]
+    return Unit(float(max(costs)), float(max(whole)))
 
 
 def _least_squares(
@@ -122,7 +122,7 @@ def mac_objection(
     if largest <= _EXACT:
         return None
     whole = removes_blocks(others[0]) or removes_blocks(references[0])
-    share = unit.block if whole else unit.single
+    share = unit.layer if whole else unit.single
     if share is None:
         return f"MACs kept differ by {_POINTS * largest:.2f} points, cost of a unit unknown"
     if largest <= share / 2 + _EXACT:
@@ -135,7 +135,7 @@ def mac_objection(
 
 
 def removes_blocks(record: RunRecord) -> bool:
-    """Whether the method's unit is a whole block."""
+    """Whether the method removes whole layers, which records and tables call blocks."""
     return record.plan.get("details", {}).get("allocation") == "blocks"
 
 

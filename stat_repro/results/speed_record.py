@@ -88,9 +88,9 @@ def _read(path: Path) -> SpeedRecord:
         raise RecordError(f"{path}: not a JSON document: {err}") from err
     expected = {field.name for field in fields(SpeedRecord)}
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) != expected:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        got = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise RecordError(
             f"{path}: expected schema {SCHEMA} with the keys {', '.join(sorted(expected))}; got "
-            f"{found!r}"
+            f"{got!r}"
         )
     return SpeedRecord(**data)

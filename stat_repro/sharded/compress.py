@@ -92,7 +92,7 @@ def compress_checkpoint(
         device: `auto`, `cpu`, `cuda`, `cuda:<i>` or `mps`; one layer at a time is there.
         dtype: Floating point type that the calibration computes in. By default the checkpoint's, on
             the CPU float32 for half types: few processors compute those at full speed, and float32
-            adds no rounding of its own. It takes twice the memory per layer.
+            adds no rounding. It takes twice the memory per layer.
         spill: Folder for the Gram matrices of the FFNs (somewhat over 4 F^2 bytes per layer) and
             the hidden states of all batches. By default the system's folder for temporary files,
             and hidden states in memory.

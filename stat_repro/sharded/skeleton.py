@@ -88,7 +88,7 @@ def _matched(model: PreTrainedModel, checkpoint: ShardedCheckpoint) -> dict[str,
     for name, source in tied.items():
         partners.setdefault(source, []).append(name)
         partners.setdefault(name, []).append(source)
-    found: dict[str, TensorEntry] = {}
+    entries: dict[str, TensorEntry] = {}
     missing: list[str] = []
     used: set[str] = set()
     for name, tensor in model.state_dict().items():
@@ -103,7 +103,7 @@ def _matched(model: PreTrainedModel, checkpoint: ShardedCheckpoint) -> dict[str,
             raise TensorFileError(
                 f"{entry.path}, {there}: expected shape {tuple(tensor.shape)}; got {entry.shape}"
             )
-        found[name] = entry
+        entries[name] = entry
         used.add(there)
     if missing:
         raise TensorFileError(
@@ -120,7 +120,7 @@ def _matched(model: PreTrainedModel, checkpoint: ShardedCheckpoint) -> dict[str,
             type(model).__name__,
             unused[0],
         )
-    return found
+    return entries
 
 
 def _fill_unsaved_buffers(model: PreTrainedModel, device: torch.device) -> None:
@@ -155,19 +155,19 @@ class CheckpointWeights:
     def outside(self) -> AbstractContextManager[None]:
         """Embeddings and whatever else the backbone has besides its layers."""
         stem = f"{self._adapter.backbone}." if self._adapter.backbone else ""
-        blocks = tuple(f"{name}." for name in self._adapter.layer_names)
+        layers = tuple(f"{name}." for name in self._adapter.layer_names)
         return self._resident(
-            [n for n in self._skeleton.entries if n.startswith(stem) and not n.startswith(blocks)]
+            [n for n in self._skeleton.entries if n.startswith(stem) and not n.startswith(layers)]
         )
 
     def layer(self, layer: int) -> AbstractContextManager[None]:
         """One transformer layer."""
-        block = f"{self._adapter.layer_names[layer]}."
-        return self._resident([n for n in self._skeleton.entries if n.startswith(block)])
+        stem = f"{self._adapter.layer_names[layer]}."
+        return self._resident([n for n in self._skeleton.entries if n.startswith(stem)])
 
     @contextmanager
     def _resident(self, names: list[str]) -> Iterator[None]:
-        own: list[tuple[nn.Module, str, nn.Parameter]] = []
+        previous: list[tuple[nn.Module, str, nn.Parameter]] = []
         try:
             for name in names:
                 parent, _, key = name.rpartition(".")
@@ -177,9 +177,9 @@ class CheckpointWeights:
                 tensor = self._skeleton.entries[name].read()
                 if tensor.is_floating_point():
                     tensor = tensor.to(self._dtype)
-                own.append((module, key, parameter))
+                previous.append((module, key, parameter))
                 module._parameters[key] = nn.Parameter(tensor.to(self._device), requires_grad=False)
             yield
         finally:
-            for module, key, parameter in own:
+            for module, key, parameter in previous:
                 module._parameters[key] = parameter

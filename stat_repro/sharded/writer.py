@@ -34,8 +34,8 @@ class ShardWriter:
         self._folder, self._adapter = folder, adapter
         stored = skeleton.stored()
         self._stored = stored
-        blocks = tuple(f"{name}." for name in adapter.layer_names)
-        self._outside = _groups({n: e for n, e in stored.items() if not n.startswith(blocks)})
+        layers = tuple(f"{name}." for name in adapter.layer_names)
+        self._outside = _groups({n: e for n, e in stored.items() if not n.startswith(layers)})
         self._count = len(self._outside) + adapter.num_layers
         self._places: dict[str, str] = {}
         self._bytes = self._parameters = 0
@@ -50,8 +50,8 @@ class ShardWriter:
         Raises:
             SurgeryError: An edited weight that is not finite.
         """
-        block = f"{self._adapter.layer_names[layer]}."
-        entries = {name: entry for name, entry in self._stored.items() if name.startswith(block)}
+        stem = f"{self._adapter.layer_names[layer]}."
+        entries = {name: entry for name, entry in self._stored.items() if name.startswith(stem)}
         changed: dict[str, torch.Tensor] = {}
         for edit in edits:
             changed |= _edited(self._adapter.site(layer, edit.kind), edit, entries)
