@@ -21,16 +21,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-LISTS_VERSION, MASKS_VERSION = 1, 2
-
-_LISTS_KEYS = {"heads", "kept_heads", "neurons", "kept_neurons"}
-_MASKS_KEYS = _LISTS_KEYS | {"head_mask", "neuron_mask"}
 
 SiteKind = Literal["attention", "ffn"]
 
@@ -104,31 +99,18 @@ class PruningPlan:
         return tuple(len(layer.kept_neurons) for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, with the kept indices in lists (version 1)."""
-        return self._document(
-            LISTS_VERSION,
-            [
-                {
-                    "heads": layer.heads,
-                    "kept_heads": list(layer.kept_heads),
-                    "neurons": layer.neurons,
-                    "kept_neurons": list(layer.kept_neurons),
-                }
-                for layer in self.layers
-            ],
-        )
+        """The kept indices as they are (version 1); JSON makes lists of the tuples."""
+        return {
+            "plan_version": 1,
+            "method": self.method,
+            "details": self.details,
+            "layers": [asdict(layer) for layer in self.layers],
+        }
 
     def to_masks(self) -> dict[str, Any]:
         """Plain JSON types, with a bit per unit (version 2, see the module's docstring)."""
-        return self._document(MASKS_VERSION, [_to_masks(layer) for layer in self.layers])
-
-    def _document(self, version: int, layers: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "plan_version": version,
-            "method": self.method,
-            "details": self.details,
-            "layers": layers,
-        }
+        layers = [_to_masks(layer) for layer in self.layers]
+        return {**self.to_dict(), "plan_version": 2, "layers": layers}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> PruningPlan:
@@ -139,21 +121,24 @@ class PruningPlan:
                 the numbers beside it.
         """
         version = data.get("plan_version")
-        if version not in (LISTS_VERSION, MASKS_VERSION):
-            raise PlanError(
-                f"plan_version: expected {LISTS_VERSION} or {MASKS_VERSION}; got {version!r}"
-            )
+        if version not in _FORMS:
+            raise PlanError(f"plan_version: expected 1 or 2; got {version!r}")
         _check_keys(data, {"plan_version", "method", "details", "layers"}, "plan")
+        keys, read = _FORMS[version]
         layers = []
         for i, layer in enumerate(data["layers"]):
-            lists = version == LISTS_VERSION
-            _check_keys(layer, _LISTS_KEYS if lists else _MASKS_KEYS, f"layer {i}")
-            layers.append(_from_lists(layer) if lists else _from_masks(layer, f"layer {i}"))
+            _check_keys(layer, keys, f"layer {i}")
+            try:
+                layers.append(read(layer))
+            except (TypeError, ValueError) as err:
+                raise PlanError(f"layer {i}: {err}") from err
         return cls(layers=tuple(layers), method=data["method"], details=data["details"])
 
     def to_json(self) -> str:
-        """One JSON document, indices of a list on one line per layer."""
-        return json.dumps(self.to_dict(), sort_keys=True)
+        """One JSON document of `to_dict`, with a line per layer."""
+        data = self.to_dict()
+        lines = ",\n ".join(json.dumps(layer) for layer in data.pop("layers"))
+        return f'{json.dumps(data)[:-1]}, "layers": [\n {lines}\n]}}'
 
     @classmethod
     def from_json(cls, text: str) -> PruningPlan:
@@ -162,12 +147,8 @@ class PruningPlan:
 
 
 def _from_lists(layer: dict[str, Any]) -> LayerPlan:
-    return LayerPlan(
-        kept_heads=tuple(layer["kept_heads"]),
-        kept_neurons=tuple(layer["kept_neurons"]),
-        heads=layer["heads"],
-        neurons=layer["neurons"],
-    )
+    heads, neurons = tuple(layer["kept_heads"]), tuple(layer["kept_neurons"])
+    return LayerPlan(heads, neurons, layer["heads"], layer["neurons"])
 
 
 def _to_masks(layer: LayerPlan) -> dict[str, Any]:
@@ -181,18 +162,14 @@ def _to_masks(layer: LayerPlan) -> dict[str, Any]:
     }
 
 
-def _from_masks(layer: dict[str, Any], where: str) -> LayerPlan:
-    try:
-        heads = [int(bit) for bit in layer["head_mask"]]
-        packed = np.frombuffer(bytes.fromhex(layer["neuron_mask"]), dtype=np.uint8)
-        neurons = np.unpackbits(packed, count=layer["neurons"])
-    except ValueError as err:
-        raise PlanError(f"{where}: expected masks of 0 and 1 and of hexadecimal; {err}") from err
-    kept = [tuple(np.flatnonzero(bits).tolist()) for bits in (heads, neurons)]
-    plan = LayerPlan(kept[0], kept[1], layer["heads"], layer["neurons"])
+def _from_masks(layer: dict[str, Any]) -> LayerPlan:
+    packed = np.frombuffer(bytes.fromhex(layer["neuron_mask"]), dtype=np.uint8)
+    bits = [int(bit) for bit in layer["head_mask"]], np.unpackbits(packed)
+    heads, neurons = (tuple(np.flatnonzero(one).tolist()) for one in bits)
+    plan = LayerPlan(heads, neurons, layer["heads"], layer["neurons"])
     # Counts, lengths and the zeros at the end are then right as well.
     if _to_masks(plan) != layer:
-        raise PlanError(f"{where}: expected masks that fit the numbers of units; got {layer}")
+        raise PlanError(f"expected masks that fit the numbers of units; got {layer}")
     return plan
 
 
@@ -201,6 +178,11 @@ def _bits(kept: Sequence[int], units: int) -> NDArray[np.uint8]:
     bits = np.zeros(units, dtype=np.uint8)
     bits[list(kept)] = 1
     return bits
+
+
+_COUNTS = {"heads", "kept_heads", "neurons", "kept_neurons"}
+# Per version of the plan the keys of a layer, and how it is read.
+_FORMS = {1: (_COUNTS, _from_lists), 2: (_COUNTS | {"head_mask", "neuron_mask"}, _from_masks)}
 
 
 def _check_keys(data: dict[str, Any], expected: set[str], what: str) -> None:

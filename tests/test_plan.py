@@ -15,6 +15,7 @@ def make_plan():
 def test_json_round_trip_and_counts():
     plan = make_plan()
     assert PruningPlan.from_json(plan.to_json()) == plan
+    assert len(plan.to_json().splitlines()) == 1 + len(plan.layers) + 1
     assert plan.head_counts == (2, 0)
     assert plan.neuron_counts == (3, 0)
     assert plan.layers[0].kept("ffn") == (1, 3, 4)
@@ -84,7 +85,7 @@ def test_masks_that_contradict_the_counts_are_refused(change):
     assert data["layers"][0]["head_mask"] == "101"
     assert data["layers"][0]["neuron_mask"] == "58"
     data["layers"][0] |= change
-    with pytest.raises(PlanError, match=r"kept_heads|layer 0: expected masks"):
+    with pytest.raises(PlanError, match=r"layer 0: "):
         PruningPlan.from_dict(data)
 
 

@@ -10,12 +10,8 @@ from stat_repro.results.example_files import (
     read_examples,
 )
 from stat_repro.results.provenance import collect, hash_files
-from stat_repro.results.record import (
-    SCHEMA_VERSION,
-    RunRecord,
-    describe_error,
-)
-from stat_repro.results.speed_record import SpeedRecord, load_speed, save_speed
+from stat_repro.results.record import RunRecord, describe_error
+from stat_repro.results.speed_record import load_speed
 from stat_repro.results.store import (
     StudyError,
     find_record,
@@ -28,10 +24,8 @@ from stat_repro.results.store import (
 from stat_repro.results.strict_json import RecordError
 
 __all__ = [
-    "SCHEMA_VERSION",
     "RecordError",
     "RunRecord",
-    "SpeedRecord",
     "StudyError",
     "collect",
     "describe_error",
@@ -46,6 +40,5 @@ __all__ = [
     "read_examples",
     "read_record",
     "save_record",
-    "save_speed",
     "to_frame",
 ]

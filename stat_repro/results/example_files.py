@@ -41,7 +41,7 @@ def encode_examples(values: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def describe_examples(data: bytes) -> dict[str, Any]:
-    """What a record says of the file: `sha256`, `values` (names) and `count` (N).
+    """What a record says about the file: `sha256`, `values` (names) and `count` (N).
 
     Args:
         data: What `encode_examples` gave.

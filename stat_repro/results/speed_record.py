@@ -30,7 +30,7 @@ class SpeedRecord:
         seconds: Per stage, one value per turn; values with the same index are of one turn.
         ratios: Per quotient of stages `median`, `q25`, `q75` and `min` over the turns.
         memory: Bytes: `parameters`, `statistics` (predicted), and per stage the largest peak of
-            resident memory above what was there before the stage; null where it is not told.
+            resident memory above what was there before the stage; null where it is unknown.
         provenance: As in a run's record.
     """
 
