@@ -99,12 +99,15 @@ class PruningPlan:
         return tuple(len(layer.kept_neurons) for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """The kept indices as they are (version 1); JSON makes lists of the tuples."""
+        """Plain JSON types, with the kept indices in lists (version 1)."""
         return {
             "plan_version": 1,
             "method": self.method,
             "details": self.details,
-            "layers": [asdict(layer) for layer in self.layers],
+            "layers": [
+                {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(layer).items()}
+                for layer in self.layers
+            ],
         }
 
     def to_masks(self) -> dict[str, Any]:
