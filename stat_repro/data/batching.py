@@ -53,8 +53,8 @@ def encode_sentences(
     encoded: list[Encoded] = []
     for part in rows.iter(_ENCODED_AT_ONCE):
         texts = part["text"]
-        found = tokenizer(texts, part.get("text_pair"), truncation=True, max_length=max_length)
-        encoded += [{key: found[key][row] for key in found} for row in range(len(texts))]
+        lists = tokenizer(texts, part.get("text_pair"), truncation=True, max_length=max_length)
+        encoded += [{key: lists[key][row] for key in lists} for row in range(len(texts))]
     return encoded
 
 

@@ -27,8 +27,8 @@ class CorpusSource:
 
     Attributes:
         name: Name in `CORPORA`.
-        path: Name on the hub, or a local folder or file; None for the corpus' own name on the hub.
-        revision: Revision on the hub; None for the corpus' own.
+        path: Name on the hub, or a local folder or file; None for the usual name of the corpus.
+        revision: Revision on the hub; None for the usual one of the corpus.
         files: Local file by part, which comes before `path`; empty where no key names them.
         text_column: Column of the text in tables.
         key: Configuration key of `path`, for messages.
@@ -103,20 +103,20 @@ class CorpusSource:
 
     def _find(self, corpus: Corpus, folder: Path, part: str) -> Path:
         """The one file (or saved data set) of a part in a folder."""
-        found = files_of(corpus, folder, (part,))
-        if len(found) == 1:
-            return found[0]
-        if found:
+        files = files_of(corpus, folder, (part,))
+        if len(files) == 1:
+            return files[0]
+        if files:
             raise DataError(
-                f"{self.key}={folder}: expected one file of the {part} part; found "
-                f"{', '.join(path.name for path in found)}. Name the one you mean with "
+                f"{self.key}={folder}: expected one file of the {part} part; got "
+                f"{', '.join(path.name for path in files)}. Name the one you mean with "
                 f"{self._file_key(part)}=<file>"
             )
         others = [other for other in corpus.files if files_of(corpus, folder, (other,))]
         usable = [other for other in others if other != self.taken]
         instead = " or ".join(f"{self.split_key}={other}" for other in usable)
         raise DataError(
-            f"{self.key}={folder}: expected the {part} part ({_wanted(corpus, part)}); found "
+            f"{self.key}={folder}: expected the {part} part ({_wanted(corpus, part)}); got "
             f"{', '.join(others) or 'no part at all'}. Add it, or name its file with "
             f"{self._file_key(part)}=<file>{f', or use another part: {instead}' if usable else ''}"
         )
@@ -195,13 +195,13 @@ def _local_names(corpus: Corpus, part: str) -> list[str]:
 
 def files_of(corpus: Corpus, folder: Path, parts: tuple[str, ...] = PARTS) -> list[Path]:
     """What a folder has of some parts: files, or data sets saved by `datasets`."""
-    found = []
+    present = []
     for part in parts:
         files = [folder / name for name in _local_names(corpus, part)]
         saved = [folder / stem for stem in _STEMS[part]]
-        found += [path for path in files if path.is_file()]
-        found += [path for path in saved if (path / "state.json").is_file()]
-    return found
+        present += [path for path in files if path.is_file()]
+        present += [path for path in saved if (path / "state.json").is_file()]
+    return present
 
 
 def _wanted(corpus: Corpus, part: str) -> str:

@@ -55,18 +55,18 @@ def part_files(
     names = {name.lower() for name in subfolders}
     below = [c for c in sorted(folder.iterdir()) if c.is_dir() and c.name.lower() in names]
     children = [child for place in (folder, *below) for child in sorted(place.iterdir())]
-    found: dict[str, tuple[Path, ...]] = {}
+    files: dict[str, tuple[Path, ...]] = {}
     for part, stems in parts.items():
         forms = _forms(children, stems)
         if len(forms) > 1:
             both = " and ".join(str(form[0]) for form in forms)
             raise DataError(f"{key}={folder}: expected one {part} part; got {both}")
         if forms:
-            found[part] = forms[0]
-    if not found:
+            files[part] = forms[0]
+    if not files:
         seen = ", ".join(child.name for child in children[:_LISTED_FILES]) or "nothing"
-        raise DataError(f"{key}={folder}: expected {expected}; found {seen}")
-    return found
+        raise DataError(f"{key}={folder}: expected {expected}; got {seen}")
+    return files
 
 
 def _forms(children: Sequence[Path], stems: Sequence[str]) -> list[tuple[Path, ...]]:
@@ -83,7 +83,7 @@ def _forms(children: Sequence[Path], stems: Sequence[str]) -> list[tuple[Path, .
             forms.append((child,))
     for (_, _, count), files in shards.items():
         if len(files) != count:
-            raise DataError(f"{files[0]}: expected {count} such files; found {len(files)}")
+            raise DataError(f"{files[0]}: expected {count} such files; got {len(files)}")
         forms.append(tuple(files))
     return forms
 
@@ -153,7 +153,7 @@ def _rows_with_classes(file: Path) -> datasets.Dataset | None:
 
 
 def table_of(rows: datasets.Dataset) -> Columns:
-    """All columns, with the names of the classes in place of a data set's own indices."""
+    """All columns, with the names of the classes in place of a data set's indices."""
     table: Columns = {}
     for name in rows.column_names:
         values, feature = rows[name][:], rows.features[name]

@@ -100,7 +100,7 @@ def load_questions(config: DatasetConfig) -> QuestionData:
     given = [part for part in _PARTS if getattr(config, part) is not None]
     if given:
         raise DataError(
-            f"dataset.{given[0]}: expected null; files of one's own go into one folder, "
+            f"dataset.{given[0]}: expected null; your files go into one folder, "
             f"{_KEY}=<folder> with {_LOCAL_FORM}"
         )
     if config.path is None:
@@ -119,7 +119,7 @@ def load_questions(config: DatasetConfig) -> QuestionData:
         _check(questions, f"{config.name}, {name} part")
     unanswerable = any(not question.answers for part in parts.values() for question in part)
     data = QuestionData(config.name, VERSIONS[marked or unanswerable], parts, absent)
-    data.split(config.calibration_split)  # told here, before a model is trained
+    data.split(config.calibration_split)  # refuses before a model is trained
     return data
 
 
@@ -142,8 +142,8 @@ def _from_folder(folder: Path, config: DatasetConfig) -> tuple[Parts, bool]:
     files = part_files(folder, _PARTS, _SUBFOLDERS, _KEY)
     _refuse_held_out(config, f"{folder} is a folder of parts")
     read = {part: [read_file(file) for file in paths] for part, paths in files.items()}
-    parts = {part: tuple(q for found, _ in read[part] for q in found) for part in read}
-    return parts, any(marked for found in read.values() for _, marked in found)
+    parts = {part: tuple(q for questions, _ in read[part] for q in questions) for part in read}
+    return parts, any(marked for files in read.values() for _, marked in files)
 
 
 def _refuse_held_out(config: DatasetConfig, reason: str) -> None:
@@ -213,11 +213,11 @@ def _check(questions: Sequence[Question], where: str) -> None:
     if len(misplaced) > max(1, _MISPLACED_SHARE * len(questions)):
         example = misplaced[0]
         answer = example.answers[0]
-        found = example.context[answer.start : answer.start + len(answer.text)]
+        there = example.context[answer.start : answer.start + len(answer.text)]
         raise DataError(
             f"{where}: expected every answer where answer_start says, counted in characters; "
             f"{len(misplaced)} of {len(questions)} are not, such as {answer.text!r} of "
-            f"{example.id!r}, where the context has {found!r}"
+            f"{example.id!r}, where the context has {there!r}"
         )
 
 

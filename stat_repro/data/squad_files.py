@@ -145,17 +145,17 @@ def read_rows(columns: Columns, where: str) -> list[Question]:
             f"{where}: expected SQuAD's layout, or a table with {', '.join(COLUMNS)} (and title); "
             f"{', '.join(missing)} missing, there are {', '.join(columns)}"
         )
-    found = []
+    questions = []
     for number in range(len(columns["id"])):
         row = {name: values[number] for name, values in columns.items()}
         try:
-            found.append(_question(row, _pairs(row["answers"])))
+            questions.append(_question(row, _pairs(row["answers"])))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{where}, row {number + 1}: expected id, question and context as texts and "
                 f"answers with text and answer_start; {type(error).__name__}: {error}"
             ) from error
-    return found
+    return questions
 
 
 def _pairs(answers: Any) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ def load_task_data(config: DatasetConfig) -> TaskData:
         absent=absent,
         glue=benchmark,
     )
-    data.split(config.calibration_split)  # told here, before a model is trained
+    data.split(config.calibration_split)  # refuses before a model is trained
     if config.source == "table":
         _check_parts_differ(data.fingerprint, config.calibration_split)
     return data
@@ -128,11 +128,11 @@ def _check_unread(config: DatasetConfig) -> None:
     """Refuse files and columns that would be passed over."""
     default = DatasetConfig()
     every = (*_OWN, "path", "revision", "held_out")
-    read = _READ.get(config.source.partition(":")[0], every)  # an unknown source is told later
+    read = _READ.get(config.source.partition(":")[0], every)  # an unknown source is refused later
     for key in every:
         if key not in read and getattr(config, key) != getattr(default, key):
             raise DataError(
-                f"dataset.{key}: {config.source} does not read it. Files of one's own are "
+                f"dataset.{key}: {config.source} does not read it. Your files are "
                 "dataset=table_file with dataset.train=<file>, the local copy of a GLUE task is "
                 "dataset.path=<folder>"
             )
@@ -229,8 +229,8 @@ def _read_user_tables(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[
 
 
 def _text_columns(table: Columns, config: DatasetConfig, path: Path) -> Columns:
-    found = column(table, config.text_column, path, "dataset.text_column")
-    columns = {"text": texts(found, path, config.text_column)}
+    sentences = column(table, config.text_column, path, "dataset.text_column")
+    columns = {"text": texts(sentences, path, config.text_column)}
     if config.text_pair_column is not None:
         pair = column(table, config.text_pair_column, path, "dataset.text_pair_column")
         columns["text_pair"] = texts(pair, path, config.text_pair_column)

@@ -118,8 +118,8 @@ def _packaged_texts(config: DatasetConfig, name: str) -> TextData:
         return _two_parts(config, TextPart(calibration, config.join), evaluation)
     _check_only_corpora_have(config, ("path", "validation"))
     _, evaluation = packaged_parts(name)
-    part, told = _other_calibration(config, config.calibration_corpus)
-    return _two_parts(config, part, evaluation, {"calibrated_on": told})
+    part, origin = _other_calibration(config, config.calibration_corpus)
+    return _two_parts(config, part, evaluation, {"calibrated_on": origin})
 
 
 def _check_only_corpora_have(config: DatasetConfig, keys: Iterable[str]) -> None:
@@ -128,7 +128,7 @@ def _check_only_corpora_have(config: DatasetConfig, keys: Iterable[str]) -> None
         if value is not None and not (key == "calibration_split" and value == "train"):
             raise DataError(
                 f"dataset.{key}: only a corpus (dataset=wikitext2, ptb or c4) has it; "
-                f"{config.source} is calibrated on its own train part"
+                f"{config.source} is calibrated on its train part"
             )
 
 
@@ -150,12 +150,12 @@ def _corpus_texts(config: DatasetConfig, name: str, split: str) -> TextData:
         )
     evaluation, origin = evaluated.read(split, corpus.evaluated_documents)
     if config.calibration_corpus is None:
-        calibration, told = _own_calibration(config, evaluated, split)
+        calibration, calibrated_on = _own_calibration(config, evaluated, split)
     else:
-        calibration, told = _other_calibration(config, config.calibration_corpus)
+        calibration, calibrated_on = _other_calibration(config, config.calibration_corpus)
     if calibration.documents == evaluation:
         raise DataError(
-            f"a model must not be calibrated on what it is evaluated on; {told} and "
+            f"a model must not be calibrated on what it is evaluated on; {calibrated_on} and "
             f"{name} {split} have the same content"
         )
     return TextData(
@@ -164,7 +164,7 @@ def _corpus_texts(config: DatasetConfig, name: str, split: str) -> TextData:
         evaluation=TextPart(evaluation, config.join, corpus.evaluated_windows),
         fingerprint={
             f"{name} {split}": fingerprint_of(evaluation),
-            told: fingerprint_of(calibration.documents),
+            calibrated_on: fingerprint_of(calibration.documents),
         },
         protocol={
             "corpus": name,
@@ -172,7 +172,7 @@ def _corpus_texts(config: DatasetConfig, name: str, split: str) -> TextData:
             "documents": len(evaluation),
             # WikiText-2 exists raw and with rare words replaced; perplexities of the two differ.
             "unk_in_text": sum(document.count("<unk>") for document in evaluation),
-            "calibrated_on": told,
+            "calibrated_on": calibrated_on,
         },
     )
 

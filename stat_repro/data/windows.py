@@ -61,7 +61,7 @@ def token_windows(
     length = window - (bos == "window")
     if len(ids) < length:
         raise DataError(
-            f"text too short: expected at least {length} tokens for one window; found {len(ids)} "
+            f"text too short: expected at least {length} tokens for one window; got {len(ids)} "
             "(give more text, or a smaller dataset.window)"
         )
     count = len(ids) // length
