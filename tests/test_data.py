@@ -103,7 +103,7 @@ def test_token_windows(caplog):
     assert got.ids.dtype == torch.long
     assert (got.dropped, got.special) == (4, "none added")
     assert caplog.text == ""  # the text is longer than model_max_length
-    with pytest.raises(DataError, match=r"at least 41 tokens.*found 40"):
+    with pytest.raises(DataError, match=r"at least 41 tokens.*got 40"):
         token_windows(tokenizer, part, 41)
 
 

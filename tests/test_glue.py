@@ -101,7 +101,7 @@ def test_shards_of_the_hubs_repository(tmp_path):
         )
     assert list(load("rte", tmp_path).split("train")["text"]) == [first for first, _, _ in rows]
     (tmp_path / "rte" / "train-00001-of-00002.parquet").unlink()
-    with pytest.raises(DataError, match=r"train-00000-of-00002\.parquet: expected 2 .* found 1"):
+    with pytest.raises(DataError, match=r"train-00000-of-00002\.parquet: expected 2 .* got 1"):
         load("rte", tmp_path)
 
 
