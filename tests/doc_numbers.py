@@ -38,8 +38,8 @@ COMMENT = re.compile(r"<!--\s*(.*?)\s*-->", re.DOTALL)
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 # Versions, names and identifiers that look like measured numbers.
 NO_MEASUREMENT = re.compile(
-    r"Python 3\.\d+(?:(?:, | or )3\.\d+)*|SQuAD (?:1\.1|2\.0)|arXiv(?: |:)\d{4}\.\d{5}|abs/\d{4}\.\d{5}|"
-    r"Llama-3\.\d|Qwen2\.5|MIT-\d\.\d|Apache-2\.0"
+    r"Python 3\.\d+(?:(?:, | or )3\.\d+)*|SQuAD (?:1\.1|2\.0)|"
+    r"arXiv(?: |:)\d{4}\.\d{5}|abs/\d{4}\.\d{5}|Llama-3\.\d|Qwen2\.5|MIT-\d\.\d|Apache-2\.0"
 )
 
 
