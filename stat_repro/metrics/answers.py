@@ -11,6 +11,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 
 VERSIONS = ("1.1", "2.0")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -115,7 +116,4 @@ def _best_scores(
 
 def _means(scores: Sequence[tuple[float, float]], prefix: str) -> dict[str, float]:
     names = (f"{prefix}exact_match", f"{prefix}f1")
-    return {
-        name: sum(values) / len(scores)
-        for name, values in zip(names, zip(*scores, strict=True), strict=False)
-    }
+    return dict(zip(names, map(fmean, zip(*scores, strict=True)), strict=False))
