@@ -7,7 +7,7 @@ had before, whatever happened inside.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from stat_repro.calibration.collectors import BUFFER_ROWS, COLLECTORS, Collector
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.models.adapter import Adapter, Site, linear
-from stat_repro.models.modes import evaluating, hooks
+from stat_repro.models.modes import evaluating
 from stat_repro.parallel import exchange, own_share, world
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
@@ -68,13 +68,14 @@ def input_hooks(
     model: nn.Module, sites: Sequence[Site], receive: Callable[[Site, torch.Tensor], None]
 ) -> Iterator[None]:
     """Call `receive(site, input)` with the consumer's input, in every forward pass inside."""
-    with hooks() as handles:
+
+    def hook(site: Site, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        receive(site, args[0])
+
+    with ExitStack() as hooks:
         for site in sites:
-
-            def hook(module: nn.Module, args: tuple[torch.Tensor, ...], site: Site = site) -> None:
-                receive(site, args[0])
-
-            handles.append(linear(model, site.consumer).register_forward_pre_hook(hook))
+            consumer = linear(model, site.consumer)
+            hooks.enter_context(consumer.register_forward_pre_hook(partial(hook, site)))
         yield
 
 
@@ -83,20 +84,15 @@ def layer_hooks(
     layers: Sequence[nn.Module], receive: Callable[[int, torch.Tensor, torch.Tensor], None]
 ) -> Iterator[None]:
     """Call `receive(layer, input, output)` for every layer, in every forward pass inside."""
-    with hooks() as handles:
+
+    def hook(layer: int, module: nn.Module, args: Any, options: Any, output: Any) -> None:
+        after = output[0] if isinstance(output, tuple) else output
+        receive(layer, layer_input(args, options), after)
+
+    with ExitStack() as hooks:
         for layer, module in enumerate(layers):
-
-            def hook(
-                module: nn.Module,
-                args: tuple[Any, ...],
-                options: dict[str, Any],
-                output: Any,
-                layer: int = layer,
-            ) -> None:
-                after = output[0] if isinstance(output, tuple) else output
-                receive(layer, layer_input(args, options), after)
-
-            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+            handle = module.register_forward_hook(partial(hook, layer), with_kwargs=True)
+            hooks.enter_context(handle)
         yield
 
 

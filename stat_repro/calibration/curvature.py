@@ -11,7 +11,8 @@ of the model's predictions, so it needs gradients but no labels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from stat_repro.calibration.divergence import (
 from stat_repro.calibration.gradients import frozen_parameters
 from stat_repro.models.adapter import Adapter, Site, linear
 from stat_repro.models.devices import float64_home
-from stat_repro.models.modes import evaluating, hooks
+from stat_repro.models.modes import evaluating
 from stat_repro.parallel import own_share, sum_over_ranks, world
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
@@ -143,16 +144,15 @@ def _zeros(weight: Tensor) -> Tensor:
 def _consumer_outputs(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[Tensor]]:
     """The consumers' outputs in the forward pass inside, as part of the graph."""
     outputs = [torch.empty(0)] * len(sites)
-    with hooks() as handles:
+
+    def watch(place: int, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # Parameters are frozen, so the graph begins at the first of these outputs.
+        output = output if output.requires_grad else output.detach().requires_grad_()
+        outputs[place] = output
+        return output
+
+    with ExitStack() as hooks:
         for place, site in enumerate(sites):
-
-            def watch(
-                module: nn.Module, args: tuple[Tensor, ...], output: Tensor, place: int = place
-            ) -> Tensor:
-                # Parameters are frozen, so the graph begins at the first of these outputs.
-                output = output if output.requires_grad else output.detach().requires_grad_()
-                outputs[place] = output
-                return output
-
-            handles.append(linear(model, site.consumer).register_forward_hook(watch))
+            consumer = linear(model, site.consumer)
+            hooks.enter_context(consumer.register_forward_hook(partial(watch, place)))
         yield outputs

@@ -8,7 +8,9 @@ example influences the loss of another one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from torch.nn import functional
 
 from stat_repro.calibration.batches import CalibrationBatch, CalibrationError, token_mask
 from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError, linear
-from stat_repro.models.modes import evaluating, hooks
+from stat_repro.models.modes import evaluating
 from stat_repro.parallel import in_turns, own_share
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
@@ -103,25 +105,20 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
 def _masked(model: nn.Module, sites: Sequence[Site], ids: Tensor) -> Iterator[list[Tensor]]:
     """Mask variables in front of every consumer inside the `with`: ones, (B, units) per site."""
     masks: list[Tensor] = []
-    with hooks() as handles:
+
+    def hook(site: Site, mask: Tensor, module: nn.Module, args: tuple[Tensor, ...]) -> Any:
+        columns = mask.repeat_interleave(site.width, dim=1)[:, None]
+        rows = args[0].view(len(ids), -1, site.columns)  # OPT's FFN has no batch
+        return ((rows * columns).view(args[0].shape), *args[1:])
+
+    with ExitStack() as hooks:
         for site in sites:
             consumer = linear(model, site.consumer)
             mask = torch.ones(
                 len(ids), site.units, device=ids.device, dtype=consumer.weight.dtype
             ).requires_grad_()
             masks.append(mask)
-
-            def hook(
-                module: nn.Module,
-                args: tuple[Tensor, ...],
-                site: Site = site,
-                mask: Tensor = mask,
-            ) -> tuple[Tensor, ...]:
-                columns = mask.repeat_interleave(site.width, dim=1)[:, None]
-                rows = args[0].view(len(ids), -1, site.columns)  # OPT's FFN has no batch
-                return ((rows * columns).view(args[0].shape), *args[1:])
-
-            handles.append(consumer.register_forward_pre_hook(hook))
+            hooks.enter_context(consumer.register_forward_pre_hook(partial(hook, site, mask)))
         yield masks
 
 

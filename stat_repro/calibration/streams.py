@@ -7,7 +7,8 @@ Post-norm models (BERT) normalise the sum at once, pre-norm models (Llama) hand 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from torch import nn
 
 from stat_repro.calibration.batches import layer_input, token_rows
 from stat_repro.models.adapter import Adapter, Site, linear
-from stat_repro.models.modes import hooks
 
 # Gets the site, what its consumer reads (n, columns), and the stream behind it (n, D); n tokens.
 Receiver = Callable[[Site, torch.Tensor, torch.Tensor], None]
@@ -55,27 +55,18 @@ class StreamRecorder:
     @contextmanager
     def hooks(self, model: nn.Module) -> Iterator[None]:
         """Hooks on the layer, inside the `with`."""
-        with hooks() as handles:
+        with ExitStack() as hooks:
             layer = model.get_submodule(self._name)
-            handles.append(layer.register_forward_pre_hook(self._enter, with_kwargs=True))
+            hooks.enter_context(layer.register_forward_pre_hook(self._enter, with_kwargs=True))
             if self._pre_norm:
                 attention = model.get_submodule(self._attention.consumer.rpartition(".")[0])
-                handles.append(attention.register_forward_hook(self._attended))
+                hooks.enter_context(attention.register_forward_hook(self._attended))
             else:
                 producer = linear(model, self._ffn.producers[0].module)
-                handles.append(producer.register_forward_pre_hook(self._normalised))
+                hooks.enter_context(producer.register_forward_pre_hook(self._normalised))
             for site in self._sites:
-
-                def consumed(
-                    module: nn.Module,
-                    args: tuple[torch.Tensor, ...],
-                    output: torch.Tensor,
-                    site: Site = site,
-                ) -> None:
-                    self._consumed(site, args[0], output)
-
                 consumer = linear(model, site.consumer)
-                handles.append(consumer.register_forward_hook(consumed))
+                hooks.enter_context(consumer.register_forward_hook(partial(self._consumed, site)))
             yield
 
     @contextmanager
@@ -95,11 +86,11 @@ class StreamRecorder:
     def _normalised(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         self._between = args[0]
 
-    def _consumed(self, site: Site, inputs: torch.Tensor, output: torch.Tensor) -> None:
+    def _consumed(self, site: Site, module: nn.Module, args: Any, output: torch.Tensor) -> None:
         start = self._before if site.kind == "attention" else self._between
         stream = start.reshape(-1, start.shape[-1]) + output.reshape(-1, output.shape[-1])
         rows = self._rows.to(stream.device)
-        inputs = inputs.reshape(len(stream), -1)
+        inputs = args[0].reshape(len(stream), -1)
         self._receive(site, inputs.index_select(0, rows), stream.index_select(0, rows))
         if site is self._stop:
             raise _SiteSeen

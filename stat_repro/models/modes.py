@@ -1,4 +1,4 @@
-"""Temporary changes of a model: mode, hooks and forward passes."""
+"""Temporary changes of a model: its mode and its forward passes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
@@ -20,17 +19,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags.items():
             module.training = training
-
-
-@contextmanager
-def hooks() -> Iterator[list[RemovableHandle]]:
-    """A list for handles of hooks that are registered inside the `with` and removed at its end."""
-    handles: list[RemovableHandle] = []
-    try:
-        yield handles
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
