@@ -23,7 +23,8 @@ def setting(default: Any, **notes: Any) -> Any:
             `neutral`: it decides where a run goes or how fast it is, but not what it finds, so it
             takes no part in the run id. `later`: it joined the schema after runs had been stored;
             at its default, which must never change, it means what those runs did and takes no part
-            in the run id. `of`: the method that alone has this option.
+            in the run id. `of`: the method that has this option (other methods too have those of
+            STAT, where they take its sizes).
     """
     if callable(default):
         return field(default_factory=default, metadata=notes)

@@ -158,7 +158,10 @@ class PruningConfig:
             "stat_authors",
         )
         if self.recipe == "decoder":
-            raise ConfigError("pruning.authors_compat=true repeats the BERT script: recipe=decoder")
+            raise ConfigError(
+                "pruning.authors_compat=true repeats the BERT script: expected recipe=auto or "
+                "encoder; got recipe=decoder"
+            )
 
     def _check_combination(self) -> None:
         """Refuse options that have no meaning together, or none for this method."""
@@ -175,10 +178,12 @@ class PruningConfig:
         for one in fields(self):
             owner, value = one.metadata.get("of"), getattr(self, one.name)
             if owner and value != one.default and owner not in (self.method, self.allocation):
-                expected = f"method={owner}" + " or allocation=stat" * (owner == "stat")
+                # STAT's options are those of its sizes, which other methods may take.
+                other = " or allocation=stat" if owner == "stat" else ""
                 raise ConfigError(
-                    f"pruning.{one.name}={value} is an option of {owner}: expected {expected}; "
-                    f"got method={self.method}, allocation={self.allocation}"
+                    f"pruning.{one.name}={value} is an option of {owner}: expected "
+                    f"method={owner}{other}; got method={self.method}, "
+                    f"allocation={self.allocation}"
                 )
         if self.refit and self.correction not in LEAST_SQUARES:
             raise ConfigError(

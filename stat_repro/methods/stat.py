@@ -204,7 +204,10 @@ def allocate(errors: UnitErrors, request: MethodInput) -> Sizes:
     if recipe == "auto":
         recipe = "decoder" if request.adapter.decoder else "encoder"
     if config.authors_compat and recipe == "decoder":
-        raise ConfigError("pruning.authors_compat=true repeats the BERT script: got a decoder")
+        raise ConfigError(
+            "pruning.authors_compat=true repeats the BERT script: expected an encoder; got a "
+            "decoder"
+        )
     if recipe == "encoder":
         scores = encoder_scores(errors)
     else:
