@@ -5,6 +5,7 @@ import torch
 import transformers as hf
 
 from stat_repro import results
+from stat_repro.allocation.costs import BudgetError
 from stat_repro.bench import sharded
 from stat_repro.bench.__main__ import main
 
@@ -51,7 +52,7 @@ def test_the_checkpoint_is_one_that_transformers_loads(tmp_path):
 
 
 def test_a_failing_run_leaves_no_record(tmp_path):
-    with pytest.raises(RuntimeError, match="ended with status 1"):
+    with pytest.raises(BudgetError, match=r"0\.999"):
         main([*TINY, "--ratio", "0.999", "--work", str(tmp_path), "--results", str(tmp_path / "r")])
     assert not list(tmp_path.iterdir())
 

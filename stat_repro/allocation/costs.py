@@ -37,11 +37,6 @@ class UnitCosts:
         """Prunable MACs per token of the dense model."""
         return self.head * sum(self.heads) + self.neuron * sum(self.neurons)
 
-    @property
-    def neuron_share(self) -> float:
-        """FFN share of the prunable MACs."""
-        return self.neuron * sum(self.neurons) / self.total
-
     def with_neuron_share(self, share: float) -> UnitCosts:
         """The same costs with heads re-priced so that the FFN has this share of the total."""
         head = self.neuron * sum(self.neurons) * (1.0 - share) / (share * sum(self.heads))

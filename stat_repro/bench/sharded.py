@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,15 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-import stat_repro
 from stat_repro.calibration.spill import gram_file_bytes
-from stat_repro.measure import Stopwatch
+from stat_repro.measure import Stopwatch, process_peak_rss_bytes, resolve_device
 from stat_repro.models.adapter import adapter_for
-from stat_repro.models.tensor_files import INDEX_FILE
+from stat_repro.models.tensor_files import INDEX_FILE, ShardedCheckpoint
 from stat_repro.paths import results_dir
 from stat_repro.progress import track
 from stat_repro.results import collect
 from stat_repro.results.speed_record import SpeedRecord, save_speed
+from stat_repro.sharded.compress import compress_checkpoint, compute_dtype
 
 
 def main(argv: Sequence[str]) -> int:
@@ -99,7 +99,9 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
             (work / folder).mkdir()
         with watch.stage("make_checkpoint_s"):
             model = write_checkpoint(work / "dense", config, torch.bfloat16)
-        report = _in_fresh_process(work, options)
+        # A fresh process, because a peak is that of all that a process has done.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            report = pool.submit(_prune, work, options).result()
     sizes = [site.columns for site in adapter_for(model).sites if site.layer == 0]
     protocol = {
         **{"layers": layers, "examples": -(-options.tokens // options.window)},
@@ -129,23 +131,36 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
     )
 
 
-def _in_fresh_process(work: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run `stat_repro.bench.sharded_child` and read its report.
+def _prune(work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Prune `<work>/dense` with random tokens, in a process of its own.
 
-    Raises:
-        RuntimeError: It failed; its messages went to standard error.
+    Returns:
+        Seconds by stage, peak resident memory before and after, and what it was computed with.
     """
-    keys = ("tokens", "window", "batch_size", "vocabulary", "ratio", "device", "dtype", "threads")
-    task = {"work": str(work), **{key: getattr(options, key) for key in keys}}
-    package = Path(str(stat_repro.__file__)).parents[1]
-    known = os.environ.get("PYTHONPATH")
-    path = str(package) if known is None else f"{package}{os.pathsep}{known}"
-    command = [sys.executable, "-m", "stat_repro.bench.sharded_child", json.dumps(task)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
-    if done.returncode:
-        raise RuntimeError(f"pruning the checkpoint ended with status {done.returncode}")
-    report: dict[str, Any] = json.loads((work / "report.json").read_text(encoding="utf-8"))
-    return report
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    size = (-(-options.tokens // options.window), options.window)
+    ids = torch.randint(1, options.vocabulary, size, generator=torch.Generator().manual_seed(0))
+    start = process_peak_rss_bytes()
+    result = compress_checkpoint(
+        work / "dense",
+        work / "pruned",
+        [{"input_ids": part} for part in ids.split(options.batch_size)],
+        ratio=options.ratio,
+        device=options.device,
+        dtype=options.dtype,
+        spill=work / "spill",
+    )
+    device = resolve_device(options.device)
+    stored = ShardedCheckpoint(work / "dense").float_dtype
+    return {
+        "seconds": result.report.timings,
+        "start": start,
+        "peak": process_peak_rss_bytes(),
+        "device": str(device),
+        "compute_dtype": str(compute_dtype(stored, device, options.dtype)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -18,14 +18,15 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from stat_repro.config import SPEED_STUDY
 from stat_repro.results.example_files import check_examples, examples_path
 from stat_repro.results.record import RunRecord
 from stat_repro.results.strict_json import RecordError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _REPEAT = re.compile(r"(?P<run_id>.+)\.repeat-\d+$")
 _FAILED = re.compile(r"(?P<run_id>.+)-\d+$")
@@ -127,6 +128,8 @@ def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     `error.message`; `undefined`: dotted names of the values that were measured as nan, which a
     frame cannot tell from those that are missing. Infinite values stay infinite.
     """
+    import pandas as pd  # takes 60 MB, which a run without tables does not need
+
     scalars = (
         *("run_id", "status", "model", "dataset", "method", "ratio", "seed"),
         *("mac_kept_fraction", "param_kept_fraction"),
