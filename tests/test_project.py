@@ -1,6 +1,7 @@
 """What the files of the project say about each other: version, licence, requirements, checks."""
 
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -112,3 +113,8 @@ def test_the_lock_has_what_the_project_requires(requirement):
 @pytest.mark.parametrize("requirement", direct_requirements(), ids=lambda r: r.name)
 def test_every_requirement_has_a_lower_bound(requirement):
     assert {">=", "=="} & {part.operator for part in requirement.specifier}
+
+
+def test_the_page_of_dependencies_is_that_of_the_lock():
+    namespace = runpy.run_path(str(ROOT / "docs" / "dependencies.py"))
+    assert namespace["PAGE"].read_text(encoding="utf-8") == namespace["page"]()

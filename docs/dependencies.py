@@ -1,0 +1,46 @@
+"""Writes docs/dependencies.md: what requirements.lock installs, with the licence of each.
+
+`python docs/dependencies.py`, in the environment that `make` installs. The licences are those that
+the packages state in their own metadata.
+"""
+
+from importlib.metadata import PackageMetadata, metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "dependencies.md"
+INTRODUCTION = """# Dependencies
+
+What `make` installs, with the licence that each package states in its metadata. `pyproject.toml`
+says which of them stat_repro uses, and from which version on. Written by
+`python docs/dependencies.py` from `requirements.lock`.
+
+| package | version | licence |
+| --- | --- | --- |
+"""
+
+
+def licence(about: PackageMetadata) -> str:
+    """The licence expression; where a package has none, its classifiers or its licence line."""
+    stated = about.get("License-Expression")
+    if stated is not None:
+        return stated
+    classifiers = [
+        text.rpartition(" :: ")[2]
+        for text in about.get_all("Classifier") or ()
+        if text.startswith("License :: ")
+    ]
+    lines = (about.get("License") or "").strip().splitlines()
+    return ", ".join(classifiers) or (lines[0] if lines else "not stated")
+
+
+def page() -> str:
+    """The page: versions of the lock, licences of what is installed."""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
+    packages = [line.split("==") for line in lock]
+    rows = [f"| {name} | {version} | {licence(metadata(name))} |" for name, version in packages]
+    return INTRODUCTION + "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
