@@ -15,6 +15,8 @@ What `make` installs, with the licence that each package states in its metadata.
 says which of them stat_repro uses, and from which version on. Written by
 `python docs/dependencies.py` from `requirements.lock`.
 
+<!-- checked by tests/test_project.py -->
+
 | package | version | licence |
 | --- | --- | --- |
 """
