@@ -85,7 +85,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block as stage `name`; a block that raises counts up to the error."""
+        """Time the body of the `with` as stage `name`; one that raises counts up to the error."""
         if self.device is not None:
             synchronize(self.device)
         start = time.perf_counter()

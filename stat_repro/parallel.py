@@ -4,9 +4,9 @@ Every process (rank) has the whole model. The calibration batches are dealt out 
 statistics, which are sums, are added up over the ranks; factorisations are dealt out by layer and
 their results exchanged. Without torch.distributed there is one rank, and nothing is exchanged.
 
-No rank may wait for another that has failed. So every exchange first says whether its rank is well,
-and a rank that fails inside a `together` block takes part in the next exchange with its error: all
-ranks leave the block in the same way.
+No rank may wait for another that has failed. So every exchange carries the errors too, and a rank
+that fails inside `with together()` takes part in the next exchange with its error: all ranks leave
+the `with` in the same way.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def exchange(value: T) -> list[T]:
         value: Of this rank; tensors in it must be on the CPU.
 
     Raises:
-        RankError: Another rank is in trouble.
+        RankError: Another rank has failed.
     """
     if world().size == 1:
         return [value]
@@ -97,7 +97,7 @@ def exchange(value: T) -> list[T]:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Work that all ranks finish or none does. Blocks must not be nested.
+    """Work that all ranks finish or none does; must not be nested.
 
     Raises:
         RankError: On the ranks that did not fail themselves.
@@ -131,7 +131,7 @@ def _raise_for(errors: Iterable[str | None]) -> None:
 
 @contextmanager
 def first_rank_first() -> Iterator[None]:
-    """The block on the first rank, then on all others: what it prepares is then ready for them."""
+    """Run the body of the `with` on the first rank, then on all others, which use its results."""
     if world().rank > 0:
         exchange(None)
     yield

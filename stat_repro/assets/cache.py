@@ -1,7 +1,7 @@
 """Work that is done once and kept in the cache: complete or not there at all.
 
 Work happens in a folder under `<cache>/partial` that is renamed at the end. One process at a time
-works on the same thing; what goes wrong is told as one `AssetError`.
+works on the same thing; whatever goes wrong becomes one `AssetError`.
 """
 
 from __future__ import annotations

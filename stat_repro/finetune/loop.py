@@ -27,11 +27,11 @@ class TrainingError(RuntimeError):
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's random state from `seed` inside the block, and afterwards what it was before.
+    """Torch's random state from `seed` inside the `with`, and afterwards what it was before.
 
     Args:
         seed: Seed of the CPU's generator and of the one of `device`.
-        device: Device of the block; the state of other accelerators stays as it is.
+        device: Device that is used; the state of other accelerators stays as it is.
     """
     cuda = [device.index or 0] if device.type == "cuda" else []
     mps = torch.mps.get_rng_state() if device.type == "mps" else None

@@ -49,7 +49,7 @@ class Line:
 
 @contextmanager
 def canvas(width: float, height: float, records: str) -> Iterator[Any]:
-    """A `matplotlib.figure.Figure` in the project's look, to be drawn on inside the block.
+    """A `matplotlib.figure.Figure` in the project's look, to be drawn on inside the `with`.
 
     Args:
         width: Inches.

@@ -228,7 +228,7 @@ def _write_both(path: Path, data: bytes, examples: bytes) -> bool:
 
 @contextmanager
 def _written(folder: Path, data: bytes) -> Iterator[Path]:
-    """A file with this content under a name that nobody reads, for the time of the block."""
+    """A file with this content under a name that nobody reads, inside the `with`."""
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         with temporary.open("xb") as file:
