@@ -27,6 +27,7 @@ os.environ["STAT_REPRO_EXPERIMENTS"] = str(Path(__file__).resolve().parents[1] /
 import datasets  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from command_server import command_server  # noqa: E402
 
 THREADS = torch.get_num_threads()
 
@@ -61,3 +62,10 @@ def build():
     if before is None:
         del os.environ["STAT_REPRO_LIGHT"]
     return module
+
+
+@pytest.fixture(scope="session")
+def run():
+    """`run(arguments, cwd, **environment)`: a command and what became of it."""
+    with command_server() as run_in_fork:
+        yield run_in_fork

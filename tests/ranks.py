@@ -73,14 +73,18 @@ def run_ranks(work: Callable[[], Any], folder: Path, size: int = 2) -> list[Any]
 
 
 def command_in_ranks(
-    arguments: Sequence[str], folder: Path, only: Mapping[int, Mapping[str, str]] | None = None
+    arguments: Sequence[str],
+    folder: Path,
+    only: Mapping[int, Mapping[str, str]] | None = None,
+    size: int = 2,
 ) -> list[CompletedProcess[str]]:
-    """`torchrun --nproc-per-node=2 run.py <arguments>` in forks, by rank.
+    """`torchrun --nproc-per-node=<size> run.py <arguments>` in forks, by rank.
 
     Args:
         arguments: Of the command.
         folder: Where its output goes.
         only: Environment variables of single ranks.
+        size: How many processes.
     """
 
     def in_rank(rank: int) -> None:
@@ -98,5 +102,5 @@ def command_in_ranks(
             status,
             *((folder / f"rank{rank}.{name}").read_text() for name in ("out", "err")),
         )
-        for rank, status in enumerate(fork_ranks(in_rank, 2))
+        for rank, status in enumerate(fork_ranks(in_rank, size))
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_server import command_server, run_in_new_process
+from command_server import run_in_new_process
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from pico_benchmarks import (
     corpus_overrides,
@@ -22,13 +22,6 @@ from pico_project import sentence_overrides, text_overrides
 from stat_repro.plan import PruningPlan
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def run():
-    """`run(arguments, cwd, **environment)`: a command and what became of it."""
-    with command_server() as run_in_fork:
-        yield run_in_fork
 
 
 def records_in(folder):
@@ -70,15 +63,6 @@ def test_a_sweep_from_another_directory_survives_a_failing_point(tmp_path):
     assert "accuracy" in done.stdout
     assert list(elsewhere.iterdir()) == []
     assert [p.relative_to(home) for p in home.rglob("*") if p.is_file()] == []
-
-
-def test_the_parallel_launcher_gives_the_same_account(tmp_path):
-    overrides = [o for o in sentence_overrides(tmp_path) if not o.startswith("hydra.")]
-    done = run_in_new_process(["-m", "ratio=0.3,1.5", "launcher=joblib", *overrides], tmp_path)
-    assert done.returncode == 1
-    assert [r["ratio"] for r in records_in(tmp_path / "results" / "local")] == [0.3]
-    assert "1 of 2 points failed" in done.stdout
-    assert "0 <= ratio < 1" in done.stdout
 
 
 def other_text_overrides(folder):

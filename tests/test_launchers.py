@@ -4,7 +4,6 @@ import json
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
-from command_server import command_server
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from pico_config import CONF
@@ -13,26 +12,32 @@ from pico_project import sentence_overrides
 from stat_repro.config import RunConfig
 from stat_repro.run import launchers
 
+RATIOS = {"basic": "0.3,0.5", "joblib": "0.3,0.5,1.5", "slurm_local": "0.3,0.5"}
+
 
 @pytest.fixture(scope="module")
-def sweeps(tmp_path_factory):
-    """Records, by file name, of one sweep under every launcher that runs here."""
+def sweeps(run, tmp_path_factory):
+    """Commands and their records, by file name, of one sweep under every launcher that runs here.
+
+    Under joblib it has one more point, which fails.
+    """
     folder = tmp_path_factory.mktemp("launchers")
-    overrides = ["-m", "ratio=0.3,0.5", *sentence_overrides(folder)]
+    overrides = sentence_overrides(folder)
     stored = {}
-    with command_server() as run:
-        for launcher in ("basic", "joblib", "slurm_local"):
-            places = [f"results={folder / launcher}", f"hydra.sweep.dir={folder / launcher}/hydra"]
-            done = run([*overrides, f"launcher={launcher}", *places], folder)
-            assert done.returncode == 0, done.stdout + done.stderr
-            files = (folder / launcher / "local").glob("*.json")
-            stored[launcher] = {path.name: json.loads(path.read_text()) for path in files}
+    for launcher, ratios in RATIOS.items():
+        places = [f"results={folder / launcher}", f"hydra.sweep.dir={folder / launcher}/hydra"]
+        chosen = ["-m", f"ratio={ratios}", f"launcher={launcher}"]
+        done = run([*chosen, *overrides, *places], folder)
+        files = (folder / launcher / "local").glob("*.json")
+        stored[launcher] = done, {path.name: json.loads(path.read_text()) for path in files}
     return stored
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "slurm_local"])
 def test_a_launcher_stores_what_basic_stores(launcher, sweeps):
-    expected, found = sweeps["basic"], sweeps[launcher]
+    (first, expected), (second, found) = sweeps["basic"], sweeps[launcher]
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert second.returncode == (launcher == "joblib"), second.stdout + second.stderr
     assert len(expected) == 2
     assert found.keys() == expected.keys()
     for name, record in found.items():
@@ -41,6 +46,14 @@ def test_a_launcher_stores_what_basic_stores(launcher, sweeps):
         hashes = ("data_hashes", "model_hash", "base_model_hash")
         for part in hashes:
             assert record["provenance"][part] == expected[name]["provenance"][part]
+
+
+def test_the_parallel_launcher_gives_the_same_account(sweeps):
+    done, records = sweeps["joblib"]
+    assert done.returncode == 1
+    assert {record["ratio"] for record in records.values()} == {0.3, 0.5}
+    assert "1 of 3 points failed" in done.stdout
+    assert "0 <= ratio < 1" in done.stdout
 
 
 def composed(*overrides):

@@ -243,23 +243,20 @@ def test_torchrun_stores_the_record_of_one_process(tmp_path):
     """The command as it is typed."""
     overrides = ["ratio=0.4", *sentence_overrides(tmp_path), f"save_to={tmp_path / 'models'}"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-
-    def typed(*command):
-        done = run_process(
-            command,
-            cwd=tmp_path,
-            env={**os.environ, **ENVIRONMENT},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    typed(*launcher, str(SCRIPT), *overrides)
+    done = run_process(
+        [*launcher, str(SCRIPT), *overrides],
+        cwd=tmp_path,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     (shared,) = records_in(tmp_path / "results" / "local")
     alone = [f"results={tmp_path / 'alone'}", "save_to=null"]
-    typed(sys.executable, str(SCRIPT), *overrides, *alone)
+    (done,) = command_in_ranks([*overrides, *alone], tmp_path, size=1)
+    assert done.returncode == 0, done.stdout + done.stderr
     (single,) = records_in(tmp_path / "alone" / "local")
     assert shared["run_id"] == single["run_id"]
     assert shared["plan"]["layers"] == single["plan"]["layers"]
