@@ -2,7 +2,8 @@
 
 Tables are built in child processes that pretend to be other machines: other kernels of OpenBLAS,
 numpy and the C library without the instructions of newer processors, one thread or two. By default
-a few telling studies on three machines; all studies on all machines, in some minutes:
+a few telling studies on three machines; all studies and docs/results.md on all machines, in some
+minutes:
 
     STAT_REPRO_ALL_MACHINES=1 python -m pytest tests/test_any_machine.py -v
 
@@ -68,18 +69,18 @@ MACHINES = {
 
 # Builds the tables without the figures, and says on which machine it thinks that it is.
 CHILD = """
-import json, math, runpy, sys
+import json, runpy, sys
 import numpy as np
 from threadpoolctl import threadpool_info
 from stat_repro import reporting
 
 reporting.save = lambda figure, stem, records: []
-build, said, *sys.argv[1:] = sys.argv[1:]
+build, said, page, *sys.argv[1:] = sys.argv[1:]
 blas = [pool for pool in threadpool_info() if pool["internal_api"] == "openblas"]
-exponentials = [math.exp(k / 7) for k in range(1000)]
 simd = np._core._multiarray_umath.__cpu_features__
+text = runpy.run_path(page)["results_page"]() if page else None
 with open(said, "w") as file:
-    json.dump({"blas": blas, "exp": exponentials, "simd": simd}, file)
+    json.dump({"blas": blas, "simd": simd, "page": text}, file)
 sys.argv[0] = build
 runpy.run_path(build, run_name="__main__")
 """
@@ -104,9 +105,11 @@ def test_tables_are_the_stored_ones_on_another_machine(tmp_path, machine):
     if kernel is not None:
         environment |= {"OPENBLAS_CORETYPE": kernel, "OPENBLAS_NUM_THREADS": str(threads)}
     said = tmp_path / "said.json"
-    build = [str(ROOT / "paper_figures" / "build.py"), str(said), "--study", *STUDIES]
+    scripts = ROOT / "paper_figures"
+    page = str(scripts / "results_page.py") if ALL else ""
+    arguments = [str(scripts / "build.py"), str(said), page, "--study", *STUDIES]
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, *build, "--out", str(tmp_path / "out")],
+        [sys.executable, "-c", CHILD, *arguments, "--out", str(tmp_path / "out")],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -117,14 +120,14 @@ def test_tables_are_the_stored_ones_on_another_machine(tmp_path, machine):
     facts = json.loads(said.read_text())
     for pool in facts["blas"] if kernel is not None else ():
         assert pool["architecture"] in KERNELS[kernel][1]
-        assert pool["num_threads"] == min(threads, os.cpu_count())
+        assert pool["num_threads"] == min(threads, len(os.sched_getaffinity(0)))
     disabled = others.get("NPY_DISABLE_CPU_FEATURES", "").split()
     assert not any(facts["simd"][name] for name in disabled)
+    if ALL:
+        assert facts["page"] == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     for study in STUDIES:
         built = sorted((tmp_path / "out" / study).iterdir())
-        tables = sorted(
-            path for path in (STORED / study).iterdir() if path.stem.startswith("table")
-        )
+        tables = sorted((STORED / study).glob("table*"))
         assert [path.name for path in built] == [path.name for path in tables]
         for ours, stored in zip(built, tables, strict=True):
             assert ours.read_bytes() == stored.read_bytes(), f"{study}/{ours.name}"
