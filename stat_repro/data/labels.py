@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
@@ -51,16 +52,8 @@ def class_indices(values: list[Any], names: tuple[str, ...], what: str) -> list[
         DataError: A label that the training part does not have.
     """
     index = {name: position for position, name in enumerate(names)}
-    indices = []
-    for row, value in enumerate(values, start=1):
-        key = _label(value, what, row)
-        if key not in index:
-            raise DataError(
-                f"{what}, row {row}: label {key!r} does not occur in the training part; "
-                f"its classes are {', '.join(names)}"
-            )
-        indices.append(index[key])
-    return indices
+    refusal = f"does not occur in the training part; its classes are {', '.join(names)}"
+    return _positions(values, index, what, lambda key: f"label {key!r} {refusal}")
 
 
 def hidden(values: list[Any]) -> bool:
@@ -81,16 +74,23 @@ def fixed_indices(values: list[Any], names: tuple[str, ...], what: str) -> list[
     """
     index = {str(position): position for position in range(len(names))}
     index |= {name: position for position, name in enumerate(names)}
-    indices = []
-    for row, value in enumerate(values, start=1):
-        key = _label(value, what, row)
+    valid = f"{', '.join(names)}, or 0 to {len(names) - 1} in this order"
+
+    def refusal(key: str) -> str:
+        return f"expected {valid}; got {key!r}{' (a hidden label)' if key == '-1' else ''}"
+
+    return _positions(values, index, what, refusal)
+
+
+def _positions(
+    values: list[Any], index: dict[str, int], what: str, refusal: Callable[[str], str]
+) -> list[int]:
+    """The entries of `index` for labels, which are refused by row where there are none."""
+    keys = [_label(value, what, row) for row, value in enumerate(values, start=1)]
+    for row, key in enumerate(keys, start=1):
         if key not in index:
-            raise DataError(
-                f"{what}, row {row}: expected {', '.join(names)}, or 0 to {len(names) - 1} in this "
-                f"order; got {key!r}{' (a hidden label)' if key == '-1' else ''}"
-            )
-        indices.append(index[key])
-    return indices
+            raise DataError(f"{what}, row {row}: {refusal(key)}")
+    return [index[key] for key in keys]
 
 
 def targets(values: list[Any], what: str) -> list[float]:

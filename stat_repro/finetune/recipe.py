@@ -12,15 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoConfig, PreTrainedModel
 
 from stat_repro.assets.cache import build_once
@@ -33,6 +30,7 @@ from stat_repro.finetune.loop import seeded, train
 from stat_repro.finetune.training_data import TrainingData, TrainingQuestions, TrainingSentences
 from stat_repro.models.loading import explained_refusal, load_tokenizer
 from stat_repro.paths import cache_dir
+from stat_repro.progress import quiet_transformers
 
 # Raise it when a change of this file changes the weights that a recipe leads to.
 FINETUNE_VERSION = 1
@@ -151,23 +149,9 @@ def _encoder_positions(base_folder: Path) -> int:
     return config.max_position_embeddings
 
 
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Silence the report of new head weights, which are intended, and the progress bars."""
-    verbosity = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        if bars:
-            transformers.logging.enable_progress_bar()
-
-
 def _load(base_folder: Path, training_data: TrainingData) -> PreTrainedModel:
-    with _quiet_loading(), explained_refusal(base_folder, training_data.auto_class.__name__):
+    # The report of new head weights is not shown: they are intended.
+    with quiet_transformers(), explained_refusal(base_folder, training_data.auto_class.__name__):
         model, report = training_data.auto_class.from_pretrained(
             base_folder, dtype=torch.float32, output_loading_info=True, **training_data.head
         )
@@ -202,7 +186,7 @@ def _make(
         "device": str(device),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
-    with _quiet_loading():
+    with quiet_transformers():
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
     text = json.dumps(record, indent=2, sort_keys=True)
