@@ -174,7 +174,7 @@ def test_padding_is_the_tokenizers_own(side):
 
 def test_selected_rows_come_by_position_also_twice():
     rows = sentences(1, 2, 3, 4)
-    batches = sentence_batches(word_tokenizer(), rows, 16, 2, indices=(3, 0, 3))
+    batches = sentence_batches(word_tokenizer(), rows.select((3, 0, 3)), 16, 2)
     got = {}
     for positions, batch in batches:
         tokens = batch["attention_mask"].sum(1).tolist()
@@ -209,7 +209,7 @@ def test_tokenizer_without_padding_is_refused():
     with pytest.raises(DataError, match="no pad token"):
         sentence_batches(word_tokenizer(pad=None), sentences(2), 8, 1)
     with pytest.raises(DataError, match="at least one sentence"):
-        sentence_batches(word_tokenizer(), sentences(2), 8, 1, indices=())
+        sentence_batches(word_tokenizer(), sentences(2).select(()), 8, 1)
 
 
 def test_batches_are_made_when_read(monkeypatch):

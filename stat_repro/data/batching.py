@@ -170,7 +170,6 @@ def sentence_batches(
     rows: datasets.Dataset,
     max_length: int,
     batch_size: int,
-    indices: Sequence[int] | None = None,
 ) -> LazySequence[tuple[list[int], Batch]]:
     """Length-bucketed batches of sentences, padded only when they are read.
 
@@ -179,19 +178,16 @@ def sentence_batches(
         rows: Columns `text` and, for pairs, `text_pair`.
         max_length: Tokens after which a sentence is cut.
         batch_size: Sentences per batch.
-        indices: Rows to take, repeats allowed; all if None.
 
     Returns:
-        Pairs of the positions of the batch's examples (in `indices`, so 0 to N - 1 once each over
-        all batches) and the batch.
+        As `padded_batches`.
 
     Raises:
         DataError: No sentence, or the tokenizer has no pad token.
     """
-    chosen = rows if indices is None else rows.select(list(indices))
-    if len(chosen) == 0:
+    if len(rows) == 0:
         raise DataError("expected at least one sentence; got none")
-    batches = padded_batches(tokenizer, encode_sentences(tokenizer, chosen, max_length), batch_size)
+    batches = padded_batches(tokenizer, encode_sentences(tokenizer, rows, max_length), batch_size)
     batches[0]  # a tokenizer that cannot pad is refused here, not in the middle of a stage
     return batches
 
