@@ -4,13 +4,13 @@ May use: config, paths, results.
 """
 
 from stat_repro.reporting.canvas import save
-from stat_repro.reporting.comparison import Comparison, compare
+from stat_repro.reporting.comparison import compare
 from stat_repro.reporting.comparison_table import (
     comparison_csv,
     comparison_notes,
     comparison_table,
 )
-from stat_repro.reporting.cost_figures import CostFigureData, cost_figure_data, draw_costs
+from stat_repro.reporting.cost_figures import cost_figure_data, draw_costs
 from stat_repro.reporting.costs import (
     cost_csv,
     cost_notes,
@@ -18,16 +18,16 @@ from stat_repro.reporting.costs import (
     cost_table,
     measured_runs,
 )
-from stat_repro.reporting.figures import FigureData, Series, draw, figure_data
+from stat_repro.reporting.figures import draw, figure_data
 from stat_repro.reporting.files import replace_file
-from stat_repro.reporting.growth import GrowthData, draw_growth, growth_data
+from stat_repro.reporting.growth import draw_growth, growth_data
 from stat_repro.reporting.points import (
     aggregate,
     headline,
     protocol_lines,
     record_lines,
 )
-from stat_repro.reporting.setting_figures import SettingFigure, draw_setting, setting_figures
+from stat_repro.reporting.setting_figures import draw_setting, setting_figures
 from stat_repro.reporting.speed_table import speed_notes, speed_table
 from stat_repro.reporting.tables import (
     noted_csv,
@@ -39,45 +39,3 @@ from stat_repro.reporting.tables import (
     to_text,
 )
 from stat_repro.reporting.variants import ReportError
-
-__all__ = [
-    "Comparison",
-    "CostFigureData",
-    "FigureData",
-    "GrowthData",
-    "ReportError",
-    "Series",
-    "SettingFigure",
-    "aggregate",
-    "compare",
-    "comparison_csv",
-    "comparison_notes",
-    "comparison_table",
-    "cost_csv",
-    "cost_figure_data",
-    "cost_notes",
-    "cost_points",
-    "cost_table",
-    "draw",
-    "draw_costs",
-    "draw_growth",
-    "draw_setting",
-    "figure_data",
-    "growth_data",
-    "headline",
-    "measured_runs",
-    "noted_csv",
-    "protocol_lines",
-    "record_lines",
-    "replace_file",
-    "result_table",
-    "save",
-    "setting_figures",
-    "speed_notes",
-    "speed_table",
-    "summary_table",
-    "to_csv",
-    "to_latex",
-    "to_markdown",
-    "to_text",
-]

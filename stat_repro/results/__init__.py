@@ -22,23 +22,3 @@ from stat_repro.results.store import (
     to_frame,
 )
 from stat_repro.results.strict_json import RecordError
-
-__all__ = [
-    "RecordError",
-    "RunRecord",
-    "StudyError",
-    "collect",
-    "describe_error",
-    "describe_examples",
-    "encode_examples",
-    "examples_path",
-    "find_record",
-    "hash_files",
-    "list_studies",
-    "load_records",
-    "load_speed",
-    "read_examples",
-    "read_record",
-    "save_record",
-    "to_frame",
-]

@@ -13,5 +13,3 @@ from stat_repro.workloads.windows import WindowWorkload
 # draws examples of the training part, on request with the labels that the model's loss takes;
 # `dense_outputs`, what `evaluate` can share between runs; `evaluate`.
 Workload = QuestionWorkload | SentenceWorkload | WindowWorkload
-
-__all__ = ["CalibrationSet", "QuestionWorkload", "SentenceWorkload", "WindowWorkload", "Workload"]
