@@ -32,6 +32,7 @@ predictions, in nats. Full tables have every metric and name every record.
 """
 # What a study on time shows beside the metric of its task.
 _TIME_STUDIES = "compression_time"
+_SPEED_SENTENCE = "Time to compress, as a multiple of what it is compared with"
 _WORDS = ("Claim", "Command", "Cost", "Anchor", "Run here")
 _FIGURES = re.compile(r"figure_growth|.*(_kl|_speedup|_kl_by_\w+)")
 _COUNT = re.compile(r" \(n=(\d+)\)$")
@@ -48,7 +49,12 @@ def main() -> int:
 def results_page() -> str:
     """The whole page, one section for every study with a record that git keeps."""
     studies = [name for name in list_studies(results_dir()) if name != "local"]
-    return "\n".join([INTRODUCTION, *(_section(study) for study in studies)])
+    claims = [
+        (f"[{study}](#{study})", sweep_header(study).get("Claim", _SPEED_SENTENCE))
+        for study in studies
+    ]
+    contents = _markdown(pd.DataFrame(claims, columns=["study", "claim"]))
+    return "\n".join([INTRODUCTION, contents, *(_section(study) for study in studies)])
 
 
 def sweep_header(study: str) -> dict[str, str]:
@@ -110,8 +116,11 @@ def _study_tables(study: str) -> list[str]:
 def _speed_table() -> list[str]:
     """Times as multiples of other times; seconds and memory are in the full table."""
     table = reporting.speed_table(load_speed(results_dir()))
-    sentence = "Time to compress, as a multiple of what it is compared with; median of all turns."
-    return [sentence, "", _markdown(table[table["quantity"].str.contains("/")])]
+    return [
+        f"{_SPEED_SENTENCE}; median of all turns.",
+        "",
+        _markdown(table[table["quantity"].str.contains("/")]),
+    ]
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -35,7 +35,7 @@ def test_code_of_the_pages_for_users_runs(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "my-model", "bert")
     sentences = [[" ".join(WORDS[i : i + 6]) for i in range(k, k + 8)] for k in range(4)]
     for page in ("python.md", "records.md"):
-        names = {"chunks_of_sentences": sentences}
+        names = {"chunks": sentences}
         blocks = [code for language, code in CODE.findall(TEXTS[page]) if language == "python"]
         assert blocks
         for code in blocks:
@@ -105,8 +105,11 @@ def test_linked_and_named_files_exist(page):
 
 
 def test_every_page_is_in_the_contents():
-    listed = set(re.findall(r"^(?:\.\./)?([\w]+)$", TEXTS["index.md"], flags=re.MULTILINE))
-    assert listed == {Path(name).stem for name in TEXTS} - {"index"}
+    trees = "".join(re.findall(r"^```{toctree}\n(.*?)^```$", TEXTS["index.md"], re.DOTALL | re.M))
+    others = {Path(name).stem for name in TEXTS} - {"index"}
+    listed = re.findall(r"^(?:.* <\.\./)?(\w+)>?$", trees, re.MULTILINE)
+    assert sorted(listed) == sorted(others)
+    assert set(re.findall(r"\]\((?:\.\./)?(\w+)\.md\)", TEXTS["index.md"])) == others
 
 
 def test_rooms_are_described_by_their_docstrings():

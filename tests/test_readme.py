@@ -26,11 +26,7 @@ def test_it_takes_three_minutes():
 def test_code_prunes_saves_and_loads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_checkpoint(tmp_path / "my-model", "bert")
-    names = {
-        "chunks_of_sentences": [
-            [" ".join(WORDS[i : i + 6]) for i in range(k, k + 8)] for k in range(4)
-        ]
-    }
+    names = {"chunks": [[" ".join(WORDS[i : i + 6]) for i in range(k, k + 8)] for k in range(4)]}
     prune, load = python_blocks()
     assert len(ast.parse(prune).body) == 2 + 5  # two imports, and five lines
     exec(prune, names)
