@@ -13,6 +13,7 @@ from pico_data import WORDS
 from pico_project import save_checkpoint
 
 from stat_repro import bench, sharded
+from stat_repro.config import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")]
@@ -93,6 +94,11 @@ def test_listed_options_are_those_of_the_groups():
         if folder.is_dir():
             listed = set(re.findall(r"`(\w+)`", groups[folder.name]))
             assert listed == {path.stem for path in folder.glob("*.yaml")}, folder.name
+
+
+def test_listed_methods_are_those_of_the_table():
+    words = re.search(r"^`method` is one of (.*?);", TEXTS["python.md"], re.DOTALL | re.MULTILINE)
+    assert re.findall(r"`(\w+)`", words[1]) == list(METHODS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
