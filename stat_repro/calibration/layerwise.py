@@ -7,7 +7,7 @@ those of the usual forward pass of transformers, recorded once with layers that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -101,7 +101,7 @@ class LayerPasses:
                 with _recorded(layers, calls), suppress(_LastLayerReached):
                     backbone(**inputs, **options)
                 tensors: list[torch.Tensor] = []
-                self._calls.append([_stored(call[1:], tensors) for call in calls])
+                self._calls.append([_mapped(call[1:], partial(_slot, tensors)) for call in calls])
                 self._store.put(f"hidden-{index}", [calls[0][0]])
                 self._store.put(f"arguments-{index}", tensors)
 
@@ -119,7 +119,8 @@ class LayerPasses:
         with evaluating(module), torch.inference_mode(), watcher.hooks(self._model):
             for index in track(range(len(self._masks)), label):
                 tensors = [t.to(self._device) for t in self._store.get(f"arguments-{index}")]
-                arguments, options = _filled(self._calls[index][layer], tensors)
+                call = self._calls[index][layer]
+                arguments, options = _mapped(call, partial(_tensor, tensors))
                 hidden = self._store.get(f"hidden-{index}")[0].to(self._device)
                 with watcher.batch(self._masks[index], ends=last):
                     hidden = module(hidden, *arguments, **options)
@@ -144,26 +145,25 @@ def _recorded(layers: list[nn.Module], calls: list[Any]) -> Iterator[None]:
         yield
 
 
-def _stored(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """Arguments with slots in place of tensors; every tensor goes to the list once."""
-    if isinstance(value, torch.Tensor):
-        known = [i for i, tensor in enumerate(tensors) if tensor is value]
-        if not known:
-            tensors.append(value)
-        return _Slot(known[0] if known else len(tensors) - 1)
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Nested arguments with everything that is no container changed."""
     if isinstance(value, dict):
-        return {key: _stored(item, tensors) for key, item in value.items()}
+        return {key: _mapped(item, change) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(_stored(item, tensors) for item in value)
-    return value
+        return tuple(_mapped(item, change) for item in value)
+    return change(value)
 
 
-def _filled(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """The recorded arguments, with the tensors in their slots."""
-    if isinstance(value, _Slot):
-        return tensors[value.index]
-    if isinstance(value, dict):
-        return {key: _filled(item, tensors) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_filled(item, tensors) for item in value)
-    return value
+def _slot(tensors: list[torch.Tensor], value: Any) -> Any:
+    """A slot in place of a tensor, which goes to the list if it is not there yet."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    known = [i for i, tensor in enumerate(tensors) if tensor is value]
+    if not known:
+        tensors.append(value)
+    return _Slot(known[0] if known else len(tensors) - 1)
+
+
+def _tensor(tensors: list[torch.Tensor], value: Any) -> Any:
+    """The tensor of a slot."""
+    return tensors[value.index] if isinstance(value, _Slot) else value
