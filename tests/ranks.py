@@ -62,6 +62,8 @@ def run_ranks(work: Callable[[], Any], folder: Path, size: int = 2) -> list[Any]
     def in_rank(rank: int) -> None:
         try:
             with joined(timedelta(seconds=_SECONDS)):
+                # One that ends at once would close connections that the others still make.
+                torch.distributed.barrier()
                 result = work()
         except Exception as error:
             result = f"{type(error).__name__}: {error}"
