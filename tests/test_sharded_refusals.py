@@ -1,6 +1,7 @@
 """Checkpoints and options that cannot be pruned shard by shard, and what is said of them."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -68,6 +69,41 @@ def wrong_index(folder):
     )
 
 
+def index_to_the_outside(folder):
+    shutil.copyfile(folder / SINGLE_FILE, folder.parent / "outside.safetensors")
+    places = dict.fromkeys(load_file(folder / SINGLE_FILE), "../outside.safetensors")
+    (folder / INDEX_FILE).write_text(json.dumps({"weight_map": places}))
+
+
+def deep_index(folder):
+    (folder / INDEX_FILE).write_text('{"weight_map":' * 200_000)
+
+
+def list_index(folder):
+    (folder / INDEX_FILE).write_text("[1]")
+
+
+def index_of_numbers(folder):
+    (folder / INDEX_FILE).write_text('{"weight_map": {"a": 1}}')
+
+
+def deep_config(folder):
+    (folder / "config.json").write_text("[" * 200_000)
+
+
+def list_config(folder):
+    (folder / "config.json").write_text("[1]")
+
+
+def binary_config(folder):
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00")
+
+
+def text_for_a_number(folder):
+    config = as_json(folder / "config.json") | {"hidden_size": "many"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def no_config(folder):
     (folder / "config.json").unlink()
 
@@ -95,7 +131,19 @@ def quantised(folder):
         (no_weights, TensorFileError, "got neither"),
         (damaged_index, TensorFileError, "with a weight_map"),
         (wrong_index, TensorFileError, r"1 tensors are not where it says \(first: other in"),
-        (no_config, ModelLoadError, "cannot be loaded as configuration"),
+        (index_to_the_outside, TensorFileError, "files beside it; got '../outside.safetensors'"),
+        (deep_index, TensorFileError, "expected JSON with a weight_map; RecursionError"),
+        (list_index, TensorFileError, "expected JSON with a weight_map"),
+        (index_of_numbers, TensorFileError, "expected names of files beside it; got 1"),
+        (
+            deep_config,
+            ModelLoadError,
+            "config.json: expected a JSON object; got: maximum",
+        ),
+        (list_config, ModelLoadError, "config.json: expected a JSON object; got a list"),
+        (binary_config, ModelLoadError, "config.json: expected a JSON object; got: 'utf-8' codec"),
+        (text_for_a_number, ModelLoadError, "cannot be loaded as configuration: .*hidden_size"),
+        (no_config, ModelLoadError, "config.json: expected a JSON object; got: No such file"),
         (other_architecture, UnsupportedModelError, "BertForPreTraining; supported: .*BertModel"),
         (quantised, UnsupportedModelError, "quantised"),
     ],

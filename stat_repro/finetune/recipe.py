@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
 
 from stat_repro.assets.cache import build_once
 from stat_repro.config import FinetuneConfig
@@ -28,7 +27,8 @@ from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
 from stat_repro.finetune.loop import seeded, train
 from stat_repro.finetune.training_data import TrainingData, TrainingQuestions, TrainingSentences
-from stat_repro.models.loading import explained_refusal, load_tokenizer
+from stat_repro.models.loading import load_config, load_model, load_tokenizer, read_config
+from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, ShardedCheckpoint
 from stat_repro.paths import cache_dir
 from stat_repro.progress import quiet_transformers
 
@@ -37,6 +37,12 @@ FINETUNE_VERSION = 1
 ENCODERS = ("bert", "distilbert")
 # Parts that a base encoder may lack; anything else missing means a wrong or damaged checkpoint.
 _HEAD_PARTS = ("classifier.", "pre_classifier.", "bert.pooler.", "qa_outputs.")
+# Tensors of a head that is trained here; a checkpoint that has them was trained already.
+_TRAINED_PARTS = {
+    "classification": ("classifier.", "pre_classifier.", "score."),
+    "regression": ("classifier.", "pre_classifier.", "score."),
+    "question_answering": ("qa_outputs.",),
+}
 _HEADS = {
     "classification": "ForSequenceClassification",
     "regression": "ForSequenceClassification",
@@ -59,13 +65,31 @@ def has_task_head(folder: Path, task: str) -> bool:
 
     Raises:
         ValueError: An unknown task.
-        FileNotFoundError: No `config.json` in the folder.
+        FinetuneError: The weights hold such a head, but the configuration does not say so.
+        stat_repro.models.loading.ModelLoadError: No usable `config.json` in the folder.
+        stat_repro.models.tensor_files.TensorFileError: Weights that cannot be read.
     """
     if task not in _HEADS:
         raise ValueError(f"task: expected one of {', '.join(_HEADS)}; got {task!r}")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    architectures = config.get("architectures") or []
-    return any(name.endswith(_HEADS[task]) for name in architectures)
+    architectures = read_config(folder).get("architectures") or []
+    if not (isinstance(architectures, list) and all(isinstance(n, str) for n in architectures)):
+        raise FinetuneError(
+            f"{folder / 'config.json'}: architectures: expected a list of class names; got "
+            f"{architectures!r}"
+        )
+    if any(name.endswith(_HEADS[task]) for name in architectures):
+        return True
+    weights = task in _TRAINED_PARTS and any(
+        (folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)
+    )
+    for name in ShardedCheckpoint(folder).entries if weights else ():
+        if name.startswith(_TRAINED_PARTS[task]):
+            raise FinetuneError(
+                f"{folder / 'config.json'}: architectures: expected the class of the head that the "
+                f"weights hold ({name}), such as [Bert{_HEADS[task]}]; got {architectures}; choose "
+                "that class in this file, or the encoder without a head, which is trained then"
+            )
+    return False
 
 
 def task_checkpoint(
@@ -93,10 +117,9 @@ def task_checkpoint(
         seconds, metrics on the validation split if there is one, versions).
 
     Raises:
-        FinetuneError: The model is no encoder with a recipe, it lacks weights, there is nothing to
-            train on.
+        FinetuneError: The model is no encoder with a recipe, or there is nothing to train on.
         stat_repro.finetune.loop.TrainingError: The loss is no longer finite.
-        stat_repro.models.loading.ModelLoadError: Weights or tokenizer that cannot be read.
+        stat_repro.models.loading.ModelLoadError: A folder without the encoder or tokenizer.
         stat_repro.data.errors.DataError: Lengths that the model or the tokenizer cannot take.
     """
     training_data = _training_data(data, max_length, stride)
@@ -140,28 +163,13 @@ def _training_data(data: TaskData | QuestionData, max_length: int, stride: int) 
 
 def _encoder_positions(base_folder: Path) -> int:
     """Positions of the encoder; refuses a model without a recipe."""
-    config = AutoConfig.from_pretrained(base_folder)
+    config = load_config(base_folder)
     if config.model_type not in ENCODERS:
         raise FinetuneError(
             f"finetune: there is a recipe for {' and '.join(ENCODERS)}, not for "
             f"{config.model_type!r}; give a checkpoint that already has the task's head"
         )
     return config.max_position_embeddings
-
-
-def _load(base_folder: Path, training_data: TrainingData) -> PreTrainedModel:
-    # The report of new head weights is not shown: they are intended.
-    with quiet_transformers(), explained_refusal(base_folder, training_data.auto_class.__name__):
-        model, report = training_data.auto_class.from_pretrained(
-            base_folder, dtype=torch.float32, output_loading_info=True, **training_data.head
-        )
-    missing = sorted(k for k in report["missing_keys"] if not k.startswith(_HEAD_PARTS))
-    if missing:
-        raise FinetuneError(
-            f"finetune: {base_folder.name} lacks weights of the encoder, {len(missing)} of them, "
-            f"such as {missing[0]}; expected a complete encoder without its head"
-        )
-    return model
 
 
 def _make(
@@ -176,7 +184,13 @@ def _make(
     start = time.perf_counter()
     tokenizer = load_tokenizer(base_folder)
     with seeded(config.seed, device):
-        model = _load(base_folder, training_data).to(device)
+        model = load_model(
+            base_folder,
+            training_data.auto_class,
+            torch.float32,
+            new=_HEAD_PARTS,
+            **training_data.head,
+        ).to(device)
         losses = train(model, tokenizer, training_data, config)
     record = {
         "recipe": recipe,

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from stat_repro.assets.packages import model_folder
 from stat_repro.config import ModelConfig
+from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, shard_names
+from stat_repro.progress import quiet_transformers
+
+log = logging.getLogger("stat_repro")
 
 ASSET_PREFIX = "asset:"
 _AUTO_CLASSES = {
@@ -31,6 +39,8 @@ _AUTO_CLASSES = {
 
 # No pickled weights (*.bin) and, unless the user asked for it, no code.
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+# Buffers that older versions of transformers saved; the models of today compute them.
+_COMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
 _LOCAL_FORM = "a local folder with config.json, safetensors weights and tokenizer files"
 
 
@@ -81,10 +91,11 @@ def _checked(folder: Path, path: str) -> Path:
             f"model.path={path}: expected a Hugging Face folder; got {folder}, which has no "
             "config.json"
         )
-    if not list(folder.glob("*.safetensors")):
+    if not any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
         raise ModelLoadError(
-            f"model.path={path}: expected weights as *.safetensors (pickled weights are not "
-            f"loaded); got {folder}, which has none. Choose a revision that has them "
+            f"model.path={path}: expected weights as *.safetensors, in {SINGLE_FILE} or in the "
+            f"files that {INDEX_FILE} lists (pickled weights are not loaded); got {folder}, which "
+            "has neither. Choose a revision that has them "
             "(model.revision=...), or a folder written by save_pretrained"
         )
     return folder
@@ -126,18 +137,116 @@ def load_checkpoint(
         trust_remote_code: Whether code in the folder may run.
 
     Raises:
-        ModelLoadError: A folder that transformers refuses, or one without a tokenizer.
+        ModelLoadError: A folder that does not hold the whole model, or one without a tokenizer.
+        TensorFileError: An index of weights that cannot be used.
     """
-    auto = _AUTO_CLASSES[task]
-    with explained_refusal(folder, auto.__name__):
-        model = auto.from_pretrained(
+    auto, number = _AUTO_CLASSES[task], getattr(torch, dtype)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    model = load_model(folder, auto, number, trust_remote_code=trust_remote_code)
+    return LoadedModel(model=model.to(device).eval(), tokenizer=tokenizer, folder=folder)
+
+
+def load_model(
+    folder: Path,
+    auto_class: Any,
+    dtype: torch.dtype,
+    *,
+    trust_remote_code: bool = False,
+    new: tuple[str, ...] = (),
+    **settings: Any,
+) -> PreTrainedModel:
+    """Load a model whose tensors all come from the safetensors files of a folder.
+
+    Args:
+        folder: Hugging Face folder with safetensors weights.
+        auto_class: Auto class of transformers, which chooses the model's class.
+        dtype: Floating point type of the model.
+        trust_remote_code: Whether code in the folder may run.
+        new: Beginnings of the names of parts that the folder may lack as a whole; transformers
+            fills them with random numbers.
+        **settings: Fields of the model's config.
+
+    Raises:
+        ModelLoadError: A configuration that cannot be used, or tensors that are missing or of
+            another shape.
+        TensorFileError: An index of weights that cannot be used.
+    """
+    read_config(folder)
+    shard_names(folder)
+    # transformers reports what it could not load and goes on with random numbers; refused below.
+    with quiet_transformers(), explained_refusal(folder, auto_class.__name__):
+        model, report = auto_class.from_pretrained(
             folder,
-            dtype=getattr(torch, dtype),
+            dtype=dtype,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **settings,
         )
-    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    return LoadedModel(model=model.to(device).eval(), tokenizer=tokenizer, folder=folder)
+    name = type(model).__name__
+    if mismatched := sorted(report["mismatched_keys"]):
+        key, got, expected = mismatched[0]
+        raise ModelLoadError(
+            f"{folder}: {key}: expected shape {tuple(expected)}, as in config.json; got "
+            f"{tuple(got)} ({len(mismatched)} tensors do not fit)"
+        )
+    absent = set(report["missing_keys"])
+    there = model.state_dict().keys() - absent
+    lacking = tuple(part for part in new if not any(key.startswith(part) for key in there))
+    if missing := sorted(key for key in absent if not key.startswith(lacking)):
+        raise ModelLoadError(
+            f"{folder}: expected all tensors of {name} as config.json describes it; got weights "
+            f"that lack {len(missing)} of them (first: {missing[0]}); choose a complete checkpoint"
+        )
+    warn_unused(folder, name, report["unexpected_keys"])
+    return model
+
+
+def warn_unused(folder: Path, model: str, names: Iterable[str]) -> None:
+    """Tell of tensors of a checkpoint that a model does not have.
+
+    Args:
+        folder: The checkpoint.
+        model: Class of the model.
+        names: The tensors; what transformers saved in the past and computes today is not told.
+    """
+    if unused := sorted(name for name in names if not name.endswith(_COMPUTED)):
+        log.warning(
+            "%s: %d tensors are not of %s as config.json describes it and are left out (first: %s)",
+            folder,
+            len(unused),
+            model,
+            unused[0],
+        )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of `config.json`.
+
+    Raises:
+        ModelLoadError: No such file, or no JSON object in it.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or _one_line(error)
+        raise ModelLoadError(f"{path}: expected a JSON object; got: {reason}") from error
+    if not isinstance(config, dict):
+        raise ModelLoadError(f"{path}: expected a JSON object; got a {type(config).__name__}")
+    return config
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of a folder, without running code in it.
+
+    Raises:
+        ModelLoadError: None that can be used.
+    """
+    read_config(folder)
+    with explained_refusal(folder, "configuration"):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -148,8 +257,9 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
         trust_remote_code: Whether code in the folder may run.
 
     Raises:
-        ModelLoadError: A tokenizer that transformers refuses, or none.
+        ModelLoadError: A configuration or tokenizer that transformers refuses, or no tokenizer.
     """
+    read_config(folder)
     with explained_refusal(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     # If its files are missing, transformers makes one that knows no words.
@@ -174,7 +284,7 @@ def explained_refusal(folder: Path, role: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # which types transformers raises depends on the damage
         raise ModelLoadError(f"{folder}: cannot be loaded as {role}: {_one_line(error)}") from error
 
 

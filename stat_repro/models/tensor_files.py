@@ -105,6 +105,28 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     return entries
 
 
+def shard_names(folder: Path) -> tuple[list[str], dict[str, str] | None]:
+    """Names of the files with a folder's weights, and the file of each tensor if there is an index.
+
+    Raises:
+        TensorFileError: Neither form is there, or an index that is no table of files in the folder.
+    """
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        if not (folder / SINGLE_FILE).is_file():
+            raise TensorFileError(f"{folder}: expected {SINGLE_FILE} or {INDEX_FILE}; got neither")
+        return [SINGLE_FILE], None
+    try:
+        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(places.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TensorFileError(f"{index}: expected JSON with a weight_map; {error!r}") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise TensorFileError(f"{index}: expected names of files beside it; got {name!r}")
+    return names, places
+
+
 class ShardedCheckpoint:
     """The tensors of a folder, in one safetensors file or in several with an index.
 
@@ -120,23 +142,15 @@ class ShardedCheckpoint:
         self.entries = self._entries()
 
     def _entries(self) -> dict[str, TensorEntry]:
-        index = self.folder / INDEX_FILE
-        if not index.is_file():
-            if not (self.folder / SINGLE_FILE).is_file():
-                raise TensorFileError(
-                    f"{self.folder}: expected {SINGLE_FILE} or {INDEX_FILE}; got neither"
-                )
-            return read_header(self.folder / SINGLE_FILE)
-        try:
-            places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise TensorFileError(f"{index}: expected JSON with a weight_map; {error!r}") from error
-        files = {name: read_header(self.folder / name) for name in sorted(set(places.values()))}
+        names, places = shard_names(self.folder)
+        files = {name: read_header(self.folder / name) for name in names}
+        if places is None:
+            return files[SINGLE_FILE]
         missing = sorted(name for name, file in places.items() if name not in files[file])
         if missing:
             raise TensorFileError(
-                f"{index}: {len(missing)} tensors are not where it says (first: {missing[0]} in "
-                f"{places[missing[0]]})"
+                f"{self.folder / INDEX_FILE}: {len(missing)} tensors are not where it says (first: "
+                f"{missing[0]} in {places[missing[0]]})"
             )
         return {name: files[file][name] for name, file in places.items()}
 

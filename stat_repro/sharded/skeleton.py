@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -10,16 +9,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import Adapter, UnsupportedModelError
-from stat_repro.models.loading import explained_refusal
+from stat_repro.models.loading import load_config, warn_unused
 from stat_repro.models.tensor_files import ShardedCheckpoint, TensorEntry, TensorFileError
-
-log = logging.getLogger("stat_repro")
-
-# Buffers that older versions of transformers saved; the models of today compute them.
-_COMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
 
 
 @dataclass(frozen=True)
@@ -61,8 +55,7 @@ def open_checkpoint(
         UnsupportedModelError: Another class, or quantised weights.
         TensorFileError: Tensors that are missing or of another shape.
     """
-    with explained_refusal(folder, "configuration"):
-        config = AutoConfig.from_pretrained(folder)
+    config = load_config(folder)
     names = getattr(config, "architectures", None) or ["none"]
     if names[0] not in classes:
         raise UnsupportedModelError(
@@ -111,15 +104,7 @@ def _matched(model: PreTrainedModel, checkpoint: ShardedCheckpoint) -> dict[str,
             f"(first: {missing[0]}); loading the model and saving it with save_pretrained gives "
             "them their present names"
         )
-    unused = [n for n in checkpoint.entries if n not in used and not n.endswith(_COMPUTED)]
-    if unused:
-        log.warning(
-            "%s: %d tensors are not of %s and are left out (first: %s)",
-            checkpoint.folder,
-            len(unused),
-            type(model).__name__,
-            unused[0],
-        )
+    warn_unused(checkpoint.folder, type(model).__name__, checkpoint.entries.keys() - used)
     return entries
 
 
