@@ -92,7 +92,9 @@ def test_texts_are_fetched_once(vader, root):
     assert path.is_relative_to(root)
     assert assets.text_file("movie_reviews").is_file()
     assert asked == [assets.VADER.filename]
-    assert sorted(p.name for p in path.parent.iterdir()) == sorted(assets.TEXTS.values())
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted(
+        [*assets.TEXTS.values(), cache.MANIFEST]
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from stat_repro.assets import cache
 from stat_repro.assets.cache import AssetError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -40,6 +41,18 @@ def test_second_call_takes_the_cached_folder(base, data, monkeypatch):
     # Whether training is allowed does not change what a recipe leads to.
     assert train_task(base, data, replace(QUICK, enabled=False)) == first
     assert len(calls) == 1
+
+
+def test_a_damaged_checkpoint_is_told_and_trained_again(base, data, monkeypatch, capsys):
+    calls = replace_training(monkeypatch)
+    weights = train_task(base, data) / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    monkeypatch.setattr(cache, "_checked", set())  # as in the next process
+    train_task(base, data)
+    assert "changed since it was made: model.safetensors" in capsys.readouterr().err
+    assert len(calls) == 2
+    assert weights.read_bytes() == content
 
 
 @pytest.mark.parametrize(

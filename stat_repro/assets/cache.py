@@ -1,12 +1,15 @@
-"""Work that is done once and kept in the cache: complete or not there at all.
+"""Work that is done once and kept in the cache: complete and undamaged, or made again.
 
 Work happens in a folder under `<cache>/partial` that is renamed at the end. One process at a time
-works on the same thing; whatever goes wrong becomes one `AssetError`.
+works on the same thing; whatever goes wrong becomes one `AssetError`. A finished folder holds the
+hashes of its files, which every process compares before it uses the folder for the first time.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 import sys
@@ -15,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +27,11 @@ from stat_repro.paths import CACHE_VARIABLE, cache_dir
 
 # Part of the folder names: raise it when a conversion changes what it writes.
 CONVERSION = 1
+# Sizes and hashes of the other files of a finished folder.
+MANIFEST = "manifest.json"
+
+# Folders that this process has compared with their manifest.
+_checked: set[Path] = set()
 
 
 class AssetError(RuntimeError):
@@ -45,18 +54,70 @@ def build_once(key: str, build: Callable[[Path], None], target: Path | None = No
     """
     if target is None:
         target = cache_dir() / "assets" / f"{key}-v{CONVERSION}"
-    if target.is_dir():
+    if (trouble := _trouble(target)) is None:
         return target
+    say(f"{key}: {trouble}; preparing it")
     with explained(key), exclusive(key) as partial:
-        if target.is_dir():  # another process was faster while this one waited
+        if _trouble(target) is None:  # another process was faster while this one waited
             return target
         start = time.monotonic()
-        say(f"{key}: not in the cache yet, preparing it")
+        if target.is_dir():
+            os.replace(target, partial / "damaged")
         build(partial / "folder")
+        _write_manifest(partial / "folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         _publish(partial / "folder", target)
+        _checked.add(target)
         say(f"{key}: ready after {time.monotonic() - start:.0f} s in {target}")
     return target
+
+
+def _trouble(folder: Path) -> str | None:
+    """Why a folder of the cache has to be made; None if it holds what it was finished with."""
+    if not folder.is_dir():
+        return "not in the cache yet"
+    if folder in _checked:
+        return None
+    if (folder / MANIFEST).exists():
+        if damage := _damage(folder):
+            return damage
+    else:  # of an earlier version
+        say(f"{folder}: no {MANIFEST} yet; its files are taken as they are")
+        try:
+            _write_manifest(folder)
+        except OSError as error:
+            say(f"{folder / MANIFEST}: expected to write it; got: {error.strerror}")
+    _checked.add(folder)
+    return None
+
+
+def _contents(folder: Path) -> dict[str, list[Any]]:
+    """Size and sha256 of every file by its path in the folder; hidden ones do not count."""
+    contents = {}
+    for path in sorted(folder.rglob("[!.]*")):
+        if path.is_file() and path != folder / MANIFEST:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            contents[path.relative_to(folder).as_posix()] = [path.stat().st_size, digest]
+    return contents
+
+
+def _write_manifest(folder: Path) -> None:
+    """Write the manifest; a process that is killed meanwhile leaves none."""
+    partial = folder / f".{MANIFEST}.{os.getpid()}"
+    partial.write_text(json.dumps(_contents(folder), indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, folder / MANIFEST)
+
+
+def _damage(folder: Path) -> str | None:
+    """What differs from the manifest, in words; None if nothing does."""
+    try:
+        expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        got = _contents(folder)
+        names = sorted(n for n in {*got, *expected} if got.get(n) != expected.get(n))
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        return f"{folder}: files that cannot be read ({error})"
+    return f"{folder}: changed since it was made: {', '.join(names)}" if names else None
 
 
 def _publish(folder: Path, target: Path) -> None:
