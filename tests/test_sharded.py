@@ -12,6 +12,7 @@ from pico_project import save_checkpoint, write_text
 from safetensors.torch import save_file
 
 import stat_repro
+from stat_repro.models import loading
 from stat_repro.models.modeling_stat import StatQwen2Config
 from stat_repro.models.tensor_files import (
     INDEX_FILE,
@@ -155,7 +156,7 @@ def test_another_copy_of_the_configuration_classes_does_no_harm(tmp_path, monkey
         pass
 
     Copy.__name__ = StatQwen2Config.__name__
-    monkeypatch.setattr(skeletons.AutoConfig, "from_pretrained", Copy.from_pretrained)
+    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", Copy.from_pretrained)
     result = stat_repro.compress_checkpoint(once, tmp_path / "twice", batches, ratio=0.2)
     assert result.report.mac_kept_fraction < 1
 
