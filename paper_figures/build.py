@@ -24,6 +24,7 @@ os.environ["STAT_REPRO_LIGHT"] = "1"
 
 from stat_repro import reporting
 from stat_repro.config import SPEED_STUDY
+from stat_repro.entry import folder, guarded
 from stat_repro.paths import project_root, results_dir
 from stat_repro.results import (
     RecordError,
@@ -48,25 +49,33 @@ class NothingToShow(StudyError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Build what the arguments ask for; 0 only if every study was built."""
     options = _parse(argv)
-    built, damaged = 0, False
+    built: list[str] = []
+    return guarded(
+        lambda: _build(options, built),
+        lambda: f"{len(built)} studies built, no file half; the same command starts again",
+    )
+
+
+def _build(options: argparse.Namespace, built: list[str]) -> int:
+    damaged = False
     for study in options.study or list_studies(options.results):
         try:
             if study == SPEED_STUDY:
                 build_speed(options.results, study, options.out)
             else:
                 build_study(options.results, study, options.out, options.reference)
-            built += 1
+            built.append(study)
         except (StudyError, RecordError, reporting.ReportError) as err:
             print(f"error: study {study}: {err}", file=sys.stderr)
             # A study of failed runs only matters to the one who asks for it by name.
             damaged |= options.study is not None or not isinstance(err, NothingToShow)
-    if built == 0:
+    if not built:
         print(
             f"error: no table or figure was built from {options.results}; a run stores a record "
             f"there, for example `python run.py ratio=0.5`",
             file=sys.stderr,
         )
-    return 1 if damaged or built == 0 else 0
+    return 1 if damaged or not built else 0
 
 
 def build_study(results: Path, study: str, out: Path, reference: str | None = None) -> list[Path]:
@@ -138,7 +147,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--results", type=Path, default=results_dir(), help="folder of the records")
     parser.add_argument(
-        "--out", type=Path, default=project_root() / "paper_figures" / "out", help="output folder"
+        "--out", type=folder, default=project_root() / "paper_figures" / "out", help="output folder"
     )
     parser.add_argument(
         "--reference",

@@ -9,9 +9,10 @@ from hydra.core.config_store import ConfigStore
 from pico_config import CONF
 from pico_project import sentence_overrides
 
-from stat_repro.config import RunConfig
+from stat_repro.config import ConfigError, RunConfig
 from stat_repro.run import launchers
 
+RANKS = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 RATIOS = {"basic": "0.3,0.5", "joblib": "0.3,0.5,1.5", "slurm_local": "0.3,0.5"}
 
 
@@ -86,9 +87,37 @@ def test_slurm_gets_what_the_command_line_says():
 
 
 def test_several_processes_take_one_point_at_a_time(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in RANKS.items():
+        monkeypatch.setenv(name, value)
     launchers.check(composed())
     with pytest.raises(
         SystemExit, match="expected basic, because torchrun started several processes"
     ):
         launchers.check(composed("launcher=joblib"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["launcher=joblib", "hydra.launcher.n_jobs=0"], "expected a number of processes or -1"),
+        (["launcher=slurm"], "expected the commands of Slurm"),
+    ],
+)
+def test_launchers_that_cannot_work_are_refused_before_the_sweep(overrides, message, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match=message):
+        launchers.check(composed(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("variables", "key"),
+    [({"WORLD_SIZE": "abc"}, "WORLD_SIZE"), ({"WORLD_SIZE": "2"}, "RANK")]
+    + [({**RANKS, name: value}, name) for name, value in (("RANK", "x"), ("MASTER_PORT", ""))],
+)
+def test_variables_that_torchrun_would_not_set_are_named(variables, key, monkeypatch):
+    for name in RANKS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"^{key}: expected what torchrun sets"):
+        launchers.several_processes()

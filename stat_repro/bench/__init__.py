@@ -2,5 +2,6 @@
 
 `python -m stat_repro.bench --help`; its records are the study `speed`.
 
-May use: api, calibration, cost, measure, models, paths, progress, results, sharded, surgery.
+May use: api, calibration, config, cost, entry, measure, models, paths, progress, results, scratch,
+sharded, surgery.
 """

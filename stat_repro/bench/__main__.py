@@ -10,7 +10,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from stat_repro.bench import sharded
 from stat_repro.bench.shapes import SHAPES, random_batches
 from stat_repro.bench.stages import Bench
 from stat_repro.cost.latency import spread
+from stat_repro.entry import at_least, folder, guarded, share
 from stat_repro.measure import resolve_device
 from stat_repro.models.adapter import adapter_for
 from stat_repro.paths import results_dir
@@ -45,13 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    for name in options.shape:
-        record = measure(name, options)
-        path = save_speed(record, options.results)
-        print(f"{name}: written to {path}")
-        for ratio, values in record.ratios.items():
-            print(f"  {ratio}: {values['median']:.2f} ({values['q25']:.2f} to {values['q75']:.2f})")
-    return 0
+    done: list[str] = []
+
+    def work() -> None:
+        for name in options.shape:
+            record = measure(name, options)
+            print(f"{name}: written to {save_speed(record, options.results)}")
+            done.append(name)
+            for ratio, v in record.ratios.items():
+                print(f"  {ratio}: {v['median']:.2f} ({v['q25']:.2f} to {v['q75']:.2f})")
+
+    return guarded(work, lambda: f"{len(done)} of {len(options.shape)} shapes measured and stored")
 
 
 def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
@@ -120,17 +124,21 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stat_repro.bench", description=__doc__)
     add: Any = parser.add_argument
     add("shape", nargs="+", choices=sorted(SHAPES), metavar="SHAPE", help=", ".join(SHAPES))
-    add("--repeats", type=_positive, default=5, help="turns that are timed (5)")
-    add("--warmup", type=int, default=1, help="turns before them (1)")
-    add("--ratio", type=float, default=0.5, help="share of the prunable MACs removed (0.5)")
+    add("--repeats", type=at_least(1), default=5, help="turns that are timed (5)")
+    add("--warmup", type=at_least(0), default=1, help="turns before them (1)")
+    add("--ratio", type=share, default=0.5, help="share of the prunable MACs removed (0.5)")
     add("--sweep", type=_ratio_list, default=[], help="ratios that share a calibration: 0.2,0.3")
-    add("--authors-tokens", type=int, help="rows of one FFN for the authors' QR (all); 0: none")
+    add(
+        "--authors-tokens",
+        type=at_least(0),
+        help="rows of one FFN for the authors' QR (all); 0: none",
+    )
     for key in ("examples", "length", "batch-size", "layers", "width"):
-        add(f"--{key}", type=_positive, help="instead of the shape's")
-    add("--threads", type=_positive, help="of torch; BLAS takes OPENBLAS_NUM_THREADS")
+        add(f"--{key}", type=at_least(1), help="instead of the shape's")
+    add("--threads", type=at_least(1), help="of torch; BLAS takes OPENBLAS_NUM_THREADS")
     add("--device", default="cpu")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    add("--results", type=Path, default=results_dir(), help="folder of the records")
+    add("--results", type=folder, default=results_dir(), help="folder of the records")
     options = parser.parse_args(argv)
     if options.width is not None:
         try:
@@ -141,15 +149,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1; got {text}")
-    return value
-
-
 def _ratio_list(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
+    return [share(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from stat_repro.calibration.spill import gram_file_bytes
+from stat_repro.config.run import DTYPES
+from stat_repro.entry import at_least, folder, guarded, share
 from stat_repro.measure import Stopwatch, process_peak_rss_bytes, resolve_device
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.tensor_files import INDEX_FILE, ShardedCheckpoint
@@ -28,19 +30,25 @@ from stat_repro.paths import results_dir
 from stat_repro.progress import track
 from stat_repro.results import collect
 from stat_repro.results.speed_record import SpeedRecord, save_speed
+from stat_repro.scratch import scratch
 from stat_repro.sharded.compress import compress_checkpoint, compute_dtype
 
 
 def main(argv: Sequence[str]) -> int:
     """One record for every depth."""
     options = _parse(argv)
-    for layers in options.layers:
-        record = measure(layers, options)
-        path = save_speed(record, options.results)
-        peak = record.memory["process_peak"]
-        shown = "not known" if peak is None else f"{peak / 1e9:.2f} GB"
-        print(f"{record.name}: peak {shown}, {record.seconds['compress_s'][0]:.0f} s; {path}")
-    return 0
+    done: list[str] = []
+
+    def work() -> None:
+        for layers in options.layers:
+            record = measure(layers, options)
+            path = save_speed(record, options.results)
+            done.append(record.name)
+            peak = record.memory["process_peak"]
+            shown = "not known" if peak is None else f"{peak / 1e9:.2f} GB"
+            print(f"{record.name}: peak {shown}, {record.seconds['compress_s'][0]:.0f} s; {path}")
+
+    return guarded(work, lambda: f"{len(done)} of {len(options.layers)} depths measured and stored")
 
 
 def write_checkpoint(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -93,15 +101,19 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
         max_position_embeddings=max(options.window, 4096),
     )
     watch = Stopwatch()
-    with tempfile.TemporaryDirectory(prefix="stat_repro-", dir=options.work) as name:
-        work = Path(name)
+    with scratch(options.work, "stat_repro_bench", folder=True) as work:
         for folder in ("dense", "spill"):
             (work / folder).mkdir()
         with watch.stage("make_checkpoint_s"):
             model = write_checkpoint(work / "dense", config, torch.bfloat16)
         # A fresh process, because a peak is that of all that a process has done.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            report = pool.submit(_prune, work, options).result()
+            try:
+                report = pool.submit(_prune, work, options).result()
+            except BaseException:
+                for child in active_children():
+                    child.terminate()
+                raise
     sizes = [site.columns for site in adapter_for(model).sites if site.layer == 0]
     protocol = {
         **{"layers": layers, "examples": -(-options.tokens // options.window)},
@@ -166,19 +178,24 @@ def _prune(work: Path, options: argparse.Namespace) -> dict[str, Any]:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stat_repro.bench sharded", description=__doc__)
     add: Any = parser.add_argument
-    add("--layers", type=int, nargs="+", default=[4], help="depths, one record each (4)")
-    add("--width", type=int, default=4096, help="hidden size (4096)")
-    add("--heads", type=int, default=32, help="attention heads (32)")
-    add("--groups", type=int, help="key/value heads (as many as heads)")
-    add("--neurons", type=int, default=11008, help="FFN neurons (11008)")
-    add("--vocabulary", type=int, default=32000, help="tokens of the vocabulary (32000)")
-    add("--tokens", type=int, default=2048, help="calibration tokens (2048)")
-    add("--window", type=int, default=512, help="tokens per example (512)")
-    add("--batch-size", type=int, default=1, help="examples per forward pass (1)")
-    add("--ratio", type=float, default=0.3, help="share of the prunable MACs removed (0.3)")
+    add("--layers", type=at_least(1), nargs="+", default=[4], help="depths, one record each (4)")
+    add("--width", type=at_least(1), default=4096, help="hidden size (4096)")
+    add("--heads", type=at_least(1), default=32, help="attention heads (32)")
+    add("--groups", type=at_least(1), help="key/value heads (as many as heads)")
+    add("--neurons", type=at_least(1), default=11008, help="FFN neurons (11008)")
+    add("--vocabulary", type=at_least(2), default=32000, help="tokens of the vocabulary (32000)")
+    add("--tokens", type=at_least(1), default=2048, help="calibration tokens (2048)")
+    add("--window", type=at_least(2), default=512, help="tokens per example (512)")
+    add("--batch-size", type=at_least(1), default=1, help="examples per forward pass (1)")
+    add("--ratio", type=share, default=0.3, help="share of the prunable MACs removed (0.3)")
     add("--device", default="cpu")
-    add("--dtype", help="that the calibration computes in (the checkpoint's; CPU: float32)")
-    add("--threads", type=int, help="of torch; BLAS takes OPENBLAS_NUM_THREADS")
-    add("--work", type=Path, help="folder for checkpoint and files (system's temporary folder)")
-    add("--results", type=Path, default=results_dir(), help="folder of the records")
+    add(
+        "--dtype",
+        choices=DTYPES,
+        help="that the calibration computes in (the checkpoint's; CPU: float32)",
+    )
+    add("--threads", type=at_least(1), help="of torch; BLAS takes OPENBLAS_NUM_THREADS")
+    add("--work", type=folder, default=Path(tempfile.gettempdir()),
+        help="existing folder for checkpoint and files (system's temporary folder)")  # fmt: skip
+    add("--results", type=folder, default=results_dir(), help="folder of the records")
     return parser.parse_args(argv)

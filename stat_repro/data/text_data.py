@@ -223,8 +223,8 @@ def fingerprint_of(documents: tuple[str, ...]) -> str:
 
 
 def _user_texts(config: DatasetConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    calibration = _read_text(config.train, "dataset.train", "calibration")
-    evaluation = _read_text(config.test, "dataset.test", "evaluation")
+    calibration = read_text(config.train, "dataset.train", "calibration")
+    evaluation = read_text(config.test, "dataset.test", "evaluation")
     if calibration == evaluation:
         raise DataError(
             "dataset.train and dataset.test: expected two different texts, because a model must "
@@ -234,7 +234,17 @@ def _user_texts(config: DatasetConfig) -> tuple[tuple[str, ...], tuple[str, ...]
     return (calibration,), (evaluation,)
 
 
-def _read_text(file: str | None, key: str, part: str) -> str:
+def read_text(file: str | Path | None, key: str, part: str) -> str:
+    """The text of a file of the user.
+
+    Args:
+        file: The file.
+        key: What names it, for the messages.
+        part: What it is for, for the messages.
+
+    Raises:
+        DataError: No such file, no UTF-8 text, or none at all.
+    """
     if file is None:
         raise DataError(f"{key}: expected the file with the {part} text, such as {key}=my.txt")
     path = Path(file).expanduser()

@@ -50,6 +50,7 @@ from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.devices import float64_home
 from stat_repro.models.residency import AllResident, LayerWeights
 from stat_repro.progress import track
+from stat_repro.scratch import scratch
 from stat_repro.surgery.edit import SiteEdit, temporarily_pruned
 
 log = logging.getLogger("stat_repro")
@@ -87,15 +88,17 @@ def working_folder(adapter: Adapter, spill: Path | None) -> Iterator[Path]:
     if spill is not None and not spill.is_dir():
         raise CalibrationError(f"spill={spill}: expected an existing folder")
     needed = sum(gram_file_bytes(site.columns) for site in adapter.of_kind("ffn"))
-    with tempfile.TemporaryDirectory(prefix="stat_repro-", dir=spill) as name:
-        free = shutil.disk_usage(name).free
+    place = Path(tempfile.gettempdir()) if spill is None else spill
+    with scratch(place, "stat_repro", folder=True) as folder:
+        folder.chmod(0o700)  # the temporary files of a system are in a place for all users
+        free = shutil.disk_usage(folder).free
         if free < needed:
             raise CalibrationError(
-                f"{Path(name).parent}: expected {needed / 1e9:.1f} GB of free space for the Gram "
+                f"{place}: expected {needed / 1e9:.1f} GB of free space for the Gram "
                 f"matrices of the FFNs; got {free / 1e9:.1f} GB (give another folder: spill)"
             )
-        log.info("Gram matrices of the FFNs take %.1f GB in %s", needed / 1e9, name)
-        yield Path(name)
+        log.info("Gram matrices of the FFNs take %.1f GB in %s", needed / 1e9, folder)
+        yield folder
 
 
 class LayerwiseStat:

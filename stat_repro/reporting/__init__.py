@@ -1,6 +1,6 @@
 """From records to tables and figures. No torch; matplotlib is imported only to draw.
 
-May use: config, paths, results.
+May use: config, paths, results, scratch.
 """
 
 from stat_repro.reporting.canvas import save

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import uuid
 from pathlib import Path
+
+from stat_repro.scratch import scratch
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -14,9 +15,6 @@ def replace_file(path: Path, data: bytes) -> None:
         OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
+    with scratch(path.parent, f".{path.name}", folder=False) as temporary:
         temporary.write_bytes(data)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

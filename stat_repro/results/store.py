@@ -110,7 +110,7 @@ def load_records(
     if study == SPEED_STUDY:
         raise StudyError(f"study {study} holds no runs but measurements: see results.speed_record")
     folder = root / study
-    if not folder.is_dir():
+    if Path(study).name != study or not folder.is_dir():
         there = ", ".join(list_studies(root)) or "none"
         raise StudyError(f"study {study!r}: not found under {root}; there are: {there}")
     paths = [p for p in _runs(folder) if repeats or _REPEAT.fullmatch(p.stem) is None]

@@ -19,10 +19,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stat_repro.config import ConfigError, RunConfig, from_hydra
+from stat_repro.entry import guarded
 from stat_repro.paths import config_dir, experiments_dir, project_root, results_dir
 from stat_repro.run import launchers
 
@@ -98,7 +99,9 @@ def _print_table(outcomes: list[Outcome]) -> bool:
 
 def run_point(cfg: DictConfig) -> Outcome:
     """Run one composed point and store its record, also if it fails."""
-    point = ",".join(HydraConfig.get().overrides.task) or "defaults"
+    # As it was typed: reading the items would resolve interpolations in them.
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    point = ",".join(overrides) or "defaults"
     try:
         config = from_hydra(cfg)
     except (ConfigError, OmegaConfBaseException) as error:
@@ -203,6 +206,12 @@ def _job(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Compose the configuration from the command line and run it."""
+    # Hydra passes on what is raised, and the boundary says it.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.exit(guarded(_main, lambda: "the same command goes on"))
+
+
+def _main() -> None:
     # For conf/config.yaml, here and in the processes of a parallel launcher.
     os.environ["STAT_REPRO_ROOT"] = str(project_root())
     os.environ["STAT_REPRO_EXPERIMENTS"] = str(experiments_dir())

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from importlib.metadata import PackageNotFoundError, version
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
+
+from stat_repro.config import ConfigError
 
 # For every launcher of Hydra in `conf/launcher`: its package, and our extra that installs it.
 _PLUGINS = {
@@ -16,6 +19,7 @@ _PLUGINS = {
     "ray": ("hydra-ray-launcher", "ray"),
 }
 _MISSING = "missing launcher "
+_TORCHRUN = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
 _BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
@@ -48,6 +52,13 @@ def check(config: DictConfig) -> None:
             f"the launcher {launcher} needs {package}, which is not installed: "
             f"pip install -e '.[{extra}]' in {place}"
         )
+    if config.hydra.launcher.get("n_jobs") == 0:
+        raise SystemExit("hydra.launcher.n_jobs: expected a number of processes or -1; got 0")
+    if target.endswith("SlurmLauncher") and shutil.which("srun") is None:
+        raise SystemExit(
+            "launcher: slurm expected the commands of Slurm (srun) on this machine; got none; "
+            "choose launcher=slurm_local or joblib"
+        )
     if several_processes() and target != _BASIC:
         raise SystemExit(
             "launcher: expected basic, because torchrun started several processes, which work on "
@@ -56,5 +67,19 @@ def check(config: DictConfig) -> None:
 
 
 def several_processes() -> bool:
-    """Whether torchrun, or something that sets its variables, started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether torchrun, or something that sets its variables, started several processes.
+
+    Raises:
+        ConfigError: Some of the variables are missing, or are no numbers.
+    """
+    found = {name: os.environ.get(name, "") for name in _TORCHRUN}
+    size = found["WORLD_SIZE"] or "1"
+    if size.isdecimal() and int(size) <= 1:
+        return False
+    for name, value in found.items():
+        if not value or (name != "MASTER_ADDR" and not value.isdecimal()):
+            raise ConfigError(
+                f"{name}: expected what torchrun sets beside WORLD_SIZE={size}; got {value!r}; "
+                "choose torchrun, or unset WORLD_SIZE"
+            )
+    return True

@@ -17,8 +17,9 @@ import torch
 from stat_repro.config.run import DTYPES
 from stat_repro.data.batching import Batch, LazySequence, window_batches
 from stat_repro.data.sampling import draw_indices
-from stat_repro.data.text_data import TextPart
+from stat_repro.data.text_data import TextPart, read_text
 from stat_repro.data.windows import token_windows
+from stat_repro.entry import at_least, folder, guarded, share
 from stat_repro.measure import process_peak_rss_bytes
 from stat_repro.models.loading import load_tokenizer
 from stat_repro.sharded.compress import compress_checkpoint
@@ -27,6 +28,13 @@ from stat_repro.sharded.compress import compress_checkpoint
 def main(argv: Sequence[str] | None = None) -> int:
     """Prune one checkpoint."""
     options = _parse(argv)
+    return guarded(
+        lambda: _prune(options),
+        lambda: f"nothing was written to {options.output}; the same command starts again",
+    )
+
+
+def _prune(options: argparse.Namespace) -> None:
     batches = text_batches(
         options.folder, options.text, options.examples, options.window, options.batch_size,
         options.seed,
@@ -49,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("  " + ", ".join(f"{key} {value:.1f}" for key, value in report.timings.items()))
     if (peak := process_peak_rss_bytes()) is not None:
         print(f"  peak resident memory: {peak / 1e9:.2f} GB")
-    return 0
 
 
 def text_batches(
@@ -69,7 +76,7 @@ def text_batches(
         ModelLoadError: No tokenizer.
         DataError: Too little text.
     """
-    part = TextPart((text.read_text(encoding="utf-8"),), join="")
+    part = TextPart((read_text(text, "--text", "calibration"),), join="")
     pool = token_windows(load_tokenizer(folder), part, window).ids
     chosen = torch.tensor(draw_indices(len(pool), examples, seed, False))
     return window_batches(pool[chosen], batch_size)
@@ -79,18 +86,23 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stat_repro.sharded", description=__doc__)
     add: Any = parser.add_argument
     add("folder", type=Path, help="dense checkpoint")
-    add("output", type=Path, help="new folder for the pruned one")
+    add("output", type=folder, help="new folder for the pruned one")
     add("--text", type=Path, required=True, help="UTF-8 file with running text")
-    add("--ratio", type=float, default=0.3, help="share of the prunable MACs removed (0.3)")
-    add("--round-to", type=int, default=1, help="multiple that kept neurons are rounded to (1)")
+    add("--ratio", type=share, default=0.3, help="share of the prunable MACs removed (0.3)")
+    add(
+        "--round-to",
+        type=at_least(1),
+        default=1,
+        help="multiple that kept neurons are rounded to (1)",
+    )
     add("--allocation", default="global", choices=("global", "uniform"))
-    add("--examples", type=int, default=128, help="windows (128)")
-    add("--window", type=int, default=2048, help="tokens of each (2048)")
-    add("--batch-size", type=int, default=1, help="windows per forward pass (1)")
-    add("--seed", type=int, default=0, help="of the draw of windows (0)")
+    add("--examples", type=at_least(1), default=128, help="windows (128)")
+    add("--window", type=at_least(2), default=2048, help="tokens of each (2048)")
+    add("--batch-size", type=at_least(1), default=1, help="windows per forward pass (1)")
+    add("--seed", type=at_least(0), default=0, help="of the draw of windows (0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:<i> or mps (auto)")
     add("--dtype", choices=DTYPES, help="of the calibration (the checkpoint's; CPU: float32)")
-    add("--spill", type=Path, help="folder for Gram matrices and hidden states")
+    add("--spill", type=folder, help="folder for Gram matrices and hidden states")
     return parser.parse_args(argv)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
@@ -16,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stat_repro.models.adapter import Adapter, adapter_for
 from stat_repro.models.modeling_stat import AUTO_CLASSES
 from stat_repro.plan import PlanError, PruningPlan
+from stat_repro.scratch import scratch
 
 PLAN_FILE = "plan.json"
 RUN_CONFIG_FILE = "run_config.json"
@@ -100,13 +99,9 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target}: expected a new or empty folder; got one that is in use")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
-    partial.mkdir()
-    try:
+    with scratch(target.parent, f".{target.name}", folder=True) as partial:
         yield partial
         os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def describe(

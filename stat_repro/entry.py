@@ -1,0 +1,115 @@
+"""How every command ends: errors and signals become one line and an exit status.
+
+0: done; 1: an error; 2: wrong arguments (argparse); 130: Ctrl-C; 143: SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+# Beside the errors that this package defines: what the system or the libraries below refuse.
+_EXPECTED = (OSError, MemoryError, BrokenExecutor)
+_LIBRARIES = ("stat_repro", "hydra", "omegaconf", "safetensors", "safetensors_rust")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: work ends as after Ctrl-C, and cleans up on its way."""
+
+
+def guarded(work: Callable[[], int | None], account: Callable[[], str]) -> int:
+    """Run a command; nothing that it raises leaves this function but its own exit status.
+
+    Args:
+        work: The command; returns its exit status, None for 0.
+        account: What is said of a command that was interrupted: what is done, how to go on.
+
+    Returns:
+        The exit status: that of the command, or 1, 130 or 143.
+
+    Raises:
+        SystemExit: The command's own, if it has a number.
+    """
+    try:
+        with _sigterm_raises():
+            return work() or 0
+    except KeyboardInterrupt as end:
+        print(f"interrupted: {account()}", file=sys.stderr)
+        return 143 if isinstance(end, Terminated) else 130
+    except SystemExit as end:
+        if not isinstance(end.code, str):
+            raise
+        print(f"error: {end.code}", file=sys.stderr)
+    except Exception as error:
+        if is_expected(error):
+            print(f"error: {str(error).strip() or type(error).__name__}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            print(f"error: not foreseen, please report it: {told}", file=sys.stderr)
+    return 1
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """A type for argparse: integers from `low` on."""
+
+    def integer(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {low}; got {text}")
+        return int(text)
+
+    return integer
+
+
+def folder(text: str) -> Path:
+    """A type for argparse: a folder, which need not exist yet, that can be written."""
+    path = Path(text).expanduser()
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"expected a folder that can be written; got {there}")
+    return path
+
+
+def share(text: str) -> float:
+    """A type for argparse: the share of the MACs that is removed."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected 0 <= ratio < 1; got {text}")
+    return value
+
+
+def is_expected(error: Exception) -> bool:
+    """Whether an error says by itself what is wrong, so that its stack trace would only hide it."""
+    owners = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, _EXPECTED) or not owners.isdisjoint(_LIBRARIES)
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Turn the first SIGTERM into an exception; a second one ends the process at once."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,91 @@
+"""Files and folders under a temporary name, which the next process removes if theirs was killed.
+
+Who works on one holds a lock on it (`flock`), which falls with the process. Where a file system has
+no such locks, leftovers stay: nothing is ever removed that might be in use.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def scratch(parent: Path, stem: str, *, folder: bool) -> Iterator[Path]:
+    """A new file or folder; removed at the end, unless it was renamed.
+
+    Before that, what killed processes left of the same stem goes.
+
+    Args:
+        parent: An existing folder.
+        stem: First part of the name, the same for all that is made for one purpose.
+        folder: Whether to make a folder, else an empty file.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    for leftover in parent.glob(f"{glob.escape(stem)}.{'[0-9a-f]' * 8}.tmp"):
+        with suppress(OSError):  # in use, or another user's
+            handle = _lock(leftover, wait=False)
+            _remove(leftover)
+            os.close(handle)
+    path, held = _new(parent, stem, folder)
+    try:
+        yield path
+    finally:
+        _remove(path)
+        if held is not None:
+            os.close(held)
+
+
+def _new(parent: Path, stem: str, folder: bool) -> tuple[Path, int | None]:
+    """A new path and its lock, None where there are no locks."""
+    while True:
+        path = parent / f"{stem}.{uuid.uuid4().hex[:8]}.tmp"
+        if folder:
+            path.mkdir()
+        else:
+            path.touch(exist_ok=False)
+        try:
+            held = _lock(path, wait=True)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return path, None
+        if path.exists():
+            return path, held
+        os.close(held)  # another process took it for a leftover before it had its lock
+
+
+def _lock(path: Path, *, wait: bool) -> int:
+    """The handle of a locked file or folder; closing it lets go.
+
+    Raises:
+        OSError: Another process has the lock, or the system has none.
+    """
+    if fcntl is None:
+        raise OSError("no flock")
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

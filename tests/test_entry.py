@@ -1,0 +1,111 @@
+"""Every command ends with one line and an exit status that says which end it was."""
+
+import os
+import signal
+import threading
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+from stat_repro.assets.cache import AssetError
+from stat_repro.config import ConfigError
+from stat_repro.entry import Terminated, guarded, is_expected
+
+
+def nothing_done():
+    return "1 of 2 stored; the same command goes on"
+
+
+def ended(error, capsys):
+    def work():
+        raise error
+
+    status = guarded(work, nothing_done)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return status, printed.err
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ConfigError("ratio: expected 0 <= ratio < 1; got 2"), "ratio: expected 0 <= ratio < 1"),
+        (AssetError("minilm: the disk is full"), "minilm: the disk is full"),
+        (NotADirectoryError(20, "Not a directory", "out"), "[Errno 20] Not a directory: 'out'"),
+        (MemoryError(), "MemoryError"),
+        (BrokenProcessPool("a worker was killed"), "a worker was killed"),
+        (SystemExit("launcher: expected basic; got joblib"), "launcher: expected basic"),
+    ],
+)
+def test_what_says_itself_what_is_wrong_is_one_line(error, line, capsys):
+    status, printed = ended(error, capsys)
+    assert status == 1
+    assert printed.startswith(f"error: {line}")
+    assert printed.count("\n") == 1
+
+
+def test_a_fault_of_the_program_stays_visible(capsys):
+    status, printed = ended(ZeroDivisionError("by\nzero"), capsys)
+    assert status == 1
+    assert "Traceback" in printed
+    assert printed.endswith("error: not foreseen, please report it: ZeroDivisionError: by zero\n")
+
+
+def test_errors_of_a_package_that_is_only_below_are_not_expected():
+    assert not is_expected(ValueError("x"))
+    assert not is_expected(RuntimeError("x"))
+    assert is_expected(type("NothingToShow", (ConfigError,), {})("x"))
+
+
+def test_exit_statuses_pass():
+    assert guarded(lambda: None, nothing_done) == 0
+    assert guarded(lambda: 3, nothing_done) == 3
+    with pytest.raises(SystemExit) as end:
+        guarded(lambda: exit(2), nothing_done)
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_the_work_with_its_account(number, status, capsys):
+    cleaned = []
+
+    def work():
+        try:
+            os.kill(os.getpid(), number)
+            threading.Event().wait(10)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert guarded(work, nothing_done) == status
+    assert capsys.readouterr().err == f"interrupted: {nothing_done()}\n"
+    assert cleaned == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_sigterm_finds_the_system_s_own_handler():
+    def work():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Event().wait(10)
+        except Terminated:
+            return 5 if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else 6
+
+    assert guarded(work, nothing_done) == 5
+
+
+def test_other_threads_and_handlers_are_left_alone():
+    seen = []
+
+    def work():
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=guarded, args=(work, nothing_done))
+    thread.start()
+    thread.join()
+    mine = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        guarded(work, nothing_done)
+    finally:
+        signal.signal(signal.SIGTERM, mine)
+    assert seen == [mine, signal.SIG_IGN]
