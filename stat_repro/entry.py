@@ -54,8 +54,8 @@ def guarded(work: Callable[[], int | None], account: Callable[[], str]) -> int:
             print(f"error: {str(error).strip() or type(error).__name__}", file=sys.stderr)
         else:
             traceback.print_exc()
-            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            print(f"error: not foreseen, please report it: {told}", file=sys.stderr)
+            line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            print(f"error: not foreseen, please report it: {line}", file=sys.stderr)
     return 1
 
 

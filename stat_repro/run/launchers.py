@@ -72,11 +72,11 @@ def several_processes() -> bool:
     Raises:
         ConfigError: Some of the variables are missing, or are no numbers.
     """
-    found = {name: os.environ.get(name, "") for name in _TORCHRUN}
-    size = found["WORLD_SIZE"] or "1"
+    values = {name: os.environ.get(name, "") for name in _TORCHRUN}
+    size = values["WORLD_SIZE"] or "1"
     if size.isdecimal() and int(size) <= 1:
         return False
-    for name, value in found.items():
+    for name, value in values.items():
         if not value or (name != "MASTER_ADDR" and not value.isdecimal()):
             raise ConfigError(
                 f"{name}: expected what torchrun sets beside WORLD_SIZE={size}; got {value!r}; "
