@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import pickle
 import sys
 import warnings
 from pathlib import Path
@@ -176,6 +177,17 @@ def test_a_model_with_a_layer_without_heads_is_copied_and_trained(name: str) -> 
     again.train()(**batch, labels=batch["input_ids"]).loss.backward()
     assert not [name for name, p in again.named_parameters() if p.numel() and p.grad is None]
     assert not [name for name, p in pruned.named_parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("name", ["bert", "llama_grouped"])
+def test_a_model_with_a_layer_without_heads_goes_to_another_process(name: str) -> None:
+    """Launchers of processes hand models over as bytes."""
+    model = pico_model(name)
+    plan = random_plan(model, empty=[(0, "attention")])
+    pruned = prune_model(model, plan, selection_edits(model, plan))
+    again = pickle.loads(pickle.dumps(pruned))  # noqa: S301
+    batch = pico_batches(model, 1)[0]
+    assert torch.equal(pico_outputs(again, batch), pico_outputs(pruned, batch))
 
 
 ENCODER_HEADS = (

@@ -306,6 +306,16 @@ class _WithoutHeads(nn.Module):
             output = self.get_submodule(self.output)(output)
         return output, hidden_states.new_empty(batch, 0, length, marks.shape[-2])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew from its stock class: its own class is in no module to be looked up in."""
+        return _revived, (self.stock, self.output), self.__dict__
+
+
+def _revived(stock: Any, output: str | None) -> Any:
+    """An attention module without heads, before its state is set."""
+    made = _without_heads(stock, output)
+    return made.__new__(made)
+
 
 @functools.cache
 def _without_heads(stock: Any, output: str | None) -> Any:
