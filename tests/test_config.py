@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 
 import pytest
 from hydra.errors import HydraException
@@ -15,8 +15,11 @@ from stat_repro.config import (
     METHOD_DEFAULTS,
     METHODS,
     ConfigError,
+    DatasetConfig,
+    ModelConfig,
     PruningConfig,
     RunConfig,
+    from_dict,
     from_hydra,
     later_defaults,
     neutral_keys,
@@ -222,6 +225,33 @@ def test_schema_rejects_by_construction():
 
 
 # Content of the benchmark files that stored runs read, as `identify` names it in their ids.
+def test_numbers_are_rounded_on_entry_so_that_a_range_names_the_same_runs():
+    steps = [compose_run(f"ratio={0.1 + 0.1 * k}") for k in range(3)]
+    assert [config.ratio for config in steps] == [0.1, 0.2, 0.3]
+    assert [run_id(config) for config in steps] == [
+        run_id(compose_run(f"ratio={ratio}")) for ratio in (0.1, 0.2, 0.3)
+    ]
+    small = compose_run(f"pruning.ridge={3 * 1e-12}", "finetune.learning_rate=5e-5")
+    assert (small.pruning.ridge, small.finetune.learning_rate) == (3e-12, 5e-5)
+    with pytest.raises(ConfigError, match="0 <= ratio < 1"):
+        compose_run("ratio=0.99999999999")
+
+
+def test_a_stored_configuration_is_read_as_it_ran():
+    config = RunConfig(model=ModelConfig("m", "asset:m"), dataset=DatasetConfig("d", "regression"))
+    data = to_dict(config)
+    assert from_dict(data) == config
+    data["ratio"] = 0.1 + 0.2  # of a version that did not round
+    del data["round_to"], data["cost"]
+    assert from_dict(data).ratio == 0.30000000000000004
+    assert run_id(from_dict(data)) != run_id(config)
+    for change in ({"rato": 0.3}, {"model": "m"}, {"ratio": {"a": 1}}):
+        with pytest.raises(
+            ConfigError, match=f"{next(iter(change))}: expected a key of the schema"
+        ):
+            from_dict(data | change)
+
+
 CONTENTS = {
     "../shared/data/wikitext-2": "34b28a6fb83ef2f4222c34901df3ead1ae314aac5a27f66e14d9957802f3aa74",
     "../shared/data/sst2": "8ea9b0370586a06cd09158bec211f6a1017dec7f57f33763b83bdac72bccbe88",
@@ -229,18 +259,6 @@ CONTENTS = {
         "45089eff3cf52004b1dca6814cde5c57082fdb09872f18c79a5d944d45be523a"
     ),
 }
-
-
-def settings_of(section, data):
-    """A section with the stored settings; those that a record is too old to have keep defaults."""
-    values = {key: getattr(section, key) for key in data}
-    return replace(
-        section,
-        **{
-            key: settings_of(value, data[key]) if is_dataclass(value) else data[key]
-            for key, value in values.items()
-        },
-    )
 
 
 def test_every_stored_record_still_has_the_id_of_its_configuration():
@@ -251,7 +269,7 @@ def test_every_stored_record_still_has_the_id_of_its_configuration():
     assert len(records) >= 1000
     studies = set()
     for record in records:
-        config = settings_of(RunConfig(), record["config"])
+        config = from_dict(record["config"])
         if config.study not in studies:  # one of each study the way that the program reads it
             assert from_hydra(OmegaConf.create(record["config"])) == config
             studies.add(config.study)

@@ -26,6 +26,7 @@ from stat_repro.config.run import (
     TRACKING_MODES,
     RunConfig,
     TrackingConfig,
+    from_dict,
     from_hydra,
     later_defaults,
     neutral_keys,

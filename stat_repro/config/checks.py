@@ -34,6 +34,9 @@ def setting(default: Any, **notes: Any) -> Any:
 def check_settings(section: Any, name: str = "") -> None:
     """Refuse values of a section that are not among the choices, or too small; defaults are valid.
 
+    Numbers are rounded to 10 digits: range(0.1,0.4,0.1) counts to 0.30000000000000004, which names
+    another run than 0.3.
+
     Args:
         section: The section, a dataclass.
         name: Its name with a dot behind it, empty for the whole schema.
@@ -43,6 +46,9 @@ def check_settings(section: Any, name: str = "") -> None:
     """
     for one in fields(section):
         key, value = f"{name}{one.name}", getattr(section, one.name)
+        if isinstance(value, float):
+            value = float(f"{value:.10g}")
+            setattr(section, one.name, value)
         if value == one.default:
             continue
         if "choices" in one.metadata:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -147,6 +147,28 @@ def from_hydra(cfg: DictConfig) -> RunConfig:
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain JSON types, nested as the schema."""
     return asdict(config)
+
+
+def from_dict(data: dict[str, Any]) -> RunConfig:
+    """The configuration of a stored run; settings that its record is too old to have are defaults.
+
+    Raises:
+        ConfigError: A key outside the schema, or a value that it does not allow.
+    """
+    return _filled(RunConfig(), data, "")
+
+
+def _filled(section: Any, data: dict[str, Any], name: str) -> Any:
+    values = {}
+    for key, value in data.items():
+        usual = getattr(section, key, None)
+        if not hasattr(section, key) or is_dataclass(usual) != isinstance(value, dict):
+            raise ConfigError(f"{name}{key}: expected a key of the schema; got {value!r}")
+        values[key] = _filled(usual, value, f"{name}{key}.") if is_dataclass(usual) else value
+    filled = replace(section, **values)
+    for key, value in values.items():
+        setattr(filled, key, value)  # as it ran, also where settings are rounded by now
+    return filled
 
 
 def _noted(note: str) -> dict[str, Any]:

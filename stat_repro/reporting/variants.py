@@ -70,13 +70,20 @@ def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
         frame: Successful runs, as `stat_repro.results.to_frame` gives them.
 
     Raises:
-        ReportError: No rows, or rows of failed runs.
+        ReportError: No rows, rows of failed runs, or ratios that tables could not tell apart.
     """
     if frame.empty:
         raise ReportError("expected at least one record; got none")
     failed = frame.loc[frame["status"] != "ok", "run_id"].tolist()
     if failed:
         raise ReportError(f"expected successful runs; got failed ones: {', '.join(failed)}")
+    ratios: dict[str, float] = {}
+    for ratio in frame["ratio"]:
+        if ratios.setdefault(f"{ratio:g}", ratio) != ratio:
+            raise ReportError(
+                f"ratio: expected values that tables tell apart; got {ratios[f'{ratio:g}']} and "
+                f"{ratio}; choose the records of one of them"
+            )
     # One after the other: the rows of a filtered frame may share an index.
     frame = _completed(frame.reset_index(drop=True))
     variants: dict[Any, tuple[str, tuple[str, ...], tuple[int, str]]] = {}
