@@ -60,7 +60,7 @@ def run(
         ratio=ratio,
         seed=seed,
         mac_kept_fraction=HEAD * sum(heads) + NEURON * sum(neurons),
-        plan=plan(heads, neurons, **(details or {})),
+        plan={**plan(heads, neurons, **(details or {})), "method": method},
         provenance={
             **{"model_hash": model_hash, "data_hashes": {**hashes, "calibration": f"c{seed}"}},
             "examples": results.describe_examples(data),

@@ -70,7 +70,7 @@ def make_record(
         "costs": {"prunable_macs": {"dense": 100, "pruned": 49}, "sequence_length": 128},
         "memory": {"peak_bytes": 1 << 30},
         "site_errors": [{"layer": 0, "kind": "ffn", "error": 0.1}],
-        "plan": PLAN,
+        "plan": {**PLAN, "method": config.pruning.method},
         "config": to_dict(config),
         "provenance": {"commit": "c0ffee", "dirty": False},
     }
@@ -127,4 +127,5 @@ def measured_record(*entries: dict[str, Any], round_to: int = 1, **changes: Any)
         "size_bytes": {"dense": 90_800_000, "pruned": 69_200_000},
         "measured": list(entries),
     }
-    return make_record(config=config, costs=costs, **changes)
+    kept = {"param_kept_fraction": 17_300_000 / 22_700_000}
+    return make_record(config=config, costs=costs, **(kept | changes))

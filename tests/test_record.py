@@ -49,7 +49,7 @@ def test_issue_keys_are_top_level() -> None:
     keys = set(json.loads(make_record().to_json()))
     named = "schema_version run_id status model dataset method ratio seed mac_kept_fraction"
     named += " param_kept_fraction metrics timings plan config provenance costs memory site_errors"
-    assert keys == {*named.split(), "error", "non_finite"}
+    assert keys == {*named.split(), "content", "error", "non_finite"}
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])

@@ -12,7 +12,7 @@ import pytest
 from made_up_records import make_record
 
 from stat_repro import results
-from stat_repro.results import RecordError, RunRecord, store
+from stat_repro.results import RecordError, RunRecord, writing
 
 
 def with_examples(values: list[float], **changes: object) -> tuple[RunRecord, bytes]:
@@ -87,7 +87,7 @@ def test_interrupted_write_leaves_neither_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, data = with_examples([1.0])
-    publish, calls = store._publish, []
+    publish, calls = writing._publish, []
 
     def fail_second(temporary: Path, path: Path) -> bool:
         calls.append(path.name)
@@ -95,22 +95,26 @@ def test_interrupted_write_leaves_neither_file(
             raise OSError(28, "No space left on device")
         return publish(temporary, path)
 
-    monkeypatch.setattr(store, "_publish", fail_second)
+    monkeypatch.setattr(writing, "_publish", fail_second)
     with pytest.raises(OSError, match="No space"):
         results.save_record(record, tmp_path, data)
     assert calls == [f"{record.run_id}.examples.safetensors", f"{record.run_id}.json"]
     assert list((tmp_path / "made_up").iterdir()) == []
 
 
-def test_values_without_a_record_are_not_replaced(tmp_path: Path) -> None:
-    """They may be those of another process that is about to store its record."""
+def test_values_without_a_record_are_replaced(tmp_path: Path) -> None:
+    """Under the lock they are nobody's: whoever wrote them was killed before the record."""
     record, data = with_examples([1.0])
     (tmp_path / "made_up").mkdir()
-    foreign = tmp_path / "made_up" / f"{record.run_id}.examples.safetensors"
-    foreign.write_bytes(b"another run")
+    orphan = tmp_path / "made_up" / f"{record.run_id}.examples.safetensors"
+    orphan.write_bytes(b"cut off")
     path = results.save_record(record, tmp_path, data)
-    assert path.name == f"{record.run_id}.repeat-1.json"
-    assert foreign.read_bytes() == b"another run"
+    assert path.name == f"{record.run_id}.json"
+    assert results.read_examples(record, path)["kl"].tolist() == [1.0]
+    path.unlink()
+    without = make_record()
+    assert results.read_examples(without, results.save_record(without, tmp_path)) is None
+    assert not orphan.exists()
 
 
 def test_race_keeps_every_record_with_its_examples(

@@ -113,19 +113,21 @@ class RunRecord:
         return PruningPlan.from_dict(self.plan).layers if self.plan else ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain, finite JSON types with the extra key `non_finite`; tuples become lists.
+        """Plain, finite JSON types with `content` and `non_finite`; tuples become lists.
 
         Raises:
             RecordError: A value that JSON does not have, named by its place.
         """
-        return strict_json.to_plain({f.name: getattr(self, f.name) for f in _FIELDS})
+        plain = strict_json.to_plain({f.name: getattr(self, f.name) for f in _FIELDS})
+        return strict_json.stamped(plain)
 
     @classmethod
     def from_dict(cls, data: Any) -> RunRecord:
         """Read what `to_dict` wrote. `data` is not changed.
 
         Raises:
-            RecordError: Another schema version, missing or unknown keys, or values out of place.
+            RecordError: Another schema version, missing or unknown keys, values out of place, or a
+                document that was changed since it was written.
         """
         if not isinstance(data, dict):
             raise RecordError(f"record: expected a JSON object; got {type(data).__name__}")
@@ -134,10 +136,14 @@ class RunRecord:
                 f"schema_version: expected {SCHEMA_VERSION}; got {data.get('schema_version')!r}"
             )
         expected = {f.name for f in _FIELDS} | {"non_finite"}
-        missing, unknown = sorted(expected - set(data)), sorted(set(data) - expected)
+        keys = set(data) - {strict_json.CONTENT}
+        missing, unknown = sorted(expected - keys), sorted(keys - expected)
         if missing or unknown:
             raise RecordError(f"record: missing keys {missing}, unknown keys {unknown}")
-        return cls(**strict_json.from_plain(data))
+        values = strict_json.from_plain(data)
+        values.pop(strict_json.CONTENT, None)
+        strict_json.check_stamp(data)
+        return cls(**values)
 
     def to_json(self) -> str:
         """The document as it is stored: see `results.strict_json`."""
@@ -223,13 +229,13 @@ def _check_complete(record: RunRecord) -> None:
         raise RecordError(
             f"{record.run_id}: metrics: dense has {sorted(dense)}, pruned has {sorted(pruned)}"
         )
-    for group in ("dense", "pruned", "fidelity"):
-        for name, value in record.metrics[group].items():
+    measured = {f"metrics.{group}": record.metrics[group] for group in METRIC_GROUPS[:3]}
+    for group, values in {**measured, "timings": record.timings}.items():
+        for name, value in values.items():
             number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if value is not None and not number:
                 raise RecordError(
-                    f"{record.run_id}: metrics.{group}.{name}: expected a number or null; "
-                    f"got {value!r}"
+                    f"{record.run_id}: {group}.{name}: expected a number or null; got {value!r}"
                 )
     if record.error is not None:
         raise RecordError(f"{record.run_id}: status ok, but error is {record.error!r}")

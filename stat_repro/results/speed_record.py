@@ -7,14 +7,21 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from stat_repro.config import SPEED_STUDY
-from stat_repro.results.store import StudyError, write_new
-from stat_repro.results.strict_json import RecordError, to_text
+from stat_repro.results.store import StudyError
+from stat_repro.results.strict_json import (
+    CONTENT,
+    RecordError,
+    check_stamp,
+    from_text,
+    stamped,
+    to_text,
+)
+from stat_repro.results.writing import write_first_free
 
 SCHEMA = "stat_repro.speed/1"
 
@@ -56,16 +63,10 @@ def save_speed(record: SpeedRecord, root: Path) -> Path:
         ValueError: A value that is not finite.
         OSError: The file cannot be written; nothing is left behind.
     """
-    data = to_text(asdict(record)).encode()
     folder = root / SPEED_STUDY
-    folder.mkdir(parents=True, exist_ok=True)
-    names = itertools.chain(
-        [record.name], (f"{record.name}.repeat-{k}" for k in itertools.count(1))
-    )
-    for name in names:
-        if write_new(folder / f"{name}.json", data):
-            return folder / f"{name}.json"
-    raise AssertionError("the names never end")
+    endings = itertools.chain([""], (f".repeat-{k}" for k in itertools.count(1)))
+    names = (folder / f"{record.name}{ending}.json" for ending in endings)
+    return write_first_free(folder, names, to_text(stamped(asdict(record))).encode())
 
 
 def load_speed(root: Path) -> list[SpeedRecord]:
@@ -83,14 +84,19 @@ def load_speed(root: Path) -> list[SpeedRecord]:
 
 def _read(path: Path) -> SpeedRecord:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as err:
-        raise RecordError(f"{path}: not a JSON document: {err}") from err
-    expected = {field.name for field in fields(SpeedRecord)}
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA or set(data) != expected:
-        got = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise RecordError(
-            f"{path}: expected schema {SCHEMA} with the keys {', '.join(sorted(expected))}; got "
-            f"{got!r}"
-        )
+        data = from_text(path.read_text(encoding="utf-8"))
+        expected = {field.name for field in fields(SpeedRecord)}
+        if (
+            not isinstance(data, dict)
+            or data.get("schema") != SCHEMA
+            or set(data) - {CONTENT} != expected
+        ):
+            got = data.get("schema") if isinstance(data, dict) else type(data).__name__
+            raise RecordError(
+                f"expected schema {SCHEMA} with the keys {', '.join(sorted(expected))}; got {got!r}"
+            )
+        check_stamp(data)
+    except (RecordError, UnicodeDecodeError) as err:
+        raise RecordError(f"{path}: {err}") from err
+    data.pop(CONTENT, None)
     return SpeedRecord(**data)

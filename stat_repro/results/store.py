@@ -4,33 +4,36 @@
 <root>/<study>/<run_id>.repeat-<k>.json    the same run measured again, k = 1, 2, ...
 <root>/<study>/<name of either>.examples.safetensors    its values per example, where kept
 <root>/<study>/failed/<run_id>-<k>.json    a run that ended in an error, k = 1, 2, ...
+<root>/<study>/<file name>.damaged-<k>    a file that was damaged when its run was asked for
 """
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
+import logging
 import math
 import os
 import re
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stat_repro.config import SPEED_STUDY
-from stat_repro.results.example_files import check_examples, examples_path
+from stat_repro.results.consistency import check_consistency
+from stat_repro.results.example_files import check_examples, examples_path, read_examples
 from stat_repro.results.record import RunRecord
 from stat_repro.results.strict_json import RecordError
+from stat_repro.results.writing import locked, remove_leftovers, write_first_free
+
+log = logging.getLogger("stat_repro")
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _REPEAT = re.compile(r"(?P<run_id>.+)\.repeat-\d+$")
 _FAILED = re.compile(r"(?P<run_id>.+)-\d+$")
-_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class StudyError(ValueError):
@@ -58,31 +61,85 @@ def save_record(record: RunRecord, root: Path, examples: bytes | None = None) ->
     data = record.to_json().encode()
     check_examples(record, examples)
     study = root / record.study
-    for path in _free_names(study, record):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stored = write_new(path, data) if examples is None else _write_both(path, data, examples)
-        if stored:
-            return path
-    raise AssertionError("the names never end")
+    return write_first_free(study, _free_names(study, record), data, examples)
 
 
 def find_record(root: Path, study: str, run_id: str) -> Path | None:
-    """File of the run that ended well, or None."""
+    """File of the run that ended well, or None.
+
+    Raises:
+        RecordError: There is one that is damaged, or whose values per example are; names it.
+    """
     path = root / study / f"{run_id}.json"
-    return path if path.is_file() else None
+    if not path.is_file():
+        return None
+    read_examples(read_record(path), path)
+    return path
+
+
+@contextmanager
+def claimed(
+    root: Path, study: str, run_id: str, model: Path | None = None
+) -> Iterator[Path | None]:
+    """File of a run that is stored already, or None while this process alone may measure it.
+
+    Waits while another process measures the run. A damaged record is set aside, which is logged.
+
+    Args:
+        root: Folder of all studies.
+        study: Name of the study.
+        run_id: Name of the run.
+        model: Folder of its pruned model, if that is asked for; if it is missing, the run is this
+            process's alone although its record is stored.
+
+    Raises:
+        OSError: The study's folder cannot be written.
+    """
+    folder = root / study
+    remove_leftovers(folder)
+    stored = None
+    with suppress(RecordError):
+        stored = find_record(root, study, run_id)
+    if stored is not None and (model is None or model.exists()):
+        yield stored
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = f"{run_id}: waiting for another process that is measuring it"
+    with locked(folder / f".{run_id}.run.lock", waiting):
+        try:
+            stored = find_record(root, study, run_id)
+        except RecordError as error:
+            aside = _set_aside(folder / f"{run_id}.json")
+            log.warning("damaged, now %s and to be measured again: %s", aside, error)
+        yield stored
+
+
+def _set_aside(path: Path) -> str:
+    """Rename a damaged record and its values per example; the record's new name."""
+    names = (f".damaged-{k}" for k in itertools.count(1))
+    ending = next(name for name in names if not os.path.lexists(f"{path}{name}"))
+    # The record last: as long as it has its name, the rest of this is done by the next run.
+    for file in (examples_path(path), path):
+        with suppress(FileNotFoundError):
+            os.replace(file, f"{file}{ending}")
+    return f"{path.name}{ending}"
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read one file and check that it is where it belongs.
+    """Read one file and check that it is where it belongs, and in agreement with itself.
 
     Raises:
         RecordError: A damaged file, or one whose content is not what its place says; names it.
     """
     try:
         record = RunRecord.from_json(path.read_text(encoding="utf-8"))
+        check_consistency(record)
         _check_place(record, path)
-    except (RecordError, UnicodeDecodeError) as err:
+    except ValueError as err:
         raise RecordError(f"{path}: {err}") from err
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as err:
+        got = f"{type(err).__name__}: {err}"
+        raise RecordError(f"{path}: expected the layout of a record; got {got}") from err
     return record
 
 
@@ -191,68 +248,3 @@ def _check_place(record: RunRecord, path: Path) -> None:
             f"the content belongs to run {record.run_id} ({record.status}) of study "
             f"{record.study}, which is stored under {folder}/"
         )
-
-
-def write_new(path: Path, data: bytes) -> bool:
-    """Write a file whole or not at all; False, and nothing done, if it exists already.
-
-    Raises:
-        OSError: The file cannot be written; nothing is left behind.
-    """
-    if path.exists():
-        return False
-    with _written(path.parent, data) as temporary:
-        return _publish(temporary, path)
-
-
-def _write_both(path: Path, data: bytes, examples: bytes) -> bool:
-    """A record with its values per example: both or none; False if one of the names is taken.
-
-    Both are on disk before the first name is given, so that only an end of the process between two
-    system calls could leave values without a record. Such a file keeps its name: it might belong to
-    another process that is about to store, and the run then becomes a repeat.
-    """
-    if path.exists():
-        return False
-    with _written(path.parent, data) as record, _written(path.parent, examples) as values:
-        beside, stored = examples_path(path), False
-        if not _publish(values, beside):
-            return False
-        try:
-            stored = _publish(record, path)
-        finally:
-            if not stored:
-                beside.unlink()
-        return stored
-
-
-@contextmanager
-def _written(folder: Path, data: bytes) -> Iterator[Path]:
-    """A file with this content under a name that nobody reads, inside the `with`."""
-    temporary = folder / f".{uuid.uuid4().hex}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _publish(temporary: Path, path: Path) -> bool:
-    try:
-        # Unlike a rename, a link fails where the name is taken, so a race has one winner.
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as err:
-        if err.errno not in _NO_HARD_LINKS:
-            raise
-        # A file system without hard links: take the name first, then put the content there.
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            return False
-        os.replace(temporary, path)
-    return True

@@ -8,16 +8,21 @@ always means "not measured":
     "non_finite": {"/metrics/pruned/perplexity": "inf"}
 
 Reading the record gives the number back. The keys of `non_finite` are JSON pointers (RFC 6901).
+
+A document says under `content` what else it held when it was written, as a sha256, so that one that
+was edited by hand is noticed. Documents of earlier versions have no such key.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import numbers
 from copy import deepcopy
 from typing import Any
 
+CONTENT = "content"
 _NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
@@ -48,6 +53,32 @@ def from_plain(data: dict[str, Any]) -> dict[str, Any]:
     for pointer, name in non_finite.items():
         _restore(copy, pointer, name)
     return copy
+
+
+def stamped(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with `content`, before its `provenance`."""
+    items = list(document.items())
+    items.insert(list(document).index("provenance"), (CONTENT, _digest(document)))
+    return dict(items)
+
+
+def check_stamp(document: dict[str, Any]) -> None:
+    """Refuse a document that has a `content` which is not its own.
+
+    Raises:
+        RecordError: It was changed since it was written.
+    """
+    if CONTENT in document and document[CONTENT] != (digest := _digest(document)):
+        raise RecordError(
+            f"{CONTENT}: expected {document[CONTENT]}, as when it was written; got {digest}: it "
+            "was changed since"
+        )
+
+
+def _digest(document: dict[str, Any]) -> str:
+    rest = {key: value for key, value in document.items() if key != CONTENT}
+    text = json.dumps(rest, sort_keys=True)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def to_text(document: dict[str, Any]) -> str:
