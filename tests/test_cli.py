@@ -216,14 +216,15 @@ def test_a_stored_run_is_still_saved_when_a_model_is_asked_for(tmp_path, run):
     assert run(overrides, tmp_path).returncode == 0
     saving = [*overrides, f"save_to={tmp_path / 'models'}"]
     assert run(saving, tmp_path).returncode == 0
-    records = records_in(tmp_path / "results" / "local")
-    assert len(records) == 2
-    saved = tmp_path / "models" / records[0]["run_id"]
+    (record,) = records_in(tmp_path / "results" / "local")  # it is not measured again
+    saved = tmp_path / "models" / record["run_id"]
     assert (saved / "model.safetensors").is_file()
+    plan = PruningPlan.from_json((saved / "plan.json").read_text())
+    assert PruningPlan.from_dict(record["plan"]) == plan
     # Asked again, also for a repeat, nothing is lost and nothing is overwritten.
     before = (saved / "model.safetensors").stat().st_mtime_ns
     assert run([*saving, "if_stored=repeat"], tmp_path).returncode == 0
-    assert len(records_in(tmp_path / "results" / "local")) == 3
+    assert len(records_in(tmp_path / "results" / "local")) == 2
     assert (saved / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -253,14 +254,17 @@ def test_other_content_under_the_same_names_is_another_run(tmp_path, run):
     assert sorted(r["metrics"]["protocol"]["examples"] for r in records) == [19, 30]
 
 
-def test_a_damaged_record_hides_no_failure(tmp_path, run):
+def test_a_damaged_record_is_set_aside_and_hides_no_failure(tmp_path, run):
     overrides = sentence_overrides(tmp_path)
     assert run([*overrides, "ratio=0.2"], tmp_path).returncode == 0
     (path,) = (tmp_path / "results" / "local").glob("*.json")
-    path.write_text(path.read_text()[:-30])
+    damaged = path.read_text()[:-30]
+    path.write_text(damaged)
     done = run(["-m", "ratio=0.2,1.5", *overrides], tmp_path)
     assert done.returncode == 1
-    assert "no table: RecordError" in done.stdout
+    assert f"damaged, now {path.name}.damaged-1 and to be measured again" in done.stdout
+    assert path.with_name(f"{path.name}.damaged-1").read_text() == damaged
+    assert json.loads(path.read_text())["status"] == "ok"
     assert "1 of 2 points failed" in done.stdout
 
 

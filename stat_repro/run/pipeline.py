@@ -55,24 +55,7 @@ def run_experiment(
     watch = Stopwatch()
     reset_cuda_peak_memory(resolve_device(config.device))
     with watch.stage("total_s"):
-        with watch.stage("load_s"):
-            dense = cache.dense(config)
-        if config.cost.enabled:  # refuses a wrong length before the work
-            timed_length(config.cost, dense.loaded.model, dense.workload.sequence_length)
-        calibrated = cache.calibrated(config)
-        compression = compress(
-            dense.loaded.model,
-            calibrated.examples,
-            ratio=config.ratio,
-            round_to=config.round_to,
-            statistics=config.calibration.statistics,
-            sketch=sketch_of(config),
-            sequence_length=dense.workload.sequence_length,
-            calibration=calibrated.calibration,
-            seed=config.seed,
-            engine=config.calibration.engine,
-            **asdict(config.pruning),
-        )
+        dense, calibrated, compression = _compressed(config, cache, watch)
         if world().rank > 0:
             return None
         with watch.stage("evaluate_s"):
@@ -94,6 +77,57 @@ def run_experiment(
     }
     record = _record(config, name, calibrated, compression, measured, watch)
     return Experiment(record, compression, dense.loaded.tokenizer, kept)
+
+
+def _compressed(
+    config: RunConfig, cache: SweepCache, watch: Stopwatch
+) -> tuple[DenseModel, CalibratedModel, Compression]:
+    """The part of a run that ends with the pruned model."""
+    with watch.stage("load_s"):
+        dense = cache.dense(config)
+    if config.cost.enabled:  # refuses a wrong length before the work
+        timed_length(config.cost, dense.loaded.model, dense.workload.sequence_length)
+    calibrated = cache.calibrated(config)
+    compression = compress(
+        dense.loaded.model,
+        calibrated.examples,
+        ratio=config.ratio,
+        round_to=config.round_to,
+        statistics=config.calibration.statistics,
+        sketch=sketch_of(config),
+        sequence_length=dense.workload.sequence_length,
+        calibration=calibrated.calibration,
+        seed=config.seed,
+        engine=config.calibration.engine,
+        **asdict(config.pruning),
+    )
+    return dense, calibrated, compression
+
+
+def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder: Path) -> None:
+    """Make the pruned model of a stored run once more, to save it; nothing is measured.
+
+    If several processes work on it, the first one saves.
+
+    Args:
+        config: The run.
+        cache: Values shared with other runs of the process.
+        record: Its stored record.
+        folder: See `output_folder`.
+
+    Raises:
+        ConfigError: The plan is not that of the record.
+    """
+    dense, _, compression = _compressed(config, cache, Stopwatch())
+    if compression.plan.layers != record.layers:
+        raise ConfigError(
+            f"save_to: expected the plan of the stored record {record.run_id}; got another one, as "
+            "other packages or another device may give; choose if_stored=repeat, which measures "
+            "the model that is saved"
+        )
+    if world().rank == 0:
+        experiment = Experiment(record, compression, dense.loaded.tokenizer, None)
+        save_model(config, experiment, folder)
 
 
 def _costs(config: RunConfig, dense: DenseModel, compression: Compression) -> dict[str, Any]:

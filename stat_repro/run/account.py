@@ -1,0 +1,180 @@
+"""How every point of a sweep ended: kept where the point runs, told when the sweep is over.
+
+Hydra goes on after whatever a callback raises, so its callback here only opens the account, and
+`stat_repro.run.cli` closes it. Points that run in the sweep's own process are kept in memory; those
+in other processes (see `launchers`) leave a file in Hydra's output folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from stat_repro.run import launchers
+
+log = logging.getLogger("stat_repro")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one point ended.
+
+    Attributes:
+        point: The overrides that make the point.
+        status: `ok`, `stored` (its record existed) or `failed`.
+        record: Path of the record; None if none could be stored.
+        error: One line, for failed points.
+    """
+
+    point: str
+    status: str
+    record: str | None
+    error: str | None
+
+
+@dataclass
+class Sweep:
+    """The account of one sweep, in the process that started it.
+
+    Attributes:
+        folder: Hydra's folder of the sweep.
+        points: How many points it has; None where only its sweeper knows.
+        outcomes: Of the points that ran in this process.
+        process: This process.
+        before: Files of earlier sweeps in the folder, with the times of their last change.
+    """
+
+    folder: Path
+    points: int | None
+    outcomes: list[Outcome] = field(default_factory=list)
+    process: int = field(default_factory=os.getpid)
+    before: dict[Path, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.before = self._files()
+
+    def all_outcomes(self) -> list[Outcome]:
+        """Those of this process, then those of others; one that cannot be read is a failure."""
+        files = [file for file, time in self._files().items() if self.before.get(file) != time]
+        return [*self.outcomes, *map(_read, sorted(files, key=lambda f: (len(f.name), f.name)))]
+
+    def _files(self) -> dict[Path, int]:
+        return {file: file.stat().st_mtime_ns for file in self.folder.rglob("outcome-*.json")}
+
+
+_sweep: Sweep | None = None
+
+
+class SweepAccount(Callback):
+    """Opens the account of a multirun."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a launcher that cannot work, before the sweep."""
+        global _sweep
+        try:
+            launchers.check(config)
+            _sweep = Sweep(Path(config.hydra.sweep.dir), _points(config))
+        except Exception as error:
+            raise SystemExit(f"no sweep: {line_of(error)}") from None
+
+
+def keep(outcome: Outcome) -> None:
+    """Note how a point of a sweep ended; if that is impossible, the sweep goes on."""
+    if _sweep is not None and _sweep.process == os.getpid():
+        _sweep.outcomes.append(outcome)
+        return
+    hydra = HydraConfig.get()
+    try:
+        folder = Path(hydra.runtime.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"outcome-{hydra.job.num}.json"
+        file.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    except OSError as error:
+        log.error("how this point ended cannot be kept: %s", line_of(error))
+
+
+def tell() -> bool:
+    """Close the account, if there is one: print the table of the sweep and every failure.
+
+    Returns:
+        Whether all is well.
+    """
+    global _sweep
+    sweep, _sweep = _sweep, None
+    if sweep is None:
+        return True
+    try:
+        outcomes = sweep.all_outcomes()
+    except OSError as error:
+        print(f"\nno account of the sweep: {line_of(error)}")
+        return False
+    good = print_table([o for o in outcomes if o.status != "failed"])
+    failed = [o for o in outcomes if o.status == "failed"]
+    missing = 0 if sweep.points is None else max(0, sweep.points - len(outcomes))
+    if failed:
+        print(f"\n{len(failed)} of {sweep.points or len(outcomes)} points failed:")
+        for outcome in failed:
+            print(f"  {outcome.point}: {outcome.error}")
+            if outcome.record is not None:
+                print(f"    {outcome.record}")
+    if missing:
+        print(
+            f"\n{missing} of {sweep.points} points did not say how they ended; the same command "
+            "runs those that are not stored"
+        )
+    return good and not failed and not missing
+
+
+def print_table(outcomes: list[Outcome]) -> bool:
+    """Print the records of these points; False if that fails, after printing why."""
+    from stat_repro.reporting.tables import summary_table, to_text
+    from stat_repro.results.store import read_record, to_frame
+
+    paths = [Path(o.record) for o in outcomes if o.record is not None]
+    if not paths:
+        return True
+    try:
+        table = to_text(summary_table(to_frame([read_record(path) for path in paths])))
+    except Exception as error:  # whatever is wrong with a record must reach the exit status
+        print(f"\nno table: {line_of(error)}")
+        return False
+    print(f"\n{table}\n\nrecords:")
+    for path in paths:
+        print(f"  {path}")
+    return True
+
+
+def line_of(error: BaseException) -> str:
+    """Type and message of an error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _points(config: DictConfig) -> int | None:
+    """How many points Hydra's own sweeper makes of the command line and the stored sweep."""
+    settings = {**(config.hydra.sweeper.get("params") or {})}
+    texts = [f"{key}={value}" for key, value in settings.items()] + [*config.hydra.overrides.task]
+    try:
+        parsed = OverridesParser.create().parse_overrides(texts)
+        by_key = {one.get_key_element(): one for one in parsed}  # the last one counts
+        swept = [one for one in by_key.values() if one.is_sweep_override()]
+        return math.prod(len(list(one.sweep_iterator())) for one in swept)
+    except (HydraException, AssertionError):  # another sweeper's syntax, or a glob
+        return None
+
+
+def _read(file: Path) -> Outcome:
+    try:
+        return Outcome(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        return Outcome(str(file), "failed", None, f"cannot be read: {line_of(error)}")

@@ -1,0 +1,150 @@
+"""The account of a sweep: told and counted whatever becomes of its points and its files."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from made_up_records import make_record
+from pico_config import CONF
+
+from stat_repro.config import RunConfig
+from stat_repro.results import save_record
+from stat_repro.run import account
+from stat_repro.run.account import Outcome, Sweep
+
+
+@pytest.fixture
+def ends(tmp_path, monkeypatch, capsys):
+    """`ends(points, outcomes)`: a sweep of so many points; is all well, and what it says."""
+
+    def of(points, *outcomes):
+        monkeypatch.setattr(account, "_sweep", Sweep(tmp_path / "hydra", points))
+        for outcome in outcomes:
+            account.keep(outcome)
+        return account.tell(), capsys.readouterr().out
+
+    return of
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """`elsewhere(num, folder, outcome)`: a point that runs in another process than the sweep."""
+
+    def keeps(num, folder, outcome):
+        hydra = SimpleNamespace(
+            runtime=SimpleNamespace(output_dir=tmp_path / "hydra" / folder),
+            job=SimpleNamespace(num=num),
+        )
+        monkeypatch.setattr(account.HydraConfig, "get", lambda: hydra)
+        monkeypatch.setattr(account, "_sweep", None)
+        account.keep(outcome)
+        return tmp_path / "hydra" / folder / f"outcome-{num}.json"
+
+    return keeps
+
+
+def stored(tmp_path, **changes):
+    path = save_record(make_record(**changes), tmp_path / "results")
+    return Outcome(f"ratio={changes.get('ratio')}", "ok", str(path), None)
+
+
+FAILED = Outcome("ratio=1.5", "failed", None, "ConfigError: no")
+
+
+def test_a_good_sweep_shows_its_table(ends, tmp_path):
+    good, text = ends(2, stored(tmp_path, ratio=0.3), stored(tmp_path, ratio=0.5))
+    assert good
+    assert "0.3" in text
+    assert text.count(".json") == 2
+
+
+def test_a_failed_point_is_told_and_counted(ends, tmp_path):
+    good, text = ends(2, stored(tmp_path, ratio=0.3), FAILED)
+    assert not good
+    assert "1 of 2 points failed:\n  ratio=1.5: ConfigError: no" in text
+
+
+def test_a_point_without_an_outcome_is_told(ends, tmp_path):
+    good, text = ends(3, stored(tmp_path, ratio=0.3))
+    assert not good
+    assert "2 of 3 points did not say how they ended" in text
+    assert ends(None, stored(tmp_path, ratio=0.5))[0]  # a sweeper that keeps the number to itself
+
+
+@pytest.mark.parametrize(
+    "folders", [("0", "1"), ("run_0", "run_1"), ("a/ratio=0.3", "b"), ("", "")]
+)
+def test_points_of_other_processes_are_read_whatever_their_folders_are(
+    folders, ends, elsewhere, tmp_path
+):
+    sweep = Sweep(tmp_path / "hydra", 2)
+    elsewhere(0, folders[0], stored(tmp_path, ratio=0.3))
+    elsewhere(1, folders[1], FAILED)
+    assert [o.status for o in sweep.all_outcomes()] == ["ok", "failed"]
+
+
+def test_outcomes_of_an_earlier_sweep_do_not_count(ends, elsewhere, tmp_path):
+    elsewhere(0, "0", FAILED)
+    elsewhere(1, "1", FAILED)
+    good, text = ends(1, stored(tmp_path, ratio=0.3))
+    assert good
+    assert "failed" not in text
+
+
+@pytest.mark.parametrize("text", ["", '{"point": "x"', "[]", '{"point": "x"}', "\udcff"])
+def test_a_torn_outcome_is_a_failure(text, elsewhere, tmp_path):
+    sweep = Sweep(tmp_path / "hydra", 1)
+    elsewhere(0, "0", FAILED).write_bytes(text.encode("utf-8", "surrogateescape"))
+    (outcome,) = sweep.all_outcomes()
+    assert outcome.status == "failed"
+    assert "outcome-0.json" in outcome.point
+    assert "cannot be read" in outcome.error
+
+
+def test_an_outcome_that_cannot_be_written_stops_nothing(elsewhere, tmp_path, caplog):
+    (tmp_path / "hydra").write_text("a file in the way")
+    elsewhere(0, "0", FAILED)
+    assert "cannot be kept" in caplog.text
+
+
+def test_text_for_a_number_in_a_record_reaches_the_exit_status(ends, tmp_path):
+    outcome = stored(tmp_path, ratio=0.3)
+    path = Path(outcome.record)
+    data = json.loads(path.read_text())
+    data["timings"]["compress_s"] = "quick"
+    del data["content"]
+    path.write_text(json.dumps(data))
+    good, text = ends(1, outcome)
+    assert not good
+    assert "no table: RecordError" in text
+    assert "timings.compress_s: expected a number or null; got 'quick'" in text
+
+
+def test_a_sweep_that_cannot_be_accounted_for_does_not_start(monkeypatch):
+    def broken(config):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(account.launchers, "check", broken)
+    with pytest.raises(SystemExit, match="no sweep: ValueError: no such thing"):
+        account.SweepAccount().on_multirun_start(None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "points"),
+    [
+        (["ratio=0.3,0.5", "seed=range(3)"], 6),
+        (["ratio=0.3"], 1),
+        (["sweep=movie_reviews_minilm", "ratio=0.3", "seed=0"], 2),
+        (["seed=glob(*)"], None),
+    ],
+)
+def test_points_are_counted_as_hydra_counts_them(overrides, points):
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    sweep = [one for one in overrides if one.startswith("sweep=")]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=sweep, return_hydra_config=True)
+    config.hydra.overrides.task = overrides
+    assert account._points(config) == points

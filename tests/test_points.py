@@ -1,0 +1,125 @@
+"""One point of the program: what is stored in which order, once, whoever else is at work."""
+
+import threading
+import time
+
+import pytest
+from made_up_records import make_config, make_record
+
+from stat_repro.config import TrackingConfig
+from stat_repro.results import load_records
+from stat_repro.run import cli, pipeline
+from stat_repro.run.pipeline import Experiment
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """`project(**settings)` runs a point whose stages are made up; what was done, in order."""
+    done = []
+
+    def experiment(config, cache, name):
+        done.append("measured")
+        time.sleep(0.1)
+        return Experiment(make_record(config=config), None, None, None)
+
+    def save(config, experiment, folder):
+        done.append("saved")
+        folder.mkdir(parents=True)
+        (folder / pipeline.PLAN_FILE).write_text("{}")
+
+    def again(config, cache, record, folder):
+        assert record.run_id == folder.name
+        save(config, None, folder)
+
+    monkeypatch.setattr(pipeline, "run_experiment", experiment)
+    monkeypatch.setattr(pipeline, "save_model", save)
+    monkeypatch.setattr(pipeline, "save_stored", again)
+
+    def point(**settings):
+        places = {"results": str(tmp_path / "results"), "save_to": str(tmp_path / "models")}
+        tracking = TrackingConfig(mode="disabled")
+        return cli._run("a point", make_config(tracking=tracking, **(places | settings)))
+
+    point.done = done
+    return point
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def dies(*arguments, **options):
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    ("place", "then"),
+    [
+        ("stat_repro.run.pipeline.run_experiment", ["measured", "saved"]),
+        ("stat_repro.run.pipeline.save_model", ["measured", "measured", "saved"]),
+        ("stat_repro.results.store.save_record", ["measured", "saved", "measured"]),
+        ("stat_repro.run.tracking.mirror", ["measured", "saved"]),
+    ],
+)
+def test_a_point_that_is_killed_anywhere_ends_as_one_that_is_not(
+    place, then, project, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(place, dies)
+        with pytest.raises(Killed):
+            project()
+    assert project().error is None
+    assert project.done == then
+    (record,) = load_records(tmp_path / "results", "made_up", failed=True, repeats=True)
+    assert names(tmp_path) == [
+        f"models/{record.run_id}/{pipeline.PLAN_FILE}",
+        f"results/made_up/{record.run_id}.json",
+    ]
+
+
+def test_a_full_disk_for_the_model_costs_no_measurement(project, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "save_model", full)
+        outcome = project()
+    assert outcome.status == "failed"
+    assert "the record is stored, but not the model: OSError" in outcome.error
+    assert project().status == "stored"
+    assert project().status == "stored"
+    assert project.done == ["measured", "saved"]
+    assert len(load_records(tmp_path / "results", "made_up", failed=True, repeats=True)) == 1
+
+
+def test_a_point_in_two_processes_is_measured_once(project, tmp_path, caplog):
+    caplog.set_level("INFO")
+    outcomes = []
+    both = [threading.Thread(target=lambda: outcomes.append(project())) for _ in range(3)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert sorted(outcome.status for outcome in outcomes) == ["ok", "stored", "stored"]
+    assert project.done == ["measured", "saved"]
+    assert "waiting for another process that is measuring it" in caplog.text
+    assert len(names(tmp_path / "results")) == 1
+    assert project(if_stored="repeat").record.endswith(".repeat-1.json")
+
+
+def test_stored_points_need_no_place_to_write(project, monkeypatch):
+    project()
+    monkeypatch.setattr("stat_repro.results.store.locked", dies)
+    assert project().status == "stored"
+
+
+def test_an_unwritable_study_is_told_before_the_work(project, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "made_up").write_text("a file in the way")
+    with pytest.raises(OSError, match="made_up"):
+        project()
+    assert project.done == []
