@@ -25,10 +25,15 @@ NOISE_RTOL = {
     torch.bfloat16: 6e-5,
 }
 
-# A pivot below this share of the first one is rounding noise: squares are compared for a Gram
-# matrix (relative error eps per entry, F terms), magnitudes for the activations themselves.
+# A pivot below this share of the first one is rounding noise, see `noise_share`: squares are
+# compared for a Gram matrix, magnitudes for the activations themselves.
 GRAM_RTOL = 1e-14
 QR_RTOL = 1e-13
+
+# The Schur complement of a Gram matrix has no negative diagonal entry. One below this share of the
+# largest entry says that rounding errors have grown with every pivot (Kahan's matrix is the known
+# case) and that R^T R is no longer G.
+_GROWN_ERRORS = 1e-9
 
 # Time of `blocked_cholesky` by LAPACK's for all pivots, one thread, F = 1536, 3072 and 11008: 1.9,
 # 1.4 and 1.1 for half of the pivots, 0.9, 0.7 and 0.6 for a quarter.
@@ -78,6 +83,15 @@ class PivotedFactor:
         return squares.flip(0).cumsum(0).flip(0).sqrt()
 
 
+def noise_share(rtol: float, size: int) -> float:
+    """The share of the largest entry that counts as noise in a matrix with `size` columns.
+
+    At least size * eps, as LAPACK has it: every entry of a Schur complement is a sum of up to as
+    many terms.
+    """
+    return max(rtol, size * torch.finfo(torch.float64).eps)
+
+
 def check_finite(matrix: torch.Tensor, what: str) -> None:
     """Refuse NaN and infinity.
 
@@ -102,11 +116,13 @@ def pivoted_cholesky(
     """Pivoted Cholesky factorisation of a positive semidefinite matrix.
 
     LAPACK always computes all pivots, also where few are wanted; on the CPU it is still faster
-    unless they are very few.
+    unless they are very few. Where rounding errors grow from pivot to pivot, the factor comes from
+    a pivoted QR of a root of G instead, which takes many times as long.
 
     Args:
         gram: G of shape (F, F), float64.
-        rtol: Pivots (squared lengths) at or below rtol times the first one end the factorisation.
+        rtol: Pivots (squared lengths) at or below this share of the first one end the
+            factorisation; at least `noise_share`.
         max_rank: Pivots at most; all if None. Only the first `max_rank` values of `magnitudes` and
             `max_rank` + 1 of `tail_norms` are meaningful then. Global allocation ranks the |R_ii|
             of all pivots and needs them all.
@@ -136,15 +152,38 @@ def pivoted_cholesky(
         return PivotedFactor(order=torch.arange(size, device=gram.device), factor=empty)
     if lapack is None:
         lapack = gram.device.type == "cpu" and wanted > _FEW_PIVOTS * size
-    trace = float(gram.diagonal().sum())
+    trace, lengths = float(gram.diagonal().sum()), gram.diagonal().clone()
+    share = noise_share(rtol, size)
     if lapack:
-        order, factor = _lapack_cholesky(gram, rtol * top, wanted, overwrite)
+        order, factor = _lapack_cholesky(gram, share * top, wanted, overwrite)
     else:
-        order, factor = blocked_cholesky(gram, rtol * top, wanted)
+        order, factor = blocked_cholesky(gram, share * top, wanted)
+    explained = torch.linalg.vector_norm(factor[:, len(factor) :], dim=0).square()
+    left = lengths[order[len(factor) :]] - explained
+    if len(left) and float(left.min()) < -_GROWN_ERRORS * top:
+        order, factor = _by_root(gram, lengths, share, wanted)
+    factor = factor.triu_()
     rest = 0.0
     if len(factor) == wanted < size:
         rest = max(trace - float(factor.square().sum()), 0.0)
     return PivotedFactor(order=order, factor=factor, rest=rest)
+
+
+def _by_root(
+    gram: torch.Tensor, lengths: torch.Tensor, share: float, max_rank: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pivots and factor by QR of B with B^T B = G: no error grows with the number of pivots.
+
+    Args:
+        gram: G; only what is below the diagonal is read, as LAPACK may have overwritten the rest.
+        lengths: The diagonal of G.
+        share: Squared pivots at or below this share of the first one are dropped.
+        max_rank: Pivots at most.
+    """
+    below = gram.tril(-1)
+    values, vectors = torch.linalg.eigh(below + below.T + torch.diag(lengths))
+    found = pivoted_qr(values.clamp_min(0.0).sqrt()[:, None] * vectors.T, share**0.5)
+    return found.order.to(gram.device), found.factor[:max_rank].to(gram.device)
 
 
 def _lapack_cholesky(
@@ -159,7 +198,7 @@ def _lapack_cholesky(
     if info < 0:
         raise LinAlgInputError(f"dpstrf refused argument {-info}")
     order = torch.from_numpy(pivots.astype(np.int64) - 1).to(gram.device)
-    factor = torch.from_numpy(packed.T)[: min(rank, max_rank)].triu_()
+    factor = torch.from_numpy(packed.T)[: min(rank, max_rank)]
     return order, factor.to(gram.device)
 
 
@@ -168,7 +207,8 @@ def pivoted_qr(activations: torch.Tensor, rtol: float = QR_RTOL) -> PivotedFacto
 
     Args:
         activations: A of shape (n, F); computed in float64 on the CPU.
-        rtol: Rows of R whose diagonal is at or below rtol times the first one are dropped.
+        rtol: Rows of R whose diagonal is at or below this share of the first one are dropped; at
+            least `noise_share`.
 
     Raises:
         LinAlgInputError: Not a matrix or not finite.
@@ -184,7 +224,8 @@ def pivoted_qr(activations: torch.Tensor, rtol: float = QR_RTOL) -> PivotedFacto
     r, pivots = scipy.linalg.qr(matrix, mode="r", pivoting=True, check_finite=False)
     r = r[: min(matrix.shape)]
     magnitudes = np.abs(np.diagonal(r))
-    rank = int(np.sum(magnitudes > rtol * magnitudes[0])) if magnitudes[0] > 0 else 0
+    share = noise_share(rtol, matrix.shape[1])
+    rank = int(np.sum(magnitudes > share * magnitudes[0])) if magnitudes[0] > 0 else 0
     return PivotedFactor(
         order=torch.from_numpy(pivots.astype(np.int64)),
         factor=torch.from_numpy(np.ascontiguousarray(r[:rank])),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from stat_repro.linalg.pivoting import GRAM_RTOL, QR_RTOL
+from stat_repro.linalg.pivoting import GRAM_RTOL, QR_RTOL, noise_share
 
 
 def unit_gram(gram: torch.Tensor, width: int) -> torch.Tensor:
@@ -46,7 +46,8 @@ def unit_factor(gram: torch.Tensor, order: torch.Tensor, width: int) -> torch.Te
     """
     columns = _columns(order, width)
     schur = gram[columns][:, columns].clone()
-    tolerance = GRAM_RTOL * float(schur.diagonal().max()) if len(columns) else 0.0
+    share = noise_share(GRAM_RTOL, len(columns))
+    tolerance = share * float(schur.diagonal().max()) if len(columns) else 0.0
     rows = torch.zeros_like(schur)
     for start in range(0, len(columns), width):
         unit = slice(start, start + width)
@@ -105,7 +106,8 @@ def removal_errors_from_activations(
     residual = activations[:, _columns(order, width)].clone()
     readers = weight.to(residual)[:, _columns(column_units, width)]
     # Directions below this length are rounding noise of the deflation.
-    noise = QR_RTOL * float(torch.linalg.matrix_norm(residual))
+    share = noise_share(QR_RTOL, residual.shape[1])
+    noise = share * float(torch.linalg.matrix_norm(residual))
     errors = [torch.linalg.matrix_norm(residual @ readers.T)]
     for start in range(0, residual.shape[1], width):
         left, values, _ = torch.linalg.svd(residual[:, start : start + width], full_matrices=False)
