@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from stat_repro.calibration.batches import CalibrationBatch, CalibrationError
+from stat_repro.calibration.batches import CalibrationBatch, CalibrationError, read_batches
 from stat_repro.calibration.capture import Calibration, collect_statistics, count_tokens
+from stat_repro.calibration.gradients import check_head, check_labels
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHODS, ConfigError, PruningConfig
 from stat_repro.config.pruning import check_target
@@ -18,11 +19,11 @@ from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput
 from stat_repro.methods.registry import PRUNE
 from stat_repro.methods.stat_layers import prune_by_layers
-from stat_repro.models.adapter import adapter_for
+from stat_repro.models.adapter import Adapter
 from stat_repro.plan import PruningPlan
 from stat_repro.report import CompressionReport, report_of
 from stat_repro.surgery.edit import prune_model
-from stat_repro.surgery.pruned_form import pruned_class
+from stat_repro.surgery.rebuilding import checked_adapter
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def compress(
     Args:
         model: BERT, DistilBERT, Llama, Mistral, Qwen2 or OPT with any task head; it is not changed.
         batches: Calibration batches as the model's tokenizer makes them: mappings with `input_ids`
-            (B, S) and `attention_mask`, for `method="fisher"` on classifiers also `labels` (B,). A
-            list or another iterable that can be read twice.
+            (B, S) and `attention_mask`, for `method="fisher"` on classifiers also `labels`: (B,),
+            (B, C) where `config.problem_type` says so. Any iterable; it is read once.
         ratio: Share of the prunable MACs that is removed, 0 <= ratio < 1.
         round_to: Neurons kept per layer are a multiple of this where the layer loses any; the total
             stays within the budget. Heads are not rounded: `head_dim` is a round number already.
@@ -73,7 +74,8 @@ def compress(
         sketch: For `statistics="sketch"`: kind, size and seed (`stat_repro.Sketch`).
         sequence_length: Mean tokens per example at which MACs are counted; by default that of the
             batches.
-        calibration: Dense statistics of these batches if they exist already (`calibrate`).
+        calibration: Dense statistics of these batches if they exist already (`calibrate`). A loader
+            that shuffles gives other batches each time: pass `list(loader)` to both.
         seed: Of `method="random"`.
         engine: `model` takes the statistics of all sites in one pass. `layers` takes all batches
             through one layer after the other, so that one layer's statistics are in memory at a
@@ -88,7 +90,8 @@ def compress(
 
     Raises:
         ConfigError: Unknown or inconsistent options.
-        UnsupportedModelError: No adapter for the model.
+        UnsupportedModelError: No adapter for the model, or one with modules or settings that its
+            config does not describe.
         CalibrationError: Unusable batches.
         BudgetError: A ratio that cannot be met.
     """
@@ -96,19 +99,21 @@ def compress(
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind=statistics, engine=engine)
     if spill is not None and engine != "layers":
         raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
-    batches = rereadable(batches)
+    adapter = checked_adapter(model)
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
-        adapter = adapter_for(model)
-        pruned_class(model)  # refuse an unknown task head before the work, not after it
+        batches, digest = read_batches(model, batches)
+        if METHODS[config.method].reads_labels:
+            check_head(model)
+            for batch in batches:
+                check_labels(model, batch)
         if calibration is None:
             with watch.stage("calibrate_s"):
-                calibration = calibrate(
-                    model, batches, statistics=statistics, sketch=sketch, config=config,
-                    engine=engine,
-                )  # fmt: skip
+                calibration = _calibrated(
+                    model, adapter, batches, statistics, sketch, config.needs_statistics(engine)
+                )
         else:
-            _check_calibration(calibration, engine, config)
+            _check_calibration(calibration, digest, engine, config)
         if sequence_length is None:
             sequence_length = calibration.mean_length
         request = MethodInput(
@@ -155,20 +160,40 @@ def calibrate(
             counted.
         engine: As `compress` takes it; with `config` and `layers` only the tokens are counted.
     """
-    if config is not None and not config.needs_statistics(engine):
-        return count_tokens(rereadable(batches))
+    adapter = checked_adapter(model)
+    read, digest = read_batches(model, batches)
+    wanted = config is None or config.needs_statistics(engine)
+    calibration = _calibrated(model, adapter, read, statistics, sketch, wanted)
+    return replace(calibration, digest=digest)
+
+
+def _calibrated(
+    model: PreTrainedModel,
+    adapter: Adapter,
+    batches: Sequence[CalibrationBatch],
+    statistics: str,
+    sketch: Sketch | None,
+    wanted: bool,
+) -> Calibration:
+    """Statistics of all sites, or the number of tokens alone."""
+    if not wanted:
+        return count_tokens(batches)
+    label = "statistics of the dense model"
     return collect_statistics(
-        model,
-        adapter_for(model),
-        rereadable(batches),
-        statistics=statistics,
-        sketch=sketch,
-        label="statistics of the dense model",
+        model, adapter, batches, statistics=statistics, sketch=sketch, label=label
     )
 
 
-def _check_calibration(calibration: Calibration, engine: str, config: PruningConfig) -> None:
-    """Refuse a calibration that lacks what will be read, or holds what will not."""
+def _check_calibration(
+    calibration: Calibration, digest: str, engine: str, config: PruningConfig
+) -> None:
+    """Refuse a calibration of other batches, without what will be read, or with what will not."""
+    if calibration.digest not in (None, digest):
+        raise CalibrationError(
+            "calibration: expected the statistics of these batches; got those of others (sha256 "
+            f"{calibration.digest[:10]} instead of {digest[:10]}). A loader that shuffles gives "
+            "other batches each time it is read: choose list(loader) for calibrate and compress"
+        )
     if config.needs_statistics(engine) and not calibration.statistics:
         raise CalibrationError(
             f"calibration: method={config.method}, allocation={config.allocation}, "
@@ -197,17 +222,3 @@ def pruning_config(method: str, options: dict[str, Any]) -> PruningConfig:
         options = {**options, "min_units": 0}
     defaults = METHODS[method].defaults if method in METHODS else {}
     return PruningConfig(method=method, **{**defaults, **options})
-
-
-def rereadable(batches: Iterable[CalibrationBatch]) -> Iterable[CalibrationBatch]:
-    """The batches, refused where a second pass would find none.
-
-    Raises:
-        CalibrationError: An iterator.
-    """
-    if isinstance(batches, Iterator):
-        raise CalibrationError(
-            "batches: expected an iterable that can be read twice, such as a list; got "
-            f"{type(batches).__name__}, which is empty after the first pass"
-        )
-    return batches

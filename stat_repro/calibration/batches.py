@@ -2,21 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import Adapter
+from stat_repro.parallel import same_everywhere
 
 CalibrationBatch = Mapping[str, torch.Tensor]
 
 
-NO_TOKENS = "the calibration set holds no tokens: expected at least one batch"
+NO_TOKENS = (
+    "the calibration set holds no tokens: expected at least one batch (an iterator is empty after "
+    "its first pass)"
+)
 
 
 class CalibrationError(ValueError):
     """Calibration input or activations that cannot be used; names the batch or the site."""
+
+
+def read_batches(
+    model: PreTrainedModel, batches: Iterable[CalibrationBatch]
+) -> tuple[list[dict[str, torch.Tensor]], str]:
+    """Read the calibration batches once, so that every pass sees the same ones in the same order.
+
+    A loader that shuffles, masks at random or streams gives others every time it is read, while
+    methods compare passes position by position.
+
+    Args:
+        model: The model that will read them; its weights are not needed.
+        batches: As `stat_repro.compress` takes them; also an iterator.
+
+    Returns:
+        Copies on the CPU, and a sha256 of what statistics depend on: everything but `labels`.
+
+    Raises:
+        CalibrationError: No batches, or one that the model cannot read; names it.
+        RankError: Other batches in another process of the run.
+    """
+    if isinstance(batches, Mapping) or not isinstance(batches, Iterable):
+        raise CalibrationError(
+            "batches: expected an iterable of mappings, such as a list or a DataLoader; got one "
+            f"{type(batches).__name__}"
+        )
+    sha, kept = hashlib.sha256(), []
+    for number, batch in enumerate(batches):
+        try:
+            _check_batch(model, batch)
+        except CalibrationError as error:
+            raise CalibrationError(f"batches, number {number}: {error}") from None
+        kept.append({key: value.detach().cpu().clone() for key, value in batch.items()})
+        for key, value in sorted(kept[-1].items()):
+            if key != "labels":
+                numbers = value.double() if value.is_floating_point() else value.long()
+                sha.update(f"{key} {tuple(value.shape)} ".encode() + numbers.numpy().tobytes())
+    if not kept:
+        raise CalibrationError(NO_TOKENS)
+    same_everywhere("calibration batches (sha256)", sha.hexdigest())
+    return kept, sha.hexdigest()
+
+
+def _check_batch(model: PreTrainedModel, batch: Any) -> None:
+    """Refuse a batch that the model cannot read."""
+    if not isinstance(batch, Mapping):
+        raise CalibrationError(
+            "expected a mapping with input_ids (B, S) and attention_mask, as the tokenizer makes "
+            f"it; got {type(batch).__name__}"
+        )
+    mask, ids = token_mask(model_inputs(batch)), batch["input_ids"]
+    if ids.ndim not in (2, 3) or 0 in ids.shape or ids.dtype not in (torch.int64, torch.int32):
+        raise CalibrationError(
+            "input_ids: expected integers of shape (B, S) with at least one row and one token "
+            f"(multiple choice: (B, choices, S)); got {tuple(ids.shape)} {ids.dtype}"
+        )
+    given = batch.get("attention_mask")
+    if given is not None and not torch.equal(given, given.bool().to(given.dtype)):
+        raise CalibrationError(
+            "attention_mask: expected 1 for tokens and 0 for padding; got values from "
+            f"{float(given.min())} to {float(given.max())}"
+        )
+    embeddings = model.get_input_embeddings()
+    low, high, rows = int(ids.min()), int(ids.max()), len(embeddings.weight)
+    if low < 0 or high >= rows:
+        raise CalibrationError(
+            f"input_ids: expected token ids from 0 to {rows - 1}, the rows of the model's "
+            f"embeddings; got {low} to {high}. Tokens that were added to the tokenizer need "
+            "model.resize_token_embeddings(len(tokenizer))"
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and mask.shape[1] > positions:
+        raise CalibrationError(
+            f"input_ids: expected at most {positions} tokens per row, the model's positions; got "
+            f"{mask.shape[1]}"
+        )
 
 
 def forward_options(adapter: Adapter) -> dict[str, bool]:
@@ -44,9 +126,7 @@ def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tenso
 def _rows(key: str, value: torch.Tensor) -> torch.Tensor:
     """(B, choices, S) of multiple choice as (B * choices, S), which is what the backbone gets."""
     if not isinstance(value, torch.Tensor):
-        raise CalibrationError(
-            f"calibration batch, key {key}: expected a tensor; got {type(value).__name__}"
-        )
+        raise CalibrationError(f"key {key}: expected a tensor; got {type(value).__name__}")
     return value.flatten(0, 1) if value.ndim == 3 else value
 
 

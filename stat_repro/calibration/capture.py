@@ -43,6 +43,7 @@ class Calibration:
         statistics: Per (layer, kind).
         tokens: Tokens without padding.
         examples: Rows of the batches.
+        digest: sha256 of the batches (`read_batches`); None where they were not read once.
         derived: What methods computed from the statistics and the model, if it holds for any ratio;
             by a key that names the method and the options that matter. Several ratios share it as
             they share the statistics.
@@ -51,6 +52,7 @@ class Calibration:
     statistics: Mapping[tuple[int, SiteKind], SiteStatistics]
     tokens: int
     examples: int
+    digest: str | None = None
     derived: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property

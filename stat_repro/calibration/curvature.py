@@ -30,6 +30,7 @@ from stat_repro.calibration.divergence import (
     are_probabilities,
     compared_inputs,
     predictions,
+    problem_of,
 )
 from stat_repro.calibration.gradients import frozen_parameters
 from stat_repro.models.adapter import Adapter, Site, linear
@@ -108,7 +109,11 @@ def _gradients(
     inputs, compared = compared_inputs(model, batch, next(model.parameters()).device)
     with torch.enable_grad(), _consumer_outputs(model, sites) as outputs:
         output = model(**inputs, **forward_options(adapter))
-        heads, probabilities = predictions(output, compared), are_probabilities(output)
+        problem = problem_of(model)
+        heads, probabilities = (
+            predictions(output, compared, problem),
+            are_probabilities(output, problem),
+        )
         gradients = torch.autograd.grad(_signed(heads, signs, probabilities), outputs)
     return gradients, sum(map(len, heads)), 0.5 if probabilities else 1.0
 

@@ -22,6 +22,7 @@ from stat_repro.calibration.divergence import (
     compared_inputs,
     divergence,
     predictions,
+    problem_of,
 )
 from stat_repro.models.adapter import Adapter
 from stat_repro.models.modes import evaluating, forwards_replaced
@@ -44,7 +45,7 @@ class DenseRun:
     def __init__(
         self, model: nn.Module, adapter: Adapter, batches: Iterable[CalibrationBatch], tokens: int
     ) -> None:
-        self._model = model
+        self._model, self._problem = model, problem_of(model)
         self._layers = [model.get_submodule(name) for name in adapter.layer_names]
         self._options = forward_options(adapter)
         self._inputs: list[dict[str, torch.Tensor]] = []
@@ -60,8 +61,8 @@ class DenseRun:
                     output = model(**inputs, **self._options)
                 self._inputs.append(inputs)
                 self._masks.append(mask)
-                self._reference.append(predictions(output, mask))
-        self._probabilities = are_probabilities(output) if self._inputs else True
+                self._reference.append(predictions(output, mask, self._problem))
+        self._probabilities = are_probabilities(output, self._problem) if self._inputs else True
         self.rows = sum(len(rows) for heads in self._reference for rows in heads)
 
     def _remember(self, layer: int, before: torch.Tensor, after: torch.Tensor) -> None:
@@ -81,7 +82,7 @@ class DenseRun:
                 skipped = [_returning(hidden[layer])] * layer
                 with forwards_replaced(self._layers[:layer], skipped):
                     output = self._model(**inputs, **self._options)
-                now = predictions(output, mask)
+                now = predictions(output, mask, self._problem)
                 total += divergence(reference, now, probabilities=self._probabilities)
         return total / self.rows
 

@@ -10,12 +10,46 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
-from stat_repro.calibration.batches import CalibrationBatch, model_inputs, token_mask
+from stat_repro.calibration.batches import (
+    CalibrationBatch,
+    CalibrationError,
+    model_inputs,
+    token_mask,
+)
 
 # Positions of an example that are compared, spread evenly, if a model predicts at every position.
 # A vocabulary of 49,152 would take 100 MB for one window of 512 tokens.
 POSITIONS = 64
+CLASSIFIER = "ForSequenceClassification"
+PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+
+
+def problem_of(model: nn.Module) -> str | None:
+    """How the outputs of a sequence classifier are read: `config.problem_type`.
+
+    Returns:
+        `regression` (also where nothing is said and there is a single output),
+        `single_label_classification` (also where nothing is said and there are more) or
+        `multi_label_classification`; None for models that are no sequence classifiers.
+
+    Raises:
+        CalibrationError: Another value.
+    """
+    if not type(model).__name__.endswith(CLASSIFIER):
+        return None
+    config: Any = model.config
+    kind = config.problem_type
+    if kind not in (None, *PROBLEMS):
+        raise CalibrationError(
+            f"config.problem_type: expected one of {', '.join(PROBLEMS)}; got {kind!r}"
+        )
+    if kind == PROBLEMS[1] and config.num_labels > 1:
+        return kind
+    if kind is None or kind == PROBLEMS[1]:
+        return PROBLEMS[0] if config.num_labels == 1 else PROBLEMS[1]
+    return kind
 
 
 def compared_inputs(
@@ -47,16 +81,18 @@ def _shared_positions(model: nn.Module, mask: Tensor) -> Tensor | None:
     return compared_positions(mask[0])
 
 
-def predictions(output: Any, mask: Tensor) -> list[Tensor]:
+def predictions(output: Any, mask: Tensor, problem: str | None = None) -> list[Tensor]:
     """The rows of a model's output that are compared, one list entry per head.
 
     Args:
         output: The output of a transformers model for one batch.
         mask: Which positions are tokens, bool (B, S).
+        problem: `problem_of` the model.
 
     Returns:
-        float32 tensors of shape (rows, C): log-probabilities; for a single output (C = 1, as in
-        regression) and for a model without a head the values themselves.
+        float32 tensors of shape (rows, C): log-probabilities; of several labels that may all hold
+        (B * labels, 2); for regression, for a single output (C = 1) and for a model without a head
+        the values themselves.
 
     Raises:
         TypeError: An output of an unknown kind.
@@ -73,7 +109,11 @@ def predictions(output: Any, mask: Tensor) -> list[Tensor]:
     if logits is not None:
         if logits.ndim == 3:
             logits = _spread_rows(logits, mask)
-        return [logits.float() if logits.shape[-1] == 1 else logits.float().log_softmax(dim=-1)]
+        logits = logits.float()
+        if problem == "multi_label_classification":
+            both = torch.stack([logits, -logits], dim=-1)  # each label holds or does not
+            return [logsigmoid(both).flatten(0, 1)]
+        return [logits.log_softmax(dim=-1) if are_probabilities(output, problem) else logits]
     hidden = getattr(output, "last_hidden_state", None)
     if hidden is None:
         raise TypeError(
@@ -83,10 +123,12 @@ def predictions(output: Any, mask: Tensor) -> list[Tensor]:
     return [_spread_rows(hidden, mask).float()]
 
 
-def are_probabilities(output: Any) -> bool:
-    """Whether the rows of `predictions` are log-probabilities."""
+def are_probabilities(output: Any, problem: str | None = None) -> bool:
+    """Whether the rows of `predictions`, with the same arguments, are log-probabilities."""
     if getattr(output, "start_logits", None) is not None:
         return True
+    if problem is not None:
+        return problem != "regression"
     logits = getattr(output, "logits", None)
     return logits is not None and logits.shape[-1] > 1
 

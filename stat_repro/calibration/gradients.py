@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stat_repro.calibration.batches import CalibrationBatch, CalibrationError, token_mask
+from stat_repro.calibration.divergence import CLASSIFIER, problem_of
 from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError, linear
 from stat_repro.models.modes import evaluating
 from stat_repro.parallel import in_turns, own_share
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
 
-CLASSIFIER, LANGUAGE_MODEL = "ForSequenceClassification", "ForCausalLM"
+LANGUAGE_MODEL = "ForCausalLM"
+_LARGEST = torch.finfo(torch.float64).max
 
 
 def check_head(model: nn.Module) -> None:
@@ -38,6 +40,37 @@ def check_head(model: nn.Module) -> None:
             f"gradients of the loss: expected a model {CLASSIFIER} (classes, or one number) or "
             f"{LANGUAGE_MODEL}; got {name}"
         )
+
+
+def check_labels(model: nn.Module, batch: CalibrationBatch) -> None:
+    """Refuse labels that the loss of a classifier would read as something else.
+
+    Raises:
+        CalibrationError: Missing, of another shape or type, or out of range (-100 means no label).
+    """
+    problem = problem_of(model)
+    if problem is None:
+        return
+    config: Any = model.config
+    outputs, labels, rows = config.num_labels, batch.get("labels"), len(batch["input_ids"])
+    wanted, low, high = {
+        "single_label_classification": (f"class numbers from 0 to {outputs - 1}", 0, outputs - 1),
+        "multi_label_classification": ("values from 0 to 1", 0, 1),
+        "regression": ("finite numbers", -_LARGEST, _LARGEST),
+    }[problem]
+    classes = problem == "single_label_classification"
+    shape = (rows,) if classes or outputs == 1 else (rows, outputs)
+    got = "none" if labels is None else f"{labels.dtype} of shape {tuple(labels.shape)}"
+    if labels is not None and tuple(labels.shape) == shape:
+        inside = bool(((labels >= low) & (labels <= high)).all())
+        if inside and (labels.dtype == torch.int64 or not classes):
+            return
+        got += f", {float(labels.min()):g} to {float(labels.max()):g}"
+    raise CalibrationError(
+        "a calibration batch of a classifier needs the key labels for gradients of the loss: "
+        f"expected {wanted} of shape {shape} ({outputs} outputs, {problem}); got {got}; choose "
+        "other labels or another config.problem_type"
+    )
 
 
 def mask_gradients(
@@ -55,7 +88,7 @@ def mask_gradients(
         model: The model with its task head; not changed, and without gradients afterwards.
         adapter: Its adapter.
         batches: `input_ids` (B, S), `attention_mask` where there is padding, and for classifiers
-            `labels` (B,).
+            `labels`: class numbers (B,), one number (B,), or (B, C) for several labels or targets.
         label: Of the progress line.
 
     Returns:
@@ -63,7 +96,8 @@ def mask_gradients(
 
     Raises:
         UnsupportedModelError: A task head whose loss this module cannot compute.
-        CalibrationError: No batches, no labels, or a gradient that is not finite.
+        CalibrationError: No batches, no labels or unusable ones, or gradients that are not finite
+            or all zero.
     """
     check_head(model)
     device = next(model.parameters()).device
@@ -71,6 +105,7 @@ def mask_gradients(
     per_batch: list[Tensor] = []
     with evaluating(model), frozen_parameters(model):
         for batch in track(own_share(batches), label):
+            check_labels(model, batch)
             inputs = {key: value.to(device) for key, value in batch.items()}
             with torch.enable_grad(), _masked(model, sites, inputs["input_ids"]) as masks:
                 loss = _summed_loss(model, inputs)
@@ -85,6 +120,11 @@ def mask_gradients(
     for site in sites:
         if not bool(torch.isfinite(result[site.layer, site.kind]).all()):
             raise CalibrationError(f"{site.name}: NaN or infinite gradients of the loss")
+    if not any(bool(part.any()) for part in parts):
+        raise CalibrationError(
+            "gradients of the loss: expected some that are not zero; got zeros for all units and "
+            "examples, which rank nothing"
+        )
     return result
 
 
@@ -125,10 +165,11 @@ def _masked(model: nn.Module, sites: Sequence[Site], ids: Tensor) -> Iterator[li
 def _summed_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """Sum over the examples of a batch of their losses.
 
-    Classes: cross-entropy. A number: squared error. Running text: mean cross-entropy of an
-    example's tokens after the first, padding excluded.
+    One class: cross-entropy. Several labels: mean binary cross-entropy. Numbers: mean squared
+    error. Running text: mean cross-entropy of an example's tokens after the first, padding
+    excluded.
     """
-    labels = inputs.pop("labels", None)
+    labels = inputs.pop("labels", torch.empty(0))
     if type(model).__name__.endswith(LANGUAGE_MODEL):
         logits = _precise(model(**inputs, use_cache=False).logits[:, :-1])
         wanted = token_mask(inputs)[:, 1:] & token_mask(inputs)[:, :-1]
@@ -136,15 +177,16 @@ def _summed_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
             logits.transpose(1, 2), inputs["input_ids"][:, 1:], reduction="none"
         )
         return ((losses * wanted).sum(dim=1) / wanted.sum(dim=1).clamp_min(1)).sum()
-    if labels is None:
-        raise CalibrationError(
-            "a calibration batch of a classifier needs the key labels for gradients of the loss; "
-            f"got {', '.join(sorted(inputs))}"
-        )
     logits = _precise(model(**inputs).logits)
-    if logits.shape[-1] == 1:
-        return functional.mse_loss(logits[:, 0], labels.to(logits.dtype), reduction="sum")
-    return functional.cross_entropy(logits, labels, reduction="sum")
+    problem = problem_of(model)
+    if problem == "single_label_classification":
+        return functional.cross_entropy(logits, labels, reduction="sum")
+    labels = labels.view(logits.shape).to(logits.dtype)
+    if problem == "regression":
+        losses = functional.mse_loss(logits, labels, reduction="none")
+    else:
+        losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return losses.mean(dim=1).sum()
 
 
 def _precise(logits: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from stat_repro.api import pruning_config, rereadable
-from stat_repro.calibration.batches import CalibrationBatch
+from stat_repro.api import pruning_config
+from stat_repro.calibration.batches import CalibrationBatch, read_batches
 from stat_repro.calibration.capture import count_tokens
 from stat_repro.config.checks import one_of
 from stat_repro.config.pruning import check_target
@@ -112,12 +112,13 @@ def compress_checkpoint(
     """
     config = pruning_config(method, options)
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind="gram", engine="layers")
-    batches, source = rereadable(batches), Path(folder).expanduser()
+    source = Path(folder).expanduser()
     where = resolve_device(device)
     watch = Stopwatch(where)
     with watch.stage("compress_s"), complete_folder(Path(output)) as partial:
         skeleton = open_checkpoint(source, supported_classes(), where)
         adapter = adapter_for(skeleton.model)
+        batches, _ = read_batches(skeleton.model, batches)
         counts = count_tokens(batches)
         request = MethodInput(
             model=skeleton.model,

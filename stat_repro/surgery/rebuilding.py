@@ -1,0 +1,139 @@
+"""Whether a model is what its config describes: the pruned model is built from the config.
+
+Modules that were replaced, settings that were changed after loading and buffers of the user would
+be lost on the way, and the pruned model would have other outputs even if nothing were cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from stat_repro.models.adapter import Adapter, UnsupportedModelError, adapter_for, linear
+from stat_repro.plan import LayerPlan, PruningPlan
+from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class
+
+# Wrappers, by the start of the class name, and what to give instead.
+_WRAPPERS = {
+    "OptimizedModule": "the model that torch.compile was given (model._orig_mod)",
+    "DataParallel": "model.module",
+    "DistributedDataParallel": "model.module",
+    "FullyShardedDataParallel": "the model before it was sharded",
+    "Peft": "model.merge_and_unload()",
+}
+# What says nothing about the output, or is carried over (`edit._carry_over`).
+_NOT_COMPARED = {"training", "gradient_checkpointing", "max_seq_len_cached", "name_or_path"}
+# Rotary frequencies may have been rounded to the model's type, bfloat16 at the coarsest.
+_FREQUENCY_RTOL = 0.01
+
+
+def checked_adapter(model: PreTrainedModel) -> Adapter:
+    """The adapter of a model that can be rebuilt from its config.
+
+    Args:
+        model: Any model; its weights are not read.
+
+    Raises:
+        UnsupportedModelError: A wrapper, weights that are not in memory, an unknown architecture or
+            task head, or a module that is not what the config describes; names it.
+    """
+    kind = type(model).__name__
+    for start, instead in _WRAPPERS.items():
+        if kind.startswith(start):
+            raise UnsupportedModelError(
+                f"model: expected a model of transformers; got {kind}; choose {instead}"
+            )
+    adapter = adapter_for(model)
+    pruned_class(model)  # refuses an unknown task head
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise UnsupportedModelError(
+                f"{name}: expected weights in memory; got the meta device (offloaded to disk?); "
+                "choose compress_checkpoint or python -m stat_repro.sharded, which take a "
+                "checkpoint larger than memory"
+            )
+    consumers = [site.consumer for site in adapter.sites]
+    biased = [name for name in consumers if linear(model, name).bias is not None]
+    expected = empty_pruned_model(model, adapter, _whole(adapter), biased)
+    for what, wanted, got in _differences(expected, model):
+        raise UnsupportedModelError(
+            f"{what}: expected {wanted}, as the config describes it, because the pruned model is "
+            f"built from the config; got {got}; choose a model as from_pretrained loads it"
+        )
+    return adapter
+
+
+def _whole(adapter: Adapter) -> PruningPlan:
+    """The plan that keeps everything."""
+    sizes = zip(adapter.of_kind("attention"), adapter.of_kind("ffn"), strict=True)
+    layers = [
+        LayerPlan(tuple(range(a.units)), tuple(range(f.units)), a.units, f.units) for a, f in sizes
+    ]
+    return PruningPlan(tuple(layers), "none")
+
+
+def _differences(expected: nn.Module, model: nn.Module) -> Iterator[tuple[str, Any, Any]]:
+    """What, expected and got, of everything in which a model differs from its rebuilt form."""
+    ours, theirs = (dict(root.named_modules()) for root in (expected, model))
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        wanted, got = (_parts(modules.get(name)) for modules in (ours, theirs))
+        for part in [*wanted, *(part for part in got if part not in wanted)]:
+            if wanted.get(part, "none") != got.get(part, "none"):
+                what = f"{name or 'model'}{part}"
+                yield what, wanted.get(part, "none"), got.get(part, "none")
+        wanted, got = (_settings(modules.get(name)) for modules in (ours, theirs))
+        for key in wanted.keys() & got.keys():
+            if wanted[key] != got[key]:
+                yield f"{name or 'model'}.{key}", wanted[key], got[key]
+        if name in theirs and not _same_frequencies(theirs[name]):
+            yield f"{name}.inv_freq", "other frequencies", "those of an earlier config"
+
+
+def _parts(module: nn.Module | None) -> dict[str, str]:
+    """Class, parameters and buffers of a module, by what to call them behind its name."""
+    if module is None:
+        return {}
+    kind = type(module)
+    if kind.__bases__[0].__name__ == "_SizesPerLayer":  # StatX stands for X
+        kind = kind.__bases__[1]
+    # With trust_remote_code the file of the pruned classes is a copy.
+    home = "modeling_stat" if kind.__module__.endswith("modeling_stat") else kind.__module__
+    parts = {"": f"{kind.__qualname__} of {home}"}
+    if vars(module).keys() & {"forward"} and not hasattr(module, "_hf_hook"):
+        parts["'s forward pass"] = "a replacement"
+    for key, value in module._parameters.items():
+        if value is not None:
+            parts[f", parameter {key}"] = f"shape {tuple(value.shape)}"
+    for key in module._buffers:
+        saved = "not saved" if key in module._non_persistent_buffers_set else "saved"
+        parts[f", buffer {key}"] = saved
+    return parts
+
+
+def _settings(module: nn.Module | None) -> dict[str, Any]:
+    """Values that a module keeps: its own, or copies of the config's."""
+    kept: dict[str, Any] = {}
+    for key, value in ({} if module is None else vars(module)).items():
+        if key.startswith("_") or key in _NOT_COMPARED:
+            continue
+        if value is None or isinstance(value, bool | int | float | str | tuple):
+            kept[key] = value
+        elif hasattr(value, "__qualname__"):  # a function
+            kept[key] = value.__qualname__
+    return kept
+
+
+def _same_frequencies(module: Any) -> bool:
+    """Whether rotary frequencies are those of the config; True for other modules."""
+    buffers = dict(module.named_buffers(recurse=False))
+    now = buffers.get("original_inv_freq", buffers.get("inv_freq"))
+    if now is None or not hasattr(module, "config"):
+        return True
+    fresh = type(module)(module.config).inv_freq
+    return now.shape == fresh.shape and torch.allclose(
+        now.cpu().float(), fresh.cpu().float(), rtol=_FREQUENCY_RTOL, atol=0
+    )
