@@ -182,8 +182,8 @@ def _by_root(
     """
     below = gram.tril(-1)
     values, vectors = torch.linalg.eigh(below + below.T + torch.diag(lengths))
-    found = pivoted_qr(values.clamp_min(0.0).sqrt()[:, None] * vectors.T, share**0.5)
-    return found.order.to(gram.device), found.factor[:max_rank].to(gram.device)
+    factor = pivoted_qr(values.clamp_min(0.0).sqrt()[:, None] * vectors.T, share**0.5)
+    return factor.order.to(gram.device), factor.factor[:max_rank].to(gram.device)
 
 
 def _lapack_cholesky(
