@@ -7,7 +7,9 @@ copy) and the cache folder; models asked for by hub name go to the Hugging Face 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 CACHE_VARIABLE = "STAT_REPRO_CACHE"
 
@@ -46,3 +48,18 @@ def cache_dir() -> Path:
         return Path(explicit).expanduser().resolve()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "stat_repro"
+
+
+def without_paths(value: Any) -> Any:
+    """A copy of JSON data in which absolute paths are cut to their last component."""
+    if isinstance(value, Mapping):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    return last_component(value) if isinstance(value, str) else value
+
+
+def last_component(text: str) -> str:
+    """The name at the end of an absolute path; other text as it is."""
+    absolute = os.path.isabs(text) or text.startswith("~") or PureWindowsPath(text).is_absolute()
+    return PureWindowsPath(text).name if absolute else text

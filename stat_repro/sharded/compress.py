@@ -6,6 +6,7 @@ pruned model; see `methods.stat_layers` for what is in memory meanwhile.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.api import pruning_config
 from stat_repro.calibration.batches import CalibrationBatch, read_batches
@@ -26,6 +27,7 @@ from stat_repro.methods.base import MethodInput, SiteFit
 from stat_repro.methods.common import Key, plan_keeping
 from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
 from stat_repro.models.adapter import Adapter, adapter_for, linear
+from stat_repro.models.loading import ModelLoadError, load_tokenizer
 from stat_repro.plan import PruningPlan
 from stat_repro.report import CompressionReport, report_of
 from stat_repro.sharded.skeleton import CheckpointWeights, Skeleton, open_checkpoint
@@ -33,11 +35,16 @@ from stat_repro.sharded.writer import ShardWriter
 from stat_repro.surgery.checkpoint import complete_folder, describe
 from stat_repro.surgery.edit import SiteEdit
 from stat_repro.surgery.pruned_form import empty_pruned_model, supported_classes
+from stat_repro.surgery.saved_tokenizer import save_tokenizer
 
+log = logging.getLogger("stat_repro")
+
+_VOCABULARIES = ("tokenizer*", "vocab*", "*.model")
 # What a tokenizer and the generation need; weights, code, cards and other formats stay behind.
 _COMPANIONS = (
-    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
-    *("*.model", "chat_template*", "generation_config.json"),
+    *_VOCABULARIES,
+    *("merges.txt", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template*", "generation_config.json"),
 )
 # Half types are computed on the CPU by few processors at full speed, and their rounding would add
 # to the statistics; the weights are the same numbers in float32.
@@ -117,6 +124,7 @@ def compress_checkpoint(
     watch = Stopwatch(where)
     with watch.stage("compress_s"), complete_folder(Path(output)) as partial:
         skeleton = open_checkpoint(source, supported_classes(), where)
+        tokenizer = _tokenizer(source)
         adapter = adapter_for(skeleton.model)
         batches, _ = read_batches(skeleton.model, batches)
         counts = count_tokens(batches)
@@ -140,6 +148,8 @@ def compress_checkpoint(
             pruned, plan, errors = _written(request, layers, skeleton, partial, watch)
         report = report_of(request, skeleton.model, pruned, plan, errors, watch.seconds)
         _companions(source, partial, pruned)
+        if tokenizer is not None:
+            save_tokenizer(tokenizer, partial)
         summary = {
             "ratio": ratio,
             "mac_kept_fraction": report.mac_kept_fraction,
@@ -212,6 +222,21 @@ def _biased(
     new = {names[edit.kind] for edit in edits if edit.consumer_bias is not None}
     consumers = [site.consumer for site in adapter.sites if site.layer == layer]
     return new | {name for name in consumers if linear(model, name).bias is not None}
+
+
+def _tokenizer(source: Path) -> PreTrainedTokenizerBase | None:
+    """The checkpoint's tokenizer; None if it has none, or one that cannot be loaded here."""
+    if not any(file for pattern in _VOCABULARIES for file in source.glob(pattern)):
+        return None
+    try:
+        return load_tokenizer(source)
+    except ModelLoadError as error:
+        log.warning(
+            "%s. Its files are copied; in the pruned folder transformers may choose another class "
+            "for them, as they do not name one that can be loaded here",
+            error,
+        )
+        return None
 
 
 def _companions(source: Path, folder: Path, pruned: PreTrainedModel) -> None:

@@ -6,15 +6,17 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.models.adapter import Adapter, adapter_for
 from stat_repro.models.modeling_stat import AUTO_CLASSES
+from stat_repro.paths import last_component, without_paths
 from stat_repro.plan import PlanError, PruningPlan
 from stat_repro.scratch import scratch
+from stat_repro.surgery.saved_tokenizer import save_tokenizer
 
 PLAN_FILE = "plan.json"
 RUN_CONFIG_FILE = "run_config.json"
@@ -65,6 +67,7 @@ def save_pruned(
 
     Raises:
         CheckpointError: The folder is in use, or the model is not pruned.
+        TokenizerError: Loaded from the folder, the tokenizer gives other tokens.
         PlanError: The plan does not fit the model.
     """
     _auto_class(model)
@@ -73,7 +76,7 @@ def save_pruned(
         # This also copies modeling_stat.py, which `auto_map` in the config names.
         model.save_pretrained(partial)
         if tokenizer is not None:
-            tokenizer.save_pretrained(partial)
+            save_tokenizer(tokenizer, partial)
         describe(
             partial,
             model,
@@ -114,10 +117,10 @@ def describe(
     base_model: str,
 ) -> None:
     """Write plan, run configuration and model card beside the weights; see `save_pruned`."""
-    base_model = _last_component(base_model)
+    base_model = last_component(base_model)
     (folder / PLAN_FILE).write_text(plan.to_json() + "\n", encoding="utf-8")
     if run_config is not None:
-        text = json.dumps(_without_paths(run_config), indent=2, sort_keys=True)
+        text = json.dumps(without_paths(run_config), indent=2, sort_keys=True)
         (folder / RUN_CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     card = model_card(
         model, _auto_class(model), plan, base_model, run_config or {}, record_summary or {}
@@ -165,21 +168,6 @@ def _check_counts(adapter: Adapter, plan: PruningPlan) -> None:
                 f"plan: expected {list(units)} {kind} units per layer, as the model has; got "
                 f"{list(counts)}"
             )
-
-
-def _last_component(text: str) -> str:
-    """The name at the end of an absolute path; other text as it is."""
-    absolute = os.path.isabs(text) or text.startswith("~") or PureWindowsPath(text).is_absolute()
-    return PureWindowsPath(text).name if absolute else text
-
-
-def _without_paths(value: Any) -> Any:
-    """A copy of JSON data with absolute paths cut to their last component."""
-    if isinstance(value, Mapping):
-        return {key: _without_paths(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_paths(item) for item in value]
-    return _last_component(value) if isinstance(value, str) else value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

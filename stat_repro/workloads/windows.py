@@ -9,10 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
 from stat_repro.data.batching import window_batches
-from stat_repro.data.errors import DataError
 from stat_repro.data.sampling import draw_indices
 from stat_repro.data.text_data import TextData
-from stat_repro.data.windows import token_windows
+from stat_repro.data.windows import check_window, token_windows
 from stat_repro.evaluation.evaluate import evaluate_language
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.zero_shot import ZeroShotScores, evaluate_zero_shot, load_tasks
@@ -39,12 +38,7 @@ class WindowWorkload:
         tokenizer: PreTrainedTokenizerBase,
         positions: int | None,
     ) -> None:
-        # Rotary positions could be computed beyond the limit, but nothing was trained there.
-        if positions is not None and config.window > positions:
-            raise DataError(
-                f"dataset.window: expected at most {positions} tokens, the model's positions; got "
-                f"{config.window}. Give dataset.window={positions} or less"
-            )
+        check_window(config.window, positions, "dataset.window")
         self.data = data
         self.config = config
         self.tokenizer = tokenizer
