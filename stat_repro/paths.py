@@ -7,6 +7,8 @@ copy) and the cache folder; models asked for by hub name go to the Hugging Face 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 CACHE_VARIABLE = "STAT_REPRO_CACHE"
 
 _PACKAGE = Path(__file__).resolve().parent
+# The folders of an absolute path inside a text; what follows `https:` or a word is no such path.
+_FOLDERS = re.compile(r"(?<![\w:/.])~?(?:/[^\s/'\":,;()]+)+/(?=[^\s/])")
 
 
 def is_clone() -> bool:
@@ -63,3 +67,14 @@ def last_component(text: str) -> str:
     """The name at the end of an absolute path; other text as it is."""
     absolute = os.path.isabs(text) or text.startswith("~") or PureWindowsPath(text).is_absolute()
     return PureWindowsPath(text).name if absolute else text
+
+
+def text_without_paths(text: str) -> str:
+    """A message or traceback in which the folders of absolute paths are left out.
+
+    Of modules the part behind the entry of Python's search path stays.
+    """
+    for entry in sorted({*sys.path, str(_PACKAGE.parent), str(Path.home())}, key=len, reverse=True):
+        if len(entry) > 1:
+            text = text.replace(f"{entry}{os.sep}", "")
+    return _FOLDERS.sub("", text)

@@ -94,7 +94,9 @@ def test_offline_run_holds_the_record_and_touches_nothing_else(tmp_path: Path, c
     found: dict[str, dict[str, str]] = {}
     for path in runs:
         values: dict[str, str] = {}
+        assert str(tmp_path).encode() not in path.read_bytes()
         for record in records_of(path):
+            assert record.run.host == ""
             updates = [*record.run.config.update, *record.config.update, *record.summary.update]
             values |= {u.key or "/".join(u.nested_key): u.value_json for u in updates}
             values |= {"name": record.run.display_name} if record.run.display_name else {}

@@ -114,7 +114,8 @@ def git_state(root: Path | None) -> dict[str, Any]:
         commit = _git(root, "rev-parse", "HEAD")
         changes = _git(root, "status", "--porcelain", "--", ".", ":(exclude)results")
     except subprocess.CalledProcessError as err:
-        return {**unknown, "git_note": (err.stderr.strip().splitlines() or ["git failed"])[0]}
+        note = (err.stderr.strip().splitlines() or ["git failed"])[0]
+        return {**unknown, "git_note": paths.text_without_paths(note)}
     except (OSError, subprocess.TimeoutExpired) as err:
         return {**unknown, "git_note": f"git could not be run: {type(err).__name__}"}
     return {"commit": commit, "dirty": bool(changes), "git_note": None}

@@ -12,6 +12,7 @@ import traceback
 from dataclasses import dataclass, fields
 from typing import Any
 
+from stat_repro.paths import text_without_paths
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.results import strict_json
 from stat_repro.results.strict_json import RecordError
@@ -50,7 +51,8 @@ class RunRecord:
         site_errors: One entry per pruned site: layer, kind, sizes, errors.
         plan: The pruning plan, as `PruningPlan.to_masks` (older records: as `to_dict`), to be read
             as `layers`; empty if failed before it was made.
-        config: The whole configuration, as `stat_repro.config.to_dict`.
+        config: The whole configuration, as `stat_repro.config.to_dict`; of absolute paths the name
+            at their end, with the beginning of the content's hash (`stat_repro.run.identity`).
         provenance: Commit, versions, hardware, hashes and date, see `results.provenance`.
         error: Null, or `type`, `message` and `traceback` of what ended the run.
     """
@@ -163,11 +165,11 @@ _FIELDS = fields(RunRecord)
 
 
 def describe_error(error: BaseException) -> dict[str, str]:
-    """The `error` value of a failed record."""
+    """The `error` value of a failed record, without the folders of absolute paths."""
     return {
         "type": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
+        "message": text_without_paths(str(error)),
+        "traceback": text_without_paths("".join(traceback.format_exception(error))),
     }
 
 

@@ -1,4 +1,4 @@
-"""The name of a run: its configuration, and the content of the files that it names."""
+"""The name of a run: its configuration, and the content of the files that it reads."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stat_repro.config import DatasetConfig, RunConfig, run_id
+from stat_repro.config import DatasetConfig, RunConfig, run_id, to_dict
 from stat_repro.data.corpora import CORPORA
 from stat_repro.data.corpus_files import files_of
 from stat_repro.data.errors import DataError
 from stat_repro.data.glue import GLUE_TASKS
 from stat_repro.data.local_parts import content_files, part_files
+from stat_repro.paths import without_paths
 from stat_repro.results.provenance import hash_files
 
 # Files that make up a folder of data; anything else in it (readmes, scripts) does not count.
@@ -28,6 +29,35 @@ def identify(config: RunConfig) -> str:
     What does not exist keeps its path: loading it gives a clear message. Models and data of the hub
     keep name and revision.
     """
+    model = replace(config.model, path=_folder_content(config.model.path))
+    return run_id(replace(_with_contents(config), model=model))
+
+
+def recorded(config: RunConfig, base_hash: str) -> dict[str, Any]:
+    """The configuration as a record holds it, which may be passed on.
+
+    An absolute path is cut to the name at its end. What is read from there is still told apart: the
+    beginning of its hash follows behind an @.
+
+    Args:
+        config: The run.
+        base_hash: sha256 of the checkpoint.
+    """
+    model = replace(config.model, path=f"sha256:{base_hash}")
+    return _named(to_dict(config), to_dict(replace(_with_contents(config), model=model)))
+
+
+def _named(given: Any, content: Any) -> Any:
+    if isinstance(given, dict):
+        return {key: _named(value, content[key]) for key, value in given.items()}
+    name = without_paths(given)
+    if name == given or given == content:
+        return name
+    return f"{name}@{content.removeprefix('sha256:')[:10]}"
+
+
+def _with_contents(config: RunConfig) -> RunConfig:
+    """The configuration with the content of local files of data in place of their paths."""
     data = config.dataset
     contents: dict[str, Any] = {
         part: _file_content(path)
@@ -39,13 +69,11 @@ def identify(config: RunConfig) -> str:
         for key in ("path", "calibration_path")
         if (path := getattr(data, key)) is not None
     }
-    model = replace(config.model, path=_folder_content(config.model.path))
     tasks = config.evaluation.zero_shot
     if tasks.include is not None:
         tasks = replace(tasks, include=_task_content(tasks.include))
     evaluation = replace(config.evaluation, zero_shot=tasks)
-    dataset = replace(data, **contents)
-    return run_id(replace(config, dataset=dataset, model=model, evaluation=evaluation))
+    return replace(config, dataset=replace(data, **contents), evaluation=evaluation)
 
 
 def _task_content(path: str) -> str:

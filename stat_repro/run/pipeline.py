@@ -14,10 +14,11 @@ from stat_repro.config import ConfigError, RunConfig, to_dict
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.measure import Stopwatch, peak_memory, reset_cuda_peak_memory, resolve_device
 from stat_repro.parallel import world
+from stat_repro.paths import without_paths
 from stat_repro.results.example_files import describe_examples, encode_examples
 from stat_repro.results.provenance import collect
 from stat_repro.results.record import RunRecord, describe_error
-from stat_repro.run.identity import identify
+from stat_repro.run.identity import identify, recorded
 from stat_repro.run.sweep_cache import CalibratedModel, DenseModel, SweepCache, sketch_of
 from stat_repro.surgery.checkpoint import PLAN_FILE, save_pruned
 
@@ -70,7 +71,8 @@ def run_experiment(
             costs = _costs(config, dense, compression)
     kept = encode_examples(evaluation.examples) if config.evaluation.keep_examples else None
     measured = {
-        "metrics": evaluation.metrics,
+        "config": recorded(config, dense.base_hash),
+        "metrics": without_paths(evaluation.metrics),
         "costs": costs,
         "memory": memory,
         "provenance": _provenance(config, dense, calibrated, kept),
@@ -181,7 +183,6 @@ def _common_fields(config: RunConfig, name: str) -> dict[str, Any]:
         "method": config.pruning.method,
         "ratio": config.ratio,
         "seed": config.seed,
-        "config": to_dict(config),
     }
 
 
@@ -241,6 +242,7 @@ def failed_record(config: RunConfig, name: str, error: BaseException) -> RunReco
     """The record of a run that raised."""
     return RunRecord(
         **_common_fields(config, name),
+        config=without_paths(to_dict(config)),
         status="failed",
         mac_kept_fraction=None,
         param_kept_fraction=None,

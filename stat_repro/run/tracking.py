@@ -29,7 +29,7 @@ def mirror(record: RunRecord, config: TrackingConfig, folder: Path | None = None
     `wandb sync` can send later; it needs no login and opens no connection. `online` sends to the
     account that wandb is logged in to. Written or sent are config, provenance and plan sizes, and
     as summary all numbers of metrics, costs, timings and memory; no code, no machine statistics, no
-    console output.
+    name of the machine, no console output.
 
     Args:
         record: The record, already stored.
@@ -112,6 +112,7 @@ def _write(record: RunRecord, config: TrackingConfig, parent: Path) -> None:
         x_disable_stats=True,
         x_disable_machine_info=True,
         x_save_requirements=False,
+        host="",  # else the machine's name
     )
     mode: Any = config.mode  # checked by the schema
     run = wandb.init(

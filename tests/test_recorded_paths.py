@@ -1,0 +1,100 @@
+"""Records may be passed on: they do not show where they were made."""
+
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stat_repro.config import DatasetConfig, ModelConfig, RunConfig, from_dict, to_dict
+from stat_repro.paths import text_without_paths, without_paths
+from stat_repro.results.record import describe_error
+from stat_repro.run.identity import identify, recorded
+
+HASH = "0123456789abcdef" * 4
+
+
+def config_of(folder, **changes):
+    data = DatasetConfig(
+        name="toy", source="table_file", train=f"{folder}/train.csv", test=f"{folder}/test.csv"
+    )
+    return RunConfig(
+        **{"model": ModelConfig(name="pico", path=f"{folder}/bert"), "dataset": data} | changes
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{name},1\n")
+    return tmp_path
+
+
+def test_absolute_paths_are_cut_to_their_name_and_the_hash_of_their_content(folder):
+    config = config_of(folder, save_to=str(folder / "models"), results="~/results")
+    kept = recorded(config, HASH)
+    assert kept["model"]["path"] == "bert@0123456789"
+    assert kept["dataset"]["train"].startswith("train.csv@")
+    assert (kept["save_to"], kept["results"]) == ("models", "results")
+    assert str(folder) not in str(kept)
+    assert kept["dataset"] | {"train": "", "test": ""} == to_dict(config)["dataset"] | {
+        "train": "", "test": "",
+    }  # fmt: skip
+    from_dict(kept)
+
+
+def test_files_of_one_name_and_other_content_stay_apart(folder, tmp_path):
+    first = recorded(config_of(folder), HASH)
+    assert recorded(config_of(folder), HASH) == first
+    (folder / "train.csv").write_text("text,label\nother,0\n")
+    second = recorded(config_of(folder), HASH)
+    assert first["dataset"]["test"] == second["dataset"]["test"]
+    assert first["dataset"]["train"] != second["dataset"]["train"]
+    assert recorded(config_of(folder), HASH[::-1])["model"] != first["model"]
+
+
+def test_names_of_assets_and_of_the_hub_and_relative_paths_stay(monkeypatch, folder):
+    monkeypatch.chdir(folder)
+    for path in ("asset:minilm", "owner/name", "../models/bert"):
+        config = config_of(".", model=ModelConfig(name="x", path=path))
+        assert recorded(config, HASH) == to_dict(config)
+
+
+def test_the_run_id_is_that_of_the_content_as_before(folder, tmp_path):
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    for name in ("train.csv", "test.csv"):
+        (other / name).write_bytes((folder / name).read_bytes())
+    same = replace(config_of(folder).model, path="x")
+    assert identify(config_of(folder, model=same)) == identify(config_of(other, model=same))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model.path=/home/me/bert: got no folder", "model.path=bert: got no folder"),
+        ("(working folder /work/abc)", "(working folder abc)"),
+        ("'/data/x/train.csv' and ~/y/test.csv", "'train.csv' and test.csv"),
+        ("see https://host/a/b, 1/2, and/or a/b.txt", "see https://host/a/b, 1/2, and/or a/b.txt"),
+        (f"{Path.home()}/my models/x", "my models/x"),
+    ],
+)
+def test_paths_inside_a_message(text, expected):
+    assert text_without_paths(text) == expected
+
+
+def test_the_error_of_a_failed_run(tmp_path):
+    try:
+        (tmp_path / "deep" / "file.txt").read_text()
+    except OSError as error:
+        told = describe_error(error)
+        assert str(tmp_path) in "".join(traceback.format_exception(error))
+    assert str(tmp_path.parent) not in str(told)
+    assert str(Path(__file__).parent) not in str(told)
+    assert "No such file or directory: 'file.txt'" in told["message"]
+    assert "test_recorded_paths.py" in told["traceback"]
+
+
+def test_paths_in_nested_values():
+    value = {"a": ["/x/y.txt", {"b": "~/z", "c": 1.5}], "d": "C:\\data\\t.csv", "e": None}
+    assert without_paths(value) == {"a": ["y.txt", {"b": "z", "c": 1.5}], "d": "t.csv", "e": None}
