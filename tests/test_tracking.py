@@ -82,7 +82,11 @@ def test_offline_run_holds_the_record_and_touches_nothing_else(tmp_path: Path, c
     home.mkdir()
     project.mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "XDG_"))}
-    environment |= {"HOME": str(home), "PYTHONPATH": str(ROOT / "tests"), "STAT_REPRO_LIGHT": "1"}
+    environment |= {
+        "HOME": str(home),
+        "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
+        "STAT_REPRO_LIGHT": "1",
+    }
     command = [sys.executable, "-c", OFFLINE_RUN, str(project / "wandb")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
