@@ -11,8 +11,9 @@ from made_up_records import make_record
 from pico_config import CONF
 
 from stat_repro.config import RunConfig
+from stat_repro.entry import guarded
 from stat_repro.results import save_record
-from stat_repro.run import account
+from stat_repro.run import account, cli
 from stat_repro.run.account import Outcome, Sweep
 
 
@@ -121,6 +122,39 @@ def test_text_for_a_number_in_a_record_reaches_the_exit_status(ends, tmp_path):
     assert not good
     assert "no table: RecordError" in text
     assert "timings.compress_s: expected a number or null; got 'quick'" in text
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "told"),
+    [
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted: 1 of 3 points are stored; the same command goes on",
+        ),
+        (SystemExit(1), 1, "2 of 3 points did not say how they ended"),
+        (OSError(28, "No space left on device"), 1, "1 of 3 points did not say how they ended"),
+    ],
+)
+def test_a_sweep_that_ends_early_says_how_far_it_came(
+    end, status, told, tmp_path, monkeypatch, capsys
+):
+    def sweep():
+        monkeypatch.setattr(account, "_sweep", Sweep(tmp_path / "hydra", 3))
+        account.keep(stored(tmp_path, ratio=0.3))
+        if isinstance(end, OSError):
+            account.keep(FAILED)
+        raise end
+
+    try:
+        ended = guarded(lambda: cli._run_and_tell(sweep), account.so_far)
+    except SystemExit as left:
+        ended = left.code
+    printed = capsys.readouterr()
+    assert ended == status
+    assert told in printed.out + printed.err
+    if status == 130:
+        assert printed.out + printed.err == f"{told}\n"
 
 
 def test_a_sweep_that_cannot_be_accounted_for_does_not_start(monkeypatch):

@@ -104,6 +104,15 @@ def keep(outcome: Outcome) -> None:
         log.error("how this point ended cannot be kept: %s", line_of(error))
 
 
+def so_far() -> str:
+    """What an interrupted command has done, and how to go on."""
+    go_on = "the same command goes on"
+    if _sweep is None or _sweep.points is None:
+        return go_on
+    stored = sum(outcome.status != "failed" for outcome in _sweep.all_outcomes())
+    return f"{stored} of {_sweep.points} points are stored; {go_on}"
+
+
 def tell() -> bool:
     """Close the account, if there is one: print the table of the sweep and every failure.
 

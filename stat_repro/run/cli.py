@@ -23,7 +23,7 @@ from stat_repro.config import ConfigError, RunConfig, from_hydra
 from stat_repro.entry import guarded
 from stat_repro.paths import config_dir, experiments_dir, project_root, results_dir
 from stat_repro.run import launchers
-from stat_repro.run.account import Outcome, keep, line_of, print_table, tell
+from stat_repro.run.account import Outcome, keep, line_of, print_table, so_far, tell
 
 if TYPE_CHECKING:
     from stat_repro.run.pipeline import Experiment
@@ -163,7 +163,7 @@ def main() -> None:
     """Compose the configuration from the command line and run it."""
     # Hydra passes on what is raised, and the boundary says it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.exit(guarded(_main, lambda: "the same command goes on"))
+    sys.exit(guarded(_main, so_far))
 
 
 def _main() -> None:
@@ -185,9 +185,10 @@ def _main() -> None:
 def _run_and_tell(run: Callable[[], None]) -> None:
     try:
         run()
-    finally:  # also where Hydra ends the sweep
-        good = tell()
-    if not good:
+    except (Exception, SystemExit):  # Hydra, or a launcher, gave up the sweep
+        tell()
+        raise
+    if not tell():
         raise SystemExit(1)
 
 
