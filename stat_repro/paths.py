@@ -66,7 +66,7 @@ def without_paths(value: Any) -> Any:
 def last_component(text: str) -> str:
     """The name at the end of an absolute path; other text as it is."""
     absolute = os.path.isabs(text) or text.startswith("~") or PureWindowsPath(text).is_absolute()
-    return PureWindowsPath(text).name if absolute else text
+    return (PureWindowsPath(text).name or text) if absolute else text  # a text may be joined by /
 
 
 def text_without_paths(text: str) -> str:

@@ -96,3 +96,4 @@ def test_the_error_of_a_failed_run(tmp_path):
 def test_paths_in_nested_values():
     value = {"a": ["/x/y.txt", {"b": "~/z", "c": 1.5}], "d": "C:\\data\\t.csv", "e": None}
     assert without_paths(value) == {"a": ["y.txt", {"b": "z", "c": 1.5}], "d": "t.csv", "e": None}
+    assert without_paths({"join": "/"}) == {"join": "/"}
