@@ -1,30 +1,27 @@
 """Processes that are killed while they store a run: the next one ends as if nothing had happened.
 
-A child is killed (SIGKILL) before its k-th call of the operating system, for every k. Two seeded
-calls of every case are taken by default, a dozen in all; every one (more than a hundred) with
+A child is killed (see `kills`) before one of its calls of the operating system. Two seeded calls of
+every case are taken by default, a dozen in all; every one, 107, with
 
-    STAT_REPRO_KILLS=all python -m pytest tests/test_kills_of_the_store.py
+    STAT_REPRO_KILLS=all python -m pytest tests/test_kills_of_the_store.py tests/test_points.py
+
+which adds those of a sweep that saves its models.
 """
 
 from __future__ import annotations
 
 import os
-import random
-import signal
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from kills import KILLED, files, in_child, points_of
 from made_up_records import make_failure, make_record
 
 from stat_repro import results
 from stat_repro.results.store import claimed
 
-CALLS = ("open", "mkdir", "fsync", "link", "replace", "unlink")
-POINTS = None if os.environ.get("STAT_REPRO_KILLS") == "all" else 2
 DATA = results.encode_examples({"kl": np.array([0.5, 1.0], dtype=np.float32)})
 RECORD = make_record(provenance={"examples": results.describe_examples(DATA)})
 
@@ -65,55 +62,18 @@ CASES = [
 ]
 
 
-def no_links(*_: object) -> None:
-    raise PermissionError(1, "no hard links here")
-
-
-def in_child(action: Callable[[], None], links: bool, kill_at: int | None = None) -> int:
-    """Do this in a process of its own, which is killed before a call; how many calls it made."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def counted(call: Callable) -> Callable:
-            def wrapper(*arguments: object, **options: object) -> object:
-                nonlocal count
-                if count == kill_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                count += 1
-                return call(*arguments, **options)
-
-            return wrapper
-
-        try:
-            os.link = os.link if links else no_links
-            for name in CALLS:
-                setattr(os, name, counted(getattr(os, name)))
-            action()
-            os._exit(count)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(255)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
 @pytest.mark.parametrize(("before", "record", "data", "links"), CASES)
 def test_after_a_kill_the_next_run_ends_as_one_without(before, record, data, links, tmp_path):
     whole = tmp_path / "whole"
     before(whole)
-    calls = in_child(lambda: measure(whole, record, data), links)
+    calls = in_child(lambda: measure(whole, record, data), links=links)
     assert 5 < calls < 100
     assert results.load_records(whole, record.study) == [record]
-    points = range(calls) if POINTS is None else random.Random(calls).sample(range(calls), POINTS)
-    for point in points:
+    for point in points_of(calls, 2):
         root = tmp_path / f"killed-{point}"
         before(root)
-        assert in_child(lambda r=root: measure(r, record, data), links, point) == -signal.SIGKILL
-        assert in_child(lambda r=root: measure(r, record, data), links) < 100
+        assert in_child(lambda r=root: measure(r, record, data), point, links) == KILLED
+        in_child(lambda r=root: measure(r, record, data), links=links)
         assert files(root) == files(whole), point
 
 
@@ -122,8 +82,8 @@ def test_a_killed_failure_is_stored_by_the_next_run(tmp_path):
     failure = make_failure()
     for point in range(4, 12, 3):
         root = tmp_path / str(point)
-        in_child(lambda r=root: measure(r, failure, None), True, point)
-        assert in_child(lambda r=root: measure(r, failure, None), True) < 100
+        in_child(lambda r=root: measure(r, failure, None), point)
+        in_child(lambda r=root: measure(r, failure, None))
         names = [Path(name).name for name in files(root)]
         endings = {f"{failure.run_id}-{k}.json" for k in (1, 2)}
         assert set(names) <= endings

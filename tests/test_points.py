@@ -4,12 +4,14 @@ import threading
 import time
 
 import pytest
+from kills import KILLED, files, in_child, points_of
 from made_up_records import make_config, make_record
 
 from stat_repro.config import TrackingConfig
 from stat_repro.results import load_records
 from stat_repro.run import cli, pipeline
 from stat_repro.run.pipeline import Experiment
+from stat_repro.surgery.checkpoint import complete_folder
 
 
 class Killed(BaseException):
@@ -23,13 +25,13 @@ def project(tmp_path, monkeypatch):
 
     def experiment(config, cache, name):
         done.append("measured")
-        time.sleep(0.1)
-        return Experiment(make_record(config=config), None, None, None)
+        time.sleep(0.05)
+        return Experiment(make_record(config=config, ratio=config.ratio), None, None, None)
 
     def save(config, experiment, folder):
         done.append("saved")
-        folder.mkdir(parents=True)
-        (folder / pipeline.PLAN_FILE).write_text("{}")
+        with complete_folder(folder) as partial:
+            (partial / pipeline.PLAN_FILE).write_text("{}")
 
     def again(config, cache, record, folder):
         assert record.run_id == folder.name
@@ -79,6 +81,22 @@ def test_a_point_that_is_killed_anywhere_ends_as_one_that_is_not(
         f"models/{record.run_id}/{pipeline.PLAN_FILE}",
         f"results/made_up/{record.run_id}.json",
     ]
+
+
+def test_a_sweep_that_is_killed_goes_on(project, tmp_path):
+    """At two of its system calls, or at all of them with STAT_REPRO_KILLS=all."""
+
+    def sweep(name):
+        places = {key: str(tmp_path / name / key) for key in ("results", "save_to")}
+        for ratio in (0.3, 0.5):
+            assert project(ratio=ratio, **places).error is None
+
+    calls = in_child(lambda: sweep("whole"))
+    assert len(files(tmp_path / "whole")) == 4
+    for point in points_of(calls, 2):
+        assert in_child(lambda k=point: sweep(str(k)), point) == KILLED
+        in_child(lambda k=point: sweep(str(k)))
+        assert files(tmp_path / str(point)).keys() == files(tmp_path / "whole").keys(), point
 
 
 def test_a_full_disk_for_the_model_costs_no_measurement(project, tmp_path, monkeypatch):
