@@ -124,7 +124,6 @@ def compress_checkpoint(
     watch = Stopwatch(where)
     with watch.stage("compress_s"), complete_folder(Path(output)) as partial:
         skeleton = open_checkpoint(source, supported_classes(), where)
-        tokenizer = _tokenizer(source)
         adapter = adapter_for(skeleton.model)
         batches, _ = read_batches(skeleton.model, batches)
         counts = count_tokens(batches)
@@ -148,8 +147,6 @@ def compress_checkpoint(
             pruned, plan, errors = _written(request, layers, skeleton, partial, watch)
         report = report_of(request, skeleton.model, pruned, plan, errors, watch.seconds)
         _companions(source, partial, pruned)
-        if tokenizer is not None:
-            save_tokenizer(tokenizer, partial)
         summary = {
             "ratio": ratio,
             "mac_kept_fraction": report.mac_kept_fraction,
@@ -245,5 +242,7 @@ def _companions(source: Path, folder: Path, pruned: PreTrainedModel) -> None:
         for path in source.glob(pattern):
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
+    if (tokenizer := _tokenizer(source)) is not None:
+        save_tokenizer(tokenizer, folder)
     if pruned.can_generate() and not (folder / "generation_config.json").is_file():
         GenerationConfig.from_model_config(pruned.config).save_pretrained(folder)
