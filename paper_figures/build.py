@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -108,8 +109,7 @@ def build_study(results: Path, study: str, out: Path, reference: str | None = No
     if not measured.empty:
         files += _costs(measured, study, folder)
     files += _comparison(good, results / study, folder, reference)
-    for data in reporting.setting_figures(good):
-        files += reporting.save(reporting.draw_setting(data), folder / data.name, data.records)
+    files += _drawn(folder, reporting.draw_setting, reporting.setting_figures(good))
     print(f"study {study}: {len(good)} runs\n\n{summary}")
     done = {record.run_id for record in good}
     bad = [record for record in records if record.run_id not in done]
@@ -134,8 +134,7 @@ def build_speed(results: Path, study: str, out: Path) -> list[Path]:
     files = _write(out / study / "table", table, study, notes, reporting.noted_csv(table, notes))
     growth = reporting.growth_data(records)
     if growth is not None:
-        stem = out / study / "figure_growth"
-        files += reporting.save(reporting.draw_growth(growth), stem, growth.records)
+        files += _drawn(out / study, reporting.draw_growth, [growth])
     print(f"study {study}: {len(records)} measurements\n\n{reporting.to_text(table)}")
     return files
 
@@ -174,9 +173,7 @@ def _costs(frame: pd.DataFrame, study: str, folder: Path) -> list[Path]:
     notes = [*reporting.cost_notes(frame), *reporting.record_lines(frame)]
     csv = reporting.cost_csv(frame, notes)
     files = _write(folder / "table_cost", table, f"{study}, measured cost", notes, csv)
-    for data in reporting.cost_figure_data(frame):
-        files += reporting.save(reporting.draw_costs(data), folder / data.name, data.records)
-    return files
+    return files + _drawn(folder, reporting.draw_costs, reporting.cost_figure_data(frame))
 
 
 def _comparison(
@@ -208,15 +205,21 @@ def _write(stem: Path, table: pd.DataFrame, title: str, notes: list[str], csv: s
 
 
 def _figures(frame: pd.DataFrame, folder: Path) -> list[Path]:
-    files = []
     named = frame.assign(headline=[reporting.headline(row) for _, row in frame.iterrows()])
     groups = named[["model", "dataset", "headline"]].drop_duplicates()
-    for model, dataset, headline in groups.itertuples(index=False):
-        for quantity in (headline, *FIDELITY_FIGURES):
-            data = reporting.figure_data(frame, model, dataset, quantity)
-            if data is not None:
-                figure = reporting.draw(data)
-                files += reporting.save(figure, folder / data.name, data.records)
+    figures = [
+        reporting.figure_data(frame, model, dataset, quantity)
+        for model, dataset, headline in groups.itertuples(index=False)
+        for quantity in (headline, *FIDELITY_FIGURES)
+    ]
+    return _drawn(folder, reporting.draw, [data for data in figures if data is not None])
+
+
+def _drawn(folder: Path, draw: Callable[[Any], Any], figures: Sequence[Any]) -> list[Path]:
+    """Draw and write figures; the files."""
+    files = []
+    for data in figures:
+        files += reporting.save(draw(data), folder / data.name, data.records)
     return files
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,28 @@ class Line:
     high: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class StyledLine(Line):
+    """A line in the look that its variant has in every figure."""
+
+    style: VariantStyle
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """Everything a figure shows.
+
+    Attributes:
+        name: File name without ending.
+        title: Model and data set.
+        records: Count and hash of the records shown.
+    """
+
+    name: str
+    title: str
+    records: str
+
+
 @contextmanager
 def canvas(width: float, height: float, records: str) -> Iterator[Any]:
     """A `matplotlib.figure.Figure` in the project's look, to be drawn on inside the `with`.
@@ -73,12 +95,11 @@ def file_stem(*parts: str) -> str:
     return "_".join(["figure", *(re.sub(r"[^A-Za-z0-9_.-]+", "-", part) for part in parts)])
 
 
-def plot_variant(
-    axes: Any, x: Sequence[float], y: Sequence[float], style: VariantStyle, label: str
-) -> None:
+def plot_variant(axes: Any, line: StyledLine, label: str) -> None:
     """The line of a variant, with its colour, marker and line style."""
+    style = line.style
     axes.plot(
-        *(x, y),
+        *(line.x, line.y),
         **{"color": style.colour, "marker": style.marker, "linestyle": style.line},
         **{"markersize": 4.5, "linewidth": 1.4, "label": label},
     )

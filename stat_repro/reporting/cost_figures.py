@@ -8,24 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import Line, canvas, file_stem, plot_variant
+from stat_repro.reporting.canvas import (
+    FigureData,
+    StyledLine,
+    canvas,
+    file_stem,
+    plot_variant,
+)
 from stat_repro.reporting.costs import cost_points
 from stat_repro.reporting.points import record_lines
-from stat_repro.reporting.styles import VariantStyle
 
 _PERCENT = 100.0
 _CURVE_POINTS = 60
-
-
-@dataclass(frozen=True)
-class SpeedupSeries(Line):
-    """One variant under one condition: a point per ratio.
-
-    Measured speed-up, with the smallest lower and the largest upper quartile of all runs, against
-    MACs of the whole model kept in percent.
-    """
-
-    style: VariantStyle
 
 
 @dataclass(frozen=True)
@@ -35,34 +29,21 @@ class SpeedupPanel:
     Attributes:
         title: Its words.
         prunable_share: Share of the dense model's MACs that can be pruned.
-        series: One per variant, in the order of the legend.
+        series: One per variant, in the order of the legend, with a point per ratio: measured
+            speed-up, with the smallest lower and the largest upper quartile of all runs, against
+            MACs of the whole model kept in percent.
     """
 
     title: str
     prunable_share: float
-    series: tuple[SpeedupSeries, ...]
+    series: tuple[StyledLine, ...]
 
 
 @dataclass(frozen=True)
-class CostFigureData:
-    """Everything the figure shows: one panel per condition.
+class CostFigureData(FigureData):
+    """One panel per condition: by device, length and batch size."""
 
-    Attributes:
-        model: Label of the model.
-        dataset: Label of the data set.
-        panels: By device, length and batch size.
-        records: Count and hash of the records shown.
-    """
-
-    model: str
-    dataset: str
     panels: tuple[SpeedupPanel, ...]
-    records: str
-
-    @property
-    def name(self) -> str:
-        """File name without ending."""
-        return file_stem(self.model, self.dataset, "speedup")
 
 
 def cost_figure_data(frame: pd.DataFrame) -> list[CostFigureData]:
@@ -82,8 +63,9 @@ def cost_figure_data(frame: pd.DataFrame) -> list[CostFigureData]:
             for (device, tokens, batch), group in points.groupby(["device", "tokens", "batch"])
         ]
         rows = frame[(frame["model"] == model) & (frame["dataset"] == dataset)]
-        shown = record_lines(rows)[0]
-        figures.append(CostFigureData(str(model), str(dataset), tuple(panels), shown))
+        name = file_stem(str(model), str(dataset), "speedup")
+        title, shown = f"{model}, {dataset}", record_lines(rows)[0]
+        figures.append(CostFigureData(name, title, shown, tuple(panels)))
     return figures
 
 
@@ -95,13 +77,13 @@ def draw_costs(data: CostFigureData) -> Any:
             _draw_panel(axes, panel)
         row[0].set_ylabel("measured speed-up (bars: quartiles)")
         row[0].legend(fontsize=7)
-        figure.suptitle(f"{data.model}, {data.dataset}", fontsize=10)
+        figure.suptitle(data.title, fontsize=10)
     return figure
 
 
-def _series(points: pd.DataFrame) -> SpeedupSeries:
+def _series(points: pd.DataFrame) -> StyledLine:
     points = points.sort_values("ideal", ascending=False, kind="stable")
-    return SpeedupSeries(
+    return StyledLine(
         label=points.iloc[0]["variant"],
         style=points.iloc[0]["style"],
         x=tuple(_PERCENT / points["ideal"]),
@@ -123,7 +105,7 @@ def _draw_panel(axes: Any, panel: SpeedupPanel) -> None:
         x = [_PERCENT * k for k in kept]
         axes.plot(x, y, color=colour, linestyle=line, linewidth=1.2, label=label)
     for series in panel.series:
-        plot_variant(axes, series.x, series.y, series.style, series.label)
+        plot_variant(axes, series, series.label)
         axes.vlines(series.x, series.low, series.high, color=series.style.colour, linewidth=1.2)
     axes.set_title(panel.title, fontsize=8)
     axes.set_xlabel("MACs of the whole model kept (%)")

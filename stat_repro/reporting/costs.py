@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from stat_repro.reporting.tables import noted_csv
-from stat_repro.reporting.variants import style_of, with_variants
+from stat_repro.reporting.variants import with_variants
 
 # One point: the same pruned model under the same conditions.
 _POINT = ["model", "dataset", "variant", "ratio", "device", "batch", "tokens"]
@@ -110,8 +110,7 @@ def _measured(run: Any) -> list[dict[str, Any]]:
             both[f"peak_memory_bytes_{which}"] = entry["peak_memory_bytes"][which]
         rows.append(
             {
-                **{key: run[key] for key in ("model", "dataset", "variant", "ratio", "order")},
-                "style": style_of(run, run["extras"]),
+                **{key: run[key] for key in (*_POINT[:4], "order", "style")},
                 # Times of two machines are never put together.
                 "device": entry["processor"] + words,
                 "batch": entry["batch_size"],

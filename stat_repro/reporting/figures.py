@@ -9,9 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import Line, canvas, file_stem, log_axis, plot_variant
+from stat_repro.reporting.canvas import (
+    FigureData,
+    StyledLine,
+    canvas,
+    file_stem,
+    log_axis,
+    plot_variant,
+)
 from stat_repro.reporting.points import aggregate, protocol_text, record_lines
-from stat_repro.reporting.styles import VariantStyle, quantity_style, variant_style
+from stat_repro.reporting.styles import quantity_style
 
 _PERCENT = 100.0
 _TICK_GAP = 0.06  # share of the x axis that a tick label needs for itself
@@ -21,53 +28,42 @@ _LEGEND_LINE = 0.185  # inches
 
 
 @dataclass(frozen=True)
-class Series(Line):
+class Series(StyledLine):
     """One variant: a point per ratio, values of the seeds against MACs kept in percent.
 
     Attributes:
-        style: Its look.
         n: Seeds per point.
         ratios: Ratio of each point.
         left_out: Ratios whose value is not finite; they have no point.
     """
 
-    style: VariantStyle
     n: tuple[int, ...]
     ratios: tuple[float, ...]
     left_out: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class FigureData:
-    """Everything a figure shows.
+class MetricFigure(FigureData):
+    """One metric against MACs kept.
 
     Attributes:
-        model: Label of the model.
-        dataset: Label of the data set.
         quantity: Name of the metric.
         y_label: Its words, with unit and protocol.
         log: Whether y is logarithmic.
         dense: Values of the dense model, one if all variants share it, in shown units.
         series: One per variant, in the order of the legend.
-        records: Count and hash of the records shown.
     """
 
-    model: str
-    dataset: str
     quantity: str
     y_label: str
     log: bool
     dense: tuple[float, ...]
     series: tuple[Series, ...]
-    records: str
-
-    @property
-    def name(self) -> str:
-        """File name without ending."""
-        return file_stem(self.model, self.dataset, self.quantity)
 
 
-def figure_data(frame: pd.DataFrame, model: str, dataset: str, quantity: str) -> FigureData | None:
+def figure_data(
+    frame: pd.DataFrame, model: str, dataset: str, quantity: str
+) -> MetricFigure | None:
     """Numbers of the figure of one metric against MACs kept; None where nothing was measured.
 
     Args:
@@ -87,20 +83,20 @@ def figure_data(frame: pd.DataFrame, model: str, dataset: str, quantity: str) ->
     protocols = sorted(set(rows["metrics.protocol"]))
     protocol = protocol_text(protocols[0], brief=True) if len(protocols) == 1 else "see the table"
     lowest = min((y for one in series for y in one.low), default=0.0)
-    return FigureData(
-        model=model,
-        dataset=dataset,
+    return MetricFigure(
+        name=file_stem(model, dataset, quantity),
+        title=f"{model}, {dataset}",
+        records=record_lines(rows)[0],
         quantity=quantity,
         y_label=f"{style.label}\n{protocol}",
         # A divergence of zero (ratio 0) has no logarithm.
         log=style.log and lowest > 0,
         dense=tuple(dense),
         series=tuple(series),
-        records=record_lines(rows)[0],
     )
 
 
-def draw(data: FigureData) -> Any:
+def draw(data: MetricFigure) -> Any:
     """The `matplotlib.figure.Figure` of the numbers, made without global state."""
     crowded = len(data.series) > _LEGEND_INSIDE
     height = max(3.9, _LEGEND_LINE * (len(data.series) + len(data.dense) + 2))
@@ -116,7 +112,7 @@ def draw(data: FigureData) -> Any:
         axes.set_xlabel("MACs kept (%), and the ratio that was asked for")
         label, _, protocol = data.y_label.partition("\n")
         axes.set_ylabel("\n".join([label, *textwrap.wrap(protocol, _LABEL_CHARACTERS)]))
-        axes.set_title(f"{data.model}, {data.dataset}")
+        axes.set_title(data.title)
         if crowded:
             axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
         else:
@@ -127,12 +123,9 @@ def draw(data: FigureData) -> Any:
 def _series(group: pd.DataFrame, scale: float) -> Series:
     first = group.iloc[0]
     drawn = group[group["not_finite"] == 0].sort_values("mac_kept", kind="stable")
-    style = variant_style(
-        *(first[key] for key in ("method", "allocation", "correction", "authors_compat", "extras"))
-    )
     return Series(
         label=first["variant"],
-        style=style,
+        style=first["style"],
         x=tuple(_PERCENT * drawn["mac_kept"]),
         y=tuple(scale * drawn["mean"]),
         low=tuple(scale * drawn["low"]),
@@ -150,13 +143,13 @@ def _draw_series(axes: Any, series: Series) -> None:
         label += f" (n={most})" if fewest == most else f" (n={fewest} to {most})"
     if series.left_out:
         label += f"; not finite at {', '.join(f'{r:g}' for r in series.left_out)}"
-    plot_variant(axes, series.x, series.y, series.style, label)
+    plot_variant(axes, series, label)
     if any(n > 1 for n in series.n):
         colour = series.style.colour
         axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.18, linewidth=0)
 
 
-def _ratio_ticks(axes: Any, data: FigureData) -> None:
+def _ratio_ticks(axes: Any, data: MetricFigure) -> None:
     ratios = sorted({r for one in data.series for r in one.ratios + one.left_out})
     places: list[float] = []
     labels = []

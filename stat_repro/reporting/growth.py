@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stat_repro.reporting.canvas import canvas
+from stat_repro.reporting.canvas import FigureData, canvas, file_stem
 from stat_repro.reporting.speed_table import shown_measurements
 from stat_repro.results.speed_record import SpeedRecord
 
@@ -46,16 +46,10 @@ class GrowthSeries:
 
 
 @dataclass(frozen=True)
-class GrowthData:
-    """Everything the figure shows: one column per axis along which something was measured.
-
-    Attributes:
-        panels: Words of the axis, and its series.
-        records: Which measurements are shown.
-    """
+class GrowthData(FigureData):
+    """One column per axis along which something was measured: its words, and its series."""
 
     panels: tuple[tuple[str, tuple[GrowthSeries, ...]], ...]
-    records: str
 
 
 def growth_data(records: Sequence[SpeedRecord]) -> GrowthData | None:
@@ -80,7 +74,7 @@ def growth_data(records: Sequence[SpeedRecord]) -> GrowthData | None:
             panels.append((words, series))
     if not panels:
         return None
-    return GrowthData(tuple(panels), shown_measurements(records))
+    return GrowthData(file_stem("growth"), "", shown_measurements(records), tuple(panels))
 
 
 def draw_growth(data: GrowthData) -> Any:

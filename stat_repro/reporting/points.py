@@ -26,7 +26,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     `compress_s`, in the order of the tables and in the record's units. Columns: `model, dataset,
     task, variant, ratio, quantity, n` (runs that measured it), `mean, std` (ddof 1), `low, high`
     (extremes), `not_finite` (runs whose value is infinite or undefined), `dense` and `dense_std`
-    (over the variant's runs), `mac_kept` (mean), `headline`, and what the style needs.
+    (over the variant's runs), `mac_kept` (mean), `headline`, `style`, `order`.
 
     Raises:
         ReportError: As `with_variants`, and values that cannot be what their name says.
@@ -45,12 +45,9 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
                 _check_range(quantity, values)
                 rows.append(
                     {
-                        **{key: first[key] for key in (*_GROUP, "method", "extras", "order")},
+                        **{key: first[key] for key in (*_GROUP, "order", "style")},
                         "task": first["config.dataset.task"],
                         "headline": headline(first),
-                        "allocation": first.get("config.pruning.allocation"),
-                        "correction": first.get("config.pruning.correction"),
-                        "authors_compat": bool(first.get("config.pruning.authors_compat", False)),
                         "quantity": quantity,
                         **_statistics(values),
                         "dense": dense[quantity]["mean"],

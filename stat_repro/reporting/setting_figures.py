@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import Line, canvas, file_stem, log_axis
+from stat_repro.reporting.canvas import FigureData, Line, canvas, file_stem, log_axis
 from stat_repro.reporting.points import record_lines
 from stat_repro.reporting.variants import with_variants
 from stat_repro.results import RunRecord, to_frame
@@ -27,23 +27,17 @@ _HALF_WIDTH = 38  # characters of a legend line that fit beside another one belo
 
 
 @dataclass(frozen=True)
-class SettingFigure:
-    """Everything such a figure shows.
+class SettingFigure(FigureData):
+    """Values against the setting.
 
     Attributes:
-        name: File name without ending.
-        title: Model and data set.
         x_label: The setting.
         panels: Words of the y axis, whether it is logarithmic, and a line per variant and ratio:
             values of the seeds against the setting, without x where there is no such setting.
-        records: Count and hash of the records shown.
     """
 
-    name: str
-    title: str
     x_label: str
     panels: tuple[tuple[str, bool, tuple[Line, ...]], ...]
-    records: str
 
 
 def setting_figures(records: Sequence[RunRecord]) -> list[SettingFigure]:
@@ -68,7 +62,7 @@ def setting_figures(records: Sequence[RunRecord]) -> list[SettingFigure]:
                 panels += _sketch_panels(runs, known)
             name = file_stem(str(model), str(dataset), "kl_by", column.rpartition(".")[2])
             lines = record_lines(rows)[0]
-            figures.append(SettingFigure(name, f"{model}, {dataset}", words, tuple(panels), lines))
+            figures.append(SettingFigure(name, f"{model}, {dataset}", lines, words, tuple(panels)))
     return figures
 
 

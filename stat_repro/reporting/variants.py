@@ -9,18 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
 
 from stat_repro.config import METHODS, PruningConfig, later_defaults, neutral_keys
-from stat_repro.reporting.styles import (
-    CORRECTION_LABELS,
-    VariantStyle,
-    variant_style,
-)
+from stat_repro.reporting.styles import CORRECTION_LABELS, variant_style
 
 # Settings that have a column of a table to themselves.
 _COLUMNS = ("ratio", "seed", "model.name", "dataset.name", "pruning.method")
@@ -64,7 +59,7 @@ def _completed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
-    """A copy with the columns `variant` (label), `extras` (tuple) and `order` (sort key).
+    """A copy with the columns `variant` (label), `extras` (tuple), `order` (sort key) and `style`.
 
     Args:
         frame: Successful runs, as `stat_repro.results.to_frame` gives them.
@@ -86,7 +81,7 @@ def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
             )
     # One after the other: the rows of a filtered frame may share an index.
     frame = _completed(frame.reset_index(drop=True))
-    variants: dict[Any, tuple[str, tuple[str, ...], tuple[int, str]]] = {}
+    variants: dict[Any, tuple[Any, ...]] = {}
     for _, group in frame.groupby(["model", "dataset"], sort=False):
         columns = _differing(group)
         seen: dict[str, tuple[str, ...]] = {}
@@ -100,9 +95,16 @@ def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
             label, extras = _label(row, values, settled.get(row["method"], set()))
             if seen.setdefault(label, tuple(values.values())) != tuple(values.values()):
                 raise ReportError(f"two different variants have the label {label!r}: {values}")
-            variants[index] = (label, extras, (style_of(row, extras).order, label))
+            style = variant_style(
+                row["method"],
+                str(row.get("config.pruning.allocation")),
+                str(row.get("config.pruning.correction")),
+                bool(row.get("config.pruning.authors_compat", False)),
+                extras,
+            )
+            variants[index] = (label, extras, (style.order, label), style)
     columns_added = zip(*(variants[index] for index in frame.index), strict=True)
-    names = ("variant", "extras", "order")
+    names = ("variant", "extras", "order", "style")
     return frame.assign(
         **{
             name: pd.Series(values, dtype=object)
@@ -203,14 +205,3 @@ def _shown(value: Any) -> str:
     if str(value) in ("True", "False"):
         return str(value).lower()
     return str(int(value)) if float(value).is_integer() else repr(float(value))
-
-
-def style_of(row: Any, extras: Sequence[str]) -> VariantStyle:
-    """Look of the variant of a run that has these settings beyond the defaults."""
-    return variant_style(
-        row["method"],
-        str(row.get("config.pruning.allocation")),
-        str(row.get("config.pruning.correction")),
-        bool(row.get("config.pruning.authors_compat", False)),
-        extras,
-    )
