@@ -11,16 +11,11 @@ from torch import Tensor, nn
 
 from stat_repro.data.batching import Batch
 from stat_repro.data.context_windows import ContextWindows
+from stat_repro.evaluation import spans
 from stat_repro.evaluation.example_values import Evaluation, question_values
 from stat_repro.evaluation.predictions import device_of, to_device
-from stat_repro.evaluation.spans import (
-    AnswerRule,
-    SpanLogits,
-    answers,
-    broken_questions,
-    span_divergence,
-)
-from stat_repro.metrics import answers as answer_metrics
+from stat_repro.evaluation.spans import AnswerRule, SpanLogits
+from stat_repro.metrics.answers import squad_metrics
 from stat_repro.models.modes import evaluating
 from stat_repro.progress import Progress
 
@@ -102,16 +97,17 @@ def evaluate_questions(
     """
     if not np.array_equal(dense.bounds, pruned.bounds):
         raise ValueError("question answering: expected scores of the same windows of both models")
-    if bool(broken_questions(dense, windows).any()):
+    if bool(spans.broken_questions(dense, windows).any()):
         raise ValueError("question answering: the dense model's scores are not finite")
     version = "1.1" if rule.null_threshold is None else "2.0"
-    models = {"dense": dense, "pruned": pruned}
-    given = {name: answers(logits, windows, contexts, rule) for name, logits in models.items()}
-    divergence = span_divergence(dense, pruned)
+    given = {
+        name: spans.answers(logits, windows, contexts, rule)
+        for name, logits in (("dense", dense), ("pruned", pruned))
+    }
+    divergence = spans.span_divergence(dense, pruned)
     examples = question_values(given, references, version, divergence, windows.question)
     metrics = {
-        "dense": answer_metrics.squad_metrics(given["dense"], references, version),
-        "pruned": answer_metrics.squad_metrics(given["pruned"], references, version),
+        **{name: squad_metrics(texts, references, version) for name, texts in given.items()},
         "fidelity": {
             "kl": float(divergence.mean()),
             "agreement": float(examples["agree"].mean()),

@@ -178,11 +178,8 @@ def _broken_outputs(model: PreTrainedModel) -> Iterator[list[bool]]:
         if not bool(torch.isfinite(torch.stack(outputs.logits.aminmax())).all()):
             passes.append(True)
 
-    hook = model.register_forward_hook(check)
-    try:
+    with model.register_forward_hook(check):
         yield passes
-    finally:
-        hook.remove()
 
 
 def _metrics(results: dict[str, dict[str, Any]]) -> dict[str, float]:

@@ -35,17 +35,10 @@ from stat_repro.calibration.spill import (
 from stat_repro.calibration.statistics import GramStatistics, SiteStatistics
 from stat_repro.config import LEAST_SQUARES
 from stat_repro.measure import Stopwatch, return_free_memory
+from stat_repro.methods import stat
 from stat_repro.methods.base import MethodInput, MethodOutput, SiteFit
 from stat_repro.methods.common import Folded, Key, output_of, warn_of_few_tokens
 from stat_repro.methods.correction import fold_site
-from stat_repro.methods.stat import (
-    SiteAnalysis,
-    allocate,
-    ffn_norm,
-    gathered,
-    head_order,
-    site_analysis,
-)
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.devices import float64_home
 from stat_repro.models.residency import AllResident, LayerWeights
@@ -138,24 +131,24 @@ class LayerwiseStat:
         request, watch = self._request, self._watch
         with watch.stage("calibrate_s"):
             self._passes.start()
-        analyses: list[SiteAnalysis] = []
+        analyses: list[stat.SiteAnalysis] = []
         for layer in track(range(request.adapter.num_layers), "dense layers", unit="layers"):
             with self._weights.layer(layer):
                 sites = [request.adapter.site(layer, kind) for kind in ("attention", "ffn")]
                 calibration = self._statistics(layer, sites, "calibrate_s")
                 with watch.stage("errors_s"):
                     analyses += [
-                        site_analysis(request.model, site, calibration, request.config)
+                        stat.site_analysis(request.model, site, calibration, request.config)
                         for site in sites
                     ]
-                    self._norms.append(ffn_norm(request.model, sites[1], calibration))
+                    self._norms.append(stat.ffn_norm(request.model, sites[1], calibration))
                 with watch.stage("spill_s"):
                     self._spill(layer, calibration)
                 del calibration  # before the next layer comes
             return_free_memory()
-        errors, self._orders = gathered(analyses)
+        errors, self._orders = stat.gathered(analyses)
         with watch.stage("allocate_s"):
-            return allocate(errors, request)
+            return stat.allocate(errors, request)
 
     def fold(self, sizes: Sizes) -> Iterator[Folded]:
         """Second pass: the edits of one layer after the other, attention before FFN."""
@@ -175,7 +168,7 @@ class LayerwiseStat:
                     calibration = self._statistics(layer, [attention], "recalibrate_s")
                 if attention.units:
                     with watch.stage("fold_heads_s"):
-                        kept = head_order(attention, calibration)[: sizes.heads[layer]]
+                        kept = stat.head_order(attention, calibration)[: sizes.heads[layer]]
                         folded.insert(
                             0,
                             fold_site(request.model, attention, kept, calibration, request.config),

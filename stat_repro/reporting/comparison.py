@@ -10,22 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stat_repro.config import PruningConfig
-from stat_repro.reporting.bootstrap import (
-    RESAMPLES,
-    Estimate,
-    Floats,
-    estimate,
-    resampled_sums,
-    total,
-)
-from stat_repro.reporting.fairness import (
-    Unit,
-    identity_difference,
-    mac_difference,
-    mac_objection,
-    removes_blocks,
-    unit_shares,
-)
+from stat_repro.reporting import bootstrap, fairness
+from stat_repro.reporting.bootstrap import RESAMPLES, Estimate, Floats
 from stat_repro.reporting.variants import ReportError, with_variants
 from stat_repro.results import RunRecord, to_frame
 
@@ -166,7 +152,7 @@ def _against(reference: str, group: Sequence[_Run]) -> list[Comparison | _Pair]:
     for run in group:
         points.setdefault((run.order, run.variant, run.record.ratio), []).append(run)
     references = {key[2]: runs for key, runs in points.items() if key[1] == reference}
-    units: dict[Any, Unit] = {}
+    units: dict[Any, fairness.Unit] = {}
     entries = []
     for key in sorted(points):
         if key[1] == reference:
@@ -176,13 +162,13 @@ def _against(reference: str, group: Sequence[_Run]) -> list[Comparison | _Pair]:
         dense = first.provenance.get("model_hash")
         if dense not in units:
             same = [r.record for r in group if r.record.provenance.get("model_hash") == dense]
-            units[dense] = unit_shares(same)
+            units[dense] = fairness.unit_shares(same)
         entries.append(_point(empty, references.get(key[2], []), points[key], units[dense]))
     return entries
 
 
 def _point(
-    empty: Comparison, references: Sequence[_Run], others: Sequence[_Run], unit: Unit
+    empty: Comparison, references: Sequence[_Run], others: Sequence[_Run], unit: fairness.Unit
 ) -> Comparison | _Pair:
     """Both sides of a comparison, or why there is none."""
     sides = [{run.record.seed: run for run in runs} for runs in (references, others)]
@@ -193,12 +179,12 @@ def _point(
         return replace(empty, left_out="the reference has no run of this ratio and seed")
     kept = [s for s in common if all(side[s].values is not None for side in sides)]
     left, right = ([side[s].record for s in kept or common] for side in sides)
-    whole = any(removes_blocks(record) for record in (*left, *right))
-    named = replace(empty, macs=mac_difference(left, right), whole_blocks=whole)
+    whole = any(fairness.removes_blocks(record) for record in (*left, *right))
+    named = replace(empty, macs=fairness.mac_difference(left, right), whole_blocks=whole)
     if not kept:
         return replace(named, left_out="no values per example")
-    reasons = [identity_difference(a, b) for a, b in zip(left, right, strict=True)]
-    reason = next((r for r in reasons if r is not None), mac_objection(left, right, unit))
+    reasons = [fairness.identity_difference(a, b) for a, b in zip(left, right, strict=True)]
+    reason = next((r for r in reasons if r is not None), fairness.mac_objection(left, right, unit))
     if reason is not None:
         return replace(named, left_out=reason)
     sums = [_over_seeds([side[s].values or {} for s in kept]) for side in sides]
@@ -227,7 +213,7 @@ def _measured(entries: Sequence[Comparison | _Pair], resamples: int) -> list[Com
         matrix = np.stack(same_size, axis=1)
         # Nothing that is not finite has an interval, and zero times infinity would spread.
         broken = ~np.isfinite(matrix).all(axis=0, keepdims=True)
-        sums = resampled_sums(np.where(broken, 0.0, matrix), resamples)
+        sums = bootstrap.resampled_sums(np.where(broken, 0.0, matrix), resamples)
         drawn[size] = iter(np.where(broken, np.nan, sums).T)
     result = []
     for entry, of_pair in zip(entries, columns, strict=True):
@@ -262,13 +248,13 @@ def _estimated(
     comparison: Comparison, columns: Mapping[str, Floats], resampled: Mapping[str, Floats]
 ) -> Comparison:
     def quotient(above: str, below: str) -> Estimate:
+        # Without weights every example counts the same, once per seed.
+        weight: Any = np.float64(comparison.examples * len(comparison.seeds))
+        drawn_weight = weight
         if below in columns:
-            return estimate(
-                (total(columns[above]), total(columns[below])), (resampled[above], resampled[below])
-            )
-        # Every example counts the same, once per seed.
-        counts = np.float64(comparison.examples * len(comparison.seeds))
-        return estimate((total(columns[above]), counts), (resampled[above], counts))
+            weight, drawn_weight = bootstrap.total(columns[below]), resampled[below]
+        sums = bootstrap.total(columns[above]), weight
+        return bootstrap.estimate(sums, (resampled[above], drawn_weight))
 
     metric, fidelity = MEASURED[comparison.task]
     # One plus the relative difference is exactly one where the two are the same.

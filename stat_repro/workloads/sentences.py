@@ -11,12 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
-from stat_repro.data.batching import (
-    calibration_batches,
-    check_length,
-    encode_sentences,
-    sentence_batches,
-)
+from stat_repro.data import batching
 from stat_repro.data.sampling import draw_indices
 from stat_repro.data.task_data import TaskData
 from stat_repro.evaluation.evaluate import evaluate_task
@@ -48,7 +43,7 @@ class SentenceWorkload:
         outputs: OutputOrder | None = None,
         positions: int | None = None,
     ) -> None:
-        check_length(config.max_length, positions)
+        batching.check_length(config.max_length, positions)
         self.data = data
         self.outputs = OutputOrder() if outputs is None else outputs
         self.config = config
@@ -56,7 +51,7 @@ class SentenceWorkload:
         self.fingerprint = dict(data.fingerprint)
         rows = data.split(config.calibration_split)
         self._labels = self.outputs.targets(torch.tensor(list(rows["label"])))
-        self._pool = encode_sentences(tokenizer, rows, config.max_length)
+        self._pool = batching.encode_sentences(tokenizer, rows, config.max_length)
         self.sequence_length = float(np.mean([len(row["input_ids"]) for row in self._pool]))
 
     def calibration(
@@ -67,7 +62,9 @@ class SentenceWorkload:
         drawn = [self._pool[i] for i in indices]
         expected = self._labels[list(indices)] if labels else None
         return CalibrationSet(
-            batches=calibration_batches(self.tokenizer, drawn, config.batch_size, expected),
+            batches=batching.calibration_batches(
+                self.tokenizer, drawn, config.batch_size, expected
+            ),
             digest=digest_of([row["input_ids"] for row in drawn]),
         )
 
@@ -78,7 +75,9 @@ class SentenceWorkload:
 
     def _logits(self, model: nn.Module, config: EvaluationConfig, label: str) -> torch.Tensor:
         rows = self._evaluated(config)
-        batches = sentence_batches(self.tokenizer, rows, self.config.max_length, config.batch_size)
+        batches = batching.sentence_batches(
+            self.tokenizer, rows, self.config.max_length, config.batch_size
+        )
         return self.outputs.arrange(predict_logits(model, batches, len(rows), label))
 
     def dense_outputs(self, model: nn.Module, config: EvaluationConfig) -> torch.Tensor:
