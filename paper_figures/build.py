@@ -23,27 +23,17 @@ import pandas as pd
 # Before the package is imported: it would import torch, to register the pruned architectures.
 os.environ["STAT_REPRO_LIGHT"] = "1"
 
-from stat_repro import reporting
+from stat_repro import reporting, results
 from stat_repro.config import SPEED_STUDY
 from stat_repro.entry import folder, guarded
 from stat_repro.paths import project_root, results_dir
-from stat_repro.results import (
-    RecordError,
-    RunRecord,
-    StudyError,
-    list_studies,
-    load_records,
-    load_speed,
-    read_examples,
-    to_frame,
-)
 
 # Beside the task's headline: how far the pruned model is from the dense one, which is far less
 # noisy than accuracy.
 FIDELITY_FIGURES = ("kl", "agreement", "mse_to_dense")
 
 
-class NothingToShow(StudyError):
+class NothingToShow(results.StudyError):
     """A study without a successful run."""
 
 
@@ -59,14 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _build(options: argparse.Namespace, built: list[str]) -> int:
     damaged = False
-    for study in options.study or list_studies(options.results):
+    for study in options.study or results.list_studies(options.results):
         try:
             if study == SPEED_STUDY:
                 build_speed(options.results, study, options.out)
             else:
                 build_study(options.results, study, options.out, options.reference)
             built.append(study)
-        except (StudyError, RecordError, reporting.ReportError) as err:
+        except (results.StudyError, results.RecordError, reporting.ReportError) as err:
             print(f"error: study {study}: {err}", file=sys.stderr)
             # A study of failed runs only matters to the one who asks for it by name.
             damaged |= options.study is not None or not isinstance(err, NothingToShow)
@@ -79,11 +69,11 @@ def _build(options: argparse.Namespace, built: list[str]) -> int:
     return 1 if damaged or not built else 0
 
 
-def build_study(results: Path, study: str, out: Path, reference: str | None = None) -> list[Path]:
+def build_study(root: Path, study: str, out: Path, reference: str | None = None) -> list[Path]:
     """Write the tables and figures of one study and print its summary.
 
     Args:
-        results: Folder of all studies.
+        root: Folder of all studies.
         study: Name of the study.
         out: Folder under which the study's folder is written.
         reference: Label of the variant that the others are compared with; faithful `stat` if None.
@@ -97,18 +87,18 @@ def build_study(results: Path, study: str, out: Path, reference: str | None = No
         RecordError: A damaged record.
         ReportError: Records that do not fit together.
     """
-    records = load_records(results, study, failed=True)
+    records = results.load_records(root, study, failed=True)
     good = [record for record in records if record.status == "ok"]
     if not good:
         raise NothingToShow(f"no successful run to show, {len(records)} failed{_failures(records)}")
-    frame = to_frame(good)
+    frame = results.to_frame(good)
     folder = out / study
     summary = reporting.to_text(reporting.summary_table(frame))
     files = _tables(frame, study, folder) + _figures(frame, folder)
     measured = reporting.measured_runs(frame)
     if not measured.empty:
         files += _costs(measured, study, folder)
-    files += _comparison(good, results / study, folder, reference)
+    files += _comparison(good, root / study, folder, reference)
     files += _drawn(folder, reporting.draw_setting, reporting.setting_figures(good))
     print(f"study {study}: {len(good)} runs\n\n{summary}")
     done = {record.run_id for record in good}
@@ -119,7 +109,7 @@ def build_study(results: Path, study: str, out: Path, reference: str | None = No
     return files
 
 
-def build_speed(results: Path, study: str, out: Path) -> list[Path]:
+def build_speed(root: Path, study: str, out: Path) -> list[Path]:
     """Write tables and figure of the benchmark (`python -m stat_repro.bench`), print the table.
 
     Returns:
@@ -129,7 +119,7 @@ def build_speed(results: Path, study: str, out: Path) -> list[Path]:
         StudyError: No measurement.
         RecordError: A damaged one.
     """
-    records = load_speed(results)
+    records = results.load_speed(root)
     table, notes = reporting.speed_table(records), reporting.speed_notes(records)
     files = _write(out / study / "table", table, study, notes, reporting.noted_csv(table, notes))
     growth = reporting.growth_data(records)
@@ -177,16 +167,17 @@ def _costs(frame: pd.DataFrame, study: str, folder: Path) -> list[Path]:
 
 
 def _comparison(
-    records: Sequence[RunRecord], stored: Path, folder: Path, reference: str | None
+    records: Sequence[results.RunRecord], stored: Path, folder: Path, reference: str | None
 ) -> list[Path]:
     """Tables of the variants against the reference, where there are values per example."""
-    read = {r.run_id: read_examples(r, stored / f"{r.run_id}.json") for r in records}
+    read = {r.run_id: results.read_examples(r, stored / f"{r.run_id}.json") for r in records}
     values = {run_id: examples for run_id, examples in read.items() if examples is not None}
     comparisons = reporting.compare(records, values, reference)
     if not comparisons:
         return []
     table = reporting.comparison_table(comparisons)
-    notes = [*reporting.comparison_notes(comparisons), *reporting.record_lines(to_frame(records))]
+    made_from = reporting.record_lines(results.to_frame(records))
+    notes = [*reporting.comparison_notes(comparisons), *made_from]
     csv = reporting.comparison_csv(comparisons, notes)
     title = f"{stored.name}, paired comparison"
     return _write(folder / "table_comparison", table, title, notes, csv)
@@ -223,7 +214,7 @@ def _drawn(folder: Path, draw: Callable[[Any], Any], figures: Sequence[Any]) -> 
     return files
 
 
-def _failures(records: Sequence[RunRecord]) -> str:
+def _failures(records: Sequence[results.RunRecord]) -> str:
     return "".join(
         f"\n  {r.run_id}: {r.error['type']}: {(r.error['message'].splitlines() or [''])[0]}"
         for r in records

@@ -62,12 +62,10 @@ def final_sizes(sizes: Sizes, scores: Sequence[Vector], budget: Budget, round_to
     sizes = round_neurons(sizes, scores, budget, round_to)
     if budget.kinds == "all":
         return sizes
-    whole = (
-        {"heads": budget.costs.heads}
-        if budget.kinds == "ffn"
-        else {"neurons": budget.costs.neurons}
-    )
-    return replace(sizes, **whole, details={**sizes.details, "kinds": budget.kinds})
+    sizes = replace(sizes, details={**sizes.details, "kinds": budget.kinds})
+    if budget.kinds == "ffn":
+        return replace(sizes, heads=budget.costs.heads)
+    return replace(sizes, neurons=budget.costs.neurons)
 
 
 def round_neurons(sizes: Sizes, scores: Sequence[Vector], budget: Budget, round_to: int) -> Sizes:

@@ -20,7 +20,6 @@ class Shape:
 
     Attributes:
         model_class: Class name in transformers.
-        config_class: Class name of its configuration.
         config: Values of the configuration.
         layers: Depth, in `depth_key` of the configuration.
         examples: Calibration examples.
@@ -29,7 +28,6 @@ class Shape:
     """
 
     model_class: str
-    config_class: str
     config: dict[str, int]
     layers: int
     examples: int
@@ -54,10 +52,11 @@ class Shape:
         """The model with seeded random weights, in evaluation mode."""
         values: dict[str, Any] = {**self.config, "num_hidden_layers": layers}
         values["max_position_embeddings"] = max(512, length)
-        config = getattr(transformers, self.config_class)(**values)
+        model_class = getattr(transformers, self.model_class)
+        config = model_class.config_class(**values)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model: PreTrainedModel = getattr(transformers, self.model_class)(config)
+            model: PreTrainedModel = model_class(config)
         return model.to(dtype).eval()
 
 
@@ -78,7 +77,7 @@ def _bert(width: int, heads: int, neurons: int, **sizes: int) -> Shape:
         "intermediate_size": neurons,
         "vocab_size": 30522,
     }
-    return Shape("BertForSequenceClassification", "BertConfig", config, **sizes)
+    return Shape("BertForSequenceClassification", config, **sizes)
 
 
 def _llama(width: int, heads: int, groups: int, neurons: int, **sizes: int) -> Shape:
@@ -89,7 +88,7 @@ def _llama(width: int, heads: int, groups: int, neurons: int, **sizes: int) -> S
         "intermediate_size": neurons,
         "vocab_size": _DECODER_VOCABULARY,
     }
-    return Shape("LlamaForCausalLM", "LlamaConfig", config, **sizes)
+    return Shape("LlamaForCausalLM", config, **sizes)
 
 
 SHAPES: dict[str, Shape] = {

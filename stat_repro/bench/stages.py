@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 
 import scipy.linalg
 import torch
@@ -26,10 +28,11 @@ COMPRESSION_STAGES = (
 )
 
 
+@dataclass
 class Bench:
     """One model, its batches, and the measurements of one turn.
 
-    Args:
+    Attributes:
         model: In evaluation mode; not changed.
         batches: Inputs without padding.
         ratio: Share of the prunable MACs that is removed.
@@ -37,18 +40,16 @@ class Bench:
         authors_tokens: Rows of the FFN that is decomposed the authors' way; 0 leaves it out.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        batches: Sequence[CalibrationBatch],
-        ratio: float,
-        sweep: Sequence[float],
-        authors_tokens: int,
-    ) -> None:
-        self.model, self.batches, self.ratio, self.sweep = model, batches, ratio, sweep
-        self.authors_tokens = authors_tokens
-        self.adapter: Adapter = adapter_for(model)
-        self._rows: torch.Tensor | None = None
+    model: PreTrainedModel
+    batches: Sequence[CalibrationBatch]
+    ratio: float
+    sweep: Sequence[float]
+    authors_tokens: int
+
+    @cached_property
+    def adapter(self) -> Adapter:
+        """The model's adapter."""
+        return adapter_for(self.model)
 
     def turn(self) -> tuple[dict[str, float], dict[str, int | None]]:
         """Seconds of every stage, and peak memory in bytes, each measured once."""
@@ -99,19 +100,20 @@ class Bench:
 
     def _ffn_both_ways(self, result: Compression) -> dict[str, float]:
         """The first layer's FFN after its forward pass: Gram matrix, and QR of what was stored."""
-        site = self.adapter.site(0, "ffn")
-        if self._rows is None:
-            self._rows = self._stored_rows(site)
+        site, rows = self.adapter.site(0, "ffn"), self._rows
         weight = linear(self.model, site.consumer).weight.detach()
         kept = len(result.plan.layers[0].kept_neurons)
         watch = Stopwatch(self.model.device)
         with watch.stage("gram_ffn_s"):
-            by_gram(self._rows, weight, kept, site)
+            by_gram(rows, weight, kept, site)
         with watch.stage("authors_ffn_s"):
-            by_authors(self._rows, weight, kept)
+            by_authors(rows, weight, kept)
         return watch.seconds
 
-    def _stored_rows(self, site: Site) -> torch.Tensor:
+    @cached_property
+    def _rows(self) -> torch.Tensor:
+        """Activations of the first layer's FFN."""
+        site = self.adapter.site(0, "ffn")
         # No more batches than rows are needed.
         per_batch = self.batches[0]["input_ids"].numel()
         enough = self.batches[: -(-self.authors_tokens // per_batch)]

@@ -25,10 +25,7 @@ def counted_costs(
     `prunable_macs_per_token` (attention and FFN, which the ratio refers to), `macs_per_token` (the
     whole model, see `whole_model_macs`), `prunable_params`, `params`, `size_bytes` (on disk).
     """
-    prunable = {
-        name: prunable_costs(adapter_for(model), sequence_length)
-        for name, model in (("dense", dense), ("pruned", pruned))
-    }
+    prunable = _both(dense, pruned, lambda m: prunable_costs(adapter_for(m), sequence_length))
     return {
         "prunable_macs_per_token": {name: costs.macs for name, costs in prunable.items()},
         "macs_per_token": _both(dense, pruned, lambda m: whole_model_macs(m, sequence_length)),

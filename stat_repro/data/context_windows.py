@@ -117,10 +117,7 @@ def context_windows(
             f"got {type(tokenizer).__name__} of {tokenizer.name_or_path!r} (a tokenizer.json in "
             "the model's folder makes it one)"
         )
-    encoded: list[Encoded] = []
-    owners: list[int] = []
-    first: list[int] = []
-    offsets: list[NDArray[np.int32]] = []
+    windows: list[tuple[int, Encoded, int, NDArray[np.int32]]] = []
     cut = 0
     for begin in range(0, len(questions), _CHUNK):
         rows = questions[begin : begin + _CHUNK]
@@ -136,11 +133,8 @@ def context_windows(
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
-        for owner, window, start, characters in _windows(batch, tokenizer):
-            encoded.append(window)
-            owners.append(begin + owner)
-            first.append(start)
-            offsets.append(characters)
+        windows += _windows(batch, tokenizer, begin)
+    owners, encoded, first, offsets = map(list, zip(*windows, strict=True))
     return ContextWindows(
         encoded, np.array(owners, np.int64), np.array(first, np.int64), offsets, cut
     )
@@ -172,9 +166,15 @@ def _check_step(
 
 
 def _windows(
-    batch: Any, tokenizer: PreTrainedTokenizerBase
+    batch: Any, tokenizer: PreTrainedTokenizerBase, begin: int
 ) -> Iterator[tuple[int, Encoded, int, NDArray[np.int32]]]:
-    """Question, tokens, first context position and characters of every window."""
+    """Question, tokens, first context position and characters of every window.
+
+    Args:
+        batch: What the tokenizer made of some questions with their contexts.
+        tokenizer: The tokenizer.
+        begin: Row of the first of these questions.
+    """
     keys = [key for key in batch if key in ("input_ids", "attention_mask", "token_type_ids")]
     for number, owner in enumerate(batch["overflow_to_sample_mapping"]):
         parts = batch.sequence_ids(number)
@@ -189,4 +189,4 @@ def _windows(
             raise DataError("expected contexts with at least one token; got one without")
         start, stop = places[0], places[-1] + 1
         characters = np.array(batch["offset_mapping"][number][start:stop], dtype=np.int32)
-        yield owner, {key: batch[key][number] for key in keys}, start, characters
+        yield begin + owner, {key: batch[key][number] for key in keys}, start, characters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,21 +28,21 @@ class CorpusSource:
     Attributes:
         name: Name in `CORPORA`.
         path: Name on the hub, or a local folder or file; None for the usual name of the corpus.
-        revision: Revision on the hub; None for the usual one of the corpus.
-        files: Local file by part, which comes before `path`; empty where no key names them.
         text_column: Column of the text in tables.
         key: Configuration key of `path`, for messages.
         split_key: Configuration key of the part that is wanted, for messages.
+        revision: Revision on the hub; None for the usual one of the corpus.
+        files: Local file by part, which comes before `path`; empty where no key names them.
         taken: Part that cannot be wanted, because it is evaluated.
     """
 
     name: str
     path: str | None
-    revision: str | None
-    files: Mapping[str, str | None]
     text_column: str
     key: str
     split_key: str
+    revision: str | None = None
+    files: Mapping[str, str | None] = field(default_factory=dict)
     taken: str | None = None
 
     def read(self, part: str, documents: int | None) -> tuple[tuple[str, ...], str]:

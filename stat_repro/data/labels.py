@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any
 
@@ -107,10 +108,8 @@ def targets(values: list[Any], what: str) -> list[float]:
     for row, value in enumerate(values, start=1):
         number = math.nan
         if isinstance(value, (str, Real)) and not isinstance(value, bool):
-            try:
+            with suppress(ValueError):
                 number = float(value)
-            except ValueError:
-                number = math.nan
         if not math.isfinite(number):
             raise DataError(
                 f"{what}, row {row}: expected a finite number (task=regression); got {value!r}"

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from stat_repro.data.errors import DataError
 from stat_repro.data.table_files import ENDINGS, Columns, first_fields, read_table
 
-_SAVED = "state.json"  # what `save_to_disk` leaves beside the rows
+SAVED = "state.json"  # what `save_to_disk` leaves beside the rows
 _SHARD = re.compile(r"(?P<stem>\w+)-\d{5}-of-(?P<count>\d{5})\.parquet")
 _LISTED_FILES = 12
 
@@ -77,7 +77,7 @@ def _forms(children: Sequence[Path], stems: Sequence[str]) -> list[tuple[Path, .
         shard = _SHARD.fullmatch(child.name)
         if shard is not None and shard["stem"] in stems:
             shards.setdefault((child.parent, shard["stem"], int(shard["count"])), []).append(child)
-        elif (child.name in stems and (child / _SAVED).is_file()) or (
+        elif (child.name in stems and (child / SAVED).is_file()) or (
             child.stem in stems and child.suffix.lower() in ENDINGS
         ):
             forms.append((child,))
@@ -94,15 +94,11 @@ def content_files(files: Sequence[Path]) -> list[Path]:
     Args:
         files: One entry of what `part_files` returns.
     """
-    return [
-        inner
-        for file in files
-        for inner in (
-            sorted([*file.glob("*.arrow"), *file.glob("dataset_info.json")])
-            if file.is_dir()
-            else [file]
-        )
-    ]
+    content: list[Path] = []
+    for file in files:
+        saved = [*file.glob("*.arrow"), *file.glob("dataset_info.json")]
+        content += sorted(saved) if file.is_dir() else [file]
+    return content
 
 
 def read_part(

@@ -19,8 +19,8 @@ import numpy as np
 from stat_repro.config import DatasetConfig
 from stat_repro.data.errors import DataError
 from stat_repro.data.hub import from_hub, local_copy
-from stat_repro.data.local_parts import local_form, part_files, table_of
-from stat_repro.data.squad_files import SAVED, Question, read_file, read_rows
+from stat_repro.data.local_parts import SAVED, local_form, part_files, table_of
+from stat_repro.data.squad_files import Question, read_file, read_rows
 
 VERSIONS = ("1.1", "2.0")
 _KEY = "dataset.path"

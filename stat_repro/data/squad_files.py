@@ -14,7 +14,6 @@ from stat_repro.data.errors import DataError
 from stat_repro.data.local_parts import read_part
 from stat_repro.data.table_files import Columns
 
-SAVED = "state.json"  # what `save_to_disk` leaves beside the rows
 COLUMNS = ("id", "context", "question", "answers")
 
 

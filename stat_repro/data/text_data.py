@@ -112,13 +112,13 @@ def _two_parts(
 
 
 def _packaged_texts(config: DatasetConfig, name: str) -> TextData:
-    if config.calibration_corpus is None:
-        _check_only_corpora_have(config, ("path", "validation", *_CALIBRATION_KEYS))
-        calibration, evaluation = packaged_parts(name)
+    corpus = config.calibration_corpus
+    keys = _CALIBRATION_KEYS if corpus is None else ()
+    _check_only_corpora_have(config, ("path", "validation", *keys))
+    calibration, evaluation = packaged_parts(name)
+    if corpus is None:
         return _two_parts(config, TextPart(calibration, config.join), evaluation)
-    _check_only_corpora_have(config, ("path", "validation"))
-    _, evaluation = packaged_parts(name)
-    part, origin = _other_calibration(config, config.calibration_corpus)
+    part, origin = _other_calibration(config, corpus)
     return _two_parts(config, part, evaluation, {"calibrated_on": origin})
 
 
@@ -203,8 +203,6 @@ def _other_calibration(config: DatasetConfig, name: str) -> tuple[TextPart, str]
     source = CorpusSource(
         name=name,
         path=config.calibration_path,
-        revision=None,
-        files={},
         text_column=corpus.text_column,
         key="dataset.calibration_path",
         split_key="dataset.calibration_split",

@@ -14,6 +14,7 @@ A is what the consumer reads, W and b its weight and bias, K the kept columns:
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -61,32 +62,43 @@ def fold_site(
     exact = float64(weight)
     columns = unit_columns(kept, site.width).to(exact.device)
     statistics = calibration.statistics.get(site.key)
-    shift = None
+    shift = error = None
     if statistics is None:
         if config.correction != "none":
             raise ValueError(f"{site.name}: correction={config.correction} needs its statistics")
         folded = exact[:, columns]
-        error = None
     else:
-        folded, shift = _corrected(exact, statistics, site, columns, config)
+        cut = _Cut(site, exact, statistics, columns)
+        folded, shift = _corrected(cut, config)
         norm = statistics.output_error(exact) if norm is None else norm
-        error = None
         if norm > 0:
-            error = _output_error(exact, statistics, columns, folded, shift) / norm
+            error = _output_error(cut, folded, shift) / norm
     bias = None if shift is None else _shifted_bias(linear(model, site.consumer), shift)
     new = folded.to(device=weight.device, dtype=weight.dtype)
     edit = SiteEdit(*site.key, kept, new, bias)
     return edit, SiteFit(*site.key, site.units, len(kept), error)
 
 
-def _corrected(
-    weight: torch.Tensor,
-    statistics: SiteStatistics,
-    site: Site,
-    columns: torch.Tensor,
-    config: PruningConfig,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+@dataclass(frozen=True)
+class _Cut:
+    """A site that keeps some columns.
+
+    Attributes:
+        site: The site.
+        weight: Of its consumer, (D, F), float64.
+        statistics: That the correction is fitted to.
+        columns: The kept ones, (k,).
+    """
+
+    site: Site
+    weight: torch.Tensor
+    statistics: SiteStatistics
+    columns: torch.Tensor
+
+
+def _corrected(cut: _Cut, config: PruningConfig) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The new weight (D, k), float64, and what is added to the bias (D,), if anything."""
+    weight, statistics, columns = cut.weight, cut.statistics, cut.columns
     if config.correction == "lstsq":
         return statistics.fold(weight, columns, config.ridge).to(weight.device), None
     if config.correction == "bias":
@@ -100,60 +112,47 @@ def _corrected(
         constant = mean - interpolation.T @ mean[columns]
         return fold(weight, interpolation), weight @ constant
     if config.correction == "scale":
-        factors = _scales(weight, statistics, site, columns, config.ridge)
-        return weight[:, columns] * factors.repeat_interleave(site.width), None
+        factors = _scales(cut, config.ridge)
+        return weight[:, columns] * factors.repeat_interleave(cut.site.width), None
     return weight[:, columns], None
 
 
-def _scales(
-    weight: torch.Tensor,
-    statistics: SiteStatistics,
-    site: Site,
-    columns: torch.Tensor,
-    ridge: float,
-) -> torch.Tensor:
+def _scales(cut: _Cut, ridge: float) -> torch.Tensor:
     """Factors m of the kept units, (k,), that bring sum m_u y_u closest to the dense output.
 
     y_u is what unit u adds to the output. The factors are 1 + d with the smallest d among equals;
     the ridge draws d to zero. A site with a factor beyond `MAX_SCALE` keeps all at 1.
     """
-    products = statistics.output_products(weight, site.width).to(weight.device)
-    kept = columns[:: site.width] // site.width
+    width = cut.site.width
+    products = cut.statistics.output_products(cut.weight, width).to(cut.weight.device)
+    kept = cut.columns[::width] // width
     normal = products[kept][:, kept]
     missing = products[kept].sum(dim=1) - normal.sum(dim=1)  # inner products with what is removed
     if not len(kept):
         return missing
     normal = normal + ridge * products.diagonal().mean() * torch.eye(len(kept)).to(normal)
     values, vectors = torch.linalg.eigh(normal)
-    live = values > NOISE_RTOL[statistics.dtype] * values.max()
+    live = values > NOISE_RTOL[cut.statistics.dtype] * values.max()
     inverse = torch.where(live, 1.0 / values, torch.zeros_like(values))
     factors = 1.0 + vectors @ (inverse * (vectors.T @ missing))
     if float(factors.abs().max()) > MAX_SCALE:
         log.warning(
             "%s: mask tuning asks for a factor of %.1f (more than %g); the site keeps its scale",
-            site.name,
-            float(factors.abs().max()),
-            MAX_SCALE,
+            *(cut.site.name, float(factors.abs().max()), MAX_SCALE),
         )
         return torch.ones_like(factors)
     return factors
 
 
-def _output_error(
-    weight: torch.Tensor,
-    statistics: SiteStatistics,
-    columns: torch.Tensor,
-    folded: torch.Tensor,
-    shift: torch.Tensor | None,
-) -> float:
+def _output_error(cut: _Cut, folded: torch.Tensor, shift: torch.Tensor | None) -> float:
     """||A W^T - A[:, K] W'^T - 1 shift^T||_F."""
-    difference = weight.clone()
-    difference[:, columns] -= folded
+    difference, statistics = cut.weight.clone(), cut.statistics
+    difference[:, cut.columns] -= folded
     if shift is None:
         return statistics.output_error(difference)
     # The error around the mean, and the error of the mean once per token.
     spread = statistics.centred().output_error(difference)
-    offset = float((difference @ statistics.mean.to(weight) - shift).norm())
+    offset = float((difference @ statistics.mean.to(cut.weight) - shift).norm())
     return float((spread**2 + statistics.tokens * offset**2) ** 0.5)
 
 

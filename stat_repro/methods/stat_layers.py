@@ -18,6 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import torch
@@ -94,10 +95,11 @@ def working_folder(adapter: Adapter, spill: Path | None) -> Iterator[Path]:
         yield folder
 
 
+@dataclass
 class LayerwiseStat:
     """The two passes; `sizes`, then `fold`.
 
-    Args:
+    Attributes:
         request: What the method is given; its `calibration` needs to hold the counts only.
         weights: Brings layers into memory.
         folder: For files, removed by whoever made it.
@@ -106,21 +108,19 @@ class LayerwiseStat:
         in_files: Whether hidden states wait in files.
     """
 
-    def __init__(
-        self,
-        request: MethodInput,
-        weights: LayerWeights,
-        folder: Path,
-        device: torch.device,
-        watch: Stopwatch,
-        *,
-        in_files: bool,
-    ) -> None:
-        self._request, self._weights, self._folder = request, weights, folder
-        self._device, self._watch = device, watch
-        store = FileStore(folder) if in_files else MemoryStore()
+    request: MethodInput
+    weights: LayerWeights
+    folder: Path
+    device: torch.device
+    watch: Stopwatch
+    _: KW_ONLY
+    in_files: bool
+
+    def __post_init__(self) -> None:
+        request, weights = self.request, self.weights
+        store = FileStore(self.folder) if self.in_files else MemoryStore()
         self._passes = LayerPasses(
-            request.model, request.adapter, weights, request.batches, store, device
+            request.model, request.adapter, weights, request.batches, store, self.device
         )
         self._orders: list[torch.Tensor] = []
         self._norms: list[float] = []
@@ -128,12 +128,12 @@ class LayerwiseStat:
 
     def sizes(self) -> Sizes:
         """First pass and allocation: what every layer keeps."""
-        request, watch = self._request, self._watch
+        request, watch = self.request, self.watch
         with watch.stage("calibrate_s"):
             self._passes.start()
         analyses: list[stat.SiteAnalysis] = []
         for layer in track(range(request.adapter.num_layers), "dense layers", unit="layers"):
-            with self._weights.layer(layer):
+            with self.weights.layer(layer):
                 sites = [request.adapter.site(layer, kind) for kind in ("attention", "ffn")]
                 calibration = self._statistics(layer, sites, "calibrate_s")
                 with watch.stage("errors_s"):
@@ -152,7 +152,7 @@ class LayerwiseStat:
 
     def fold(self, sizes: Sizes) -> Iterator[Folded]:
         """Second pass: the edits of one layer after the other, attention before FFN."""
-        request, watch, adapter = self._request, self._watch, self._request.adapter
+        request, watch, adapter = self.request, self.watch, self.request.adapter
         if request.config.correction in LEAST_SQUARES:
             tokens = request.calibration.tokens
             warn_of_few_tokens(adapter.of_kind("ffn"), sizes.neurons, tokens)
@@ -161,7 +161,7 @@ class LayerwiseStat:
         for layer in track(range(adapter.num_layers), "folding layers", unit="layers"):
             attention, ffn = (adapter.site(layer, kind) for kind in ("attention", "ffn"))
             folded: Folded = []
-            with self._weights.layer(layer):
+            with self.weights.layer(layer):
                 with watch.stage("fold_ffn_s"):
                     folded.append(self._fold_ffn(ffn, sizes.neurons[layer]))
                 with temporarily_pruned(request.model, [ffn], [folded[0][0]]):
@@ -179,8 +179,8 @@ class LayerwiseStat:
 
     def _statistics(self, layer: int, sites: list[Site], stage: str) -> Calibration:
         """Statistics of sites of a layer; the batches move on behind it."""
-        with self._watch.stage(stage):
-            reduction = Reduction(sites, self._device)
+        with self.watch.stage(stage):
+            reduction = Reduction(sites, self.device)
             self._passes.advance(layer, reduction, f"statistics of layer {layer}")
             calibration = reduction.finish()
         return_free_memory()
@@ -189,14 +189,14 @@ class LayerwiseStat:
     def _spill(self, layer: int, calibration: Calibration) -> None:
         statistics = calibration.statistics.get((layer, "ffn"))
         if isinstance(statistics, GramStatistics):
-            path = self._folder / f"gram-{layer}.bin"
+            path = self.folder / f"gram-{layer}.bin"
             self._grams[layer] = SpilledGram.write(statistics, path)
 
     def _fold_ffn(self, site: Site, kept: int) -> tuple[SiteEdit, SiteFit]:
-        request, units = self._request, self._orders[site.layer][:kept]
+        request, units = self.request, self._orders[site.layer][:kept]
         statistics: dict[Key, SiteStatistics] = {}
         if kept < site.units:
-            home = float64_home(self._device)
+            home = float64_home(self.device)
             statistics[site.key] = self._grams[site.layer].load(home)
         known = request.calibration
         calibration = Calibration(statistics, known.tokens, known.examples)

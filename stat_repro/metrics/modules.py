@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import datasets
@@ -21,6 +21,7 @@ class _ProjectMetric(evaluate.Metric):
 
     description: str
     value_type: str
+    function: Callable[..., dict[str, float]]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(cache_dir=str(paths.cache_dir() / "metrics"), **options)
@@ -33,20 +34,16 @@ class _ProjectMetric(evaluate.Metric):
             features=datasets.Features({"predictions": value, "references": value}),
         )
 
+    def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, float]:
+        return self.function(predictions, references, **options)
+
 
 class Classification(_ProjectMetric):
     """See `stat_repro.metrics.scores.classification_metrics`; `num_classes` is optional."""
 
     description = "Accuracy, F1 (class 1 of two classes, else macro), Matthews correlation."
     value_type = "int64"
-
-    def _compute(
-        self,
-        predictions: Sequence[int],
-        references: Sequence[int],
-        num_classes: int | None = None,
-    ) -> dict[str, float]:
-        return classification_metrics(predictions, references, num_classes)
+    function = staticmethod(classification_metrics)
 
 
 class Regression(_ProjectMetric):
@@ -54,11 +51,7 @@ class Regression(_ProjectMetric):
 
     description = "Pearson and Spearman correlation."
     value_type = "float64"
-
-    def _compute(
-        self, predictions: Sequence[float], references: Sequence[float]
-    ) -> dict[str, float]:
-        return regression_metrics(predictions, references)
+    function = staticmethod(regression_metrics)
 
 
 METRICS: dict[str, type[_ProjectMetric]] = {

@@ -1,19 +1,17 @@
-"""What all figures have in common: names, fonts, the line about the records, the files."""
+"""How all figures are drawn: fonts, the line about the records, the files."""
 
 from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stat_repro.paths import cache_dir
+from stat_repro.reporting.figure_data import StyledLine
 from stat_repro.reporting.files import replace_file
-from stat_repro.reporting.styles import VariantStyle
 
 _DPI = 160
 _RC: dict[str, Any] = {
@@ -26,47 +24,6 @@ _RC: dict[str, Any] = {
     "pdf.fonttype": 42,
     "svg.hashsalt": "stat_repro",
 }
-
-
-@dataclass(frozen=True)
-class Line:
-    """One variant in a figure: points, ascending in x.
-
-    Attributes:
-        label: The variant.
-        x: What it is drawn against.
-        y: Values, of several seeds their mean.
-        low: Lower end of what is shown around them.
-        high: Upper end.
-    """
-
-    label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class StyledLine(Line):
-    """A line in the look that its variant has in every figure."""
-
-    style: VariantStyle
-
-
-@dataclass(frozen=True)
-class FigureData:
-    """Everything a figure shows.
-
-    Attributes:
-        name: File name without ending.
-        title: Model and data set.
-        records: Count and hash of the records shown.
-    """
-
-    name: str
-    title: str
-    records: str
 
 
 @contextmanager
@@ -88,11 +45,6 @@ def canvas(width: float, height: float, records: str) -> Iterator[Any]:
         figure = Figure(figsize=(width, height), layout=layout)
         yield figure
         figure.text(0.995, 0.002, records, ha="right", va="bottom", fontsize=5, color="0.4")
-
-
-def file_stem(*parts: str) -> str:
-    """File name of a figure without ending."""
-    return "_".join(["figure", *(re.sub(r"[^A-Za-z0-9_.-]+", "-", part) for part in parts)])
 
 
 def plot_variant(axes: Any, line: StyledLine, label: str) -> None:

@@ -8,14 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import (
-    FigureData,
-    StyledLine,
-    canvas,
-    file_stem,
-    plot_variant,
-)
+from stat_repro.reporting.canvas import canvas, plot_variant
 from stat_repro.reporting.costs import cost_points
+from stat_repro.reporting.figure_data import FigureData, StyledLine, file_stem
 from stat_repro.reporting.points import record_lines
 
 _PERCENT = 100.0

@@ -9,14 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import (
-    FigureData,
-    StyledLine,
-    canvas,
-    file_stem,
-    log_axis,
-    plot_variant,
-)
+from stat_repro.reporting.canvas import canvas, log_axis, plot_variant
+from stat_repro.reporting.figure_data import FigureData, StyledLine, file_stem
 from stat_repro.reporting.points import aggregate, protocol_text, record_lines
 from stat_repro.reporting.styles import quantity_style
 

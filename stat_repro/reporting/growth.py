@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stat_repro.reporting.canvas import FigureData, canvas, file_stem
+from stat_repro.reporting.canvas import canvas
+from stat_repro.reporting.figure_data import FigureData, file_stem
 from stat_repro.reporting.speed_table import shown_measurements
 from stat_repro.results.speed_record import SpeedRecord
 

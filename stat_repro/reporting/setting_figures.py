@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import FigureData, Line, canvas, file_stem, log_axis
+from stat_repro.reporting.canvas import canvas, log_axis
+from stat_repro.reporting.figure_data import FigureData, Line, file_stem
 from stat_repro.reporting.points import record_lines
 from stat_repro.reporting.variants import with_variants
 from stat_repro.results import RunRecord, to_frame
@@ -133,27 +134,23 @@ def _sketch_panels(
         for run in runs
         if run.config["calibration"]["statistics"] == "gram"
     }
-
-    def shared(run: RunRecord) -> float | None:
-        other = exact.get((run.ratio, run.seed))
-        return None if other is None else 100 * _common_neurons(run, other)
-
-    def by_run(measure: Callable[[RunRecord], float | None]) -> tuple[Line, ...]:
-        return _series(rows, [measure(run) for run in runs])
-
+    common = [_common_neurons(run, exact.get((run.ratio, run.seed))) for run in runs]
+    errors = [_ffn_error(run) for run in runs]
     return [
-        ("neurons kept as by the exact statistics (%)", False, by_run(shared)),
-        ("mean relative FFN error, by the statistics taken", False, by_run(_ffn_error)),
+        ("neurons kept as by the exact statistics (%)", False, _series(rows, common)),
+        ("mean relative FFN error, by the statistics taken", False, _series(rows, errors)),
     ]
 
 
-def _common_neurons(run: RunRecord, exact: RunRecord) -> float:
-    """Share of the neurons kept by a run that another one keeps as well."""
+def _common_neurons(run: RunRecord, exact: RunRecord | None) -> float | None:
+    """Percent of the neurons kept by a run that another one, if there is one, keeps as well."""
+    if exact is None:
+        return None
     kept, others = (
         {(i, unit) for i, layer in enumerate(r.layers) for unit in layer.kept_neurons}
         for r in (run, exact)
     )
-    return len(kept & others) / len(kept)
+    return 100 * (len(kept & others) / len(kept))
 
 
 def _ffn_error(run: RunRecord) -> float:

@@ -103,14 +103,8 @@ def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
                 extras,
             )
             variants[index] = (label, extras, (style.order, label), style)
-    columns_added = zip(*(variants[index] for index in frame.index), strict=True)
-    names = ("variant", "extras", "order", "style")
-    return frame.assign(
-        **{
-            name: pd.Series(values, dtype=object)
-            for name, values in zip(names, columns_added, strict=True)
-        }
-    )
+    added = ["variant", "extras", "order", "style"]
+    return frame.join(pd.DataFrame.from_dict(variants, orient="index", columns=added, dtype=object))
 
 
 def _differing(group: pd.DataFrame) -> dict[str, str]:
