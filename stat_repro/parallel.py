@@ -91,7 +91,9 @@ def exchange(value: T) -> list[T]:
     if world().size == 1:
         return [value]
     values = _exchanged(value, None)
-    _raise_for(error for _, error in values)
+    for rank, (_, error) in enumerate(values):
+        if error is not None:
+            raise RankError(f"process {rank} of the run: {error}")
     return [value for value, _ in values]
 
 
@@ -121,12 +123,6 @@ def _exchanged(value: T, error: str | None) -> list[tuple[T, str | None]]:
     except RuntimeError as failure:
         raise RankError(f"the other processes of this run cannot be reached: {failure}") from None
     return values
-
-
-def _raise_for(errors: Iterable[str | None]) -> None:
-    for rank, error in enumerate(errors):
-        if error is not None:
-            raise RankError(f"process {rank} of the run: {error}")
 
 
 @contextmanager

@@ -62,10 +62,8 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
     """All turns of one shape; the stages take turns, so that a busy machine is busy for all."""
     shape = SHAPES[name] if options.width is None else SHAPES[name].scaled_to(options.width)
     layers, length = options.layers or shape.layers, options.length or shape.length
-    examples, batch_size = (
-        options.examples or shape.examples,
-        options.batch_size or shape.batch_size,
-    )
+    examples = options.examples or shape.examples
+    batch_size = options.batch_size or shape.batch_size
     device = resolve_device(options.device)
     model = shape.build(layers, length, getattr(torch, options.dtype)).to(device)
     batches = random_batches(model, examples, length, batch_size)

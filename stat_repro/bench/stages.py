@@ -79,15 +79,10 @@ class Bench:
     def _folded(self, result: Compression) -> AbstractContextManager[None]:
         """The model of the second pass: FFNs folded, heads whole."""
         sites = self.adapter.of_kind("ffn")
-        edits = [
-            SiteEdit(
-                site.layer,
-                "ffn",
-                result.plan.layers[site.layer].kept_neurons,
-                linear(result.model, site.consumer).weight.detach(),
-            )
-            for site in sites
-        ]
+        edits = []
+        for site in sites:
+            weight = linear(result.model, site.consumer).weight.detach()
+            edits.append(SiteEdit(*site.key, result.plan.layers[site.layer].kept_neurons, weight))
         return temporarily_pruned(self.model, sites, edits)
 
     def _sweep_seconds(self) -> float:

@@ -29,8 +29,8 @@ class _LiveTensors(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         results = func(*args, **(kwargs or {}))
-        known = {_storage(t)._cdata for t in _tensors((args, kwargs))}
-        for storage in {s._cdata: s for s in map(_storage, _tensors(results))}.values():
+        known = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in {s._cdata: s for s in _storages(results)}.values():
             if storage._cdata not in known:  # views share the storage of an input
                 self.live += storage.nbytes()
                 weakref.finalize(storage, self._freed, storage.nbytes())
@@ -41,12 +41,8 @@ class _LiveTensors(TorchDispatchMode):
         self.live -= size
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _storage(tensor: Tensor) -> torch.UntypedStorage:
-    return tensor.untyped_storage()
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def forward_bytes(forward: Callable[[], object], device: torch.device) -> int:

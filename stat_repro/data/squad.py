@@ -6,8 +6,6 @@ Rajpurkar et al., SQuAD: 100,000+ Questions for Machine Comprehension of Text, E
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +19,7 @@ from stat_repro.data.errors import DataError
 from stat_repro.data.hub import from_hub, local_copy
 from stat_repro.data.local_parts import SAVED, local_form, part_files, table_of
 from stat_repro.data.squad_files import Question, read_file, read_rows
+from stat_repro.data.table_files import hash_of_rows
 
 VERSIONS = ("1.1", "2.0")
 _KEY = "dataset.path"
@@ -60,7 +59,7 @@ class QuestionData:
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """sha256 per part, over all that a question has, in order."""
-        return {part: _hash_of(questions) for part, questions in self.splits.items()}
+        return {part: hash_of_rows(map(asdict, rows)) for part, rows in self.splits.items()}
 
     def split(self, name: str) -> tuple[Question, ...]:
         """One part.
@@ -219,10 +218,3 @@ def _check(questions: Sequence[Question], where: str) -> None:
             f"{len(misplaced)} of {len(questions)} are not, such as {answer.text!r} of "
             f"{example.id!r}, where the context has {there!r}"
         )
-
-
-def _hash_of(questions: Sequence[Question]) -> str:
-    digest = hashlib.sha256()
-    for question in questions:
-        digest.update(json.dumps(asdict(question), sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,6 +152,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(set(names)) < len(names):
         raise ValueError(f"expected keys that differ in one object; got {', '.join(names)}")
     return dict(pairs)
+
+
+def hash_of_rows(rows: Iterable[Mapping[str, Any]]) -> str:
+    """sha256 of rows, one JSON line each; equal exactly for equal contents in equal order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def column(columns: Columns, name: str, path: Path, key: str) -> list[Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from stat_repro.data.errors import DataError
 from stat_repro.data.glue import GlueTask, glue_task, load_glue
 from stat_repro.data.labels import class_indices, class_names, targets
 from stat_repro.data.ratings import RatedSnippet, read_ratings
-from stat_repro.data.table_files import Columns, column, read_table, texts
+from stat_repro.data.table_files import Columns, column, hash_of_rows, read_table, texts
 
 SPLITS = ("train", "validation", "test")
 SENTIMENT_NAMES = ("negative", "positive")
@@ -147,12 +145,8 @@ def _dataset(columns: Columns, task: str) -> datasets.Dataset:
 
 def fingerprint_of(columns: Columns) -> str:
     """sha256 of the rows, one JSON line each; equal exactly for equal contents in equal order."""
-    digest = hashlib.sha256()
-    names = sorted(columns)
-    for row in zip(*(columns[name] for name in names), strict=True):
-        line = json.dumps(dict(zip(names, row, strict=True)), sort_keys=True)
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
+    rows = zip(*columns.values(), strict=True)
+    return hash_of_rows(dict(zip(columns, row, strict=True)) for row in rows)
 
 
 def _read_asset(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[str, ...] | None]:

@@ -100,7 +100,6 @@ def evaluate_language(
     windows: Tensor,
     text: Mapping[str, Any],
     batch_size: int = 4,
-    label: str = "evaluating dense and pruned",
 ) -> Evaluation:
     """Perplexity of both models, and fidelity of the pruned one.
 
@@ -110,7 +109,6 @@ def evaluate_language(
         windows: Token ids, (N, W).
         text: What the windows were cut from and how (`split`, `join`, ...), for the protocol.
         batch_size: Windows per forward pass at most.
-        label: What the progress line says.
 
     Returns:
         Metrics: `dense` and `pruned` (`perplexity`, `nll`; inf for a model with outputs that are
@@ -121,6 +119,7 @@ def evaluate_language(
         DenseModelError: The dense model's logits are not finite.
         ValueError: No windows, windows too short, or vocabularies that differ.
     """
+    label = "evaluating dense and pruned"
     scores = compare_language_models(dense, pruned, windows, batch_size, label)
     metrics = {
         "dense": {"perplexity": scores.dense_perplexity, "nll": scores.dense_nll},

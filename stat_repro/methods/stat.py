@@ -81,17 +81,15 @@ class DenseAnalysis:
 
 def _dense_analysis(request: MethodInput, watch: Stopwatch) -> DenseAnalysis:
     """The analysis; worked out once for all ratios of one calibration."""
+    model, adapter, calibration = request.model, request.adapter, request.calibration
+
+    def norm(site: Site) -> float:
+        return ffn_norm(model, site, calibration)
 
     def work(stages: Stopwatch) -> DenseAnalysis:
         with stages.stage("errors_s"):
-            errors, orders = unit_errors(
-                request.model, request.adapter, request.calibration, request.config
-            )
-            norms = spread(
-                request.adapter.of_kind("ffn"),
-                lambda site: ffn_norm(request.model, site, request.calibration),
-                "output norms",
-            )
+            errors, orders = unit_errors(model, adapter, calibration, request.config)
+            norms = spread(adapter.of_kind("ffn"), norm, "output norms")
         return DenseAnalysis(errors, orders, norms)
 
     key = ("stat", request.config.authors_compat, request.config.scaling)
@@ -113,13 +111,11 @@ def unit_errors(
 
     See `site_analysis`.
     """
-    return gathered(
-        spread(
-            adapter.sites,
-            lambda site: site_analysis(model, site, calibration, config),
-            "decomposing sites",
-        )
-    )
+
+    def analysed(site: Site) -> SiteAnalysis:
+        return site_analysis(model, site, calibration, config)
+
+    return gathered(spread(adapter.sites, analysed, "decomposing sites"))
 
 
 @dataclass(frozen=True)

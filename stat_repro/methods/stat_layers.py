@@ -153,7 +153,8 @@ class LayerwiseStat:
     def fold(self, sizes: Sizes) -> Iterator[Folded]:
         """Second pass: the edits of one layer after the other, attention before FFN."""
         request, watch, adapter = self.request, self.watch, self.request.adapter
-        if request.config.correction in LEAST_SQUARES:
+        model, config = request.model, request.config
+        if config.correction in LEAST_SQUARES:
             tokens = request.calibration.tokens
             warn_of_few_tokens(adapter.of_kind("ffn"), sizes.neurons, tokens)
         with watch.stage("recalibrate_s"):
@@ -164,15 +165,12 @@ class LayerwiseStat:
             with self.weights.layer(layer):
                 with watch.stage("fold_ffn_s"):
                     folded.append(self._fold_ffn(ffn, sizes.neurons[layer]))
-                with temporarily_pruned(request.model, [ffn], [folded[0][0]]):
+                with temporarily_pruned(model, [ffn], [folded[0][0]]):
                     calibration = self._statistics(layer, [attention], "recalibrate_s")
                 if attention.units:
                     with watch.stage("fold_heads_s"):
                         kept = stat.head_order(attention, calibration)[: sizes.heads[layer]]
-                        folded.insert(
-                            0,
-                            fold_site(request.model, attention, kept, calibration, request.config),
-                        )
+                        folded.insert(0, fold_site(model, attention, kept, calibration, config))
                 del calibration
             return_free_memory()
             yield folded
