@@ -73,11 +73,10 @@ def sweep_header(study: str) -> dict[str, str]:
 
 def _section(study: str) -> str:
     header = sweep_header(study)
-    speed = study == SPEED_STUDY
     lines = [f"## {study}", ""]
     if header:
         lines += [f"**Claim:** {header['Claim']}", "", f"**Run here:** {header['Run here']}", ""]
-    lines += _speed_table() if speed else _study_tables(study)
+    lines += _speed_table() if study == SPEED_STUDY else _study_tables(study)
     folder = Path("paper_figures", "out", study)
     stems = sorted(path.stem for path in (project_root() / folder).glob("*.png"))
     figures = [stem for stem in stems if _FIGURES.fullmatch(stem)]

@@ -26,17 +26,12 @@ if os.environ.get("STAT_REPRO_LIGHT") != "1":
 
 # For the same reason names are loaded when first used.
 _LAZY = {
-    "CheckpointCompression": "stat_repro.sharded.compress",
-    "Compression": "stat_repro.api",
-    "CompressionReport": "stat_repro.report",
-    "LayerPlan": "stat_repro.plan",
-    "PruningPlan": "stat_repro.plan",
-    "Sketch": "stat_repro.calibration.sketch",
-    "calibrate": "stat_repro.api",
-    "compress": "stat_repro.api",
-    "compress_checkpoint": "stat_repro.sharded.compress",
-    "load_plan": "stat_repro.surgery.checkpoint",
-    "save_pruned": "stat_repro.surgery.checkpoint",
+    "stat_repro.api": ("Compression", "calibrate", "compress"),
+    "stat_repro.calibration.sketch": ("Sketch",),
+    "stat_repro.plan": ("LayerPlan", "PruningPlan"),
+    "stat_repro.report": ("CompressionReport",),
+    "stat_repro.sharded.compress": ("CheckpointCompression", "compress_checkpoint"),
+    "stat_repro.surgery.checkpoint": ("load_plan", "save_pruned"),
 }
 
 __all__ = [
@@ -56,6 +51,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    for module, names in _LAZY.items():
+        if name in names:
+            return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -49,7 +49,7 @@ def allocate_authors(
     layers, heads, width = len(scores.heads), len(scores.heads[0]), len(scores.neurons[0])
     head_errors = np.sort(np.concatenate(scores.heads))[::-1]
     neuron_errors = np.sort(np.concatenate(scores.neurons))[::-1]
-    best: tuple[float, int, list[int]] | None = None
+    splits = []
     for average in range(int(mu * heads), heads + 1):
         neurons = int(width * (mu - (1.0 - neuron_share) * average / heads) / neuron_share)
         if not 0 <= neurons < width:
@@ -57,12 +57,10 @@ def allocate_authors(
         cutoff = 0.0 if average == heads else float(head_errors[average * layers - 1])
         counts = _above(scores, neuron_errors[neurons * layers])
         residual = np.mean([t[k] for t, k in zip(scores.neuron_tails, counts, strict=True)])
-        gap = abs(cutoff - balance_factor * float(residual))
-        if best is None or gap < best[0]:
-            best = (gap, average, counts)
-    if best is None:
+        splits.append((abs(cutoff - balance_factor * float(residual)), average, counts))
+    if not splits:
         raise BudgetError(f"authors_compat: the authors' script has no split at ratio={ratio}")
-    _, average, counts = best
+    _, average, counts = min(splits, key=lambda split: split[0])
     mean_count = int(np.mean(counts))
     neuron_cutoff = float(neuron_errors[mean_count * layers])
     head_cutoff = float(head_errors[average * layers - 1])

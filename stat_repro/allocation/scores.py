@@ -44,9 +44,8 @@ def decoder_scores(errors: UnitErrors, head_bonus: float) -> UnitErrors:
     layer is divided by the fit. The error with i of H heads kept is multiplied by
     head_bonus^(H - i). Source: the authors' released OPT script.
     """
-    scaled = _scaled(
-        errors, 1.0 / _exponential_fit(errors.heads), 1.0 / _exponential_fit(errors.neurons)
-    )
+    head_fit, neuron_fit = _exponential_fit(errors.heads), _exponential_fit(errors.neurons)
+    scaled = _scaled(errors, 1.0 / head_fit, 1.0 / neuron_fit)
     heads = tuple(h * head_bonus ** (len(h) - np.arange(len(h))) for h in scaled.heads)
     return replace(scaled, heads=heads)
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import transformers
-from transformers import PreTrainedModel
+from transformers import BertForSequenceClassification, LlamaForCausalLM, PreTrainedModel
 
 _GROWS_WITH_WIDTH = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 _DECODER_VOCABULARY = 512  # the logits are never computed
@@ -19,7 +18,7 @@ class Shape:
     """A model to measure and how much it reads.
 
     Attributes:
-        model_class: Class name in transformers.
+        model_class: Class in transformers.
         config: Values of the configuration.
         layers: Depth, in `depth_key` of the configuration.
         examples: Calibration examples.
@@ -27,7 +26,7 @@ class Shape:
         batch_size: Examples per forward pass.
     """
 
-    model_class: str
+    model_class: type[PreTrainedModel]
     config: dict[str, int]
     layers: int
     examples: int
@@ -52,11 +51,10 @@ class Shape:
         """The model with seeded random weights, in evaluation mode."""
         values: dict[str, Any] = {**self.config, "num_hidden_layers": layers}
         values["max_position_embeddings"] = max(512, length)
-        model_class = getattr(transformers, self.model_class)
-        config = model_class.config_class(**values)
+        config = self.model_class.config_class(**values)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model: PreTrainedModel = model_class(config)
+            model: PreTrainedModel = self.model_class(config)
         return model.to(dtype).eval()
 
 
@@ -77,7 +75,7 @@ def _bert(width: int, heads: int, neurons: int, **sizes: int) -> Shape:
         "intermediate_size": neurons,
         "vocab_size": 30522,
     }
-    return Shape("BertForSequenceClassification", config, **sizes)
+    return Shape(BertForSequenceClassification, config, **sizes)
 
 
 def _llama(width: int, heads: int, groups: int, neurons: int, **sizes: int) -> Shape:
@@ -88,7 +86,7 @@ def _llama(width: int, heads: int, groups: int, neurons: int, **sizes: int) -> S
         "intermediate_size": neurons,
         "vocab_size": _DECODER_VOCABULARY,
     }
-    return Shape("LlamaForCausalLM", config, **sizes)
+    return Shape(LlamaForCausalLM, config, **sizes)
 
 
 SHAPES: dict[str, Shape] = {

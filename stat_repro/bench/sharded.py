@@ -91,15 +91,15 @@ def _random(like: torch.Tensor, dtype: torch.dtype, generator: torch.Generator) 
 
 def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
     """Make a checkpoint of this depth and prune it in a process of its own."""
-    config = LlamaConfig(
-        hidden_size=options.width,
-        num_attention_heads=options.heads,
-        num_key_value_heads=options.groups or options.heads,
-        intermediate_size=options.neurons,
-        vocab_size=options.vocabulary,
-        num_hidden_layers=layers,
-        max_position_embeddings=max(options.window, 4096),
-    )
+    shape = {
+        "hidden_size": options.width,
+        "num_attention_heads": options.heads,
+        "num_key_value_heads": options.groups or options.heads,
+        "intermediate_size": options.neurons,
+        "vocab_size": options.vocabulary,
+    }
+    positions = max(options.window, 4096)
+    config = LlamaConfig(**shape, num_hidden_layers=layers, max_position_embeddings=positions)
     watch = Stopwatch()
     with scratch(options.work, "stat_repro_bench", folder=True) as work:
         for folder in ("dense", "spill"):
@@ -118,9 +118,8 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
     protocol = {
         **{"layers": layers, "examples": -(-options.tokens // options.window)},
         **{"length": options.window, "batch_size": options.batch_size, "model_type": "llama"},
-        **{key: getattr(config, key) for key in ("hidden_size", "num_attention_heads")},
-        **{key: getattr(config, key) for key in ("num_key_value_heads", "intermediate_size")},
-        **{"vocab_size": options.vocabulary, "ratio": options.ratio, "repeats": 1},
+        **shape,
+        **{"ratio": options.ratio, "repeats": 1},
         **{"dtype": "bfloat16", "compute_dtype": report["compute_dtype"]},
         **{"threads": report["threads"], "spill": True},
         "thread_variables": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},

@@ -135,9 +135,8 @@ def context_windows(
         )
         windows += _windows(batch, tokenizer, begin)
     owners, encoded, first, offsets = map(list, zip(*windows, strict=True))
-    return ContextWindows(
-        encoded, np.array(owners, np.int64), np.array(first, np.int64), offsets, cut
-    )
+    question, starts = np.array(owners, np.int64), np.array(first, np.int64)
+    return ContextWindows(encoded, question, starts, offsets, cut)
 
 
 def _shortened(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], int]:

@@ -31,9 +31,9 @@ class GlueTask:
         subset: Name on the hub.
         folder: Folder of the official release.
         first: Column of the (first) sentence.
+        rows: Examples of the training and of the validation part on the hub.
         second: Column of the second sentence; empty for single sentences.
         classes: Class names by index, in the hub's order; None for a score from 0 to 5.
-        rows: Examples of the training and of the validation part on the hub.
         label: Column of the label.
         metrics: What the benchmark reports, by the names of the record.
         genres: MNLI: end of the names of the evaluated parts.
@@ -44,9 +44,9 @@ class GlueTask:
     subset: str
     folder: str
     first: tuple[str, ...]
-    second: tuple[str, ...]
-    classes: tuple[str, ...] | None
     rows: tuple[int, int]
+    second: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
     label: tuple[str, ...] = ("label",)
     metrics: tuple[str, ...] = ("accuracy",)
     genres: str = ""
@@ -107,12 +107,11 @@ GLUE_TASKS: dict[str, GlueTask] = {
         label=("label", "is_duplicate"),
         metrics=("accuracy", "f1"),
     ),
-    "qnli": GlueTask("qnli", "QNLI", ("question",), ("sentence",), _ENTAILMENT, (104_743, 5_463)),
+    "qnli": GlueTask("qnli", "QNLI", ("question",), (104_743, 5_463), ("sentence",), _ENTAILMENT),
     "sst2": GlueTask(
         subset="sst2",
         folder="SST-2",
         first=("sentence",),
-        second=(),
         classes=("negative", "positive"),
         rows=(67_349, 872),
         headerless=("sentence", "label"),
@@ -122,7 +121,6 @@ GLUE_TASKS: dict[str, GlueTask] = {
         folder="STS-B",
         first=("sentence1",),
         second=("sentence2",),
-        classes=None,
         rows=(5_749, 1_500),
         label=("label", "score"),
         metrics=("pearson", "spearman"),
@@ -141,13 +139,12 @@ GLUE_TASKS: dict[str, GlueTask] = {
         subset="cola",
         folder="CoLA",
         first=("sentence",),
-        second=(),
         classes=("unacceptable", "acceptable"),
         rows=(8_551, 1_043),
         metrics=("matthews",),
         headerless=("source", "label", "original judgement", "sentence"),
     ),
-    "rte": GlueTask("rte", "RTE", ("sentence1",), ("sentence2",), _ENTAILMENT, (2_490, 277)),
+    "rte": GlueTask("rte", "RTE", ("sentence1",), (2_490, 277), ("sentence2",), _ENTAILMENT),
 }
 
 

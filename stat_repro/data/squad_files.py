@@ -107,10 +107,8 @@ def _nested(articles: list[dict[str, Any]]) -> Iterator[Question]:
         for paragraph in article["paragraphs"]:
             for entry in paragraph["qas"]:
                 answers = [] if entry.get("is_impossible") else entry["answers"]
-                yield _question(
-                    {"title": article.get("title", ""), "context": paragraph["context"], **entry},
-                    answers,
-                )
+                row = {"title": article.get("title", ""), "context": paragraph["context"], **entry}
+                yield _question(row, answers)
 
 
 def _question(row: Mapping[str, Any], answers: list[dict[str, Any]]) -> Question:

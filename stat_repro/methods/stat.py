@@ -41,10 +41,8 @@ def prune(request: MethodInput) -> MethodOutput:
 
     def kept(site: Site, calibration: Calibration) -> torch.Tensor:
         if site.kind == "ffn":
-            order = dense.neuron_orders[site.layer]
-        else:
-            order = head_order(site, calibration)
-        return order[: sizes.of(site)]
+            return dense.neuron_orders[site.layer][: sizes.of(site)]
+        return head_order(site, calibration)[: sizes.of(site)]
 
     norms: dict[Key, float] = {(i, "ffn"): norm for i, norm in enumerate(dense.ffn_norms)}
     folded = fold_all(request, kept, watch, recalibrate=True, norms=norms)

@@ -129,6 +129,7 @@ class LayerwiseStat:
     def sizes(self) -> Sizes:
         """First pass and allocation: what every layer keeps."""
         request, watch = self.request, self.watch
+        model, config = request.model, request.config
         with watch.stage("calibrate_s"):
             self._passes.start()
         analyses: list[stat.SiteAnalysis] = []
@@ -137,11 +138,9 @@ class LayerwiseStat:
                 sites = [request.adapter.site(layer, kind) for kind in ("attention", "ffn")]
                 calibration = self._statistics(layer, sites, "calibrate_s")
                 with watch.stage("errors_s"):
-                    analyses += [
-                        stat.site_analysis(request.model, site, calibration, request.config)
-                        for site in sites
-                    ]
-                    self._norms.append(stat.ffn_norm(request.model, sites[1], calibration))
+                    for site in sites:
+                        analyses.append(stat.site_analysis(model, site, calibration, config))
+                    self._norms.append(stat.ffn_norm(model, sites[1], calibration))
                 with watch.stage("spill_s"):
                     self._spill(layer, calibration)
                 del calibration  # before the next layer comes

@@ -115,8 +115,7 @@ def compare(
         labels = sorted({run.variant for run in runs})
         raise ReportError(f"reference: expected one of {'; '.join(labels)}; got {reference!r}")
     entries: list[Comparison | _Pair] = []
-    for key in sorted(groups):
-        group = groups[key]
+    for _, group in sorted(groups.items()):
         label = _faithful(group) if reference is None else reference
         measured = any(run.values is not None for run in group)
         if label is not None and measured and any(run.variant == label for run in group):
@@ -126,10 +125,10 @@ def compare(
 
 def _runs(records: Sequence[RunRecord], values: Mapping[str, Values]) -> list[_Run]:
     frame = with_variants(to_frame(records))
-    columns = (frame[name] for name in ("variant", "extras", "order"))
+    rows = frame[["variant", "extras", "order"]].itertuples(index=False)
     return [
-        _Run(record, values.get(record.run_id), variant, extras, order)
-        for record, variant, extras, order in zip(records, *columns, strict=True)
+        _Run(record, values.get(record.run_id), *row)
+        for record, row in zip(records, rows, strict=True)
     ]
 
 

@@ -121,14 +121,11 @@ def _series(group: Sequence[SpeedRecord], key: str) -> GrowthSeries:
 
 
 def _bare(records: Sequence[SpeedRecord]) -> float | None:
-    turns = [
-        first + second
-        for one in records
-        if "forward_s" in one.seconds
-        for first, second in zip(
-            one.seconds["forward_s"], one.seconds["forward_folded_s"], strict=True
-        )
-    ]
+    turns = []
+    for one in records:
+        if "forward_s" in one.seconds:
+            passes = zip(one.seconds["forward_s"], one.seconds["forward_folded_s"], strict=True)
+            turns += [first + second for first, second in passes]
     return statistics.median(turns) if turns else None
 
 

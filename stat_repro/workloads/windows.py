@@ -45,8 +45,7 @@ class WindowWorkload:
         self.fingerprint = dict(data.fingerprint)
         self.sequence_length = float(config.window)
         self._evaluation = token_windows(tokenizer, data.evaluation, config.window, config.bos)
-        pool = token_windows(tokenizer, data.calibration, config.window, config.bos)
-        self._pool = pool.ids
+        self._pool = token_windows(tokenizer, data.calibration, config.window, config.bos).ids
 
     def calibration(
         self, config: CalibrationConfig, seed: int, *, labels: bool = False
@@ -81,10 +80,9 @@ class WindowWorkload:
         evaluation = evaluate_language(dense, pruned, windows, protocol, config.batch_size)
         scores = self._zero_shot(pruned, config)
         if scores is not None:
-            if dense_outputs is None:
-                dense_outputs = self._zero_shot(dense, config)
-            assert dense_outputs is not None
-            evaluation.metrics["dense"] |= dense_outputs.metrics
+            dense_scores = dense_outputs or self._zero_shot(dense, config)
+            assert dense_scores is not None
+            evaluation.metrics["dense"] |= dense_scores.metrics
             evaluation.metrics["pruned"] |= scores.metrics
             evaluation.metrics["protocol"]["zero_shot"] = scores.protocol
         return evaluation
