@@ -167,7 +167,7 @@ def test_files_are_removed_after_errors(tmp_path, monkeypatch):
         assert list(tmp_path.glob("stat_repro-*/gram-0.bin"))
         raise RuntimeError("stopped")
 
-    monkeypatch.setattr(stat_layers, "allocate", fail)
+    monkeypatch.setattr(stat_layers.stat, "allocate", fail)
     with pytest.raises(RuntimeError, match="stopped"):
         stat_repro.compress(model, pico_batches(model), engine="layers", spill=tmp_path)
     assert not list(tmp_path.iterdir())
