@@ -14,6 +14,7 @@ from stat_repro.calibration.capture import Calibration, collect_statistics, coun
 from stat_repro.calibration.gradients import check_head, check_labels
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHODS, ConfigError, PruningConfig
+from stat_repro.config.checks import MAX_SEED
 from stat_repro.config.pruning import check_target
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput
@@ -76,7 +77,7 @@ def compress(
             batches.
         calibration: Dense statistics of these batches if they exist already (`calibrate`). A loader
             that shuffles gives other batches each time: pass `list(loader)` to both.
-        seed: Of `method="random"`.
+        seed: Of `method="random"`, 0 to 2^32 - 1.
         engine: `model` takes the statistics of all sites in one pass. `layers` takes all batches
             through one layer after the other, so that one layer's statistics are in memory at a
             time (`method="stat"`, `statistics="gram"`); the result is the same. The Gram matrices
@@ -97,6 +98,8 @@ def compress(
     """
     config = pruning_config(method, options)
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind=statistics, engine=engine)
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed: expected 0 to {MAX_SEED}; got {seed}")
     if spill is not None and engine != "layers":
         raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
     adapter = checked_adapter(model)

@@ -9,6 +9,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+# The largest seed that all random generators take.
+MAX_SEED = 2**32 - 1
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; says what was expected, what was got, what is valid."""
@@ -20,6 +23,7 @@ def setting(default: Any, **notes: Any) -> Any:
     Args:
         default: Its default, or the class or function that makes one.
         **notes: `choices`: the valid values. `low`: the smallest valid number; null is valid too.
+            `high`: the largest.
             `neutral`: it decides where a run goes or how fast it is, but not what it finds, so it
             takes no part in the run id. `later`: it joined the schema after runs had been stored;
             at its default, which must never change, it means what those runs did and takes no part
@@ -55,6 +59,10 @@ def check_settings(section: Any, name: str = "") -> None:
             one_of(key, value, one.metadata["choices"])
         if "low" in one.metadata:
             at_least(key, value, one.metadata["low"])
+        if "high" in one.metadata and value > one.metadata["high"]:
+            raise ConfigError(
+                f"{key}: expected a value of at most {one.metadata['high']}; got {value}"
+            )
 
 
 def one_of(key: str, value: str, valid: Collection[str]) -> None:

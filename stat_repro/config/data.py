@@ -61,6 +61,9 @@ class DatasetConfig:
         label_column: Column of the label: class index or name, or a number for regression.
         max_length: Tokens after which a sentence is cut; question answering: tokens per window.
         window: Tokens per window (language modelling).
+        usual_length: Default of `max_length` or `window`, for files of the user.
+        at_most: Take the model's positions instead of `max_length` and `window` where these are
+            fewer; always so where they are `usual_length`.
         join: String between documents before tokenising (language modelling).
         bos: Language modelling: `none`, `first` (special tokens as the tokenizer adds them to the
             whole text, the way pruning papers report) or `window` (BOS in front of every window,
@@ -88,6 +91,8 @@ class DatasetConfig:
     label_column: str = "label"
     max_length: int = setting(128, low=2)
     window: int = setting(512, low=2)
+    usual_length: int | None = setting(None, low=2, neutral=True)
+    at_most: bool = setting(False, neutral=True)
     join: str = "\n"
     bos: str = setting("none", choices=BOS, later=True)
     answers: AnswerConfig = setting(AnswerConfig, later=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from stat_repro.config.checks import ConfigError, check_settings, file_name, setting
+from stat_repro.config.checks import MAX_SEED, ConfigError, check_settings, file_name, setting
 
 
 @dataclass
@@ -55,7 +55,7 @@ class FinetuneConfig:
     learning_rate: float = 5e-5
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
-    seed: int = 0
+    seed: int = setting(0, low=0, high=MAX_SEED)
     bfloat16: bool = False
 
     def __post_init__(self) -> None:

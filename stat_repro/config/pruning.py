@@ -24,6 +24,8 @@ class CalibrationConfig:
     Attributes:
         examples: Calibration sentences or windows, drawn from the training part with `seed`.
         batch_size: Examples per forward pass; does not change the result beyond rounding.
+        at_most: Take all there are where there are fewer; always so where `examples` is the data
+            set's default.
         replacement: Draw with replacement, as the authors' code does.
         statistics: `gram` (streamed sums), `exact` (stored activations, pivoted QR) or `sketch`
             (streamed random combinations S A of the activations, pivoted QR).
@@ -37,6 +39,7 @@ class CalibrationConfig:
 
     examples: int = setting(512, low=1)
     batch_size: int = setting(32, low=1, neutral=True)
+    at_most: bool = setting(False, neutral=True)
     replacement: bool = False
     statistics: str = setting("gram", choices=("gram", "exact", "sketch"))
     sketch: str | None = setting(None, choices=("gaussian", "countsketch"), later=True)

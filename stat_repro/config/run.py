@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 
-from stat_repro.config.checks import ConfigError, check_settings, file_name, setting
+from stat_repro.config.checks import MAX_SEED, ConfigError, check_settings, file_name, setting
 from stat_repro.config.data import CostConfig, DatasetConfig, EvaluationConfig
 from stat_repro.config.methods import METHODS
 from stat_repro.config.model import FinetuneConfig, ModelConfig
@@ -67,7 +67,7 @@ class RunConfig:
     cost: CostConfig = setting(CostConfig, later=True)
     ratio: float = 0.5
     round_to: int = setting(1, later=True)
-    seed: int = setting(0, low=0)
+    seed: int = setting(0, low=0, high=MAX_SEED)
     study: str = setting("local", neutral=True)
     results: str | None = setting(None, neutral=True)
     device: str = setting("auto", neutral=True)
@@ -141,6 +141,11 @@ def from_hydra(cfg: DictConfig) -> RunConfig:
     except MissingMandatoryValue as error:
         raise ConfigError(f"missing value: give {error.full_key}=<value>") from None
     assert isinstance(config, RunConfig)
+    # A default adapts to what there is; a value that was asked for does not.
+    config.calibration.at_most |= OmegaConf.is_interpolation(cfg.calibration, "examples")
+    config.dataset.at_most |= any(
+        OmegaConf.is_interpolation(cfg.dataset, key) for key in ("max_length", "window")
+    )
     return config
 
 

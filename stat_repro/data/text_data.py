@@ -247,9 +247,8 @@ def read_text(file: str | Path | None, key: str, part: str) -> str:
         raise DataError(f"{key}: expected the file with the {part} text, such as {key}=my.txt")
     path = Path(file).expanduser()
     if not path.is_file():
-        raise DataError(
-            f"{key}: expected a file; {path} does not exist (working folder {Path.cwd()})"
-        )
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{key}: expected a file; {path} {what} (working folder {Path.cwd()})")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

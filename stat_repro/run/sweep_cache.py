@@ -8,6 +8,7 @@ are those of separate runs.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from stat_repro.data.text_data import TextData, load_text_data
 from stat_repro.evaluation.zero_shot import load_tasks
 from stat_repro.finetune.recipe import has_task_head, task_checkpoint
 from stat_repro.measure import Stopwatch, resolve_device
-from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint
+from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint, read_config
 from stat_repro.models.outputs import OutputOrder, match_outputs
 from stat_repro.parallel import first_rank_first, same_everywhere
 from stat_repro.results.provenance import hash_files
@@ -37,6 +38,7 @@ from stat_repro.workloads import (
     Workload,
 )
 
+log = logging.getLogger("stat_repro")
 T = TypeVar("T")
 
 
@@ -135,6 +137,7 @@ def _dense_key(config: RunConfig) -> dict[str, Any]:
 def _load_dense(config: RunConfig) -> DenseModel:
     device = resolve_device(config.device)
     with first_rank_first():  # it downloads and trains; the others use its files
+        config = _within_positions(config)
         checkpoint, data = _prepared(config, device)
     folder = checkpoint.folder
     model_hash = hash_files(folder)
@@ -153,6 +156,18 @@ def _load_dense(config: RunConfig) -> DenseModel:
         model_hash=model_hash,
         finetuned=checkpoint.finetuned,
     )
+
+
+def _within_positions(config: RunConfig) -> RunConfig:
+    """The configuration with default lengths that the model can read."""
+    key = "window" if config.dataset.task == "language_modeling" else "max_length"
+    model = read_config(checkpoint_folder(config.model)) if config.dataset.at_most else {}
+    most, usual = model.get("max_position_embeddings"), getattr(config.dataset, key)
+    if not isinstance(most, int) or most >= usual:
+        return config
+    log.warning("dataset.%s: %d, the model's positions, instead of %d", key, most, usual)
+    changed: Any = {key: most}
+    return replace(config, dataset=replace(config.dataset, **changed))
 
 
 @dataclass(frozen=True)
@@ -236,8 +251,14 @@ def _check_override(config: RunConfig, has_head: bool) -> None:
 
 def _output_order(data: TaskData, loaded: LoadedModel, config: RunConfig) -> OutputOrder:
     """How to read the checkpoint's outputs as the data's labels; refused where they do not fit."""
-    model_config = loaded.model.config
-    names = [model_config.id2label[i] for i in range(model_config.num_labels)]
+    model: Any = loaded.model.config
+    names = [model.id2label[i] for i in range(model.num_labels)]
+    usual = "regression" if data.label_names is None else "single_label_classification"
+    if model.problem_type not in (None, usual):
+        raise ConfigError(
+            f"model.path: expected problem_type={usual} in its config, as {data.name} has it; got "
+            f"{model.problem_type} in {config.model.path}"
+        )
     if data.label_names is None:
         if len(names) != 1:
             raise ConfigError(
@@ -260,10 +281,10 @@ def _calibrate(
 ) -> CalibratedModel:
     examples = dense.workload.calibration(config.calibration, config.seed)
     same_everywhere("calibration examples (sha256)", examples.digest)
-    watch = Stopwatch(dense.loaded.model.device)
+    model, watch = dense.loaded.model, Stopwatch(dense.loaded.model.device)
     with watch.stage("calibrate_s"):
         calibration = calibrate(
-            dense.loaded.model,
+            model,
             examples,
             statistics=config.calibration.statistics,
             sketch=sketch_of(config),
@@ -275,7 +296,5 @@ def _calibrate(
 
 def sketch_of(config: RunConfig) -> Sketch | None:
     """The sketch that a configuration asks for, None where it asks for other statistics."""
-    chosen = config.calibration
-    if chosen.sketch is None:
-        return None
-    return Sketch(chosen.sketch, chosen.sketch_size, config.seed)
+    kind, size = config.calibration.sketch, config.calibration.sketch_size
+    return None if kind is None else Sketch(kind, size, config.seed)

@@ -15,13 +15,12 @@ from stat_repro.data.context_windows import (
     check_windows,
     context_windows,
 )
-from stat_repro.data.sampling import draw_indices
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.squad_files import Question
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.question_answering import evaluate_questions, predict_spans
 from stat_repro.evaluation.spans import AnswerRule, SpanLogits
-from stat_repro.workloads.base import CalibrationSet, digest_of
+from stat_repro.workloads.base import CalibrationSet, digest_of, drawn_indices
 
 
 class QuestionWorkload:
@@ -72,7 +71,7 @@ class QuestionWorkload:
         """
         if labels:
             raise ConfigError("question answering: expected a method that needs no labels")
-        indices = draw_indices(len(self._pool), config.examples, seed, config.replacement)
+        indices = drawn_indices(len(self._pool), config, seed)
         drawn = [self._pool[i] for i in indices]
         return CalibrationSet(
             batches=calibration_batches(self.tokenizer, drawn, config.batch_size),

@@ -12,13 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
 from stat_repro.data import batching
-from stat_repro.data.sampling import draw_indices
 from stat_repro.data.task_data import TaskData
 from stat_repro.evaluation.evaluate import evaluate_task
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.predictions import predict_logits
 from stat_repro.models.outputs import OutputOrder
-from stat_repro.workloads.base import CalibrationSet, digest_of
+from stat_repro.workloads.base import CalibrationSet, digest_of, drawn_indices
 
 
 class SentenceWorkload:
@@ -58,7 +57,7 @@ class SentenceWorkload:
         self, config: CalibrationConfig, seed: int, *, labels: bool = False
     ) -> CalibrationSet:
         """Sentences of the training part, batched by length."""
-        indices = draw_indices(len(self._pool), config.examples, seed, config.replacement)
+        indices = drawn_indices(len(self._pool), config, seed)
         drawn = [self._pool[i] for i in indices]
         expected = self._labels[list(indices)] if labels else None
         return CalibrationSet(

@@ -9,13 +9,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
 from stat_repro.data.batching import window_batches
-from stat_repro.data.sampling import draw_indices
 from stat_repro.data.text_data import TextData
 from stat_repro.data.windows import check_window, token_windows
 from stat_repro.evaluation.evaluate import evaluate_language
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.zero_shot import ZeroShotScores, evaluate_zero_shot, load_tasks
-from stat_repro.workloads.base import CalibrationSet, digest_of
+from stat_repro.workloads.base import CalibrationSet, digest_of, drawn_indices
 
 
 class WindowWorkload:
@@ -51,7 +50,7 @@ class WindowWorkload:
         self, config: CalibrationConfig, seed: int, *, labels: bool = False
     ) -> CalibrationSet:
         """Windows of the calibration part; the labels of a window are its own tokens."""
-        indices = draw_indices(len(self._pool), config.examples, seed, config.replacement)
+        indices = drawn_indices(len(self._pool), config, seed)
         windows = self._pool[torch.tensor(indices)]
         return CalibrationSet(
             batches=window_batches(windows, config.batch_size),
