@@ -108,8 +108,7 @@ def compress(
         batches, digest = read_batches(model, batches)
         if METHODS[config.method].reads_labels:
             check_head(model)
-            for batch in batches:
-                check_labels(model, batch)
+            check_labels(model, batches)
         if calibration is None:
             with watch.stage("calibrate_s"):
                 calibration = _calibrated(

@@ -42,17 +42,19 @@ def check_head(model: nn.Module) -> None:
         )
 
 
-def check_labels(model: nn.Module, batch: CalibrationBatch) -> None:
+def check_labels(model: Any, batches: Iterable[CalibrationBatch]) -> None:
     """Refuse labels that the loss of a classifier would read as something else.
 
     Raises:
         CalibrationError: Missing, of another shape or type, or out of range (-100 means no label).
     """
     problem = problem_of(model)
-    if problem is None:
-        return
-    config: Any = model.config
-    outputs, labels, rows = config.num_labels, batch.get("labels"), len(batch["input_ids"])
+    for batch in batches if problem is not None else ():
+        _check_labels(problem, model.config.num_labels, batch)
+
+
+def _check_labels(problem: str, outputs: int, batch: CalibrationBatch) -> None:
+    labels, rows = batch.get("labels"), len(batch["input_ids"])
     wanted, low, high = {
         "single_label_classification": (f"class numbers from 0 to {outputs - 1}", 0, outputs - 1),
         "multi_label_classification": ("values from 0 to 1", 0, 1),
@@ -105,7 +107,7 @@ def mask_gradients(
     per_batch: list[Tensor] = []
     with evaluating(model), frozen_parameters(model):
         for batch in track(own_share(batches), label):
-            check_labels(model, batch)
+            check_labels(model, [batch])
             inputs = {key: value.to(device) for key, value in batch.items()}
             with torch.enable_grad(), _masked(model, sites, inputs["input_ids"]) as masks:
                 loss = _summed_loss(model, inputs)
