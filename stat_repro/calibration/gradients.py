@@ -49,8 +49,9 @@ def check_labels(model: Any, batches: Iterable[CalibrationBatch]) -> None:
         CalibrationError: Missing, of another shape or type, or out of range (-100 means no label).
     """
     problem = problem_of(model)
-    for batch in batches if problem is not None else ():
-        _check_labels(problem, model.config.num_labels, batch)
+    if problem is not None:
+        for batch in batches:
+            _check_labels(problem, model.config.num_labels, batch)
 
 
 def _check_labels(problem: str, outputs: int, batch: CalibrationBatch) -> None:
