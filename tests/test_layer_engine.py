@@ -181,6 +181,9 @@ def test_too_little_room_is_told_before_the_work(tmp_path, monkeypatch):
         stat_repro.compress(model, pico_batches(model), engine="layers", spill=tmp_path)
     with pytest.raises(CalibrationError, match="existing folder"):
         stat_repro.compress(model, pico_batches(model), engine="layers", spill=tmp_path / "nowhere")
+    monkeypatch.setattr(stat_layers.os, "access", lambda folder, mode: False)
+    with pytest.raises(CalibrationError, match="expected a folder that can be written to"):
+        stat_repro.compress(model, pico_batches(model), engine="layers", spill=tmp_path)
 
 
 @pytest.mark.parametrize(

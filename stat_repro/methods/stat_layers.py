@@ -14,6 +14,7 @@ batch of activations are in use. Hidden states wait in memory, or in files if a 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -77,12 +78,14 @@ def working_folder(adapter: Adapter, spill: Path | None) -> Iterator[Path]:
         spill: Where the folder is made; None for the system's folder for temporary files.
 
     Raises:
-        CalibrationError: No such folder, or too little room in it for the Gram matrices.
+        CalibrationError: No such folder, a read-only one, or too little room for the Gram matrices.
     """
     if spill is not None and not spill.is_dir():
         raise CalibrationError(f"spill={spill}: expected an existing folder")
     needed = sum(gram_file_bytes(site.columns) for site in adapter.of_kind("ffn"))
     place = Path(tempfile.gettempdir()) if spill is None else spill
+    if not os.access(place, os.W_OK):
+        raise CalibrationError(f"spill={place}: expected a folder that can be written to")
     with scratch(place, "stat_repro", folder=True) as folder:
         folder.chmod(0o700)  # the temporary files of a system are in a place for all users
         free = shutil.disk_usage(folder).free
