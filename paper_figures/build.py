@@ -94,11 +94,12 @@ def build_study(root: Path, study: str, out: Path, reference: str | None = None)
     frame = results.to_frame(good)
     folder = out / study
     summary = reporting.to_text(reporting.summary_table(frame))
-    files = _tables(frame, study, folder) + _figures(frame, folder)
+    # First, because it refuses a reference that is not there.
+    files = _comparison(good, root / study, folder, reference)
+    files += _tables(frame, study, folder) + _figures(frame, folder)
     measured = reporting.measured_runs(frame)
     if not measured.empty:
         files += _costs(measured, study, folder)
-    files += _comparison(good, root / study, folder, reference)
     files += _drawn(folder, reporting.draw_setting, reporting.setting_figures(good))
     print(f"study {study}: {len(good)} runs\n\n{summary}")
     done = {record.run_id for record in good}

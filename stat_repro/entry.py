@@ -51,7 +51,10 @@ def guarded(work: Callable[[], int | None], account: Callable[[], str]) -> int:
         print(f"error: {end.code}", file=sys.stderr)
     except Exception as error:
         if is_expected(error):
-            print(f"error: {str(error).strip() or type(error).__name__}", file=sys.stderr)
+            reason = str(error).strip() or type(error).__name__
+            if error.__cause__ is not None and type(error).__module__ == "hydra.errors":
+                reason += f": {str(error.__cause__).strip()}"  # the sentence of Hydra says where
+            print(f"error: {reason}", file=sys.stderr)
         else:
             traceback.print_exc()
             line = f"{type(error).__name__}: {' '.join(str(error).split())}"

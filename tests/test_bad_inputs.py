@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import runpy
 from collections import Counter
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -105,3 +107,9 @@ def test_the_table_is_long_enough_and_holds_every_command():
     counts = Counter(case.command for case in CASES)
     assert sum(counts.values()) >= 120
     assert len(set(CASES)) == len(CASES)
+
+
+def test_the_page_of_what_was_tried_is_that_of_the_tables():
+    docs = Path(__file__).resolve().parents[1] / "docs"
+    written = (docs / "trust.md").read_text(encoding="utf-8")
+    assert runpy.run_path(str(docs / "trust.py"))["page"]() == written
