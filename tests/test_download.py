@@ -111,8 +111,10 @@ def test_pip_reports_and_ends_with_the_caller(monkeypatch, root, tmp_path, capfd
     """A real interrupt of this process, while pip downloads."""
     fake_pip(
         monkeypatch,
-        "import os, sys, time; from pathlib import Path; print('1 of 2 MB', flush=True); "
-        f"Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)",
+        "import os, subprocess; from pathlib import Path; print('1 of 2 MB', flush=True); "
+        "build = subprocess.Popen(['sleep', '60']); "
+        f"Path({str(tmp_path / 'pid')!r}).write_text(f'{{os.getpid()}} {{build.pid}}'); "
+        "build.wait()",
     )
 
     def interrupt_when_it_runs() -> None:
@@ -125,8 +127,12 @@ def test_pip_reports_and_ends_with_the_caller(monkeypatch, root, tmp_path, capfd
     with pytest.raises(KeyboardInterrupt):
         package_file(assets.VADER)
     watcher.join()
+    pip, build = map(int, (tmp_path / "pid").read_text().split())
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+        os.kill(pip, 0)
+    state = Path(f"/proc/{build}/stat")  # what pip has started is gone too, or a zombie
+    time.sleep(0.1)
+    assert not state.exists() or state.read_text().split()[2] == "Z"
     printed = capfd.readouterr()
     assert "1 of 2 MB" in printed.err
     assert printed.out == ""
