@@ -111,10 +111,10 @@ BAD_LABELS = {
     "too large": (None, 2, torch.full((4,), 2), "class numbers from 0 to 1 .*, 2 to 2"),
     "floats": (None, 3, torch.ones(4), "class numbers .*got torch.float32"),
     "several": (None, 3, torch.ones(4, 3), r"class numbers .*got torch.float32 of shape \(4, 3\)"),
-    "one of several": (PROBLEMS[2], 3, torch.ones(4).long(), r"of shape \(4, 3\) .*got"),
+    "one of several": (PROBLEMS[2], 3, torch.ones(4).long(), r"of shape \(B, 3\) .*got"),
     "no probability": (PROBLEMS[2], 3, torch.full((4, 3), 2.0), "values from 0 to 1 .*2 to 2"),
-    "a column of numbers": (None, 1, torch.ones(4, 1), r"of shape \(4,\) .*got .*\(4, 1\)"),
-    "one target": (PROBLEMS[0], 3, torch.ones(4), r"of shape \(4, 3\) .*got"),
+    "a column of numbers": (None, 1, torch.ones(4, 1), r"of shape \(B,\) .*got .*\(4, 1\)"),
+    "one target": (PROBLEMS[0], 3, torch.ones(4), r"of shape \(B, 3\) .*got"),
     "no number": (PROBLEMS[0], 1, torch.full((4,), float("nan")), "finite numbers .*nan to nan"),
     "another problem": ("ranking", 3, torch.ones(4).long(), "problem_type: expected one of"),
 }

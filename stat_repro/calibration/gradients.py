@@ -49,30 +49,36 @@ def check_labels(model: Any, batches: Iterable[CalibrationBatch]) -> None:
         CalibrationError: Missing, of another shape or type, or out of range (-100 means no label).
     """
     problem = problem_of(model)
-    if problem is not None:
-        for batch in batches:
-            _check_labels(problem, model.config.num_labels, batch)
-
-
-def _check_labels(problem: str, outputs: int, batch: CalibrationBatch) -> None:
-    labels, rows = batch.get("labels"), len(batch["input_ids"])
+    if problem is None:
+        return
+    outputs, inside = model.config.num_labels, []
     wanted, low, high = {
         "single_label_classification": (f"class numbers from 0 to {outputs - 1}", 0, outputs - 1),
         "multi_label_classification": ("values from 0 to 1", 0, 1),
         "regression": ("finite numbers", -_LARGEST, _LARGEST),
     }[problem]
     classes = problem == "single_label_classification"
-    shape = (rows,) if classes or outputs == 1 else (rows, outputs)
+    batches = list(batches)
+    for batch in batches:
+        labels, rows = batch.get("labels"), len(batch["input_ids"])
+        shape = (rows,) if classes or outputs == 1 else (rows, outputs)
+        inside.append(torch.tensor(False))
+        if labels is None or tuple(labels.shape) != shape:
+            continue
+        if labels.dtype == torch.int64 or not classes:
+            inside[-1] = ((labels >= low) & (labels <= high)).all()
+    # An accelerator is waited for once.
+    if not inside or bool(torch.stack([one.to(inside[-1].device) for one in inside]).all()):
+        return
+    labels = batches[[bool(one) for one in inside].index(False)].get("labels")
     got = "none" if labels is None else f"{labels.dtype} of shape {tuple(labels.shape)}"
-    if labels is not None and tuple(labels.shape) == shape:
-        inside = bool(((labels >= low) & (labels <= high)).all())
-        if inside and (labels.dtype == torch.int64 or not classes):
-            return
+    if labels is not None and labels.numel():
         got += f", {float(labels.min()):g} to {float(labels.max()):g}"
+    shape_words = "(B,)" if classes or outputs == 1 else f"(B, {outputs})"
     raise CalibrationError(
         "a calibration batch of a classifier needs the key labels for gradients of the loss: "
-        f"expected {wanted} of shape {shape} ({outputs} outputs, {problem}); got {got}; choose "
-        "other labels or another config.problem_type"
+        f"expected {wanted} of shape {shape_words} ({outputs} outputs, {problem}); got {got}; "
+        "choose other labels or another config.problem_type"
     )
 
 
@@ -106,9 +112,10 @@ def mask_gradients(
     device = next(model.parameters()).device
     sites = [site for site in adapter.sites if site.units]
     per_batch: list[Tensor] = []
+    batches = list(own_share(batches))
+    check_labels(model, batches)
     with evaluating(model), frozen_parameters(model):
-        for batch in track(own_share(batches), label):
-            check_labels(model, [batch])
+        for batch in track(batches, label):
             inputs = {key: value.to(device) for key, value in batch.items()}
             with torch.enable_grad(), _masked(model, sites, inputs["input_ids"]) as masks:
                 loss = _summed_loss(model, inputs)
