@@ -23,7 +23,7 @@ def setting(default: Any, **notes: Any) -> Any:
     Args:
         default: Its default, or the class or function that makes one.
         **notes: `choices`: the valid values. `low`: the smallest valid number; null is valid too.
-            `high`: the largest.
+            `high`: the largest. `exact`: a measured number, which is not rounded.
             `neutral`: it decides where a run goes or how fast it is, but not what it finds, so it
             takes no part in the run id. `later`: it joined the schema after runs had been stored;
             at its default, which must never change, it means what those runs did and takes no part
@@ -50,7 +50,7 @@ def check_settings(section: Any, name: str = "") -> None:
     """
     for one in fields(section):
         key, value = f"{name}{one.name}", getattr(section, one.name)
-        if isinstance(value, float):
+        if isinstance(value, float) and "exact" not in one.metadata:
             value = float(f"{value:.10g}")
             setattr(section, one.name, value)
         if value == one.default:

@@ -105,7 +105,7 @@ class PruningConfig:
     ridge: float = setting(0.0, low=0)
     min_units: int = setting(1, low=0)
     balance_factor: float = setting(2.0, low=0, of="stat")
-    neuron_mac_share: float | None = None
+    neuron_mac_share: float | None = setting(None, exact=True)
     head_bonus: float = setting(1.125, of="stat")
     refit: bool = setting(False, of="stat_plus", later=True)
     sensitivity_tokens: int = setting(2048, low=1, of="stat_plus", later=True)
