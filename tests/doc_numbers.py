@@ -111,7 +111,9 @@ def _frame(study: str) -> pd.DataFrame:
 
 @functools.cache
 def _costs(study: str) -> pd.DataFrame:
-    measured = reporting.measured_runs(_frame(study).drop(columns=["variant", "extras", "order"]))
+    measured = reporting.measured_runs(
+        _frame(study).drop(columns=["variant", "extras", "order", "style"])
+    )
     return measured if measured.empty else reporting.cost_points(measured)
 
 
