@@ -171,6 +171,8 @@ def test_a_sweep_that_cannot_be_accounted_for_does_not_start(monkeypatch):
     [
         (["ratio=0.3,0.5", "seed=range(3)"], 6),
         (["ratio=0.3"], 1),
+        (["study=${dataset.name}", "ratio=0.3,0.5"], 2),
+        (["study=${nope}"], 1),
         (["sweep=movie_reviews_minilm", "ratio=0.3", "seed=0"], 2),
         (["seed=glob(*)"], None),
     ],

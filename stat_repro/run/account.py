@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from stat_repro.run import launchers
 
@@ -171,8 +171,10 @@ def line_of(error: BaseException) -> str:
 
 def _points(config: DictConfig) -> int | None:
     """How many points Hydra's own sweeper makes of the command line and the stored sweep."""
-    settings = {**(config.hydra.sweeper.get("params") or {})}
-    texts = [f"{key}={value}" for key, value in settings.items()] + [*config.hydra.overrides.task]
+    # Not resolved: what a point's name refers to is known in the point only.
+    given: Any = OmegaConf.to_container(config.hydra, resolve=False)
+    settings = given["sweeper"].get("params") or {}
+    texts = [*(f"{key}={value}" for key, value in settings.items()), *given["overrides"]["task"]]
     try:
         parsed = OverridesParser.create().parse_overrides(texts)
         by_key = {one.get_key_element(): one for one in parsed}  # the last one counts
