@@ -57,9 +57,18 @@ def guarded(work: Callable[[], int | None], account: Callable[[], str]) -> int:
             print(f"error: {reason}", file=sys.stderr)
         else:
             traceback.print_exc()
-            line = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            print(f"error: not foreseen, please report it: {line}", file=sys.stderr)
+            print(f"error: not foreseen, please report it: {line_of(error)}", file=sys.stderr)
     return 1
+
+
+def one_line(error: BaseException) -> str:
+    """The whole message of an error on one line, or its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def line_of(error: BaseException) -> str:
+    """Type and message of an error on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def at_least(low: int) -> Callable[[str], int]:

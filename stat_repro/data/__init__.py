@@ -1,4 +1,4 @@
 """Reading data sets: GLUE, SQuAD, running text, packaged sets and the user's own files.
 
-May use: assets, config.
+May use: assets, config, entry.
 """

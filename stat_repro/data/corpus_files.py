@@ -13,6 +13,7 @@ import datasets
 from stat_repro.data.corpora import CORPORA, PARTS, Corpus
 from stat_repro.data.errors import DataError
 from stat_repro.data.hub import from_hub, local_copy
+from stat_repro.entry import one_line
 
 _STEMS = {"train": ("train",), "validation": ("validation", "valid"), "test": ("test",)}
 _JSON_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
@@ -156,7 +157,7 @@ def read_local(
     except DataError:
         raise
     except (OSError, EOFError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise DataError(f"{path}: cannot be read as text of a corpus: {reason}") from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 
 from stat_repro.data.errors import DataError
+from stat_repro.entry import one_line
 
 _FILE_ENDINGS = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")
 
@@ -69,7 +70,7 @@ def from_hub(
         return datasets.Dataset.from_list(list(rows.take(first)))
     except Exception as error:
         asked = f"{name}{f' ({subset})' if subset else ''}, split {split}"
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise DataError(
             f"{key}={name}: no such local file or folder, and the Hugging Face hub did not give "
             f"{asked} ({type(error).__name__}: {reason}). Where access is restricted, accept "

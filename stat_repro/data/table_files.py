@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from stat_repro.data.errors import DataError
+from stat_repro.entry import one_line
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 # Separator and quoting by ending; a quotation mark in a tsv file is part of the text.
@@ -57,7 +58,7 @@ def read_table(path: Path, names: Sequence[str] | None = None) -> Columns:
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: expected a table; the file is empty") from None
     except (OSError, ValueError) as error:  # pandas, pyarrow and unicode errors are ValueErrors
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(f"{path}: cannot be read as {ending[1:]}: {reason}") from error
     if not columns or not next(iter(columns.values())):
         raise DataError(f"{path}: expected at least one row; the table is empty")

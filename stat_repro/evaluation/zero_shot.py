@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stat_repro.entry import one_line
 from stat_repro.models.modes import evaluating
 
 # The longest questions (BoolQ) have about 1,000 tokens; the harness holds the logits of a batch
@@ -273,7 +274,7 @@ def _check_name(manager: Any, name: str, include: str | None) -> None:
 def _no_data(manager: Any, name: str, error: Exception) -> str:
     config = manager.task_index[name].cfg or {}
     data = " ".join(str(config[k]) for k in ("dataset_path", "dataset_name") if config.get(k))
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     return (
         f"evaluation.zero_shot.tasks: {name} cannot be loaded; its data set is {data or 'unknown'} "
         f"(local files or the Hugging Face hub were tried; {type(error).__name__}: {reason}). "

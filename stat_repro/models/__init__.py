@@ -1,4 +1,4 @@
 """The supported architectures, their pruned classes, and loading checkpoints.
 
-May use: assets, config, plan, progress.
+May use: assets, config, entry, plan, progress.
 """

@@ -24,6 +24,7 @@ from transformers import (
 
 from stat_repro.assets.packages import model_folder
 from stat_repro.config import ModelConfig
+from stat_repro.entry import one_line
 from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, shard_names
 from stat_repro.progress import quiet_transformers
 
@@ -119,7 +120,7 @@ def _from_hub(config: ModelConfig) -> Path:
         )
         raise ModelLoadError(
             f"model.path={config.path}: not a local folder, and the Hugging Face hub did not give "
-            f"it ({type(error).__name__}: {_one_line(error)}). {access} "
+            f"it ({type(error).__name__}: {one_line(error)}). {access} "
             f"{_LOCAL_FORM}: model.path=<folder>"
         ) from error
 
@@ -231,7 +232,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or _one_line(error)
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise ModelLoadError(f"{path}: expected a JSON object; got: {reason}") from error
     if not isinstance(config, dict):
         raise ModelLoadError(f"{path}: expected a JSON object; got a {type(config).__name__}")
@@ -285,9 +286,4 @@ def explained_refusal(folder: Path, role: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # which types transformers raises depends on the damage
-        raise ModelLoadError(f"{folder}: cannot be loaded as {role}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    """The whole message on one line; its end often says what to do."""
-    return " ".join(str(error).split()) or type(error).__name__
+        raise ModelLoadError(f"{folder}: cannot be loaded as {role}: {one_line(error)}") from error

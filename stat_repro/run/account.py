@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from stat_repro.entry import line_of
 from stat_repro.run import launchers
 
 log = logging.getLogger("stat_repro")
@@ -162,11 +163,6 @@ def print_table(outcomes: list[Outcome]) -> bool:
     for path in paths:
         print(f"  {path}")
     return True
-
-
-def line_of(error: BaseException) -> str:
-    """Type and message of an error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _points(config: DictConfig) -> int | None:

@@ -20,10 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stat_repro.config import ConfigError, RunConfig, from_hydra
-from stat_repro.entry import guarded
+from stat_repro.entry import guarded, line_of
 from stat_repro.paths import config_dir, experiments_dir, project_root, results_dir
 from stat_repro.run import launchers
-from stat_repro.run.account import Outcome, keep, line_of, print_table, so_far, tell
+from stat_repro.run.account import Outcome, keep, print_table, so_far, tell
 
 if TYPE_CHECKING:
     from stat_repro.run.pipeline import Experiment

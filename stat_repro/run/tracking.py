@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stat_repro.config import TrackingConfig
+from stat_repro.entry import line_of
 from stat_repro.paths import cache_dir, project_root
 from stat_repro.results.record import RunRecord
 
@@ -48,14 +49,12 @@ def mirror(record: RunRecord, config: TrackingConfig, folder: Path | None = None
             _write(record, config, parent)
     # No failure of any type may touch the stored run.
     except Exception as err:
-        reason = " ".join(str(err).split())
         _LOG.warning(
             "Weights & Biases (tracking.mode=%s) failed for %s, whose record is stored and "
-            "unaffected: %s: %s. tracking=disabled turns the mirror off.",
+            "unaffected: %s. tracking=disabled turns the mirror off.",
             config.mode,
             record.run_id,
-            type(err).__name__,
-            reason,
+            line_of(err),
         )
 
 
