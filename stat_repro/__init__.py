@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Tables and figures are built from records without torch: paper_figures/build.py asks for that.
-if os.environ.get("STAT_REPRO_LIGHT") != "1":
+# Tables and figures are built from records without torch: paper_figures/build.py asks for that. The
+# program `stat-repro` loads what its command needs.
+if os.environ.get("STAT_REPRO_LIGHT") != "1" and Path(sys.argv[0]).stem != "stat-repro":
     import_module("stat_repro.models.modeling_stat")
 
 # For the same reason names are loaded when first used.

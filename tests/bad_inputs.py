@@ -210,6 +210,25 @@ bert | asset: expected names among .* got bert
 minilm tweets2 | got tweets2
 """
 
+_COMMANDS = r"""
+show nope --results in/records | run 'nope': expected a run stored under in/records
+show made_up --results in/none | expected a run stored under in/none
+show in/records --results in/records | expected a run stored under
+show damaged/pico --results in/records | damaged.*expected
+runs --results in/records --study nope | study 'nope': not found
+runs --results in/records --study ../x | study '../x': not found
+runs --results in/records --study good --where rigde=1 | expected key=value .* got 'rigde'
+runs --results in/records --study damaged | damaged
+runs --results in/records --compare good/pico nope | run 'nope': expected
+"""
+
+_COMMANDS_USAGE = r"""
+show | the following arguments are required: run
+runs --where | expected at least one argument
+runs --compare good/pico | expected 2 arguments
+runs nope | unrecognized arguments
+"""
+
 _BUILD = r"""
 --results in/none | no table or figure was built
 --results in/records --study nope | study 'nope': not found
@@ -232,6 +251,8 @@ CASES: tuple[Case, ...] = (
     *_cases("stat_repro.bench", _BENCH),
     *_cases("stat_repro.bench", _BENCH_USAGE, 2),
     *_cases("stat_repro.assets", _ASSETS),
+    *_cases("stat-repro", _COMMANDS),
+    *_cases("stat-repro", _COMMANDS_USAGE, 2),
     *_cases("paper_figures/build.py", _BUILD),
     *_cases("paper_figures/build.py", _BUILD_USAGE, 2),
 )

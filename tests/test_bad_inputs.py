@@ -21,6 +21,7 @@ from stat_repro.data.squad import load_questions
 from stat_repro.data.task_data import load_task_data
 from stat_repro.data.text_data import load_text_data
 from stat_repro.entry import guarded
+from stat_repro.run import commands as program
 from stat_repro.sharded import __main__ as sharded
 
 
@@ -72,6 +73,7 @@ def commands(build):
         "stat_repro.sharded": sharded.main,
         "stat_repro.bench": bench.main,
         "stat_repro.assets": assets.main,
+        "stat-repro": program.main,
         "paper_figures/build.py": build.main,
     }
 

@@ -14,6 +14,7 @@ from pico_project import save_checkpoint
 
 from stat_repro import bench, sharded
 from stat_repro.config import METHODS
+from stat_repro.run import commands as program
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")]
@@ -44,7 +45,7 @@ def test_code_of_the_pages_for_users_runs(tmp_path, monkeypatch):
 
 
 def is_run(words):
-    return "run.py" in words or words[0] == "stat-repro"
+    return "run.py" in words or (words[0] == "stat-repro" and not program.chosen(words[1:]))
 
 
 @pytest.mark.parametrize(("page", "command"), [c for c in commands() if is_run(shlex.split(c[1]))])
@@ -77,6 +78,14 @@ def test_other_commands_exist():
             assert words[2] in modules, (page, command)
         elif words[0] == "python" and words[1] != "run.py":
             assert Path(words[1]).name in scripts, (page, command)
+
+
+def test_commands_without_hydra_are_those_that_it_reads():
+    lines = [shlex.split(c) for _, c in commands() if c.startswith("stat-repro ")]
+    lines = [words[1:] for words in lines if program.chosen(words[1:])]
+    assert {words[0] for words in lines} >= set(program.COMMANDS)
+    for words in lines:
+        assert program.parser().parse_args(words).work
 
 
 def test_the_command_for_large_checkpoints_is_one_that_it_reads():

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from stat_repro.reporting.points import aggregate
-from stat_repro.reporting.styles import QuantityStyle, quantity_style
+from stat_repro.reporting.styles import QuantityStyle, quantity_order, quantity_style
 from stat_repro.reporting.variants import ReportError
+from stat_repro.results.record import RunRecord
 
 MISSING = "-"
 
@@ -18,6 +19,13 @@ _LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}"},
+}
+# Costs of a record: name, factor and decimal places in a table.
+_COSTS = {
+    "params": ("parameters", 1, 0),
+    "macs_per_token": ("million MACs per token", 1e-6, 2),
+    "prunable_macs_per_token": ("of these prunable", 1e-6, 2),
+    "size_bytes": ("size on disk (MB)", 1e-6, 1),
 }
 _ROW = ["model", "dataset", "variant", "quantity"]
 _NUMERIC_COLUMNS = (
@@ -93,6 +101,25 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     several = table.groupby(["model", "task"])["variant"].nunique().max() > 1
     return table if several else table.drop(columns="variant")
+
+
+def before_and_after(record: RunRecord) -> pd.DataFrame:
+    """Text cells: what a run found, dense and pruned side by side."""
+    rows = []
+    none = dict.fromkeys(("dense", "pruned", "left"), MISSING)
+    for key, (label, scale, decimals) in _COSTS.items():
+        if both := record.costs.get(key):
+            cells = {name: f"{value * scale:,.{decimals}f}" for name, value in both.items()}
+            rows.append({"": label, **cells, "left": f"{both['pruned'] / both['dense']:.1%}"})
+    scores: dict[str, dict[str, float]] = {}
+    for name, values in (("dense", "dense"), ("pruned", "pruned"), ("pruned", "fidelity")):
+        for quantity, value in record.metrics[values].items():
+            scores.setdefault(quantity, {})[name] = value
+    for quantity in sorted(scores, key=quantity_order):
+        style = quantity_style(quantity)
+        cells = {k: f"{style.scale * v:.{style.decimals}f}" for k, v in scores[quantity].items()}
+        rows.append({"": style.label, **none, **cells})
+    return pd.DataFrame(rows)
 
 
 def to_text(table: pd.DataFrame) -> str:

@@ -197,7 +197,7 @@ def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
         metrics = {k: v for k, v in record.metrics.items() if k != "protocol"}
         nested = {"metrics": metrics, "timings": record.timings, "costs": record.costs}
         nested |= {"memory": record.memory, "config": record.config}
-        row |= dict(_flatten(nested, ""))
+        row |= dict(flatten(nested, ""))
         protocol = record.metrics.get("protocol")
         row["metrics.protocol"] = None if protocol is None else json.dumps(protocol, sort_keys=True)
         row["error.type"] = None if record.error is None else record.error["type"]
@@ -208,10 +208,11 @@ def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else list(scalars))
 
 
-def _flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+def flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The values of nested JSON data, each with its dotted name; a list is one value, as JSON."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _flatten(inner, f"{name}.{key}" if name else key)
+            yield from flatten(inner, f"{name}.{key}" if name else key)
     elif isinstance(value, (list, tuple)):
         yield name, json.dumps(value, sort_keys=True)
     else:

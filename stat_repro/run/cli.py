@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -21,9 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stat_repro.config import ConfigError, RunConfig, from_hydra
 from stat_repro.entry import guarded, line_of
-from stat_repro.paths import config_dir, experiments_dir, project_root, results_dir
-from stat_repro.run import launchers
+from stat_repro.paths import config_dir, results_dir
+from stat_repro.run import commands, launchers
 from stat_repro.run.account import Outcome, keep, print_table, so_far, tell
+from stat_repro.run.compose import prepare
 
 if TYPE_CHECKING:
     from stat_repro.run.pipeline import Experiment
@@ -160,18 +160,16 @@ def _job(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Compose the configuration from the command line and run it."""
+    """Carry out a command, or compose the configuration from the command line and run it."""
+    if commands.chosen(sys.argv[1:]):
+        sys.exit(commands.main(sys.argv[1:]))
     # Hydra passes on what is raised, and the boundary says it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.exit(guarded(_main, so_far))
 
 
 def _main() -> None:
-    # For conf/config.yaml, here and in the processes of a parallel launcher.
-    os.environ["STAT_REPRO_ROOT"] = str(project_root())
-    os.environ["STAT_REPRO_EXPERIMENTS"] = str(experiments_dir())
-    ConfigStore.instance().store(name="run_schema", node=RunConfig)
-    launchers.offer_missing()
+    prepare()
     run = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)
     if not launchers.several_processes():
         _run_and_tell(run)

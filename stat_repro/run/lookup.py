@@ -1,0 +1,152 @@
+"""`stat-repro runs` and `stat-repro show`: stored records on the terminal. No torch."""
+
+from __future__ import annotations
+
+import glob
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stat_repro.config import SPEED_STUDY, from_dict
+from stat_repro.reporting.styles import HEADLINE, quantity_style
+from stat_repro.reporting.tables import MISSING, before_and_after, to_text
+from stat_repro.results.record import RunRecord
+from stat_repro.results.store import (
+    StudyError,
+    flatten,
+    list_studies,
+    load_records,
+    read_record,
+    to_frame,
+)
+from stat_repro.run.compose import overrides_of
+
+RECORD_FILE = "record.json"  # in the folder of a pruned model
+
+
+def find_run(name: str, root: Path) -> tuple[Path, RunRecord]:
+    """The file of a run, and its record.
+
+    Args:
+        name: A run id or a part of one that no other has, `<study>/` in front of it where several
+            studies have it; a record's file; or the folder of a pruned model.
+        root: Folder of all studies.
+
+    Raises:
+        StudyError: No such run, or several.
+        RecordError: A damaged record.
+    """
+    given = Path(name).expanduser()
+    given = given / RECORD_FILE if given.is_dir() else given
+    if given.is_file():
+        saved = given.name == RECORD_FILE  # not in the place that a study gives it
+        return given, RunRecord.from_json(given.read_text("utf-8")) if saved else read_record(given)
+    study, _, run = name.rpartition("/")
+    places = f"{glob.escape(study) or '*'}/**/"
+    for pattern in (f"{glob.escape(run)}.json", f"*{glob.escape(run)}*.json"):
+        files = sorted(root.glob(places + pattern)) if run else []
+        if len(files) == 1:
+            return files[0], read_record(files[0])
+        if files:
+            these = ", ".join(str(file.relative_to(root).with_suffix("")) for file in files[:5])
+            raise StudyError(
+                f"run {name!r}: expected one run; got {len(files)}, such as {these}; choose one"
+            )
+    raise StudyError(
+        f"run {name!r}: expected a run stored under {root}, a record's file or the folder of a "
+        "pruned model with its record; got none of them; choose one of those that `stat-repro "
+        "runs` lists"
+    )
+
+
+def show(name: str, root: Path) -> str:
+    """One run: result, plan, the command that repeats it, and where it ran."""
+    path, record = find_run(name, root)
+    lines = [f"{record.run_id}: {record.status}, study {record.study}, {path}", ""]
+    if record.error is not None:
+        lines += [f"{record.error['type']}: {record.error['message']}", ""]
+    if record.status == "ok":
+        lines += [to_text(before_and_after(record)), to_text(_plan(record))]
+    command = shlex.join(["python", "run.py", *overrides_of(from_dict(record.config))])
+    lines += ["Command (name@... is a file or folder whose sha256 begins like this):", ""]
+    lines += [f"  {command}", "", "Environment:", ""]
+    places = flatten(record.provenance, "")
+    return "\n".join([*lines, *(f"  {key}: {value}" for key, value in places)])
+
+
+def _plan(record: RunRecord) -> pd.DataFrame:
+    """What every layer keeps, and the relative error of what its sites give on."""
+    errors = {(e["layer"], e["kind"]): e.get("relative_error", 0.0) for e in record.site_errors}
+    return pd.DataFrame(
+        {
+            "layer": i,
+            "heads kept": f"{len(layer.kept_heads)} of {layer.heads}",
+            "neurons kept": f"{len(layer.kept_neurons)} of {layer.neurons}",
+            "error, heads": f"{errors.get((i, 'attention'), 0.0):.4f}",
+            "error, neurons": f"{errors.get((i, 'ffn'), 0.0):.4f}",
+        }
+        for i, layer in enumerate(record.layers)
+    )
+
+
+def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[str]) -> str:
+    """A table of stored runs, or of what differs between two of them.
+
+    Args:
+        root: Folder of all studies.
+        study: One of them; all if None.
+        where: Conditions `key=value`; keys are columns of `to_frame`, or their last parts.
+        compare: Two names as `find_run` takes them, or none.
+
+    Raises:
+        StudyError: No such study or run, or a key that no run has.
+    """
+    if compare:
+        pair = to_frame([find_run(name, root)[1] for name in compare]).map(_text).T
+        pair = pair[pair[0] != pair[1]].reset_index()
+        return to_text(pair.set_axis(["what differs", "first", "second"], axis=1))
+    names = [study] if study else [name for name in list_studies(root) if name != SPEED_STUDY]
+    records = [r for name in names for r in load_records(root, name, failed=True, repeats=True)]
+    frame = to_frame(records)
+    for condition in where:
+        key, _, value = condition.partition("=")
+        columns = [name for name in frame.columns if f".{name}".endswith(f".{key}")]
+        if not columns:
+            raise StudyError(
+                f"--where {condition}: expected key=value with a key of the records, such as "
+                f"method=stat, ratio=0.5 or pruning.allocation=uniform; got {key!r}"
+            )
+        frame = frame[(frame[columns].map(_text) == value).any(axis=1)]
+    if frame.empty:
+        return "no stored run meets these conditions"
+    return to_text(pd.DataFrame([_row(row) for _, row in frame.iterrows()]))
+
+
+def _text(value: Any) -> str:
+    """A value as it is typed."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _row(run: pd.Series[Any]) -> dict[str, str]:
+    """One run in the table of all."""
+    headline = HEADLINE[run["config.dataset.task"]]
+    style = quantity_style(headline)
+
+    def shown(key: str, scale: float, decimals: int) -> str:
+        value = run.get(key)
+        return MISSING if value is None or pd.isna(value) else f"{scale * value:.{decimals}f}"
+
+    scores = (f"metrics.{model}.{headline}" for model in ("dense", "pruned"))
+    dense, pruned = (shown(key, style.scale, style.decimals) for key in scores)
+    return {
+        "run": f"{run['config.study']}/{run['run_id']}",
+        "status": run["status"],
+        "MACs kept (%)": shown("mac_kept_fraction", 100, 2),
+        "metric": style.label,
+        "dense": dense,
+        "pruned": pruned,
+        "KL": shown("metrics.fidelity.kl", 1, 4),
+    }

@@ -1,0 +1,128 @@
+"""`stat-repro runs` and `show`: stored runs on the terminal, and the command that repeats one."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+from made_up_records import make_config, make_failure, make_record, sweep
+
+from stat_repro.config import from_dict, from_hydra, run_id
+from stat_repro.config.pruning import PruningConfig
+from stat_repro.paths import config_dir, results_dir
+from stat_repro.results import StudyError, load_records, save_record
+from stat_repro.run import commands
+from stat_repro.run.compose import compose_run, overrides_of
+from stat_repro.run.lookup import find_run, runs, show
+
+ROOT = Path(__file__).resolve().parents[1]
+# Of these stored studies one run each: what differs from the usual settings is of every kind.
+STUDIES = (
+    "ablation_ridge_minilm",
+    "calibration_text_wikitext2",
+    "cost_smollm2",
+    "sketch_minilm",
+    "squad_dev_minilm",
+)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_command_of_a_record_is_that_of_the_same_run(study):
+    record = load_records(results_dir(), study)[-1]
+    config = from_dict(record.config)
+    words = shlex.split(shlex.join(overrides_of(config)))
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        again = from_hydra(hydra.compose("config", words))
+    assert run_id(again) == run_id(config)
+    assert again.study == study
+    assert len(words) < 20
+
+
+def test_any_text_is_spelled_so_that_hydra_reads_it():
+    values = {"dataset.train": "a 'b', [c]=d.csv", "dataset.test": "null", "model.path": "~/x@1 y"}
+    groups = {"model": "hf", "dataset": "table_file"}
+    config = compose_run(groups, {**values, "model.labels": ["1", "no way"]})
+    words = overrides_of(config)
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        assert from_hydra(hydra.compose("config", words)) == config
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Six runs in two studies, and one that failed."""
+    records = sweep({0.3: [0.9, 0.8], 0.5: [0.7]})
+    records += sweep({0.5: [0.6, 0.5]}, pruning=PruningConfig("flap", correction="bias"))
+    records += [make_record(config=make_config(study="other"), seed=7), make_failure(seed=9)]
+    for record in records:
+        save_record(record, tmp_path)
+    return tmp_path
+
+
+def test_runs_are_listed_filtered_and_compared(stored):
+    assert len(runs(stored, None, (), ()).splitlines()) == 2 + 7
+    assert len(runs(stored, "other", (), ()).splitlines()) == 2 + 1
+    flap = runs(stored, None, ("method=flap", "ratio=0.5"), ())
+    assert [line.split()[-2] for line in flap.splitlines()[2:]] == ["60.00", "50.00"]
+    assert flap == runs(stored, None, ("pruning.correction=bias",), ())
+    assert "failed" in runs(stored, None, ("seed=9",), ())
+    assert runs(stored, None, ("seed=10",), ()) == "no stored run meets these conditions"
+    with pytest.raises(StudyError, match=r"--where sed=1: expected key=value .*; got 'sed'"):
+        runs(stored, None, ("sed=1",), ())
+    names = [line.split()[0] for line in flap.splitlines()[2:]]
+    lines = runs(stored, None, (), names).splitlines()[2:]
+    assert {line.split()[0] for line in lines} == {
+        "run_id", "seed", "metrics.pruned.accuracy", "config.seed",
+    }  # fmt: skip
+
+
+def test_a_run_is_shown_by_its_id_a_part_of_it_its_file_or_its_study(stored):
+    record = load_records(stored, "other")[0]
+    path = stored / "other" / f"{record.run_id}.json"
+    for name in (record.run_id, record.run_id[-10:], f"other/{record.run_id[:4]}", str(path)):
+        assert find_run(name, stored) == (path, record)
+    text = show(record.run_id, stored)
+    for part in (record.run_id, "accuracy (%)", "90.00", "1 of 2", "2 of 4", "commit: c0ffee"):
+        assert part in text
+    assert "python run.py model=hf dataset=table_file pruning=stat" in text
+    assert "ValueError: it broke" in show("-s9-", stored)
+    with pytest.raises(StudyError, match="expected one run; got 6, such as made_up/"):
+        find_run("made_up/pico-reviews", stored)
+    for name in ("nope", "", "made_up/", "../x"):
+        with pytest.raises(StudyError, match="expected a run stored under"):
+            find_run(name, stored)
+
+
+def test_commands_that_read_records_need_no_torch():
+    """`stat-repro` as it is installed: its own name is the only word that says so."""
+    code = """
+import sys
+for words in (["--help"], ["runs", "--study", "cost_minilm"], ["show", "cost_minilm/minilm"]):
+    sys.argv = ["/any/bin/stat-repro", *words]
+    from stat_repro.run.cli import main
+    try:
+        main()
+    except SystemExit as end:
+        print(end.code)
+print({"torch", "transformers"} & set(sys.modules))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "STAT_REPRO_LIGHT"}
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("cost_minilm/minilm", _one_of("cost_minilm"))],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert [line for line in done.stdout.splitlines() if line in ("0", "1", "2")] == ["0"] * 3
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def _one_of(study):
+    return f"{study}/{load_records(results_dir(), study)[0].run_id}"
+
+
+def test_words_that_are_no_command_belong_to_hydra():
+    for words in (["runs"], ["show", "x"], ["--help"], ["-h"]):
+        assert commands.chosen(words)
+    for words in ([], ["ratio=0.5"], ["-m"], ["--help", "ratio=0.5"], ["--cfg", "job"]):
+        assert not commands.chosen(words)
