@@ -2,7 +2,17 @@
 
 import torch
 
-from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import producer_of
+
+
+def copy_rows(model, producer, units, source, target):
+    """Make the rows of the target units those of the source units."""
+    module = producer_of(model, producer)
+    sources, targets = (producer.kept_rows(units, kept) for kept in (source, target))
+    for tensor in (module.weight, module.bias):
+        if tensor is not None:
+            tensor.data[targets] = tensor.data[sources]
 
 
 def logits(model, batch):
@@ -15,17 +25,11 @@ def duplicate_neurons(model):
     for site in adapter_for(model).of_kind("ffn"):
         half = site.units // 2
         for producer in site.producers:
-            module = linear(model, producer.module)
-            module.weight.data[half : 2 * half] = module.weight.data[:half]
-            if module.bias is not None:
-                module.bias.data[half : 2 * half] = module.bias.data[:half]
+            copy_rows(model, producer, site.units, range(half), range(half, 2 * half))
 
 
 def duplicate_heads(model):
     """Make the last attention unit of every layer a copy of the first."""
     for site in adapter_for(model).of_kind("attention"):
         for producer in site.producers:
-            module, rows = linear(model, producer.module), producer.rows_per_unit
-            module.weight.data[-rows:] = module.weight.data[:rows]
-            if module.bias is not None:
-                module.bias.data[-rows:] = module.bias.data[:rows]
+            copy_rows(model, producer, site.units, [0], [site.units - 1])

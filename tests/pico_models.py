@@ -15,7 +15,8 @@ import transformers as hf
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stat_repro.models.adapter import adapter_for, linear, unit_columns
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import linear, unit_columns
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.surgery.edit import SiteEdit
 

@@ -86,7 +86,7 @@ def test_a_pass_ends_at_the_last_wanted_site(name):
     adapter, batches = adapter_for(model), pico_batches(model)
     ran = []
     for site in adapter.sites:
-        linear(model, site.consumer).register_forward_hook(
+        linear(model, site.consumer).module.register_forward_hook(
             lambda *_, site=site: ran.append((site.layer, site.kind))
         )
     whole = collect_statistics(model, adapter, batches)

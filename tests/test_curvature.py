@@ -24,7 +24,7 @@ def token_gradients(model, site, batch, score):
         shift = torch.zeros_like(output).requires_grad_()
         return output + shift
 
-    handle = linear(model, site.consumer).register_forward_hook(add)
+    handle = linear(model, site.consumer).module.register_forward_hook(add)
     value = score(model(**batch).logits)
     handle.remove()
     (gradient,) = torch.autograd.grad(value, [shift])
@@ -99,7 +99,7 @@ def test_a_small_change_costs_what_the_curvature_says():
         for batch in batches:
             with torch.no_grad():
                 dense = model(**batch).logits.log_softmax(dim=-1)
-                handle = consumer.register_forward_hook(disturb)
+                handle = consumer.module.register_forward_hook(disturb)
                 other = model(**batch).logits.log_softmax(dim=-1)
                 handle.remove()
             measured += float((dense.exp() * (dense - other)).sum())

@@ -22,7 +22,8 @@ from stat_repro.methods.baselines import random_scores
 from stat_repro.methods.ranked import by_scores
 from stat_repro.methods.registry import PRUNE
 from stat_repro.methods.stat import unit_errors
-from stat_repro.models.adapter import adapter_for, linear, unit_columns
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import linear
 
 RANKED = ("random", "magnitude", "wanda_sp", "leverage", "flap", "fisher")
 BLOCKS = "shortgpt"
@@ -68,7 +69,7 @@ def test_budget_kept_rows_saving_and_the_untouched_source(method, name, tmp_path
     for site in adapter.sites:
         kept = result.plan.layers[site.layer].kept(site.kind)
         for producer in site.producers:
-            rows = unit_columns(kept, producer.rows_per_unit)
+            rows = producer.kept_rows(site.units, kept)
             old, new = (linear(m, producer.module) for m in (model, result.model))
             assert torch.equal(new.weight, old.weight[rows])
             assert old.bias is None or torch.equal(new.bias, old.bias[rows])

@@ -15,7 +15,8 @@ from stat_repro.methods.baselines import (
     random_scores,
     wanda_scores,
 )
-from stat_repro.models.adapter import adapter_for, linear, unit_columns
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import linear, unit_columns
 
 
 def test_random_units_follow_the_seed_and_nest():

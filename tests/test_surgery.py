@@ -97,7 +97,7 @@ def test_new_weights_and_biases_reach_the_consumer(name: str) -> None:
         consumer = linear(expected, adapter_for(model).site(edit.layer, edit.kind).consumer)
         consumer.weight.data *= 2
         if edit.layer:
-            consumer.bias = torch.nn.Parameter(bias)
+            consumer.module.bias = torch.nn.Parameter(bias)
     pruned = prune_model(model, plan, edits)
     own = linear(model, adapter_for(model).site(0, "ffn").consumer).bias is not None
     assert pruned.config.ffn_output_bias_per_layer == [own, True, True]

@@ -17,7 +17,8 @@ from stat_repro.calibration.batches import CalibrationBatch
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.calibration.collectors import GramSum
 from stat_repro.measure import Stopwatch, process_peak_rss_bytes, reset_process_peak_rss
-from stat_repro.models.adapter import Adapter, Site, adapter_for, linear
+from stat_repro.models.adapter import Adapter, Site, adapter_for
+from stat_repro.models.projections import linear
 from stat_repro.surgery.edit import SiteEdit, temporarily_pruned
 
 # Stages of `compress` that are stored by their own names; together with `calibrate_s` they are all

@@ -28,8 +28,9 @@ from stat_repro.calibration.batches import (
 from stat_repro.calibration.collectors import BUFFER_ROWS, COLLECTORS, Collector
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.calibration.statistics import SiteStatistics
-from stat_repro.models.adapter import Adapter, Site, linear
+from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.modes import evaluating
+from stat_repro.models.projections import linear
 from stat_repro.parallel import exchange, own_share, world
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
@@ -76,7 +77,7 @@ def input_hooks(
 
     with ExitStack() as hooks:
         for site in sites:
-            consumer = linear(model, site.consumer)
+            consumer = linear(model, site.consumer).module
             hooks.enter_context(consumer.register_forward_pre_hook(partial(hook, site)))
         yield
 

@@ -33,9 +33,10 @@ from stat_repro.calibration.divergence import (
     problem_of,
 )
 from stat_repro.calibration.gradients import frozen_parameters
-from stat_repro.models.adapter import Adapter, Site, linear
+from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.devices import float64_home
 from stat_repro.models.modes import evaluating
+from stat_repro.models.projections import linear
 from stat_repro.parallel import own_share, sum_over_ranks, world
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
@@ -158,6 +159,6 @@ def _consumer_outputs(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[
 
     with ExitStack() as hooks:
         for place, site in enumerate(sites):
-            consumer = linear(model, site.consumer)
+            consumer = linear(model, site.consumer).module
             hooks.enter_context(consumer.register_forward_hook(partial(watch, place)))
         yield outputs

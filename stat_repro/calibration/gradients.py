@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from stat_repro.calibration.batches import CalibrationBatch, CalibrationError, token_mask
 from stat_repro.calibration.divergence import CLASSIFIER, problem_of
-from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError, linear
+from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.modes import evaluating
+from stat_repro.models.projections import UnsupportedModelError, linear
 from stat_repro.parallel import in_turns, own_share
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
@@ -168,7 +169,8 @@ def _masked(model: nn.Module, sites: Sequence[Site], ids: Tensor) -> Iterator[li
                 len(ids), site.units, device=ids.device, dtype=consumer.weight.dtype
             ).requires_grad_()
             masks.append(mask)
-            hooks.enter_context(consumer.register_forward_pre_hook(partial(hook, site, mask)))
+            hook_of_site = partial(hook, site, mask)
+            hooks.enter_context(consumer.module.register_forward_pre_hook(hook_of_site))
         yield masks
 
 

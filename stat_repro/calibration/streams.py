@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from stat_repro.calibration.batches import layer_input, token_rows
-from stat_repro.models.adapter import Adapter, Site, linear
+from stat_repro.models.adapter import Adapter, Site
+from stat_repro.models.projections import linear
 
 # Gets the site, what its consumer reads (n, columns), and the stream behind it (n, D); n tokens.
 Receiver = Callable[[Site, torch.Tensor, torch.Tensor], None]
@@ -63,9 +64,9 @@ class StreamRecorder:
                 hooks.enter_context(attention.register_forward_hook(self._attended))
             else:
                 producer = linear(model, self._ffn.producers[0].module)
-                hooks.enter_context(producer.register_forward_pre_hook(self._normalised))
+                hooks.enter_context(producer.module.register_forward_pre_hook(self._normalised))
             for site in self._sites:
-                consumer = linear(model, site.consumer)
+                consumer = linear(model, site.consumer).module
                 hooks.enter_context(consumer.register_forward_hook(partial(self._consumed, site)))
             yield
 

@@ -11,7 +11,8 @@ import torch
 from stat_repro.methods.base import MethodInput
 from stat_repro.methods.common import Key, scores_by_site
 from stat_repro.methods.correction import consumer_weight, float64
-from stat_repro.models.adapter import Site, linear
+from stat_repro.models.adapter import Site
+from stat_repro.models.projections import linear
 
 Scores = dict[Key, torch.Tensor]
 
@@ -57,8 +58,9 @@ def magnitude_scores(request: MethodInput) -> Scores:
         columns = float64(consumer_weight(request.model, site)).square().sum(dim=0)
         squares = columns.view(site.units, site.width).sum(dim=1)
         for producer in site.producers:
-            rows = float64(linear(request.model, producer.module).weight).square().sum(dim=1)
-            squares += rows.view(site.units, producer.rows_per_unit).sum(dim=1)
+            if not producer.norm:
+                rows = float64(linear(request.model, producer.module).weight).square().sum(dim=1)
+                squares += rows[producer.rows(site.units).to(rows.device)].sum(dim=1)
         return squares.sqrt()
 
     return scores_by_site(request.adapter, score)

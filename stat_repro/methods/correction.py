@@ -25,8 +25,9 @@ from stat_repro.config import PruningConfig
 from stat_repro.linalg.interpolative import fold
 from stat_repro.linalg.pivoting import NOISE_RTOL, check_finite
 from stat_repro.methods.base import SiteFit
-from stat_repro.models.adapter import Site, linear, unit_columns
+from stat_repro.models.adapter import Site
 from stat_repro.models.devices import float64_home
+from stat_repro.models.projections import Projection, linear, unit_columns
 from stat_repro.surgery.edit import SiteEdit
 
 log = logging.getLogger("stat_repro")
@@ -156,7 +157,7 @@ def _output_error(cut: _Cut, folded: torch.Tensor, shift: torch.Tensor | None) -
     return float((spread**2 + statistics.tokens * offset**2) ** 0.5)
 
 
-def _shifted_bias(consumer: nn.Linear, shift: torch.Tensor) -> torch.Tensor:
+def _shifted_bias(consumer: Projection, shift: torch.Tensor) -> torch.Tensor:
     """The consumer's bias plus the shift, on its device in its type; without bias the shift."""
     bias = shift if consumer.bias is None else float64(consumer.bias) + shift
     return bias.to(device=consumer.weight.device, dtype=consumer.weight.dtype)

@@ -22,7 +22,8 @@ from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput, SiteFit
 from stat_repro.methods.common import output_of
 from stat_repro.methods.correction import consumer_weight
-from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError, linear
+from stat_repro.models.adapter import Adapter, Site
+from stat_repro.models.projections import UnsupportedModelError, linear
 from stat_repro.surgery.edit import SiteEdit
 
 

@@ -27,8 +27,9 @@ from stat_repro.linalg.refit import RefitSums
 from stat_repro.methods.base import MethodInput
 from stat_repro.methods.common import Key
 from stat_repro.methods.correction import float64
-from stat_repro.models.adapter import Site, linear
+from stat_repro.models.adapter import Site
 from stat_repro.models.devices import float64_home
+from stat_repro.models.projections import linear
 from stat_repro.models.residency import AllResident
 from stat_repro.parallel import sum_over_ranks
 from stat_repro.progress import track

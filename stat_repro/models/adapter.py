@@ -1,37 +1,20 @@
 """Sites of a model: where units can be cut, and what one unit costs.
 
-A *site* is the attention or the FFN of one layer. Its *consumer* is the Linear that reads the units
-(columns are dropped and corrected), its *producers* are the Linears that make them (rows are
+A *site* is the attention or the FFN of one layer. Its *consumer* is the projection that reads the
+units (columns are dropped and corrected), its *producers* are the modules that make them (rows are
 dropped). All sizes are read from the modules, so already pruned models work as well.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from stat_repro.models.modeling_stat import LAYOUTS, Layout
+from stat_repro.models.projections import Producer, UnsupportedModelError, linear, producer_of
 from stat_repro.plan import PlanError, PruningPlan, SiteKind
-
-
-class UnsupportedModelError(TypeError):
-    """A model of an unknown architecture, or with unexpected modules."""
-
-
-@dataclass(frozen=True)
-class Producer:
-    """A Linear that makes the units of a site.
-
-    Attributes:
-        module: Dotted name of the Linear inside the model.
-        rows_per_unit: Output rows that belong to one unit; unit u has the rows
-            u * rows_per_unit ... (u + 1) * rows_per_unit - 1.
-    """
-
-    module: str
-    rows_per_unit: int
 
 
 @dataclass(frozen=True)
@@ -44,12 +27,13 @@ class Site:
         units: Number of units.
         width: Input columns of the consumer per unit; unit u has the columns
             u * width ... (u + 1) * width - 1.
-        producers: Linears whose rows are cut.
-        consumer: Dotted name of the Linear whose columns are cut.
+        producers: Modules whose rows are cut.
+        consumer: Dotted name of the projection whose columns are cut.
         macs_per_unit: Multiply-accumulates per token of one unit in producers and consumer.
         macs_per_unit_and_key: Further multiply-accumulates per token and attended position
             (scores and weighted sum of attention; 0 for neurons).
         params_per_unit: Parameters of one unit in producers and consumer.
+        queries_per_unit: Query heads of one unit; 0 for neurons.
     """
 
     layer: int
@@ -61,6 +45,7 @@ class Site:
     macs_per_unit: int
     macs_per_unit_and_key: int
     params_per_unit: int
+    queries_per_unit: int = 0
 
     @property
     def key(self) -> tuple[int, SiteKind]:
@@ -136,40 +121,6 @@ class Adapter:
                 )
 
 
-def linear(model: nn.Module, name: str) -> nn.Linear:
-    """The Linear of this name.
-
-    Raises:
-        UnsupportedModelError: It is missing or not a plain Linear (quantised, wrapped, fused).
-    """
-    try:
-        module = model.get_submodule(name)
-    except AttributeError:
-        raise UnsupportedModelError(
-            f"{name}: expected a torch.nn.Linear; the model has no module of this name"
-        ) from None
-    if not isinstance(module, nn.Linear):
-        raise UnsupportedModelError(
-            f"{name}: expected a torch.nn.Linear; got {type(module).__name__} "
-            "(quantised or wrapped models cannot be pruned; load the plain weights)"
-        )
-    return module
-
-
-def unit_columns(kept: tuple[int, ...], width: int) -> torch.Tensor:
-    """Indices of the columns (or rows) that belong to the kept units, ascending.
-
-    Args:
-        kept: Unit indices.
-        width: Columns per unit.
-
-    Returns:
-        int64 tensor of shape (len(kept) * width,).
-    """
-    units = torch.tensor(kept, dtype=torch.int64)
-    return (units[:, None] * width + torch.arange(width)).reshape(-1)
-
-
 def _site(
     model: nn.Module,
     layer: int,
@@ -178,18 +129,19 @@ def _site(
     width: int,
     producers: tuple[Producer, ...],
     consumer: str,
+    queries: int = 0,
 ) -> Site:
     """Build a site and its costs from the modules, and check that the shapes fit."""
     macs = params = 0
     for producer in producers:
-        module = linear(model, producer.module)
-        if module.out_features != units * producer.rows_per_unit:
+        module, per_unit = producer_of(model, producer), producer.rows_per_unit
+        rows, *columns = module.weight.shape
+        if rows != units * per_unit:
             raise UnsupportedModelError(
-                f"{producer.module}: expected {units} units of {producer.rows_per_unit} rows; got "
-                f"{module.out_features} rows"
+                f"{producer.module}: expected {units} units of {per_unit} rows; got {rows} rows"
             )
-        macs += producer.rows_per_unit * module.in_features
-        params += producer.rows_per_unit * (module.in_features + (module.bias is not None))
+        macs += per_unit * sum(columns)  # a norm has none
+        params += per_unit * (math.prod(columns) + (module.bias is not None))
     reader = linear(model, consumer)
     if reader.in_features != units * width:
         raise UnsupportedModelError(
@@ -205,6 +157,7 @@ def _site(
         macs_per_unit=macs + width * reader.out_features,
         macs_per_unit_and_key=2 * width if kind == "attention" else 0,
         params_per_unit=params + width * reader.out_features,
+        queries_per_unit=queries,
     )
 
 
@@ -212,35 +165,40 @@ def _attention_site(model: nn.Module, layout: Layout, name: str, layer: int) -> 
     """Heads, or key/value groups where several query heads share a key/value head."""
     config = model.config
     head_dim = getattr(model.get_submodule(f"{name}.{layout.attention}"), layout.head_dim)
-    groups = linear(model, f"{name}.{layout.key_value[0]}").out_features // head_dim
-    queries = linear(model, f"{name}.{layout.query}").out_features // head_dim
+    queries = linear(model, f"{name}.{layout.attention_output}").in_features // head_dim
+    rows = linear(model, f"{name}.{layout.key_value[0]}").out_features // head_dim
+    groups = layout.groups(queries, rows)
     # A layer without heads does not show how many share a group; the config still does.
     heads: int = config.num_attention_heads  # type: ignore[union-attr,assignment]
     per_group_before = heads // getattr(config, "num_key_value_heads", heads)
     per_group = queries // groups if groups else per_group_before
+    parts = layout.attention_parts(per_group * head_dim, head_dim)
     return _site(
         model,
         layer,
         "attention",
         units=groups,
         width=per_group * head_dim,
-        producers=(
-            Producer(f"{name}.{layout.query}", per_group * head_dim),
-            *(Producer(f"{name}.{part}", head_dim) for part in layout.key_value),
+        producers=tuple(
+            Producer(f"{name}.{part}", rows, norm=part in layout.head_norms)
+            for part, rows in parts.items()
         ),
         consumer=f"{name}.{layout.attention_output}",
+        queries=per_group,
     )
 
 
 def _ffn_site(model: nn.Module, layout: Layout, name: str, layer: int) -> Site:
-    """Neurons: the columns that the last Linear of the FFN reads."""
+    """Neurons: the columns that the last projection of the FFN reads."""
     return _site(
         model,
         layer,
         "ffn",
         units=linear(model, f"{name}.{layout.ffn_output}").in_features,
         width=1,
-        producers=tuple(Producer(f"{name}.{part}", 1) for part in layout.ffn_inputs),
+        producers=tuple(
+            Producer(f"{name}.{part}", rows) for part, rows in layout.ffn_parts(1).items()
+        ),
         consumer=f"{name}.{layout.ffn_output}",
     )
 
@@ -275,5 +233,5 @@ def adapter_for(model: nn.Module) -> Adapter:
         sites=tuple(sites),
         layer_names=names,
         # Of the OPT family, OPT-350m alone normalises after the sums.
-        pre_norm=layout.decoder and getattr(model.config, "do_layer_norm_before", True),
+        pre_norm=layout.pre_norm and getattr(model.config, "do_layer_norm_before", True),
     )

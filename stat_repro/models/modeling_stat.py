@@ -9,6 +9,7 @@ The dense head and neuron counts stay in the config (head sizes and rotary frequ
 them); the `*_per_layer` lists say what each layer really has.
 """
 
+import copy
 import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,14 +18,16 @@ import torch
 import transformers as hf
 from huggingface_hub.dataclasses import strict
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 
 @dataclass(frozen=True)
 class Layout:
     """Module names of one architecture, relative to the base model (`layers`) or to a layer.
 
-    Names were read off transformers 5.23. Query, key and value are separate projections; the last
-    Linear of the FFN reads the neurons.
+    Names were read off transformers 5.23. The last projection of the FFN reads the neurons. A fused
+    projection is named once for each part; its parts are stacked in that order, query, key and
+    value, or gate and up.
 
     Attributes:
         layers: The list of layers.
@@ -35,6 +38,10 @@ class Layout:
         ffn_output: Consumer of the neurons.
         decoder: Whether the model is a causal decoder.
         head_dim: Attribute of the attention module that holds the size of a head.
+        head_norms: Norms over the queries of all heads and over the keys of all heads; their
+            weights go with the heads.
+        pre_norm: Whether a layer adds to the stream that it reads, with its norms inside the
+            branches.
     """
 
     layers: str
@@ -45,11 +52,38 @@ class Layout:
     ffn_output: str
     decoder: bool
     head_dim: str = "head_dim"
+    head_norms: tuple[str, ...] = ()
+    pre_norm: bool = False
 
     @property
     def attention(self) -> str:
         """The module that holds the projections and the head size."""
         return self.query.rpartition(".")[0]
+
+    def attention_parts(self, queries: int, keys: int) -> dict[str, tuple[int, ...]]:
+        """Modules with rows of the heads, and how many rows each of their parts has.
+
+        Args:
+            queries: Rows of the query projection.
+            keys: Rows of the key projection, and of the value projection.
+        """
+        named = [(self.query, queries), *((name, keys) for name in self.key_value)]
+        named += zip(self.head_norms, (queries, keys), strict=False)
+        return {name: tuple(rows for other, rows in named if other == name) for name, _ in named}
+
+    def ffn_parts(self, rows: int) -> dict[str, tuple[int, ...]]:
+        """Modules with rows of the neurons, and how many rows each of their parts has."""
+        return {name: (rows,) * self.ffn_inputs.count(name) for name in self.ffn_inputs}
+
+    def groups(self, queries: int, rows: int) -> int:
+        """Key/value heads.
+
+        Args:
+            queries: Query heads.
+            rows: Heads that the module with the key projection has rows for.
+        """
+        key = self.key_value[0]
+        return (rows - queries * (key == self.query)) // self.key_value.count(key)
 
 
 # Llama and the decoders that are built like it.
@@ -61,6 +95,7 @@ GATED = Layout(
     ffn_inputs=("mlp.gate_proj", "mlp.up_proj"),
     ffn_output="mlp.down_proj",
     decoder=True,
+    pre_norm=True,
 )
 
 
@@ -240,6 +275,7 @@ class StatOPTConfig(SizesPerLayerConfig, hf.OPTConfig):
         ffn_inputs=("fc1",),
         ffn_output="fc2",
         decoder=True,
+        pre_norm=True,
     )
     attribute_map: ClassVar[dict[str, str]] = {
         **hf.OPTConfig.attribute_map,
@@ -267,18 +303,37 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def empty_linear(in_features: int, out_features: int, bias: bool, like: nn.Linear) -> nn.Linear:
-    """An uninitialised Linear, zero sizes included, on the device and in the dtype of another.
+def as_matrix(module: nn.Module, weight: torch.Tensor) -> torch.Tensor:
+    """A projection's weight as (out, in), or back: Conv1D (GPT-2) keeps (in, out).
 
-    `nn.Linear(0, n)` would warn that there is nothing to initialise.
+    A bias, and the weight of a norm, stay as they are.
     """
-    linear = nn.Linear(1, 1, bias=False, device="meta")
-    linear.in_features, linear.out_features = in_features, out_features
-    device, dtype = like.weight.device, like.weight.dtype
-    linear.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+    return weight.T if isinstance(module, Conv1D) and weight.ndim == 2 else weight
+
+
+def empty_like(old: Any, shape: tuple[int, ...], bias: bool) -> Any:
+    """An uninitialised projection or norm, on the device and in the dtype of another.
+
+    Args:
+        old: A Linear, a Conv1D or a norm.
+        shape: (out, in), or (width,) of a norm; zero sizes included, where `nn.Linear(0, n)` would
+            warn that there is nothing to initialise.
+        bias: Whether it has a bias.
+    """
+    if isinstance(old, nn.Linear):
+        new: Any = nn.Linear(1, 1, bias=False, device="meta")
+        new.out_features, new.in_features = shape
+    else:
+        new = copy.copy(old)
+        new._parameters = dict.fromkeys(old._parameters)
+        if isinstance(old, Conv1D):
+            new.nf, new.nx = shape
+    device, dtype = old.weight.device, old.weight.dtype
+    weight = torch.empty(shape, device=device, dtype=dtype)
+    new.weight = nn.Parameter(as_matrix(old, weight).contiguous())
     if bias:
-        linear.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
-    return linear
+        new.bias = nn.Parameter(torch.empty(shape[0], device=device, dtype=dtype))
+    return new
 
 
 class _WithoutHeads(nn.Module):
@@ -324,58 +379,65 @@ def _without_heads(stock: Any, output: str | None) -> Any:
     return type(name, (_WithoutHeads, stock), {"stock": stock, "output": output})
 
 
-def count_heads(attention: Any, layout: Layout) -> None:
-    """Make an attention module work with as many heads as its projections have."""
-    inside = f"{layout.attention}."
-    queries, groups = (
-        attention.get_submodule(name.removeprefix(inside)).out_features
-        for name in (layout.query, layout.key_value[0])
-    )
+def count_heads(layer: nn.Module, layout: Layout) -> None:
+    """Make the attention of a layer work with as many heads as its projections have."""
+    attention: Any = layer.get_submodule(layout.attention)
+    head_size = getattr(attention, layout.head_dim)
+    rows, _ = _size(layer.get_submodule(layout.key_value[0]))
+    _, columns = _size(layer.get_submodule(layout.attention_output))
+    queries = columns // head_size
+    groups = layout.groups(queries, rows // head_size)
     # The same module with another forward pass: names, hooks and weights stay.
     if isinstance(attention, _WithoutHeads):
         attention.__class__ = attention.stock
     stock: Any = type(attention)
     if groups == 0:
-        output = layout.attention_output
+        inside, output = f"{layout.attention}.", layout.attention_output
         name = output.removeprefix(inside) if output.startswith(inside) else None
         attention.__class__ = _without_heads(stock, name)
-    if hasattr(attention, "num_key_value_groups") and groups:
-        attention.num_key_value_groups = queries // groups
-    if hasattr(attention, "num_heads"):
-        attention.num_heads = queries // attention.head_dim
+    counts = {"num_heads": queries, "num_key_value_heads": groups, "split_size": columns}
+    if groups:
+        counts["num_key_value_groups"] = queries // groups
+    for name, count in counts.items():
+        if hasattr(attention, name):
+            setattr(attention, name, count)
+
+
+def _size(module: Any) -> tuple[int, ...]:
+    """(out, in) of a projection, (width,) of a norm."""
+    return tuple(as_matrix(module, module.weight).shape)
 
 
 def _resize_layers(model: hf.PreTrainedModel) -> None:
     """Give every layer the sizes of `model.config`; doing it twice changes nothing."""
     config: Any = model.config
     layout: Layout = config.layout
-    head_size = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
 
-    def resize(layer: nn.Module, name: str, rows: int, columns: int, bias: bool) -> None:
+    def resize(layer: nn.Module, name: str, shape: tuple[int, ...], bias: bool) -> None:
         old: Any = layer.get_submodule(name)
-        now = (old.out_features, old.in_features, old.bias is not None)
-        if now != (rows, columns, bias):
-            new = empty_linear(columns, rows, bias, old)
+        if (_size(old), _has_bias(old)) != (shape, bias):
+            new = empty_like(old, shape, bias)
             model._init_weights(new)
             layer.set_submodule(name, new)
 
-    def resize_rows(layer: nn.Module, name: str, rows: int) -> None:
-        old: Any = layer.get_submodule(name)
-        resize(layer, name, rows, old.in_features, old.bias is not None)
-
     for i, layer in enumerate(model.base_model.get_submodule(layout.layers)):
+        head_size = getattr(layer.get_submodule(layout.attention), layout.head_dim)
         queries, ffn_size = config.query_heads_per_layer[i], config.ffn_size_per_layer[i]
         groups = getattr(config, "kv_heads_per_layer", config.query_heads_per_layer)[i]
-        resize_rows(layer, layout.query, queries * head_size)
-        for name in layout.key_value:
-            resize_rows(layer, name, groups * head_size)
-        bias = config.attention_output_bias_per_layer[i]
-        resize(layer, layout.attention_output, config.hidden_size, queries * head_size, bias)
-        for name in layout.ffn_inputs:
-            resize_rows(layer, name, ffn_size)
-        bias = config.ffn_output_bias_per_layer[i]
-        resize(layer, layout.ffn_output, config.hidden_size, ffn_size, bias)
-        count_heads(layer.get_submodule(layout.attention), layout)
+        parts = layout.attention_parts(queries * head_size, groups * head_size)
+        for name, rows in (parts | layout.ffn_parts(ffn_size)).items():
+            old = layer.get_submodule(name)
+            resize(layer, name, (sum(rows), *_size(old)[1:]), _has_bias(old))
+        for name, columns, bias in (
+            (layout.attention_output, queries * head_size, config.attention_output_bias_per_layer),
+            (layout.ffn_output, ffn_size, config.ffn_output_bias_per_layer),
+        ):
+            resize(layer, name, (config.hidden_size, columns), bias[i])
+        count_heads(layer, layout)
+
+
+def _has_bias(module: nn.Module) -> bool:
+    return getattr(module, "bias", None) is not None
 
 
 class _SizesPerLayer(nn.Module):

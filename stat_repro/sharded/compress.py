@@ -26,8 +26,9 @@ from stat_repro.measure import Stopwatch, resolve_device
 from stat_repro.methods.base import MethodInput, SiteFit
 from stat_repro.methods.common import Key, plan_keeping
 from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
-from stat_repro.models.adapter import Adapter, adapter_for, linear
+from stat_repro.models.adapter import Adapter, adapter_for
 from stat_repro.models.loading import ModelLoadError, load_tokenizer
+from stat_repro.models.projections import linear
 from stat_repro.plan import PruningPlan
 from stat_repro.report import CompressionReport, report_of
 from stat_repro.sharded.skeleton import CheckpointWeights, Skeleton, open_checkpoint

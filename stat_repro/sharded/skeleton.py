@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from stat_repro.models.adapter import Adapter, UnsupportedModelError
+from stat_repro.models.adapter import Adapter
 from stat_repro.models.loading import load_config, warn_unused
+from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.models.tensor_files import ShardedCheckpoint, TensorEntry, TensorFileError
 
 

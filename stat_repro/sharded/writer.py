@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from stat_repro.models.adapter import Adapter, Site, unit_columns
+from stat_repro.models.adapter import Adapter, Site
+from stat_repro.models.modeling_stat import as_matrix
 from stat_repro.models.tensor_files import INDEX_FILE, TensorEntry
 from stat_repro.sharded.skeleton import Skeleton
 from stat_repro.surgery.edit import SiteEdit, SurgeryError
@@ -31,7 +33,7 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, skeleton: Skeleton, adapter: Adapter) -> None:
-        self._folder, self._adapter = folder, adapter
+        self._folder, self._adapter, self._model = folder, adapter, skeleton.model
         stored = skeleton.stored()
         self._stored = stored
         layers = tuple(f"{name}." for name in adapter.layer_names)
@@ -54,7 +56,7 @@ class ShardWriter:
         entries = {name: entry for name, entry in self._stored.items() if name.startswith(stem)}
         changed: dict[str, torch.Tensor] = {}
         for edit in edits:
-            changed |= _edited(self._adapter.site(layer, edit.kind), edit, entries)
+            changed |= _edited(self._adapter.site(layer, edit.kind), edit, entries, self._model)
         kept = {name: entry.read() for name, entry in entries.items() if name not in changed}
         self._write(len(self._outside) + layer, kept | changed)
 
@@ -91,21 +93,26 @@ def _groups(entries: dict[str, TensorEntry]) -> list[dict[str, TensorEntry]]:
     return groups
 
 
-def _edited(site: Site, edit: SiteEdit, entries: dict[str, TensorEntry]) -> dict[str, torch.Tensor]:
+def _edited(
+    site: Site, edit: SiteEdit, entries: dict[str, TensorEntry], model: nn.Module
+) -> dict[str, torch.Tensor]:
     """The new tensors of a site's producers and consumer, by name; none where nothing changes."""
     if len(edit.kept) == site.units and edit.consumer_bias is None:
         return {}
     new: dict[str, torch.Tensor] = {}
     for producer in site.producers:
-        rows = unit_columns(edit.kept, producer.rows_per_unit)
+        rows = producer.kept_rows(site.units, edit.kept)
         for key in ("weight", "bias"):
             entry = entries.get(f"{producer.module}.{key}")
             if entry is not None:
-                new[f"{producer.module}.{key}"] = entry.read()[rows]
+                module = model.get_submodule(producer.module)
+                cut = as_matrix(module, entry.read())[rows]
+                new[f"{producer.module}.{key}"] = as_matrix(module, cut).contiguous()
     dtype = entries[f"{site.consumer}.weight"].dtype
     for key, tensor in (("weight", edit.consumer_weight), ("bias", edit.consumer_bias)):
         if tensor is None:
             continue
+        tensor = as_matrix(model.get_submodule(site.consumer), tensor)
         tensor = tensor.to(device="cpu", dtype=dtype).contiguous()
         if not bool(torch.isfinite(tensor).all()):
             raise SurgeryError(f"{site.name}: the new consumer {key} is not finite in {dtype}")

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stat_repro.models import modeling_stat
-from stat_repro.models.adapter import Site, adapter_for, linear, unit_columns
+from stat_repro.models.adapter import Site, adapter_for
+from stat_repro.models.projections import Projection, linear, producer_of
 from stat_repro.plan import PlanError, PruningPlan, SiteKind
 from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class
 
@@ -45,28 +46,29 @@ class SiteEdit:
     consumer_bias: Tensor | None = None
 
 
-def sliced_linear(source: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A new Linear with these tensors, on the device and in the dtype and mode of another.
+def _resized(source: Projection, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """A new module with these tensors, on the device and in the dtype and mode of another.
 
     Args:
-        source: The Linear that is replaced; not changed.
-        weight: Shape (out, in); copied.
+        source: What is replaced; not changed.
+        weight: Shape (out, in), or (width,) of a norm; copied.
         bias: Shape (out,) or None; copied.
 
     Returns:
-        The Linear, trainable if `source` is. Sizes may be zero.
+        The module, trainable if `source` is. Sizes may be zero.
     """
-    rows, columns = weight.shape
-    new = modeling_stat.empty_linear(columns, rows, bias is not None, source)
+    new = modeling_stat.empty_like(source.module, tuple(weight.shape), bias is not None)
     with torch.no_grad():
-        new.weight.copy_(weight)
+        new.weight.copy_(modeling_stat.as_matrix(new, weight))
         if bias is not None:
             new.bias.copy_(bias)
     new.requires_grad_(source.weight.requires_grad)
-    return new.train(source.training)
+    new.train(source.module.training)
+    resized: nn.Module = new
+    return resized
 
 
-def _check_edit(site: Site, edit: SiteEdit, consumer: nn.Linear) -> None:
+def _check_edit(site: Site, edit: SiteEdit, consumer: Projection) -> None:
     """Refuse an edit that does not fit its site."""
     kept, width, rows = edit.kept, site.width, consumer.out_features
     if list(kept) != sorted(set(kept)) or not set(kept) <= set(range(site.units)):
@@ -86,18 +88,18 @@ def _check_edit(site: Site, edit: SiteEdit, consumer: nn.Linear) -> None:
             raise SurgeryError(f"{site.name}: the new consumer {what} is not finite")
 
 
-def _edited_linears(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, nn.Linear]:
+def _edited_modules(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, nn.Module]:
     """The new producers and the new consumer of a site, by module name."""
     consumer = linear(model, site.consumer)
     _check_edit(site, edit, consumer)
-    new: dict[str, nn.Linear] = {}
+    new: dict[str, nn.Module] = {}
     for producer in site.producers:
-        module = linear(model, producer.module)
-        rows = unit_columns(edit.kept, producer.rows_per_unit).to(module.weight.device)
+        module = producer_of(model, producer)
+        rows = producer.kept_rows(site.units, edit.kept).to(module.weight.device)
         bias = None if module.bias is None else module.bias[rows]
-        new[producer.module] = sliced_linear(module, module.weight[rows], bias)
+        new[producer.module] = _resized(module, module.weight[rows], bias)
     bias = consumer.bias if edit.consumer_bias is None else edit.consumer_bias
-    new[site.consumer] = sliced_linear(consumer, edit.consumer_weight, bias)
+    new[site.consumer] = _resized(consumer, edit.consumer_weight, bias)
     return new
 
 
@@ -135,12 +137,12 @@ def temporarily_pruned(
         SurgeryError: An edit does not fit its site; the model is not changed.
     """
     by_site = _edits_by_site(sites, edits)
-    new: dict[str, nn.Linear] = {}
+    new: dict[str, nn.Module] = {}
     with torch.no_grad():
         for site in sites:
             if (edit := by_site.get((site.layer, site.kind))) is not None:
-                new |= _edited_linears(model, site, edit)
-    previous = {name: linear(model, name) for name in new}
+                new |= _edited_modules(model, site, edit)
+    previous = {name: model.get_submodule(name) for name in new}
     try:
         _replace(model, new)
         yield
@@ -148,18 +150,19 @@ def temporarily_pruned(
         _replace(model, previous)
 
 
-def _replace(model: nn.Module, linears: dict[str, nn.Linear]) -> None:
-    """Put the Linears into their places and adapt the attention modules to their heads."""
-    for name, module in linears.items():
+def _replace(model: nn.Module, modules: dict[str, nn.Module]) -> None:
+    """Put the modules into their places and adapt the attention modules to their heads."""
+    for name, module in modules.items():
         model.set_submodule(name, module)
     config: Any = model.config
     layout = modeling_stat.LAYOUTS[config.model_type]
-    for name in linears:
+    for name in modules:
         if name.endswith(f".{layout.query}"):
-            modeling_stat.count_heads(model.get_submodule(name.rpartition(".")[0]), layout)
+            layer = model.get_submodule(name.removesuffix(f".{layout.query}"))
+            modeling_stat.count_heads(layer, layout)
 
 
-def _tensors(model: PreTrainedModel, new: dict[str, nn.Linear]) -> dict[str, Tensor]:
+def _tensors(model: PreTrainedModel, new: dict[str, nn.Module]) -> dict[str, Tensor]:
     """The state dict of the pruned model; nothing is shared with the source."""
     replaced = tuple(f"{name}." for name in new)
     clones: dict[int, Tensor] = {}  # by id, so that tied weights are copied once
@@ -223,7 +226,7 @@ def prune_model(
     adapter = adapter_for(model)
     adapter.check_plan(plan)
     by_site = _edits_by_site(adapter.sites, edits)
-    new: dict[str, nn.Linear] = {}
+    new: dict[str, nn.Module] = {}
     with torch.no_grad():
         for site in adapter.sites:
             kept = plan.layers[site.layer].kept(site.kind)
@@ -239,7 +242,7 @@ def prune_model(
                     f"one that keeps {list(edit.kept)}"
                 )
             if edit is not None:
-                new |= _edited_linears(model, site, edit)
+                new |= _edited_modules(model, site, edit)
         names = [site.consumer for site in adapter.sites]
         biased = [n for n in names if new.get(n, linear(model, n)).bias is not None]
         pruned = empty_pruned_model(model, adapter, plan, biased)

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from stat_repro.models import modeling_stat
-from stat_repro.models.adapter import Adapter, Site, UnsupportedModelError
+from stat_repro.models.adapter import Adapter, Site
+from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.plan import PruningPlan
 
 # `StatX`, whose second base is X, for every stock class X that has a pruned form.
@@ -42,7 +43,7 @@ def _pruned_config(
         return [site.consumer in biased for site in sites]
 
     attention, ffn = adapter.of_kind("attention"), adapter.of_kind("ffn")
-    ratios = [s.producers[0].rows_per_unit // s.producers[1].rows_per_unit for s in attention]
+    ratios = [site.queries_per_unit for site in attention]
     lists: dict[str, Any] = {
         "query_heads_per_layer": [n * r for n, r in zip(plan.head_counts, ratios, strict=True)],
         "ffn_size_per_layer": list(plan.neuron_counts),

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from stat_repro.models.adapter import Adapter, UnsupportedModelError, adapter_for, linear
+from stat_repro.models.adapter import Adapter, adapter_for
+from stat_repro.models.projections import UnsupportedModelError, linear
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class
 

@@ -1,0 +1,138 @@
+"""Projections of a model, and which of their rows belong to which unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from stat_repro.models.modeling_stat import as_matrix
+
+
+class UnsupportedModelError(TypeError):
+    """A model of an unknown architecture, or with unexpected modules."""
+
+
+@dataclass(frozen=True)
+class Producer:
+    """A module with rows that make the units of a site.
+
+    Attributes:
+        module: Dotted name of the projection inside the model, or of a norm behind it.
+        parts: Rows per unit in each part of the module. A fused projection has several, one behind
+            the other: first those of all units in the first part.
+        norm: Whether it is a norm: its weights go with the units and multiply nothing by a matrix.
+    """
+
+    module: str
+    parts: tuple[int, ...]
+    norm: bool = False
+
+    @property
+    def rows_per_unit(self) -> int:
+        """Rows that belong to one unit, in all parts."""
+        return sum(self.parts)
+
+    def rows(self, units: int) -> torch.Tensor:
+        """Which rows belong to which unit.
+
+        Args:
+            units: Units of the module.
+
+        Returns:
+            int64 tensor of shape (units, rows_per_unit).
+        """
+        starts = [units * sum(self.parts[:part]) for part in range(len(self.parts))]
+        return torch.cat(
+            [
+                start + unit_columns(range(units), size).view(units, size)
+                for start, size in zip(starts, self.parts, strict=True)
+            ],
+            dim=1,
+        )
+
+    def kept_rows(self, units: int, kept: Sequence[int]) -> torch.Tensor:
+        """Indices of the rows that belong to the kept units, ascending."""
+        return self.rows(units)[list(kept)].flatten().sort().values
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A Linear, a Conv1D (GPT-2) that reads as one, or a norm over what one of them gives.
+
+    Attributes:
+        module: The module itself, for hooks.
+    """
+
+    module: nn.Module
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Shape (out, in): the parameter, or its transpose, which shares its memory.
+
+        Shape (width,) of a norm.
+        """
+        return as_matrix(self.module, self.module.get_parameter("weight"))
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """Shape (out,)."""
+        return self.module._parameters.get("bias")
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the weight."""
+        return self.weight.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the weight."""
+        return self.weight.shape[1]
+
+
+def linear(model: nn.Module, name: str) -> Projection:
+    """The projection of this name.
+
+    Raises:
+        UnsupportedModelError: It is missing or not a plain Linear or Conv1D (quantised, wrapped).
+    """
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        raise UnsupportedModelError(
+            f"{name}: expected a torch.nn.Linear; the model has no module of this name"
+        ) from None
+    if not isinstance(module, nn.Linear | Conv1D):
+        raise UnsupportedModelError(
+            f"{name}: expected a torch.nn.Linear; got {type(module).__name__} "
+            "(quantised or wrapped models cannot be pruned; load the plain weights)"
+        )
+    return Projection(module)
+
+
+def producer_of(model: nn.Module, producer: Producer) -> Projection:
+    """The module of a producer.
+
+    Raises:
+        UnsupportedModelError: A projection that is none (`linear`).
+    """
+    if producer.norm:
+        return Projection(model.get_submodule(producer.module))
+    return linear(model, producer.module)
+
+
+def unit_columns(kept: Sequence[int], width: int) -> torch.Tensor:
+    """Indices of the columns (or rows) that belong to the kept units, ascending.
+
+    Args:
+        kept: Unit indices.
+        width: Columns per unit.
+
+    Returns:
+        int64 tensor of shape (len(kept) * width,).
+    """
+    units = torch.tensor(kept, dtype=torch.int64)
+    return (units[:, None] * width + torch.arange(width)).reshape(-1)
