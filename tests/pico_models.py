@@ -12,6 +12,19 @@ from typing import Any
 
 import torch
 import transformers as hf
+from pico_configs import (
+    CLASS_PREFIX,
+    DECODER_NAMES,
+    ENCODERS,
+    LAYERS,
+    LLAMA_NAMES,
+    PAD,
+    PICO_CONFIGS,
+    PICO_HEADS,
+    PICO_NAMES,
+    REPRESENTATIVES,
+    VOCABULARY,
+)
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,114 +33,27 @@ from stat_repro.models.projections import linear, unit_columns
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.surgery.edit import SiteEdit
 
-VOCABULARY = 67
-LAYERS = 3
-PAD = 0
-
-_ENCODER = {
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": 40,
-    "pad_token_id": PAD,
-    "num_labels": 2,
-}
-_BERT = {
-    **_ENCODER,
-    "hidden_size": 24,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "intermediate_size": 20,
-}
-_DISTILBERT = {**_ENCODER, "dim": 24, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 20}
-_LLAMA = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 24,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 3,
-    "head_dim": 6,  # not hidden_size / heads, as in some released models
-    "intermediate_size": 20,
-    "max_position_embeddings": 64,
-    "pad_token_id": PAD,
-    "bos_token_id": 1,
-    "eos_token_id": None,
-    "num_labels": 2,
-}
-_MISTRAL = {**_LLAMA, "sliding_window": 4}  # fewer than the tokens of a batch
-_QWEN2 = {**_LLAMA, "num_attention_heads": 4, "num_key_value_heads": 2}
-del _QWEN2["head_dim"]  # hidden_size / heads in this architecture
-_MIXED_WINDOWS = {
-    "use_sliding_window": True,
-    "sliding_window": 4,
-    "layer_types": ["full_attention", "sliding_attention", "full_attention"],
-}
-_OPT = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 24,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "ffn_dim": 20,
-    "max_position_embeddings": 40,
-    "pad_token_id": PAD,
-    "bos_token_id": 1,
-    "eos_token_id": None,
-    "num_labels": 2,
-}
-# OPT-350m: norms after the sums, word embeddings of a size of their own.
-_POST_NORM = {"do_layer_norm_before": False, "word_embed_proj_dim": 16}
-_BARE = {"tie_word_embeddings": False, "enable_bias": False, "layer_norm_elementwise_affine": False}
-PICO_CONFIGS: dict[str, hf.PreTrainedConfig] = {
-    "bert": hf.BertConfig(**_BERT),
-    "distilbert": hf.DistilBertConfig(**_DISTILBERT),
-    "llama_grouped": hf.LlamaConfig(**_LLAMA),
-    "llama_multi_head": hf.LlamaConfig(**{**_LLAMA, "num_key_value_heads": 6}),
-    "llama_multi_query": hf.LlamaConfig(**{**_LLAMA, "num_key_value_heads": 1}),
-    "llama_tied": hf.LlamaConfig(**_LLAMA, tie_word_embeddings=True),
-    "llama_bias": hf.LlamaConfig(**_LLAMA, attention_bias=True, mlp_bias=True),
-    "mistral": hf.MistralConfig(**_MISTRAL),
-    "mistral_multi_query": hf.MistralConfig(**{**_MISTRAL, "num_key_value_heads": 1}),
-    "qwen2": hf.Qwen2Config(**_QWEN2),
-    "qwen2_tied": hf.Qwen2Config(**_QWEN2, tie_word_embeddings=True),
-    "qwen2_mixed": hf.Qwen2Config(**_QWEN2, **_MIXED_WINDOWS),
-    "opt": hf.OPTConfig(**_OPT),  # tied, as released
-    "opt_post_norm": hf.OPTConfig(**_OPT, **_POST_NORM),
-    "opt_bare": hf.OPTConfig(**_OPT, **_BARE),
-}
-PICO_NAMES = tuple(PICO_CONFIGS)
-LLAMA_NAMES = tuple(name for name in PICO_NAMES if name.startswith("llama"))
-_CLASS_PREFIX = {
-    "bert": "Bert",
-    "distilbert": "DistilBert",
-    "llama": "Llama",
-    "mistral": "Mistral",
-    "qwen2": "Qwen2",
-    "opt": "OPT",
-}
-_ENCODER_HEADS = (
-    "Model",
-    "ForSequenceClassification",
-    "ForTokenClassification",
-    "ForQuestionAnswering",
-    "ForMultipleChoice",
-    "ForMaskedLM",
-)
-_DECODER_HEADS = (
-    "Model",
-    "ForCausalLM",
-    "ForSequenceClassification",
-    "ForTokenClassification",
-    "ForQuestionAnswering",
-)
-ENCODERS = ("bert", "distilbert")
-DECODER_NAMES = tuple(name for name in PICO_NAMES if name not in ENCODERS)
-# One pico model for every architecture, and every supported (pico model, head) pair of these.
-REPRESENTATIVES = (*ENCODERS, "llama_grouped", "mistral", "qwen2", "opt")
-PICO_HEADS = tuple(
-    (name, head)
-    for name in REPRESENTATIVES
-    for head in (_ENCODER_HEADS if name in ENCODERS else _DECODER_HEADS)
-    if (name, head) != ("opt", "ForTokenClassification")  # there is none
-)
-
+__all__ = [
+    "DECODER_NAMES",
+    "EMPTY_SITES",
+    "ENCODERS",
+    "LAYERS",
+    "LLAMA_NAMES",
+    "PAD",
+    "PICO_CONFIGS",
+    "PICO_HEADS",
+    "PICO_NAMES",
+    "REPRESENTATIVES",
+    "VOCABULARY",
+    "masked_model",
+    "pico_batches",
+    "pico_model",
+    "pico_outputs",
+    "precise_dtype",
+    "random_plan",
+    "randomise",
+    "selection_edits",
+]
 
 # Named sets of sites (layer, kind) that a plan may leave without units.
 EMPTY_SITES = {
@@ -174,7 +100,7 @@ def pico_model(
     config = type(PICO_CONFIGS[name]).from_dict(values)
     if head is None:
         head = "ForSequenceClassification" if name in ENCODERS else "ForCausalLM"
-    model_class = getattr(hf, _CLASS_PREFIX[config.model_type] + head)
+    model_class = getattr(hf, CLASS_PREFIX[config.model_type] + head)
     with torch.random.fork_rng():
         model = model_class._from_config(config, attn_implementation=attention)
     randomise(model, seed)
@@ -221,7 +147,8 @@ def pico_batches(
         if padding_side == "left":
             positions = positions.flip(0)
         mask = (positions[None, :] < lengths[:, None]).long()
-        batch = {"input_ids": torch.where(mask == 1, ids, PAD), "attention_mask": mask}
+        pad = PAD if model.config.pad_token_id is None else model.config.pad_token_id
+        batch = {"input_ids": torch.where(mask == 1, ids, pad), "attention_mask": mask}
         if type(model).__name__.endswith("ForMultipleChoice"):
             batch = {key: value.reshape(-1, 2, length) for key, value in batch.items()}
         batches.append({key: value.to(model.device) for key, value in batch.items()})

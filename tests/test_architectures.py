@@ -12,6 +12,7 @@ import transformers as hf
 from pico_duplicates import duplicate_heads, duplicate_neurons, logits
 from pico_models import (
     DECODER_NAMES,
+    ENCODERS,
     PICO_NAMES,
     REPRESENTATIVES,
     masked_model,
@@ -28,9 +29,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import stat_repro
-from stat_repro.calibration.batches import CalibrationError
+from stat_repro.calibration.batches import CalibrationError, read_batches
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.models.positions import positions_of
 from stat_repro.run.pipeline import run_experiment
 from stat_repro.run.sweep_cache import SweepCache
 from stat_repro.surgery.edit import prune_model
@@ -88,6 +90,40 @@ def test_padded_rows_of_decoders_equal_the_rows_alone(name: str, padding_side: s
         ):
             alone = logits(one, {"input_ids": ids[mask][None]})[0]
             torch.testing.assert_close(together[row, mask], alone, rtol=tolerance, atol=tolerance)
+
+
+# Encoders whose positions follow the tokens and not the columns of the batch.
+MOVABLE = ("roberta", "xlm_roberta", "camembert")
+
+
+@pytest.mark.parametrize(
+    ("name", "padding_side"),
+    [*((name, "right") for name in ENCODERS), *((name, "left") for name in MOVABLE)],
+)
+def test_padded_rows_of_encoders_equal_the_rows_alone(name: str, padding_side: str) -> None:
+    model = pico_model(name, "ForTokenClassification", dtype=torch.float64)
+    batch = pico_batches(model, 1, padding_side=padding_side)[0]
+    for one in (model, pruned_of(model, empty=[(0, "attention"), (1, "ffn")])):
+        together = logits(one, batch)
+        for row, (ids, mask) in enumerate(
+            zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
+        ):
+            alone = logits(one, {"input_ids": ids[mask][None]})[0]
+            torch.testing.assert_close(together[row, mask], alone, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_model_reads_as_many_tokens_as_it_has_positions(name: str) -> None:
+    model = pico_model(name)
+    positions = positions_of(model.config)
+    assert positions == (38 if name in MOVABLE else 40)
+    batches = [{"input_ids": torch.full((1, length), 7)} for length in (positions, positions + 1)]
+    read_batches(model, batches[:1])
+    logits(model, batches[0])
+    with pytest.raises(CalibrationError, match=f"expected at most {positions} tokens per row"):
+        read_batches(model, batches)
+    with pytest.raises((IndexError, RuntimeError)):
+        logits(model, batches[1])
 
 
 @torch.no_grad()

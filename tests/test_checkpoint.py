@@ -33,6 +33,10 @@ from stat_repro.surgery.edit import SiteEdit, prune_model
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = {
     "bert": "AutoModelForSequenceClassification",
+    "roberta": "AutoModelForSequenceClassification",
+    "xlm_roberta": "AutoModelForSequenceClassification",
+    "camembert": "AutoModelForSequenceClassification",
+    "electra": "AutoModelForSequenceClassification",
     "distilbert": "AutoModelForSequenceClassification",
     "llama_grouped": "AutoModelForCausalLM",
     "llama_tied": "AutoModelForCausalLM",

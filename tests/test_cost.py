@@ -5,6 +5,7 @@ import struct
 import pytest
 import torch
 from pico_models import (
+    ENCODERS,
     LLAMA_NAMES,
     PICO_HEADS,
     pico_model,
@@ -45,6 +46,8 @@ def linear_macs(model, length, once=()):
     [
         ("bert", "ForSequenceClassification", ("pooler.dense", "classifier")),
         ("bert", "ForQuestionAnswering", ("none",)),
+        ("roberta", "ForSequenceClassification", ("classifier.dense", "classifier.out_proj")),
+        ("electra", "ForSequenceClassification", ("classifier.dense", "classifier.out_proj")),
         ("distilbert", "ForSequenceClassification", ("pre_classifier", "classifier")),
         ("llama_grouped", "ForCausalLM", ("none",)),
         ("llama_tied", "ForCausalLM", ("none",)),
@@ -88,10 +91,12 @@ def test_counted_costs_agree_with_the_plan():
     assert costs["size_bytes"]["pruned"] < costs["size_bytes"]["dense"]
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped", "llama_tied", "opt"])
+@pytest.mark.parametrize(
+    "name", ["bert", "roberta", "electra", "distilbert", "llama_grouped", "llama_tied", "opt"]
+)
 @pytest.mark.parametrize("head", [None, "tied"])
 def test_size_is_that_of_the_saved_file_without_its_header(name, head, tmp_path):
-    head = {"bert": "ForMaskedLM", "distilbert": "ForMaskedLM"}.get(name) if head else None
+    head = "ForMaskedLM" if head and name in ENCODERS else None
     model = pico_model(name, head, dtype=torch.bfloat16)
     for which, one in (("dense", model), ("pruned", pruned_of(model))):
         one.save_pretrained(tmp_path / which)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from pico_models import ENCODERS, pico_model
 from toy_sentences import (
     QUICK,
     replace_training,
@@ -77,6 +78,20 @@ def test_distilbert_has_a_recipe(tmp_path, data):
         base = save_encoder(tmp_path / "base", DistilBertModel(config))
     folder = train_task(base, data)
     assert json.loads((folder / "recipe.json").read_text())["validation"]["accuracy"] >= 0.9
+
+
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name not in ("bert", "distilbert")])
+def test_every_encoder_has_a_recipe(name, tmp_path):
+    """That of its head on top of weights that have none; the rest of the weights is the base's."""
+    encoder = pico_model(name, "Model")
+    base = save_encoder(tmp_path / "base", encoder)
+    folder = train_task(base, task_data(train=8), replace(QUICK, epochs=1, learning_rate=1e-30))
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert has_task_head(folder, "classification")
+    trained = model.base_model.state_dict()
+    kept = [key for key in encoder.state_dict() if key in trained]
+    assert len(kept) > 40
+    assert all(torch.equal(encoder.state_dict()[key], trained[key]) for key in kept)
 
 
 def test_regression(base):

@@ -39,7 +39,7 @@ def test_decoder_is_refused(tmp_path, data):
         num_attention_heads=1,
     )
     base = save_encoder(tmp_path / "llama", LlamaForCausalLM(config))
-    with pytest.raises(FinetuneError, match="recipe for bert and distilbert, not for 'llama'"):
+    with pytest.raises(FinetuneError, match=r"expected an encoder, one of bert, .*; got 'llama'"):
         train_task(base, data)
     assert has_task_head(base, "language_modeling")
     assert not has_task_head(base, "classification")

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from pico_models import pico_batches, pico_model
+from pico_models import ENCODERS, pico_batches, pico_model
 from torch.nn import functional
 
 import stat_repro
@@ -48,6 +48,7 @@ def with_mask(model, site, unit, value):
         ("bert", {}),
         ("bert", {"num_labels": 1}),
         ("distilbert", {}),
+        ("electra", {}),
         ("llama_grouped", {}),
         ("opt", {}),
         ("mistral", {}),
@@ -56,7 +57,7 @@ def with_mask(model, site, unit, value):
 def test_gradients_are_the_finite_differences_of_single_examples(name, options):
     model = pico_model(name, dtype=torch.float64, **options)
     adapter = adapter_for(model)
-    batches = labelled(model, 1) if name in ("bert", "distilbert") else pico_batches(model, 1)
+    batches = labelled(model, 1) if name in ENCODERS else pico_batches(model, 1)
     found = mask_gradients(model, adapter, batches)
     # The norms of decoders compute in float32, so that a smaller step drowns in rounding.
     step = 1e-3

@@ -107,7 +107,7 @@ def test_weights_cut_short(tmp_path, size):
         load_checkpoint(folder, "classification", "float32", torch.device("cpu"))
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped", "qwen2", "opt"])
+@pytest.mark.parametrize("name", ["bert", "electra", "distilbert", "llama_grouped", "qwen2", "opt"])
 def test_a_folder_without_a_tokenizer(tmp_path, name):
     """transformers makes an empty tokenizer for it, and every word would be the unknown token."""
     folder = save_checkpoint(tmp_path / "model", name)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from pico_labels import data_for
-from pico_models import REPRESENTATIVES, masked_model, pico_model
+from pico_models import ENCODERS, REPRESENTATIVES, masked_model, pico_model
 
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError
@@ -40,8 +40,7 @@ def logits(model, batch):
 
 def pairs(methods=METHODS, names=REPRESENTATIVES):
     """Every method with every model that it takes."""
-    encoders = ("bert", "distilbert")
-    return [(m, n) for m in methods for n in names if not (m == BLOCKS and n in encoders)]
+    return [(m, n) for m in methods for n in names if not (m == BLOCKS and n in ENCODERS)]
 
 
 @pytest.mark.parametrize(("method", "name"), pairs())

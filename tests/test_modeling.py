@@ -35,6 +35,10 @@ from stat_repro.surgery.edit import prune_model
 
 CONFIGS = {
     "bert": modeling_stat.StatBertConfig,
+    "roberta": modeling_stat.StatRobertaConfig,
+    "xlm_roberta": modeling_stat.StatXLMRobertaConfig,
+    "camembert": modeling_stat.StatCamembertConfig,
+    "electra": modeling_stat.StatElectraConfig,
     "distilbert": modeling_stat.StatDistilBertConfig,
     "llama_grouped": modeling_stat.StatLlamaConfig,
     "mistral": modeling_stat.StatMistralConfig,
@@ -200,6 +204,10 @@ DECODER_HEADS = (
 )  # fmt: skip
 PUBLIC_CLASSES = {
     "Bert": ENCODER_HEADS,
+    "Roberta": ENCODER_HEADS,
+    "XLMRoberta": ENCODER_HEADS,
+    "Camembert": ENCODER_HEADS,
+    "Electra": ENCODER_HEADS,
     "DistilBert": ENCODER_HEADS,
     "Llama": DECODER_HEADS,
     "Mistral": DECODER_HEADS,

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from stat_repro.assets.packages import model_folder
 from stat_repro.models.adapter import Adapter, adapter_for
+from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.surgery.edit import pruned_class
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "model"
@@ -105,7 +106,7 @@ def built(name: str) -> tuple[PreTrainedModel, Adapter]:
     """The model of full size, without weights, and its adapter."""
     packaged = name not in SHAPES
     config = hf.AutoConfig.from_pretrained(model_folder(name)) if packaged else SHAPES[name][0]
-    encoder = config.model_type in ("bert", "distilbert")
+    encoder = not LAYOUTS[config.model_type].decoder
     with torch.device("meta"):
         auto = hf.AutoModel if encoder else hf.AutoModelForCausalLM
         model = auto.from_config(config)

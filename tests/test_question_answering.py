@@ -45,7 +45,7 @@ def questions(*sizes):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("name", ["bert", "distilbert"])
+@pytest.mark.parametrize("name", ["bert", "electra", "distilbert"])
 def test_scores_are_those_of_single_windows_on_either_padding_side(name, side):
     model, tokenizer = pico_model(name, "ForQuestionAnswering").train(), word_tokenizer(side=side)
     windows = context_windows(tokenizer, questions(5, 30, 9), 14, 2)

@@ -40,6 +40,29 @@ def qwen(folder):
     (folder / "tokenizer_config.json").write_text("{}")
 
 
+def roberta(folder):
+    """The files of roberta-base: byte-level pieces, and a configuration without a class."""
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"GAaCcfgdlines. ", "Ġ", "Ġg", "oo"]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    hf.RobertaTokenizer(vocab=vocabulary, merges=[("Ġ", "g")]).save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 38}')
+
+
+def sentence_pieces(tokenizer):
+    """Files of one of the families with a table of pieces and their scores."""
+
+    def write(folder):
+        pieces = [
+            (p, -float(i)) for i, p in enumerate(("▁good", "▁line", "▁A", "s", "▁", *"aclin."))
+        ]
+        special = [(p, 0.0) for p in ("<s>", "<pad>", "</s>", "<unk>")]
+        tokenizer(vocab=[*special, *pieces]).save_pretrained(folder)
+        (folder / "tokenizer_config.json").write_text("{}")
+
+    write.__name__ = tokenizer.__name__
+    return write
+
+
 def llama(folder):
     """A tokenizer.json that adds a first token."""
     words = {word: i for i, word in enumerate(("<unk>", "<s>", "</s>", "a", "good", "line", "."))}
@@ -57,6 +80,10 @@ CASES = [
     ("bert", bert_without_configuration),
     ("bert", bert_fast),
     ("distilbert", bert_words),
+    ("electra", bert_words),
+    ("roberta", roberta),
+    ("xlm_roberta", sentence_pieces(hf.XLMRobertaTokenizer)),
+    ("camembert", sentence_pieces(hf.CamembertTokenizer)),
     ("qwen2", qwen),
     ("llama_tied", llama),
     ("mistral", llama),

@@ -7,7 +7,7 @@ import torch
 import transformers as hf
 from pico_checkpoints import LAYOUTS, as_json, same_weights, saved
 from pico_data import WORDS
-from pico_models import PICO_NAMES, pico_batches, pico_model, pico_outputs
+from pico_models import ENCODERS, PICO_NAMES, pico_batches, pico_model, pico_outputs
 from pico_project import save_checkpoint, write_text
 from safetensors.torch import save_file
 
@@ -43,7 +43,7 @@ def test_the_result_is_that_of_the_model_in_memory(name, layout, tmp_path):
     for key in ("params", "prunable_params", "prunable_macs", "calibration_tokens"):
         assert getattr(result.report, key) == getattr(usual.report, key)
     auto = hf.AutoModelForCausalLM
-    if name in ("bert", "distilbert"):
+    if name in ENCODERS:
         auto = hf.AutoModelForSequenceClassification
     again = auto.from_pretrained(result.folder).eval()
     same_weights(again, usual.model)

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import Adapter
+from stat_repro.models.positions import positions_of
 from stat_repro.parallel import same_everywhere
 
 CalibrationBatch = Mapping[str, torch.Tensor]
@@ -93,7 +94,7 @@ def _check_batch(model: PreTrainedModel, batch: Any) -> None:
             f"embeddings; got {low} to {high}. Tokens that were added to the tokenizer need "
             "model.resize_token_embeddings(len(tokenizer))"
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = positions_of(model.config)
     if positions is not None and mask.shape[1] > positions:
         raise CalibrationError(
             f"input_ids: expected at most {positions} tokens per row, the model's positions; got "

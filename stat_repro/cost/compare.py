@@ -14,6 +14,7 @@ from stat_repro.cost.count import size_bytes, whole_model_macs
 from stat_repro.cost.latency import processor_name, spread, time_in_turns
 from stat_repro.cost.memory import forward_bytes
 from stat_repro.models.adapter import adapter_for
+from stat_repro.models.positions import positions_of
 from stat_repro.progress import track
 
 
@@ -42,8 +43,8 @@ def timed_length(config: CostConfig, model: PreTrainedModel, mean_length: float)
         ConfigError: More than the model has positions for.
     """
     length = config.sequence_length or max(1, round(mean_length))
-    positions = model.config.max_position_embeddings
-    if length > positions:
+    positions = positions_of(model.config)
+    if positions is not None and length > positions:
         raise ConfigError(
             f"cost.sequence_length: the model has {positions} positions; got {length} tokens"
         )

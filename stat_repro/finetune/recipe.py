@@ -28,13 +28,17 @@ from stat_repro.data.task_data import TaskData
 from stat_repro.finetune.loop import seeded, train
 from stat_repro.finetune.training_data import TrainingData, TrainingQuestions, TrainingSentences
 from stat_repro.models.loading import load_config, load_model, load_tokenizer, read_config
+from stat_repro.models.modeling_stat import LAYOUTS
+from stat_repro.models.positions import positions_of
 from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, ShardedCheckpoint
 from stat_repro.paths import cache_dir
 from stat_repro.progress import quiet_transformers
 
 # Raise it when a change of this file changes the weights that a recipe leads to.
 FINETUNE_VERSION = 1
-ENCODERS = ("bert", "distilbert")
+ENCODERS = tuple(
+    name for name, layout in LAYOUTS.items() if not layout.decoder and not name.startswith("stat_")
+)
 # Parts that a base encoder may lack; anything else missing means a wrong or damaged checkpoint.
 _HEAD_PARTS = ("classifier.", "pre_classifier.", "bert.pooler.", "qa_outputs.")
 # Tensors of a head that is trained here; a checkpoint that has them was trained already.
@@ -104,7 +108,7 @@ def task_checkpoint(
     """Folder of the encoder with a trained task head; trained on the first call, then cached.
 
     Args:
-        base_folder: Hugging Face folder of a BERT or DistilBERT encoder with its tokenizer.
+        base_folder: Hugging Face folder of an encoder (`ENCODERS`) with its tokenizer.
         base_hash: Hash of the content of that folder.
         data: Labelled sentences or questions with a `train` split.
         config: The recipe; `enabled` is not read: the caller decides whether to train.
@@ -161,15 +165,15 @@ def _training_data(data: TaskData | QuestionData, max_length: int, stride: int) 
     return TrainingSentences(data, max_length)
 
 
-def _encoder_positions(base_folder: Path) -> int:
+def _encoder_positions(base_folder: Path) -> int | None:
     """Positions of the encoder; refuses a model without a recipe."""
     config = load_config(base_folder)
     if config.model_type not in ENCODERS:
         raise FinetuneError(
-            f"finetune: there is a recipe for {' and '.join(ENCODERS)}, not for "
-            f"{config.model_type!r}; give a checkpoint that already has the task's head"
+            f"finetune: expected an encoder, one of {', '.join(ENCODERS)}; got "
+            f"{config.model_type!r}; choose a checkpoint that already has the task's head"
         )
-    return config.max_position_embeddings
+    return positions_of(config)
 
 
 def _make(

@@ -1,7 +1,7 @@
 """Pruned encoders and decoders: the stock models with different sizes in every layer.
 
-BERT, DistilBERT, Llama, Mistral, Qwen2 and OPT. An architecture is one config class with its
-layout; the model classes follow from it.
+BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT, Llama, Mistral, Qwen2 and OPT. An
+architecture is one config class with its layout; the model classes follow from it.
 
 This file is self-contained: it is part of `stat_repro`, which registers the classes when it is
 imported, and it is copied into every saved model folder, where `trust_remote_code=True` loads it.
@@ -11,7 +11,7 @@ them); the `*_per_layer` lists say what each layer really has.
 
 import copy
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -42,6 +42,8 @@ class Layout:
             weights go with the heads.
         pre_norm: Whether a layer adds to the stream that it reads, with its norms inside the
             branches.
+        positions_behind_padding: Whether the first token has the row of the positions that comes
+            after the padding token's number.
     """
 
     layers: str
@@ -54,6 +56,7 @@ class Layout:
     head_dim: str = "head_dim"
     head_norms: tuple[str, ...] = ()
     pre_norm: bool = False
+    positions_behind_padding: bool = False
 
     @property
     def attention(self) -> str:
@@ -85,6 +88,19 @@ class Layout:
         key = self.key_value[0]
         return (rows - queries * (key == self.query)) // self.key_value.count(key)
 
+
+# BERT and the encoders that are built like it.
+BERT = Layout(
+    layers="encoder.layer",
+    query="attention.self.query",
+    key_value=("attention.self.key", "attention.self.value"),
+    attention_output="attention.output.dense",
+    ffn_inputs=("intermediate.dense",),
+    ffn_output="output.dense",
+    decoder=False,
+    head_dim="attention_head_size",
+)
+ROBERTA = replace(BERT, positions_behind_padding=True)
 
 # Llama and the decoders that are built like it.
 GATED = Layout(
@@ -152,7 +168,7 @@ class SizesPerLayerConfig(hf.PreTrainedConfig):
             if getattr(self, name) is None:
                 setattr(self, name, [value] * self.num_hidden_layers)
         if getattr(self, "auto_map", None) is None:
-            self.auto_map = _auto_map(type(self).__name__)
+            self.auto_map = _auto_map(type(self))
 
     def _output_biases(self) -> tuple[bool, bool]:
         """Whether the unpruned attention output and FFN output have a bias."""
@@ -175,16 +191,39 @@ class StatBertConfig(SizesPerLayerConfig, hf.BertConfig):
     """`BertConfig` with sizes per layer."""
 
     model_type = "stat_bert"
-    layout = Layout(
-        layers="encoder.layer",
-        query="attention.self.query",
-        key_value=("attention.self.key", "attention.self.value"),
-        attention_output="attention.output.dense",
-        ffn_inputs=("intermediate.dense",),
-        ffn_output="output.dense",
-        decoder=False,
-        head_dim="attention_head_size",
-    )
+    layout = BERT
+
+
+@strict
+class StatRobertaConfig(SizesPerLayerConfig, hf.RobertaConfig):
+    """`RobertaConfig` with sizes per layer."""
+
+    model_type = "stat_roberta"
+    layout = ROBERTA
+
+
+@strict
+class StatXLMRobertaConfig(SizesPerLayerConfig, hf.XLMRobertaConfig):
+    """`XLMRobertaConfig` with sizes per layer."""
+
+    model_type = "stat_xlm-roberta"
+    layout = ROBERTA
+
+
+@strict
+class StatCamembertConfig(SizesPerLayerConfig, hf.CamembertConfig):
+    """`CamembertConfig` with sizes per layer."""
+
+    model_type = "stat_camembert"
+    layout = ROBERTA
+
+
+@strict
+class StatElectraConfig(SizesPerLayerConfig, hf.ElectraConfig):
+    """`ElectraConfig` with sizes per layer."""
+
+    model_type = "stat_electra"
+    layout = BERT
 
 
 @strict
@@ -288,6 +327,10 @@ class StatOPTConfig(SizesPerLayerConfig, hf.OPTConfig):
 
 CONFIGS: tuple[Any, ...] = (
     StatBertConfig,
+    StatRobertaConfig,
+    StatXLMRobertaConfig,
+    StatCamembertConfig,
+    StatElectraConfig,
     StatDistilBertConfig,
     StatLlamaConfig,
     StatMistralConfig,
@@ -460,10 +503,12 @@ _HEADS: dict[str, Any] = {
 }
 
 
-def _stock_classes(config_name: str) -> dict[Any, Any]:
+def _stock_classes(config: Any) -> dict[Any, Any]:
     """The classes that transformers has of an architecture, by their Auto classes."""
-    architecture = config_name.removeprefix("Stat").removesuffix("Config")
+    architecture = config.__name__.removeprefix("Stat").removesuffix("Config")
     classes = {auto: getattr(hf, f"{architecture}{head}", None) for head, auto in _HEADS.items()}
+    if not config.layout.decoder:  # some encoders have a decoder's head as well
+        classes.pop(hf.AutoModelForCausalLM)
     return {auto: stock for auto, stock in classes.items() if stock is not None}
 
 
@@ -479,10 +524,7 @@ def _pruned_class(stock: Any, config_class: Any) -> Any:
 
 # What `AutoModelForX.from_pretrained` gives for each config, here and in a saved folder.
 AUTO_CLASSES: dict[Any, dict[Any, Any]] = {
-    config: {
-        auto: _pruned_class(stock, config)
-        for auto, stock in _stock_classes(config.__name__).items()
-    }
+    config: {auto: _pruned_class(stock, config) for auto, stock in _stock_classes(config).items()}
     for config in CONFIGS
 }
 globals().update(
@@ -490,10 +532,10 @@ globals().update(
 )
 
 
-def _auto_map(config_name: str) -> dict[str, str]:
+def _auto_map(config: Any) -> dict[str, str]:
     """The `auto_map` of a config: every head, so that any of them loads from a saved folder."""
-    heads = {auto: f"Stat{stock.__name__}" for auto, stock in _stock_classes(config_name).items()}
-    names = {hf.AutoConfig: config_name, **heads}
+    heads = {auto: f"Stat{stock.__name__}" for auto, stock in _stock_classes(config).items()}
+    names = {hf.AutoConfig: config.__name__, **heads}
     return {auto.__name__: f"modeling_stat.{name}" for auto, name in names.items()}
 
 

@@ -26,8 +26,9 @@ from stat_repro.data.text_data import TextData, load_text_data
 from stat_repro.evaluation.zero_shot import load_tasks
 from stat_repro.finetune.recipe import has_task_head, task_checkpoint
 from stat_repro.measure import Stopwatch, resolve_device
-from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint, read_config
+from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint, load_config
 from stat_repro.models.outputs import OutputOrder, match_outputs
+from stat_repro.models.positions import positions_of
 from stat_repro.parallel import first_rank_first, same_everywhere
 from stat_repro.results.provenance import hash_files
 from stat_repro.workloads import (
@@ -161,13 +162,12 @@ def _load_dense(config: RunConfig) -> DenseModel:
 def _within_positions(config: RunConfig) -> RunConfig:
     """The configuration with default lengths that the model can read."""
     key = "window" if config.dataset.task == "language_modeling" else "max_length"
-    model = read_config(checkpoint_folder(config.model)) if config.dataset.at_most else {}
-    most, usual = model.get("max_position_embeddings"), getattr(config.dataset, key)
-    if not isinstance(most, int) or most >= usual:
+    given, usual = config.dataset.at_most, getattr(config.dataset, key)
+    most = positions_of(load_config(checkpoint_folder(config.model))) if given else None
+    if most is None or most >= usual:
         return config
     log.warning("dataset.%s: %d, the model's positions, instead of %d", key, most, usual)
-    changed: Any = {key: most}
-    return replace(config, dataset=replace(config.dataset, **changed))
+    return replace(config, dataset=replace(config.dataset, **{key: most}))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
 def _workload(
     data: TaskData | QuestionData | TextData, loaded: LoadedModel, config: RunConfig
 ) -> Workload:
-    positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    positions = positions_of(loaded.model.config)
     if isinstance(data, TextData):
         return WindowWorkload(data, config.dataset, loaded.tokenizer, positions)
     if isinstance(data, QuestionData):

@@ -22,6 +22,7 @@ from stat_repro.data.windows import check_window, token_windows
 from stat_repro.entry import at_least, folder, guarded, share
 from stat_repro.measure import process_peak_rss_bytes
 from stat_repro.models.loading import load_config, load_tokenizer
+from stat_repro.models.positions import positions_of
 from stat_repro.sharded.compress import compress_checkpoint
 
 
@@ -76,7 +77,7 @@ def text_batches(
         ModelLoadError: No tokenizer.
         DataError: Too little text, or windows that are too long for the model.
     """
-    check_window(window, getattr(load_config(folder), "max_position_embeddings", None), "--window")
+    check_window(window, positions_of(load_config(folder)), "--window")
     part = TextPart((read_text(text, "--text", "calibration"),), join="")
     pool = token_windows(load_tokenizer(folder), part, window).ids
     chosen = torch.tensor(draw_indices(len(pool), examples, seed, False))
