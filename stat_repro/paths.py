@@ -14,6 +14,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 CACHE_VARIABLE = "STAT_REPRO_CACHE"
+RECORD_FILE = "record.json"  # in the folder of a pruned model
 
 _PACKAGE = Path(__file__).resolve().parent
 # The folders of an absolute path inside a text; what follows `https:` or a word is no such path.

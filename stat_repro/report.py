@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -52,6 +53,20 @@ class CompressionReport:
     def param_kept_fraction(self) -> float:
         """Share of all parameters of the model (embeddings included) that is left."""
         return self.params[1] / self.params[0]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the model card says of the compression: `record_summary` of `save_pruned`."""
+        return {
+            "ratio": self.ratio,
+            "mac_kept_fraction": self.mac_kept_fraction,
+            "param_kept_fraction": self.param_kept_fraction,
+            "parameters": dict(zip(("dense", "pruned"), self.params, strict=True)),
+            "calibration": {
+                "examples": self.calibration_examples,
+                "tokens": self.calibration_tokens,
+            },
+        }
 
 
 def report_of(

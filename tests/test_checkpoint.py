@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-import yaml
 from pico_data import word_tokenizer
 from pico_models import (
     PICO_HEADS,
@@ -214,33 +213,6 @@ def test_contents_of_the_folder(tmp_path: Path) -> None:
     for path in folder.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes(), path.name
         assert str(ROOT).encode() not in path.read_bytes(), path.name
-
-
-def test_model_card(tmp_path: Path) -> None:
-    model, plan = pruned_pico("llama_grouped")
-    folder = save_pruned(
-        model,
-        tmp_path / "pruned",
-        plan=plan,
-        run_config={"ratio": 0.4},
-        record_summary={"mac_kept_fraction": 0.61234567, "metrics": {"dense": {"accuracy": 0.75}}},
-        base_model="org/pico: a | b",
-    )
-    _, header, body = (folder / "README.md").read_text().split("---\n", 2)
-    assert yaml.safe_load(header) == {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "base_model": "org/pico: a | b",
-        "tags": ["pruning", "structured-pruning", "random"],
-    }
-    assert "| mac_kept_fraction | 0.612346 |" in body
-    assert "| metrics.dense.accuracy | 0.75 |" in body
-    assert "remove): 0.4." in body
-    assert f"| 1 | {plan.head_counts[1]} / 3 | {plan.neuron_counts[1]} / 20 |" in body
-    assert "trust_remote_code=True" in body
-    without = save_pruned(model, tmp_path / "bare", plan=plan, base_model="pico")
-    assert "Measured" not in (without / "README.md").read_text()
-    assert not (without / "run_config.json").exists()
 
 
 def test_refusals_leave_nothing_behind(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_nothing_is_written_over_or_half(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="in use"):
         stat_repro.compress_checkpoint(source, tmp_path / "used", pico_batches(model))
 
-    def fail(self):
+    def fail(self, **notes):
         raise OSError("disk full")
 
     monkeypatch.setattr(shard_writer.ShardWriter, "finish", fail)

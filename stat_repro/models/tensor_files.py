@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,6 +105,19 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             dtype, shape = _DTYPES[part.get_dtype()], tuple(part.get_shape())
             entries[name] = TensorEntry(path, name, dtype, shape)
     return entries
+
+
+def add_metadata(path: Path, notes: Mapping[str, str]) -> None:
+    """Add to the metadata of a safetensors file; its tensors stay as they are."""
+    longer = path.with_suffix(".tmp")
+    with path.open("rb") as file, longer.open("wb") as out:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        header["__metadata__"] = {**header.get("__metadata__", {}), **notes}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+        out.write(len(text).to_bytes(8, "little") + text)
+        shutil.copyfileobj(file, out, 1 << 20)
+    os.replace(longer, path)
 
 
 def shard_names(folder: Path) -> tuple[list[str], dict[str, str] | None]:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from stat_repro.config import SPEED_STUDY, from_dict
+from stat_repro.paths import RECORD_FILE
 from stat_repro.reporting.styles import HEADLINE, quantity_style
 from stat_repro.reporting.tables import MISSING, before_and_after, to_text
 from stat_repro.results.record import RunRecord
@@ -23,8 +24,6 @@ from stat_repro.results.store import (
     to_frame,
 )
 from stat_repro.run.compose import overrides_of
-
-RECORD_FILE = "record.json"  # in the folder of a pruned model
 
 
 def find_run(name: str, root: Path) -> tuple[Path, RunRecord]:

@@ -221,8 +221,8 @@ def output_folder(config: RunConfig, name: str) -> Path | None:
 
 
 def save_model(config: RunConfig, experiment: Experiment, folder: Path) -> None:
-    """Write the pruned model with tokenizer, plan, configuration and card."""
-    record = experiment.record
+    """Write the pruned model with tokenizer, plan, configuration, record and card."""
+    record, report = experiment.record, experiment.compression.report
     save_pruned(
         experiment.compression.model,
         folder,
@@ -230,10 +230,19 @@ def save_model(config: RunConfig, experiment: Experiment, folder: Path) -> None:
         tokenizer=experiment.tokenizer,
         run_config=record.config,
         record_summary={
-            "mac_kept_fraction": record.mac_kept_fraction,
-            "param_kept_fraction": record.param_kept_fraction,
+            **report.summary,
+            "macs_per_token": record.costs["macs_per_token"],
+            "size_bytes": record.costs["size_bytes"],
             "metrics": record.metrics,
+            "calibration": {
+                "data": record.dataset,
+                **report.summary["calibration"],
+                "seed": record.seed,
+                "sha256 of the tokens": record.provenance["data_hashes"]["calibration"],
+            },
+            "run": record.run_id,
         },
+        record=record.to_json(),
         base_model=config.model.path,
     )
 

@@ -33,7 +33,7 @@ from stat_repro.plan import PruningPlan
 from stat_repro.report import CompressionReport, report_of
 from stat_repro.sharded.skeleton import CheckpointWeights, Skeleton, open_checkpoint
 from stat_repro.sharded.writer import ShardWriter
-from stat_repro.surgery.checkpoint import complete_folder, describe
+from stat_repro.surgery.checkpoint import complete_folder, describe, plan_note
 from stat_repro.surgery.edit import SiteEdit
 from stat_repro.surgery.pruned_form import empty_pruned_model, supported_classes
 from stat_repro.surgery.saved_tokenizer import save_tokenizer
@@ -148,17 +148,12 @@ def compress_checkpoint(
             pruned, plan, errors = _written(request, layers, skeleton, partial, watch)
         report = report_of(request, skeleton.model, pruned, plan, errors, watch.seconds)
         _companions(source, partial, pruned)
-        summary = {
-            "ratio": ratio,
-            "mac_kept_fraction": report.mac_kept_fraction,
-            "param_kept_fraction": report.param_kept_fraction,
-        }
         describe(
             partial,
             pruned,
             plan,
             run_config={"ratio": ratio, "round_to": round_to, "pruning": asdict(config)},
-            record_summary=summary,
+            record_summary=report.summary,
             base_model=str(source.resolve()),
         )
     return CheckpointCompression(Path(output).absolute(), plan, report)
@@ -201,9 +196,9 @@ def _written(
             kept[edit.layer, edit.kind] = edit.kept
             errors.append(error)
         biased |= _biased(request.adapter, skeleton.model, layer, edits)
-    with watch.stage("write_s"):
-        writer.finish()
     plan = plan_keeping(request.adapter, kept, request.config.method, sizes.details)
+    with watch.stage("write_s"):
+        writer.finish(**plan_note(plan))
     pruned = empty_pruned_model(skeleton.model, request.adapter, plan, biased)
     # As save_pretrained does it.
     pruned.config.dtype = str(skeleton.dtype).removeprefix("torch.")

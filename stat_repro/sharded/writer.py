@@ -60,20 +60,21 @@ class ShardWriter:
         kept = {name: entry.read() for name, entry in entries.items() if name not in changed}
         self._write(len(self._outside) + layer, kept | changed)
 
-    def finish(self) -> None:
-        """Write what is outside the layers, and the index."""
+    def finish(self, **notes: str) -> None:
+        """Write what is outside the layers, and the index; both get these notes as metadata."""
         for number, group in enumerate(self._outside):
-            self._write(number, {name: entry.read() for name, entry in group.items()})
+            self._write(number, {name: entry.read() for name, entry in group.items()}, **notes)
+        sizes = {"total_parameters": self._parameters, "total_size": self._bytes}
         index = {
-            "metadata": {"total_parameters": self._parameters, "total_size": self._bytes},
+            "metadata": {**notes, **sizes},
             "weight_map": dict(sorted(self._places.items())),
         }
         text = json.dumps(index, indent=2, sort_keys=True)
         (self._folder / INDEX_FILE).write_text(text + "\n", encoding="utf-8")
 
-    def _write(self, number: int, tensors: dict[str, torch.Tensor]) -> None:
+    def _write(self, number: int, tensors: dict[str, torch.Tensor], **notes: str) -> None:
         name = f"model-{number + 1:05d}-of-{self._count:05d}.safetensors"
-        save_file(tensors, self._folder / name, metadata={"format": "pt"})
+        save_file(tensors, self._folder / name, metadata={"format": "pt", **notes})
         for key, tensor in tensors.items():
             self._places[key] = name
             self._bytes += tensor.nbytes

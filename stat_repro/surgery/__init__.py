@@ -1,4 +1,4 @@
 """Making the smaller model: selecting rows, replacing consumers, saving and loading the result.
 
-May use: models, paths, plan, scratch.
+May use: config, models, paths, plan, scratch.
 """
