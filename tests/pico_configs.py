@@ -58,6 +58,13 @@ _OPT = {
     "eos_token_id": None,
     "num_labels": 2,
 }
+# Alternating windows, soft caps low enough to be felt.
+_GEMMA = {
+    **_LLAMA,
+    "query_pre_attn_scalar": 4,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
+_GEMMA2 = {**_GEMMA, "sliding_window": 8, "attn_logit_softcapping": 2.0}
 # OPT-350m: norms after the sums, word embeddings of a size of their own.
 _POST_NORM = {"do_layer_norm_before": False, "word_embed_proj_dim": 16}
 _BARE = {"tie_word_embeddings": False, "enable_bias": False, "layer_norm_elementwise_affine": False}
@@ -78,24 +85,18 @@ PICO_CONFIGS: dict[str, hf.PreTrainedConfig] = {
     "qwen2": hf.Qwen2Config(**_QWEN2),
     "qwen2_tied": hf.Qwen2Config(**_QWEN2, tie_word_embeddings=True),
     "qwen2_mixed": hf.Qwen2Config(**_QWEN2, **_MIXED_WINDOWS),
+    "qwen3": hf.Qwen3Config(**_LLAMA),
+    "smollm3": hf.SmolLM3Config(**_QWEN2, no_rope_layer_interval=2),
+    "olmo2": hf.Olmo2Config(**_QWEN2),
+    "gemma2": hf.Gemma2Config(**_GEMMA2, final_logit_softcapping=3.0),
+    "gemma3": hf.Gemma3TextConfig(**_GEMMA, sliding_window=4),
+    "phi3": hf.Phi3Config(**_QWEN2, sliding_window=4),
     "opt": hf.OPTConfig(**_OPT),  # tied, as released
     "opt_post_norm": hf.OPTConfig(**_OPT, **_POST_NORM),
     "opt_bare": hf.OPTConfig(**_OPT, **_BARE),
 }
 PICO_NAMES = tuple(PICO_CONFIGS)
 LLAMA_NAMES = tuple(name for name in PICO_NAMES if name.startswith("llama"))
-CLASS_PREFIX = {
-    "bert": "Bert",
-    "roberta": "Roberta",
-    "xlm-roberta": "XLMRoberta",
-    "camembert": "Camembert",
-    "electra": "Electra",
-    "distilbert": "DistilBert",
-    "llama": "Llama",
-    "mistral": "Mistral",
-    "qwen2": "Qwen2",
-    "opt": "OPT",
-}
 _ENCODER_HEADS = (
     "Model",
     "ForSequenceClassification",
@@ -114,10 +115,20 @@ _DECODER_HEADS = (
 ENCODERS = ("bert", "roberta", "xlm_roberta", "camembert", "electra", "distilbert")
 DECODER_NAMES = tuple(name for name in PICO_NAMES if name not in ENCODERS)
 # One pico model for every architecture, and every supported (pico model, head) pair of these.
-REPRESENTATIVES = (*ENCODERS, "llama_grouped", "mistral", "qwen2", "opt")
+REPRESENTATIVES = (
+    *(*ENCODERS, "llama_grouped", "mistral", "qwen2", "qwen3", "smollm3", "olmo2"),
+    *("gemma2", "gemma3", "phi3", "opt"),
+)
+_NO_HEADS = {  # transformers has none
+    "olmo2": ("ForTokenClassification", "ForQuestionAnswering"),
+    "gemma2": ("ForQuestionAnswering",),
+    "gemma3": ("ForTokenClassification", "ForQuestionAnswering"),
+    "phi3": ("ForQuestionAnswering",),
+    "opt": ("ForTokenClassification",),
+}
 PICO_HEADS = tuple(
     (name, head)
     for name in REPRESENTATIVES
     for head in (_ENCODER_HEADS if name in ENCODERS else _DECODER_HEADS)
-    if (name, head) != ("opt", "ForTokenClassification")  # there is none
+    if head not in _NO_HEADS.get(name, ())
 )

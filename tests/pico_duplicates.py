@@ -29,7 +29,12 @@ def duplicate_neurons(model):
 
 
 def duplicate_heads(model):
-    """Make the last attention unit of every layer a copy of the first."""
+    """Make the last attention unit of every layer a copy of the first.
+
+    Where norms see all heads of a layer at once, all units are copies: any of them have its mean.
+    """
     for site in adapter_for(model).of_kind("attention"):
-        for producer in site.producers:
-            copy_rows(model, producer, site.units, [0], [site.units - 1])
+        together = any(producer.norm for producer in site.producers)
+        for unit in range(1, site.units) if together else [site.units - 1]:
+            for producer in site.producers:
+                copy_rows(model, producer, site.units, [0], [unit])

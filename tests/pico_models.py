@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import transformers as hf
 from pico_configs import (
-    CLASS_PREFIX,
     DECODER_NAMES,
     ENCODERS,
     LAYERS,
@@ -27,6 +26,7 @@ from pico_configs import (
 )
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.masking_utils import sdpa_mask
 
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.projections import linear, unit_columns
@@ -66,6 +66,36 @@ EMPTY_SITES = {
 }
 
 
+def precise_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention with soft caps in the dtype of its inputs, as the eager one is not."""
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    scores = query @ key.transpose(2, 3) * scaling
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return (scores.softmax(dim=-1) @ value).transpose(1, 2), None
+
+
+hf.AttentionInterface.register("precise", precise_attention)
+
+
+def _precise_mask(*args: Any, **options: Any) -> Tensor | None:
+    return sdpa_mask(*args, **{**options, "allow_is_causal_skip": False})
+
+
+hf.AttentionMaskInterface.register("precise", _precise_mask)
+
+
 def precise_dtype(name: str, attention: str) -> torch.dtype:
     """float64, where that works.
 
@@ -92,7 +122,7 @@ def pico_model(
         head: End of the class name (`Model`, `ForMaskedLM`...); by default sequence
             classification for encoders and causal language modelling for decoders.
         dtype: Of the parameters.
-        attention: `sdpa` or `eager`.
+        attention: `sdpa` or `eager`. Gemma 2 has no `sdpa`: `eager`, or in float64 `precise`.
         seed: Of the weights; the global generator is left alone.
         changes: Other config values.
     """
@@ -100,9 +130,11 @@ def pico_model(
     config = type(PICO_CONFIGS[name]).from_dict(values)
     if head is None:
         head = "ForSequenceClassification" if name in ENCODERS else "ForCausalLM"
-    model_class = getattr(hf, CLASS_PREFIX[config.model_type] + head)
+    auto = getattr(hf, "AutoModel" + head.removeprefix("Model"))
+    if config.model_type == "gemma2" and attention == "sdpa":
+        attention = "precise" if dtype == torch.float64 else "eager"
     with torch.random.fork_rng():
-        model = model_class._from_config(config, attn_implementation=attention)
+        model = auto.from_config(config, attn_implementation=attention, dtype=dtype)
     randomise(model, seed)
     for parameter in model.parameters():  # as from_pretrained, which leaves buffers in float32
         parameter.data = parameter.data.to(dtype)
@@ -112,11 +144,13 @@ def pico_model(
 def randomise(model: nn.Module, seed: int) -> None:
     """Fill all parameters with seeded random values of order one."""
     generator = torch.Generator().manual_seed(seed)
+    adds_one = "Gemma" in type(model).__name__  # to the weights of its norms
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 1:
-                offset = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+                centred = "norm" in name.lower() and name.endswith("weight") and not adds_one
+                offset = 1.0 if centred else 0.0
                 parameter.copy_(offset + 0.2 * noise)
             else:
                 parameter.copy_(noise if "embed" in name else noise / parameter.shape[1] ** 0.5)
@@ -211,11 +245,29 @@ def selection_edits(model: PreTrainedModel, plan: PruningPlan) -> list[SiteEdit]
     return edits
 
 
+class _NormOfSome(nn.Module):
+    """A norm that sees only some of its columns, and gives zero for the others."""
+
+    def __init__(self, norm: nn.Module, seen: Tensor) -> None:
+        super().__init__()
+        self.norm, self.seen = copy.deepcopy(norm), seen
+        self.norm.weight = nn.Parameter(norm.weight.detach()[seen])
+
+    def forward(self, values: Tensor) -> Tensor:
+        result = torch.zeros_like(values)
+        result[..., self.seen] = self.norm(values[..., self.seen])
+        return result
+
+
 def masked_model(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
     """The dense model with the consumers' columns of the dropped units set to zero."""
     model = copy.deepcopy(model)
     for site in adapter_for(model).sites:
-        kept = unit_columns(plan.layers[site.layer].kept(site.kind), site.width)
+        units = plan.layers[site.layer].kept(site.kind)
+        for norm in (producer for producer in site.producers if producer.norm):
+            seen = unit_columns(units, norm.rows_per_unit)
+            model.set_submodule(norm.module, _NormOfSome(model.get_submodule(norm.module), seen))
+        kept = unit_columns(units, site.width)
         weight = linear(model, site.consumer).weight
         dropped = torch.ones(weight.shape[1], dtype=torch.bool)
         dropped[kept] = False

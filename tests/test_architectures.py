@@ -27,6 +27,7 @@ from pico_runs import compose_here
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError, read_batches
@@ -56,10 +57,12 @@ def test_costs_of_the_sites_are_those_of_the_modules(name: str) -> None:
         layers = adapter.sites[0].consumer.partition(".0.")[0]
         macs = params = 0
         for module_name, module in model.get_submodule(layers).named_modules(prefix=layers):
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear | Conv1D):
                 macs += module.weight.numel()
                 bias = module.bias is not None and module_name not in consumers
-                params += module.weight.numel() + (module.out_features if bias else 0)
+                params += module.weight.numel() + (module.bias.numel() if bias else 0)
+            elif name == "olmo2" and module_name.endswith(("q_norm", "k_norm")):
+                params += module.weight.numel()
         assert sum(site.units * site.macs_per_unit for site in adapter.sites) == macs
         assert sum(site.units * site.params_per_unit for site in adapter.sites) == params
 
@@ -81,8 +84,11 @@ def test_padded_rows_of_decoders_equal_the_rows_alone(name: str, padding_side: s
     model = pico_model(name, dtype=torch.float64)
     batch = pico_batches(model, 1, padding_side=padding_side)[0]
     # Rotary angles are float32, and padding on the left moves the positions.
-    rotary = padding_side == "left" and not name.startswith("opt")
+    rotary = padding_side == "left" and not name.startswith(("opt", "gpt2"))
     tolerance = 1e-4 if rotary else 1e-9
+    if name == "gpt2":  # counts positions from the first column, padding or not
+        positions = (batch["attention_mask"].cumsum(dim=1) - 1).clamp_min(0)
+        batch = {**batch, "position_ids": positions}
     for one in (model, pruned_of(model, empty=[(0, "attention"), (1, "ffn")])):
         together = logits(one, batch)
         for row, (ids, mask) in enumerate(
@@ -208,8 +214,10 @@ def test_compress_recovers_a_model_whose_lost_units_are_copies(name: str) -> Non
     result = stat_repro.compress(model, batches, ratio=0.15 if "multi" in name else 0.2)
     assert sum(result.plan.neuron_counts) < 3 * 20
     assert sum(result.plan.head_counts) < 3 * units or units == 1
+    # Half of the columns in a norm over all heads, which is float32, is another sum.
+    tolerance = 1e-5 if name == "olmo2" else 1e-9
     torch.testing.assert_close(
-        logits(result.model, batches[0]), logits(model, batches[0]), rtol=1e-9, atol=1e-9
+        logits(result.model, batches[0]), logits(model, batches[0]), rtol=tolerance, atol=tolerance
     )
 
 

@@ -23,7 +23,7 @@ from stat_repro.methods.ranked import by_scores
 from stat_repro.methods.registry import PRUNE
 from stat_repro.methods.stat import unit_errors
 from stat_repro.models.adapter import adapter_for
-from stat_repro.models.projections import linear
+from stat_repro.models.projections import linear, producer_of
 
 RANKED = ("random", "magnitude", "wanda_sp", "leverage", "flap", "fisher")
 BLOCKS = "shortgpt"
@@ -69,12 +69,15 @@ def test_budget_kept_rows_saving_and_the_untouched_source(method, name, tmp_path
         kept = result.plan.layers[site.layer].kept(site.kind)
         for producer in site.producers:
             rows = producer.kept_rows(site.units, kept)
-            old, new = (linear(m, producer.module) for m in (model, result.model))
+            old, new = (producer_of(m, producer) for m in (model, result.model))
             assert torch.equal(new.weight, old.weight[rows])
             assert old.bias is None or torch.equal(new.bias, old.bias[rows])
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     result.model.save_pretrained(tmp_path)
-    loaded = type(result.model).from_pretrained(tmp_path, dtype=torch.float64)
+    attention = model.config._attn_implementation
+    loaded = type(result.model).from_pretrained(
+        tmp_path, dtype=torch.float64, attn_implementation=attention
+    )
     assert torch.equal(logits(loaded, batches[0]), logits(result.model, batches[0]))
 
 

@@ -18,6 +18,7 @@ from pico_models import (
     PICO_CONFIGS,
     PICO_HEADS,
     PICO_NAMES,
+    REPRESENTATIVES,
     masked_model,
     pico_batches,
     pico_model,
@@ -33,25 +34,14 @@ from stat_repro.models import modeling_stat
 from stat_repro.models.adapter import adapter_for, linear
 from stat_repro.surgery.edit import prune_model
 
-CONFIGS = {
-    "bert": modeling_stat.StatBertConfig,
-    "roberta": modeling_stat.StatRobertaConfig,
-    "xlm_roberta": modeling_stat.StatXLMRobertaConfig,
-    "camembert": modeling_stat.StatCamembertConfig,
-    "electra": modeling_stat.StatElectraConfig,
-    "distilbert": modeling_stat.StatDistilBertConfig,
-    "llama_grouped": modeling_stat.StatLlamaConfig,
-    "mistral": modeling_stat.StatMistralConfig,
-    "qwen2": modeling_stat.StatQwen2Config,
-    "opt": modeling_stat.StatOPTConfig,
-}
+BY_TYPE = {config.model_type: config for config in modeling_stat.CONFIGS}
+CONFIGS = {name: BY_TYPE[f"stat_{PICO_CONFIGS[name].model_type}"] for name in REPRESENTATIVES}
 
 
 def stat_config(name: str, **lists: list[int]) -> hf.PreTrainedConfig:
     values = PICO_CONFIGS[name].to_dict()
     del values["model_type"]
-    architecture = next(key for key in CONFIGS if key.split("_")[0] == name.split("_")[0])
-    return CONFIGS[architecture](**values, **lists)
+    return BY_TYPE[f"stat_{PICO_CONFIGS[name].model_type}"](**values, **lists)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -212,6 +202,13 @@ PUBLIC_CLASSES = {
     "Llama": DECODER_HEADS,
     "Mistral": DECODER_HEADS,
     "Qwen2": DECODER_HEADS,
+    "Qwen3": DECODER_HEADS,
+    "SmolLM3": DECODER_HEADS,
+    "Olmo2": ("Model", "ForCausalLM", "ForSequenceClassification"),
+    "Gemma2": tuple(head for head in DECODER_HEADS if head != "ForQuestionAnswering"),
+    "Gemma3": ("ForCausalLM",),
+    "Gemma3Text": ("Model", "ForSequenceClassification"),
+    "Phi3": tuple(head for head in DECODER_HEADS if head != "ForQuestionAnswering"),
     "OPT": tuple(head for head in DECODER_HEADS if head != "ForTokenClassification"),
 }
 

@@ -46,6 +46,12 @@ def rope(model):
     model.config.rope_parameters = {**model.config.rope_parameters, "rope_theta": 5e5}
 
 
+def rope_of_kind(model):
+    rope = model.config.rope_parameters
+    changed = {**rope["sliding_attention"], "rope_theta": 5e5}
+    model.config.rope_parameters = {**rope, "sliding_attention": changed}
+
+
 def bias(linear):
     return nn.Linear(linear.in_features, linear.out_features, bias=True)
 
@@ -89,6 +95,7 @@ CHANGES = {
         setting("model.layers.0.self_attn", "scaling", 1.0),
         r"model\.layers\.0\.self_attn\.scaling: expected 0\.4.*got 1\.0",
     ),
+    "rotary frequencies of a kind of layer": ("gemma3", rope_of_kind, r"rotary_emb\.inv_freq: ex"),
     "rotary frequencies": ("llama_grouped", rope, r"rotary_emb\.inv_freq: expected"),
     "number of labels": ("bert", config("num_labels", 5), r"expected .*5.*got .*2"),
     "own classifier": (

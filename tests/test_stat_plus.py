@@ -52,21 +52,28 @@ def test_the_recorded_stream_is_what_the_layer_hands_on(name):
     device = torch.device("cpu")
     passes = LayerPasses(model, adapter, AllResident(), batches, MemoryStore(), device)
     passes.start()
-    outputs, block = [], model.get_submodule(adapter.layer_names[0])
-    handle = block.register_forward_hook(
-        lambda _, args, out: outputs.append(out[0] if isinstance(out, tuple) else out)
-    )
+    inputs, outputs, block = [], [], model.get_submodule(adapter.layer_names[0])
+
+    def keep(_, args, out):
+        inputs.append(args[0])
+        outputs.append(out[0] if isinstance(out, tuple) else out)
+
+    handle = block.register_forward_hook(keep)
     streams = {"attention": [], "ffn": []}
     recorder = StreamRecorder(
         adapter, 0, list(adapter.sites[:2]), lambda site, _, s: streams[site.kind].append(s)
     )
     passes.advance(0, recorder, "test")
     handle.remove()
-    norms = [m for n, m in block.named_modules() if "norm" in n.lower()]
-    for batch, out, stream in zip(batches, outputs, streams["ffn"], strict=True):
+    norms = {n: m for n, m in block.named_modules() if "norm" in n.lower()}
+    for index, (batch, out) in enumerate(zip(batches, outputs, strict=True)):
         rows = batch["attention_mask"].bool()
+        attended, stream = (streams[kind][index] for kind in ("attention", "ffn"))
         with torch.no_grad():
-            wanted = stream if adapter.pre_norm else norms[-1](stream)
+            wanted = stream if adapter.pre_norm else [*norms.values()][-1](stream)
+            if adapter.norm_behind:  # the outputs of the consumers, not yet normalised and added
+                wanted = inputs[index][rows] + norms["post_attention_layernorm"](attended)
+                wanted = wanted + norms["post_feedforward_layernorm"](stream)
         torch.testing.assert_close(wanted, out[rows])
     assert not block._forward_pre_hooks
     assert streams["attention"][0].shape == streams["ffn"][0].shape

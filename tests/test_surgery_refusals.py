@@ -66,5 +66,5 @@ def test_plan_of_another_shape_is_refused() -> None:
 def test_unsupported_classes_are_refused() -> None:
     bert = pico_model("bert")
     next_sentence = hf.BertForNextSentencePrediction(bert.config)
-    with pytest.raises(UnsupportedModelError, match=r"BertForNextSentencePrediction.*LlamaModel"):
+    with pytest.raises(UnsupportedModelError, match=r"BertForNextSentencePrediction.*BertModel"):
         prune_model(next_sentence, whole(bert), [])

@@ -19,13 +19,13 @@ from torch.nn import functional
 from stat_repro.calibration.batches import CalibrationBatch, CalibrationError, token_mask
 from stat_repro.calibration.divergence import CLASSIFIER, problem_of
 from stat_repro.models.adapter import Adapter, Site
+from stat_repro.models.loading import LANGUAGE_MODELS
 from stat_repro.models.modes import evaluating
 from stat_repro.models.projections import UnsupportedModelError, linear
 from stat_repro.parallel import in_turns, own_share
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
 
-LANGUAGE_MODEL = "ForCausalLM"
 _LARGEST = torch.finfo(torch.float64).max
 
 
@@ -36,10 +36,10 @@ def check_head(model: nn.Module) -> None:
         UnsupportedModelError: No sequence classifier (or regressor) and no causal language model.
     """
     name = type(model).__name__
-    if not name.endswith((CLASSIFIER, LANGUAGE_MODEL)):
+    if not name.endswith((CLASSIFIER, *LANGUAGE_MODELS)):
         raise UnsupportedModelError(
             f"gradients of the loss: expected a model {CLASSIFIER} (classes, or one number) or "
-            f"{LANGUAGE_MODEL}; got {name}"
+            f"{' or '.join(LANGUAGE_MODELS)}; got {name}"
         )
 
 
@@ -182,7 +182,7 @@ def _summed_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     excluded.
     """
     labels = inputs.pop("labels", torch.empty(0))
-    if type(model).__name__.endswith(LANGUAGE_MODEL):
+    if type(model).__name__.endswith(LANGUAGE_MODELS):
         logits = _precise(model(**inputs, use_cache=False).logits[:, :-1])
         wanted = token_mask(inputs)[:, 1:] & token_mask(inputs)[:, :-1]
         losses = functional.cross_entropy(

@@ -1,7 +1,10 @@
 """The residual stream behind the sites of one layer, while batches pass through it.
 
 A consumer's output is added to the stream in front of its site; the sum is what later layers read.
-Post-norm models (BERT) normalise the sum at once, pre-norm models (Llama) hand it on.
+Post-norm models (BERT) normalise the sum at once, pre-norm models (Llama) hand it on. Where a norm
+stands between the consumer and the sum (Gemma, OLMo-2), the sum is no linear function of the
+consumer any more, and the norm takes the scale of every token away: there the consumer's own output
+stands for the stream.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from stat_repro.calibration.batches import layer_input, token_rows
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.projections import linear
 
-# Gets the site, what its consumer reads (n, columns), and the stream behind it (n, D); n tokens.
+# Gets the site, what its consumer reads (n, columns), and the stream behind it (n, D), or what
+# stands for it; n tokens.
 Receiver = Callable[[Site, torch.Tensor, torch.Tensor], None]
 
 
@@ -47,7 +51,7 @@ class StreamRecorder:
         stop: Site | None = None,
     ) -> None:
         self._name = adapter.layer_names[layer]
-        self._pre_norm = adapter.pre_norm
+        self._pre_norm, self._norm_behind = adapter.pre_norm, adapter.norm_behind
         self._attention = adapter.site(layer, "attention")
         self._ffn = adapter.site(layer, "ffn")
         self._sites, self._receive, self._stop = sites, receive, stop
@@ -88,8 +92,10 @@ class StreamRecorder:
         self._between = args[0]
 
     def _consumed(self, site: Site, module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        start = self._before if site.kind == "attention" else self._between
-        stream = start.reshape(-1, start.shape[-1]) + output.reshape(-1, output.shape[-1])
+        stream = output.reshape(-1, output.shape[-1])
+        if not self._norm_behind:
+            start = self._before if site.kind == "attention" else self._between
+            stream = start.reshape(-1, start.shape[-1]) + stream
         rows = self._rows.to(stream.device)
         inputs = args[0].reshape(len(stream), -1)
         self._receive(site, inputs.index_select(0, rows), stream.index_select(0, rows))

@@ -27,7 +27,13 @@ from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
 from stat_repro.finetune.loop import seeded, train
 from stat_repro.finetune.training_data import TrainingData, TrainingQuestions, TrainingSentences
-from stat_repro.models.loading import load_config, load_model, load_tokenizer, read_config
+from stat_repro.models.loading import (
+    LANGUAGE_MODELS,
+    load_config,
+    load_model,
+    load_tokenizer,
+    read_config,
+)
 from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.positions import positions_of
 from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, ShardedCheckpoint
@@ -47,11 +53,11 @@ _TRAINED_PARTS = {
     "regression": ("classifier.", "pre_classifier.", "score."),
     "question_answering": ("qa_outputs.",),
 }
-_HEADS = {
+_HEADS: dict[str, str | tuple[str, ...]] = {
     "classification": "ForSequenceClassification",
     "regression": "ForSequenceClassification",
     "question_answering": "ForQuestionAnswering",
-    "language_modeling": "ForCausalLM",
+    "language_modeling": LANGUAGE_MODELS,
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -84,6 +85,7 @@ class Adapter:
         layer_names: Dotted names of the transformer layers.
         pre_norm: Whether a layer adds to the stream that it reads, with its norms inside the
             branches. Such a layer hands the stream on unchanged if its projections are gone.
+        norm_behind: Whether a norm stands between a consumer and the stream.
     """
 
     model_type: str
@@ -93,6 +95,7 @@ class Adapter:
     sites: tuple[Site, ...]
     layer_names: tuple[str, ...]
     pre_norm: bool
+    norm_behind: bool
 
     def of_kind(self, kind: SiteKind) -> tuple[Site, ...]:
         """Sites of one kind, first layer first."""
@@ -203,19 +206,51 @@ def _ffn_site(model: nn.Module, layout: Layout, name: str, layer: int) -> Site:
     )
 
 
+# What a model without a layout is, by fields that its config has.
+_OTHER_KINDS = {
+    "a mixture of experts": ("num_experts", "num_local_experts", "n_routed_experts"),
+    "a model of images or sound": ("vision_config", "audio_config", "image_size", "num_mel_bins"),
+}
+
+
+def layout_of(config: Any, name: str) -> Layout:
+    """The layout of a config's `model_type`.
+
+    Args:
+        config: Of a model of transformers; None if it has none.
+        name: What has it, for messages.
+
+    Raises:
+        UnsupportedModelError: None, with the reason if it is a kind of model that is never pruned
+            here; or layers that attend to another model.
+    """
+    model_type = getattr(config, "model_type", None)
+    if getattr(config, "add_cross_attention", False):
+        raise UnsupportedModelError(
+            f"config.add_cross_attention of {name}: expected false; got true, and what another "
+            "model is attended to for is not calibrated here"
+        )
+    if model_type in LAYOUTS:
+        return LAYOUTS[model_type]
+    kinds = [kind for kind, keys in _OTHER_KINDS.items() if any(hasattr(config, k) for k in keys)]
+    if getattr(config, "is_encoder_decoder", False):
+        kinds.append("an encoder and a decoder")
+    reason = f" ({kinds[0]}, which are not pruned here)" if kinds else ""
+    raise UnsupportedModelError(
+        f"model_type of {name}: expected one of "
+        f"{', '.join(sorted(kind for kind in LAYOUTS if not kind.startswith('stat_')))}, or the "
+        f"pruned form of one; got {model_type!r}{reason}"
+    )
+
+
 def adapter_for(model: nn.Module) -> Adapter:
     """The adapter of a model, chosen by `config.model_type`.
 
     Raises:
         UnsupportedModelError: No layout for this type; the message lists the supported ones.
     """
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
-    if model_type not in LAYOUTS:
-        raise UnsupportedModelError(
-            f"model_type of {type(model).__name__}: expected one of "
-            f"{', '.join(sorted(LAYOUTS))}; got {model_type!r}"
-        )
-    layout = LAYOUTS[model_type]
+    layout = layout_of(getattr(model, "config", None), type(model).__name__)
+    model_type: str = model.config.model_type  # type: ignore[union-attr,assignment]
     base = model.base_model
     backbone = next(name for name, module in model.named_modules() if module is base)
     stem = f"{backbone}." if backbone else ""
@@ -234,4 +269,5 @@ def adapter_for(model: nn.Module) -> Adapter:
         layer_names=names,
         # Of the OPT family, OPT-350m alone normalises after the sums.
         pre_norm=layout.pre_norm and getattr(model.config, "do_layer_norm_before", True),
+        norm_behind=layout.norm_behind,
     )

@@ -38,6 +38,9 @@ _AUTO_CLASSES = {
     "language_modeling": AutoModelForCausalLM,
 }
 
+# How the names of their classes end; that of GPT-2 is older than the others.
+LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
+
 # No pickled weights (*.bin) and, unless the user asked for it, no code.
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
 # Buffers that older versions of transformers saved; the models of today compute them.

@@ -42,6 +42,7 @@ class Layout:
             weights go with the heads.
         pre_norm: Whether a layer adds to the stream that it reads, with its norms inside the
             branches.
+        norm_behind: Whether a norm stands between a branch's last projection and the stream.
         positions_behind_padding: Whether the first token has the row of the positions that comes
             after the padding token's number.
     """
@@ -56,6 +57,7 @@ class Layout:
     head_dim: str = "head_dim"
     head_norms: tuple[str, ...] = ()
     pre_norm: bool = False
+    norm_behind: bool = False
     positions_behind_padding: bool = False
 
     @property
@@ -113,6 +115,7 @@ GATED = Layout(
     decoder=True,
     pre_norm=True,
 )
+GATED_NORM_BEHIND = replace(GATED, norm_behind=True)
 
 
 def _check_counts(name: str, counts: list[int], layers: int, maximum: int) -> None:
@@ -142,6 +145,8 @@ class SizesPerLayerConfig(hf.PreTrainedConfig):
 
     Attributes:
         layout: Where the architecture has its projections.
+        output_biases: Whether the unpruned attention output and FFN output have a bias: the field
+            of the config that says it, or what always holds.
         query_heads_per_layer: Attention (query) heads of each layer.
         ffn_size_per_layer: FFN neurons of each layer.
         attention_output_bias_per_layer: Whether the attention output projection has a bias.
@@ -149,6 +154,7 @@ class SizesPerLayerConfig(hf.PreTrainedConfig):
     """
 
     layout: ClassVar[Layout]
+    output_biases: ClassVar[tuple[str | bool, str | bool]] = (True, True)
 
     query_heads_per_layer: list[int] | None = None
     ffn_size_per_layer: list[int] | None = None
@@ -157,7 +163,9 @@ class SizesPerLayerConfig(hf.PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        attention_bias, ffn_bias = self._output_biases()
+        attention_bias, ffn_bias = (
+            getattr(self, bias) if isinstance(bias, str) else bias for bias in self.output_biases
+        )
         defaults = {
             "query_heads_per_layer": self.num_attention_heads,
             "ffn_size_per_layer": self.intermediate_size,
@@ -169,10 +177,6 @@ class SizesPerLayerConfig(hf.PreTrainedConfig):
                 setattr(self, name, [value] * self.num_hidden_layers)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = _auto_map(type(self))
-
-    def _output_biases(self) -> tuple[bool, bool]:
-        """Whether the unpruned attention output and FFN output have a bias."""
-        return True, True
 
     def validate_sizes_per_layer(self) -> None:
         """Check the per-layer lists (called on construction and on saving)."""
@@ -256,15 +260,14 @@ class GroupsPerLayerConfig(SizesPerLayerConfig):
             layer must be a multiple of them.
     """
 
+    output_biases: ClassVar[tuple[str | bool, str | bool]] = (False, False)
+
     kv_heads_per_layer: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.kv_heads_per_layer is None:
             self.kv_heads_per_layer = [self.num_key_value_heads] * self.num_hidden_layers
-
-    def _output_biases(self) -> tuple[bool, bool]:
-        return False, False
 
     def validate_groups(self) -> None:
         """Check the key/value heads (called on construction and on saving)."""
@@ -280,9 +283,7 @@ class StatLlamaConfig(GroupsPerLayerConfig, hf.LlamaConfig):
 
     model_type = "stat_llama"
     layout = GATED
-
-    def _output_biases(self) -> tuple[bool, bool]:
-        return self.attention_bias, self.mlp_bias
+    output_biases = ("attention_bias", "mlp_bias")
 
 
 @strict
@@ -302,10 +303,74 @@ class StatQwen2Config(GroupsPerLayerConfig, hf.Qwen2Config):
 
 
 @strict
+class StatQwen3Config(GroupsPerLayerConfig, hf.Qwen3Config):
+    """`Qwen3Config` with sizes per layer."""
+
+    model_type = "stat_qwen3"
+    layout = GATED
+    output_biases = ("attention_bias", False)
+
+
+@strict
+class StatSmolLM3Config(GroupsPerLayerConfig, hf.SmolLM3Config):
+    """`SmolLM3Config` with sizes per layer."""
+
+    model_type = "stat_smollm3"
+    layout = GATED
+    output_biases = ("attention_bias", "mlp_bias")
+
+
+@strict
+class StatOlmo2Config(GroupsPerLayerConfig, hf.Olmo2Config):
+    """`Olmo2Config` with sizes per layer.
+
+    Queries and keys are normalised over all heads of a layer together. Where heads are gone, the
+    mean square is that of the kept heads: it, and with it the attention of the kept heads, is that
+    of the unpruned model only as far as the kept heads' mean square is.
+    """
+
+    model_type = "stat_olmo2"
+    layout = replace(GATED_NORM_BEHIND, head_norms=("self_attn.q_norm", "self_attn.k_norm"))
+    output_biases = ("attention_bias", False)
+
+
+@strict
+class StatGemma2Config(GroupsPerLayerConfig, hf.Gemma2Config):
+    """`Gemma2Config` with sizes per layer."""
+
+    model_type = "stat_gemma2"
+    layout = GATED_NORM_BEHIND
+    output_biases = ("attention_bias", False)
+
+
+@strict
+class StatGemma3TextConfig(GroupsPerLayerConfig, hf.Gemma3TextConfig):
+    """`Gemma3TextConfig` with sizes per layer."""
+
+    model_type = "stat_gemma3_text"
+    layout = GATED_NORM_BEHIND
+    output_biases = ("attention_bias", False)
+
+
+@strict
+class StatPhi3Config(GroupsPerLayerConfig, hf.Phi3Config):
+    """`Phi3Config` with sizes per layer."""
+
+    model_type = "stat_phi3"
+    layout = replace(
+        GATED,
+        query="self_attn.qkv_proj",
+        key_value=("self_attn.qkv_proj", "self_attn.qkv_proj"),
+        ffn_inputs=("mlp.gate_up_proj", "mlp.gate_up_proj"),
+    )
+
+
+@strict
 class StatOPTConfig(SizesPerLayerConfig, hf.OPTConfig):
     """`OPTConfig` with sizes per layer."""
 
     model_type = "stat_opt"
+    output_biases = ("enable_bias", "enable_bias")
     layout = Layout(
         layers="decoder.layers",
         query="self_attn.q_proj",
@@ -321,9 +386,6 @@ class StatOPTConfig(SizesPerLayerConfig, hf.OPTConfig):
         "intermediate_size": "ffn_dim",
     }
 
-    def _output_biases(self) -> tuple[bool, bool]:
-        return self.enable_bias, self.enable_bias
-
 
 CONFIGS: tuple[Any, ...] = (
     StatBertConfig,
@@ -335,6 +397,12 @@ CONFIGS: tuple[Any, ...] = (
     StatLlamaConfig,
     StatMistralConfig,
     StatQwen2Config,
+    StatQwen3Config,
+    StatSmolLM3Config,
+    StatOlmo2Config,
+    StatGemma2Config,
+    StatGemma3TextConfig,
+    StatPhi3Config,
     StatOPTConfig,
 )
 
@@ -422,6 +490,18 @@ def _without_heads(stock: Any, output: str | None) -> Any:
     return type(name, (_WithoutHeads, stock), {"stock": stock, "output": output})
 
 
+class _LayerConfig:
+    """The model's config with the query heads of one layer, where Phi-3 splits its projection."""
+
+    def __init__(self, model_config: Any, num_attention_heads: int) -> None:
+        self.model_config, self.num_attention_heads = model_config, num_attention_heads
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "model_config":  # not there yet: a copy is being made
+            raise AttributeError(name)
+        return getattr(self.model_config, name)
+
+
 def count_heads(layer: nn.Module, layout: Layout) -> None:
     """Make the attention of a layer work with as many heads as its projections have."""
     attention: Any = layer.get_submodule(layout.attention)
@@ -444,6 +524,10 @@ def count_heads(layer: nn.Module, layout: Layout) -> None:
     for name, count in counts.items():
         if hasattr(attention, name):
             setattr(attention, name, count)
+    if layout.query in layout.key_value:
+        config = getattr(attention.config, "model_config", attention.config)
+        whole = queries == config.num_attention_heads
+        attention.config = config if whole else _LayerConfig(config, queries)
 
 
 def _size(module: Any) -> tuple[int, ...]:
@@ -491,22 +575,21 @@ class _SizesPerLayer(nn.Module):
         _resize_layers(self)
 
 
-# The Auto class of every head: `Bert` + "ForMaskedLM" is what `AutoModelForMaskedLM` gives.
-_HEADS: dict[str, Any] = {
-    "Model": hf.AutoModel,
-    "ForCausalLM": hf.AutoModelForCausalLM,
-    "ForMaskedLM": hf.AutoModelForMaskedLM,
-    "ForMultipleChoice": hf.AutoModelForMultipleChoice,
-    "ForQuestionAnswering": hf.AutoModelForQuestionAnswering,
-    "ForSequenceClassification": hf.AutoModelForSequenceClassification,
-    "ForTokenClassification": hf.AutoModelForTokenClassification,
-}
+_HEADS: tuple[Any, ...] = (
+    hf.AutoModel,
+    hf.AutoModelForCausalLM,
+    hf.AutoModelForMaskedLM,
+    hf.AutoModelForMultipleChoice,
+    hf.AutoModelForQuestionAnswering,
+    hf.AutoModelForSequenceClassification,
+    hf.AutoModelForTokenClassification,
+)
 
 
 def _stock_classes(config: Any) -> dict[Any, Any]:
     """The classes that transformers has of an architecture, by their Auto classes."""
-    architecture = config.__name__.removeprefix("Stat").removesuffix("Config")
-    classes = {auto: getattr(hf, f"{architecture}{head}", None) for head, auto in _HEADS.items()}
+    stock_config = config.__bases__[1]
+    classes = {auto: auto._model_mapping.get(stock_config, None) for auto in _HEADS}
     if not config.layout.decoder:  # some encoders have a decoder's head as well
         classes.pop(hf.AutoModelForCausalLM)
     return {auto: stock for auto, stock in classes.items() if stock is not None}

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from stat_repro.models.adapter import Adapter
+from stat_repro.models.adapter import Adapter, layout_of
 from stat_repro.models.loading import load_config, warn_unused
 from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.models.tensor_files import ShardedCheckpoint, TensorEntry, TensorFileError
+from stat_repro.surgery.pruned_form import heads_like
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,10 @@ def open_checkpoint(
     config = load_config(folder)
     names = getattr(config, "architectures", None) or ["none"]
     if names[0] not in classes:
+        layout_of(config, str(folder))
         raise UnsupportedModelError(
-            f"{folder}: architecture {names[0]}; supported: {', '.join(sorted(classes))}"
+            f"{folder}: architecture {names[0]}; supported: "
+            f"{', '.join(heads_like(config.model_type))}"
         )
     # Loading a pruned model with trust_remote_code makes transformers prefer that folder's copy of
     # the configuration classes.

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stat_repro.models import modeling_stat
-from stat_repro.models.adapter import Adapter, Site
+from stat_repro.models.adapter import Adapter, Site, layout_of
 from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.plan import PruningPlan
 
@@ -27,10 +27,20 @@ def pruned_class(model: PreTrainedModel) -> type[PreTrainedModel]:
         # By name: a model loaded with trust_remote_code has a copy of the class.
         if type(model) is stock or type(model).__name__ == pruned.__name__:
             return pruned
+    layout_of(model.config, type(model).__name__)
     raise UnsupportedModelError(
         f"no pruned form of {type(model).__name__}; supported: "
-        f"{', '.join(sorted(stock.__name__ for stock in _PRUNED_CLASSES))}, and the pruned forms "
-        "of these"
+        f"{', '.join(heads_like(model.config.model_type))}"
+    )
+
+
+def heads_like(model_type: str) -> list[str]:
+    """Names of the classes of an architecture that can be pruned, stock and pruned."""
+    of_type = (f"stat_{model_type}", model_type)
+    return sorted(
+        name
+        for name, model in supported_classes().items()
+        if model.config_class.model_type in of_type
     )
 
 

@@ -131,10 +131,16 @@ def _settings(module: nn.Module | None) -> dict[str, Any]:
 def _same_frequencies(module: Any) -> bool:
     """Whether rotary frequencies are those of the config; True for other modules."""
     buffers = dict(module.named_buffers(recurse=False))
-    now = buffers.get("original_inv_freq", buffers.get("inv_freq"))
-    if now is None or not hasattr(module, "config"):
+    # Where there are two, the other one follows the length of what was read last.
+    kept = [name for name in buffers if name.endswith("original_inv_freq")]
+    kept = kept or [name for name in buffers if name.endswith("inv_freq")]
+    if not kept or not hasattr(module, "config"):
         return True
-    fresh = type(module)(module.config).inv_freq
-    return now.shape == fresh.shape and torch.allclose(
-        now.cpu().float(), fresh.cpu().float(), rtol=_FREQUENCY_RTOL, atol=0
+    fresh = dict(type(module)(module.config).named_buffers(recurse=False))
+    return all(
+        buffers[name].shape == fresh[name].shape
+        and torch.allclose(
+            buffers[name].cpu().float(), fresh[name].cpu().float(), rtol=_FREQUENCY_RTOL, atol=0
+        )
+        for name in kept
     )

@@ -1,0 +1,57 @@
+"""Models that are never pruned are refused, by name and with the reason."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import transformers as hf
+from pico_models import pico_batches, pico_model
+from torch import nn
+
+import stat_repro
+from stat_repro.models.adapter import UnsupportedModelError, adapter_for
+from stat_repro.surgery.pruned_form import pruned_class
+
+
+def with_config(config: hf.PreTrainedConfig) -> nn.Module:
+    """The refusal needs no more of a model than its config."""
+    model = nn.Module()
+    model.config = config
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("t5", r"got 't5' \(an encoder and a decoder, which"),
+        ("bart", "an encoder and a decoder"),
+        ("mixtral", r"got 'mixtral' \(a mixture of experts, which are not pruned here"),
+        ("qwen3_moe", "a mixture of experts"),
+        ("deepseek_v3", "a mixture of experts"),
+        ("vit", "a model of images or sound"),
+        ("gemma3", r"got 'gemma3' \(a model of images or sound"),
+        ("whisper", "a model of images or sound"),
+        ("falcon", "got 'falcon'$"),
+    ],
+)
+def test_other_kinds_of_models(model_type: str, reason: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=reason) as caught:
+        adapter_for(with_config(hf.AutoConfig.for_model(model_type)))
+    assert "stat_" not in str(caught.value)
+    assert re.search("expected one of bert, .*gemma3_text, ", str(caught.value))
+
+
+@pytest.mark.parametrize("name", ["bert"])
+def test_layers_that_attend_to_another_model(name: str) -> None:
+    model = pico_model(name, "Model", is_decoder=True, add_cross_attention=True)
+    with pytest.raises(UnsupportedModelError, match=r"config\.add_cross_attention of .*expected f"):
+        stat_repro.compress(model, pico_batches(model))
+
+
+def test_task_heads_that_have_no_pruned_form() -> None:
+    config = hf.BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, vocab_size=9)
+    with pytest.raises(UnsupportedModelError, match="no pruned form of BertForPreT") as caught:
+        pruned_class(hf.BertForPreTraining(config))
+    assert "BertForMaskedLM" in str(caught.value)
+    assert "Llama" not in str(caught.value)
