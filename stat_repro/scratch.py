@@ -1,23 +1,60 @@
-"""Files and folders under a temporary name, which the next process removes if theirs was killed.
+"""Locks, and files and folders under a temporary name: both fall with their process.
 
-Who works on one holds a lock on it (`flock`), which falls with the process. Where a file system has
-no such locks, leftovers stay: nothing is ever removed that might be in use.
+Who works on a temporary one holds a lock on it (`flock`), so the next process can tell what a
+killed one left, and removes it. Where a file system has no such locks, leftovers stay: nothing is
+ever removed that might be in use.
 """
 
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("stat_repro")
+
+
+@contextmanager
+def locked(
+    path: Path, waiting: str | None = "", tell: Callable[[str], None] = log.info
+) -> Iterator[None]:
+    """Hold the lock of this name, a file that is there only as long as somebody holds it.
+
+    Args:
+        path: The file.
+        waiting: What to say if another process holds it, empty for nothing; None does not wait.
+        tell: Says it.
+
+    Raises:
+        TimeoutError: Another process holds it, and `waiting` is None.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if waiting is None:
+            raise
+        if waiting:
+            tell(waiting)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # those who wait for it notice, and start over with a new file
+        lock.release()
 
 
 @contextmanager
@@ -34,11 +71,7 @@ def scratch(parent: Path, stem: str, *, folder: bool) -> Iterator[Path]:
     Raises:
         OSError: It cannot be made.
     """
-    for leftover in parent.glob(f"{glob.escape(stem)}.{'[0-9a-f]' * 8}.tmp"):
-        with suppress(OSError):  # in use, or another user's
-            handle = _lock(leftover, wait=False)
-            _remove(leftover)
-            os.close(handle)
+    remove_leftovers(parent, stem)
     path, held = _new(parent, stem, folder)
     try:
         yield path
@@ -46,6 +79,15 @@ def scratch(parent: Path, stem: str, *, folder: bool) -> Iterator[Path]:
         _remove(path)
         if held is not None:
             os.close(held)
+
+
+def remove_leftovers(parent: Path, stem: str) -> None:
+    """Remove what killed processes left of a stem; what belongs to a living one stays."""
+    for leftover in parent.glob(f"{glob.escape(stem)}.{'[0-9a-f]' * 8}.tmp"):
+        with suppress(OSError):  # in use, or another user's
+            handle = _lock(leftover, wait=False)
+            _remove(leftover)
+            os.close(handle)
 
 
 def _new(parent: Path, stem: str, folder: bool) -> tuple[Path, int | None]:
@@ -62,7 +104,7 @@ def _new(parent: Path, stem: str, folder: bool) -> tuple[Path, int | None]:
             continue
         except OSError:
             return path, None
-        if path.exists():
+        if os.path.lexists(path):
             return path, held
         os.close(held)  # another process took it for a leftover before it had its lock
 

@@ -182,8 +182,8 @@ def test_interruption_leaves_nothing_and_the_next_call_succeeds(root):
 
 
 def test_remains_of_a_killed_process_are_removed(root):
-    dead = root / "partial" / "thing.abc.tmp"
-    other = root / "partial" / "otherthing.abc.tmp"
+    dead = root / "partial" / "thing.0123abcd.tmp"
+    other = root / "partial" / "otherthing.0123abcd.tmp"
     for folder in (dead, other):
         folder.mkdir(parents=True)
     build_once("thing", lambda out: out.mkdir())

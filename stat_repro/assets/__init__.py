@@ -2,5 +2,5 @@
 
 Each is fetched once, checked by its hash and converted; `python -m stat_repro.assets` fetches all.
 
-May use: entry, paths, progress.
+May use: entry, paths, progress, scratch.
 """

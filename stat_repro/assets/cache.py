@@ -11,19 +11,16 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from stat_repro.assets.convert import ConversionError
 from stat_repro.paths import CACHE_VARIABLE, cache_dir
+from stat_repro.scratch import locked, scratch
 
 # Part of the folder names: raise it when a conversion changes what it writes.
 CONVERSION = 1
@@ -138,22 +135,9 @@ def exclusive(key: str) -> Iterator[Path]:
     """
     root = cache_dir() / "partial"
     root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / f"{key}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"{key}: waiting for another process that is making it")
-        lock.acquire()
-    try:
-        for leftover in root.glob(f"{key}.*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".tmp", dir=root))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        lock.release()
+    waiting = f"{key}: waiting for another process that is making it"
+    with locked(root / f"{key}.lock", waiting, say), scratch(root, key, folder=True) as folder:
+        yield folder
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Records of runs: their schema, where they are stored, where they came from. No torch.
 
-May use: config, paths, plan.
+May use: config, paths, plan, scratch.
 """
 
 from stat_repro.results.example_files import (

@@ -25,7 +25,8 @@ from stat_repro.results.consistency import check_consistency
 from stat_repro.results.example_files import check_examples, examples_path, read_examples
 from stat_repro.results.record import RunRecord
 from stat_repro.results.strict_json import RecordError
-from stat_repro.results.writing import locked, remove_leftovers, write_first_free
+from stat_repro.results.writing import remove_leftovers, write_first_free
+from stat_repro.scratch import locked
 
 log = logging.getLogger("stat_repro")
 

@@ -1,55 +1,22 @@
 """Files that are there whole or not at all, also where processes are killed or write at once.
 
-Who writes to a folder holds its lock, a file that falls with its process. So whatever lies there
-under a temporary name while the lock is held was left by a process that was killed.
+Who writes to a folder holds its lock, a file that falls with its process.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from stat_repro import scratch
 from stat_repro.results.example_files import examples_path
+from stat_repro.scratch import locked
 
-log = logging.getLogger("stat_repro")
-
-_LOCK = ".store.lock"
+_LOCK, _TEMPORARY = ".store.lock", ".store"
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-
-
-@contextmanager
-def locked(path: Path, waiting: str | None = "") -> Iterator[None]:
-    """Hold the lock of this name, a file that is there only as long as somebody holds it.
-
-    Args:
-        path: The file.
-        waiting: What to log if another process holds it, empty for nothing; None does not wait.
-
-    Raises:
-        TimeoutError: Another process holds it, and `waiting` is None.
-    """
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if waiting is None:
-            raise
-        if waiting:
-            log.info(waiting)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            path.unlink()  # those who wait for it notice, and start over with a new file
-        lock.release()
 
 
 def write_first_free(
@@ -71,7 +38,6 @@ def write_first_free(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / _LOCK):
-        _remove_temporary(folder)
         for path in names:
             if not os.path.lexists(path) and _write_pair(folder, path, data, examples):
                 return path
@@ -83,14 +49,7 @@ def remove_leftovers(folder: Path) -> None:
     for lock in folder.glob(".*.lock"):
         with suppress(OSError), locked(lock, None):
             pass  # it goes when it is let go of
-    if any(folder.glob(".*.tmp")):
-        with suppress(OSError), locked(folder / _LOCK, None):
-            _remove_temporary(folder)
-
-
-def _remove_temporary(folder: Path) -> None:
-    for file in folder.glob(".*.tmp"):
-        file.unlink(missing_ok=True)
+    scratch.remove_leftovers(folder, _TEMPORARY)
 
 
 def _write_pair(folder: Path, path: Path, data: bytes, examples: bytes | None) -> bool:
@@ -118,15 +77,12 @@ def _write_pair(folder: Path, path: Path, data: bytes, examples: bytes | None) -
 @contextmanager
 def _written(folder: Path, data: bytes) -> Iterator[Path]:
     """A file with this content under a name that nobody reads, for the time of the block."""
-    temporary = folder / f".{uuid.uuid4().hex}.tmp"
-    try:
-        with temporary.open("xb") as file:
+    with scratch.scratch(folder, _TEMPORARY, folder=False) as temporary:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _publish(temporary: Path, path: Path) -> bool:
