@@ -71,7 +71,7 @@ def scratch(parent: Path, stem: str, *, folder: bool) -> Iterator[Path]:
     Raises:
         OSError: It cannot be made.
     """
-    remove_leftovers(parent, stem)
+    _remove_leftovers(parent, glob.escape(stem))
     path, held = _new(parent, stem, folder)
     try:
         yield path
@@ -81,13 +81,33 @@ def scratch(parent: Path, stem: str, *, folder: bool) -> Iterator[Path]:
             os.close(held)
 
 
-def remove_leftovers(parent: Path, stem: str) -> None:
-    """Remove what killed processes left of a stem; what belongs to a living one stays."""
-    for leftover in parent.glob(f"{glob.escape(stem)}.{'[0-9a-f]' * 8}.tmp"):
+def tidy(folder: Path) -> None:
+    """Remove what killed processes left under hidden names: locks, temporary files and folders."""
+    for lock in folder.glob(".*.lock"):
+        with suppress(OSError), locked(lock, None):
+            pass  # it goes when it is let go of
+    _remove_leftovers(folder, ".*")
+
+
+def _remove_leftovers(folder: Path, stems: str) -> None:
+    """Remove what killed processes left; what belongs to a living one stays."""
+    for leftover in folder.glob(f"{stems}.{'[0-9a-f]' * 8}.tmp"):
         with suppress(OSError):  # in use, or another user's
             handle = _lock(leftover, wait=False)
             _remove(leftover)
             os.close(handle)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in one step; a failure leaves what was there before.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(path.parent, f".{path.name}", folder=False) as temporary:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
 
 
 def _new(parent: Path, stem: str, folder: bool) -> tuple[Path, int | None]:

@@ -59,8 +59,8 @@ def served_by(monkeypatch: pytest.MonkeyPatch, content: bytes) -> list[str]:
 
 
 def leftovers(root: Path) -> list[Path]:
-    """Everything in the cache but the empty lock files and their folder."""
-    return [p for p in root.rglob("*") if p.suffix != ".lock" and p.name != "partial"]
+    """Everything in the cache but the folder of unfinished things."""
+    return [p for p in root.rglob("*") if p.name != "partial"]
 
 
 @pytest.fixture
@@ -182,13 +182,12 @@ def test_interruption_leaves_nothing_and_the_next_call_succeeds(root):
 
 
 def test_remains_of_a_killed_process_are_removed(root):
-    dead = root / "partial" / "thing.0123abcd.tmp"
-    other = root / "partial" / "otherthing.0123abcd.tmp"
-    for folder in (dead, other):
-        folder.mkdir(parents=True)
-    build_once("thing", lambda out: out.mkdir())
-    assert not dead.exists()
-    assert other.exists()
+    dead = root / "partial" / ".thing.0123abcd.tmp"
+    dead.mkdir(parents=True)
+    with cache.exclusive("otherthing") as other:
+        build_once("thing", lambda out: out.mkdir())
+        assert not dead.exists()
+        assert other.exists()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def build(folder):
 
 
 def new_process():
-    """Entries are checked once per process."""
+    """Entries are read once per process, unless they change."""
     cache._checked.clear()
 
 
@@ -122,6 +122,16 @@ def test_an_entry_is_read_once_per_process(entry, monkeypatch):
     assert len(reads) == 1
 
 
+@pytest.mark.parametrize("damage", [zeroed, one_bit, text, cut_short, gone, added, torn_manifest])
+def test_an_entry_that_is_damaged_while_the_process_lives_is_made_again(entry, damage, capsys):
+    for path in entry.rglob("*"):
+        os.utime(path, (1, 1))  # clocks of file systems are coarse
+    build_once("thing", pytest.fail)
+    what = damage(entry)
+    build_once("thing", build)
+    assert what in capsys.readouterr().err
+
+
 def test_an_entry_that_goes_while_the_process_lives_is_made_again(entry):
     build_once("thing", pytest.fail)
     entry.rename(entry.with_name("elsewhere"))
@@ -145,7 +155,7 @@ def read_only(monkeypatch):
     def refuse(*arguments, **options):
         raise OSError(30, os.strerror(30))
 
-    monkeypatch.setattr(cache.Path, "write_text", refuse)
+    monkeypatch.setattr(cache.Path, "touch", refuse)
     monkeypatch.setattr(cache.Path, "mkdir", refuse)
 
 

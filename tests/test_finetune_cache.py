@@ -48,7 +48,7 @@ def test_a_damaged_checkpoint_is_told_and_trained_again(base, data, monkeypatch,
     weights = train_task(base, data) / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    monkeypatch.setattr(cache, "_checked", set())  # as in the next process
+    monkeypatch.setattr(cache, "_checked", {})  # as in the next process
     train_task(base, data)
     assert "changed since it was made: model.safetensors" in capsys.readouterr().err
     assert len(calls) == 2

@@ -9,8 +9,7 @@ import pytest
 
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.methods import stat_layers
-from stat_repro.reporting.files import replace_file
-from stat_repro.scratch import scratch
+from stat_repro.scratch import replace_file, scratch
 from stat_repro.surgery.checkpoint import complete_folder
 
 

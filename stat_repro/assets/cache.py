@@ -2,7 +2,8 @@
 
 Work happens in a folder under `<cache>/partial` that is renamed at the end. One process at a time
 works on the same thing; whatever goes wrong becomes one `AssetError`. A finished folder holds the
-hashes of its files, which every process compares before it uses the folder for the first time.
+hashes of its files, which every process compares before it uses the folder for the first time, and
+again where a file has another size or time than then.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from typing import Any
 
 from stat_repro.assets.convert import ConversionError
 from stat_repro.paths import CACHE_VARIABLE, cache_dir
-from stat_repro.scratch import locked, scratch
+from stat_repro.scratch import locked, replace_file, scratch, tidy
 
 # Part of the folder names: raise it when a conversion changes what it writes.
 CONVERSION = 1
 # Sizes and hashes of the other files of a finished folder.
 MANIFEST = "manifest.json"
 
-# Folders that this process has compared with their manifest.
-_checked: set[Path] = set()
+# Folders that this process has compared with their manifest, as they were then (`_state`).
+_checked: dict[Path, list[Any]] = {}
 
 
 class AssetError(RuntimeError):
@@ -51,6 +52,7 @@ def build_once(key: str, build: Callable[[Path], None], target: Path | None = No
     """
     if target is None:
         target = cache_dir() / "assets" / f"{key}-v{CONVERSION}"
+    tidy(cache_dir() / "partial")
     if (trouble := _trouble(target)) is None:
         return target
     say(f"{key}: {trouble}; preparing it")
@@ -64,7 +66,7 @@ def build_once(key: str, build: Callable[[Path], None], target: Path | None = No
         _write_manifest(partial / "folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         _publish(partial / "folder", target)
-        _checked.add(target)
+        _checked[target] = _state(target)
         say(f"{key}: ready after {time.monotonic() - start:.0f} s in {target}")
     return target
 
@@ -73,7 +75,7 @@ def _trouble(folder: Path) -> str | None:
     """Why a folder of the cache has to be made; None if it holds what it was finished with."""
     if not folder.is_dir():
         return "not in the cache yet"
-    if folder in _checked:
+    if _checked.get(folder) == (state := _state(folder)):
         return None
     if (folder / MANIFEST).exists():
         if damage := _damage(folder):
@@ -84,15 +86,28 @@ def _trouble(folder: Path) -> str | None:
             _write_manifest(folder)
         except OSError as error:
             say(f"{folder / MANIFEST}: expected to write it; got: {error.strerror}")
-    _checked.add(folder)
+    _checked[folder] = state
     return None
 
 
+def _files(folder: Path) -> list[Path]:
+    """Every file of a folder; hidden ones do not count."""
+    return [path for path in sorted(folder.rglob("[!.]*")) if path.is_file()]
+
+
+def _state(folder: Path) -> list[Any]:
+    """What the file system tells of every file, which takes no reading."""
+    return [
+        (path, (told := path.stat()).st_ino, told.st_size, told.st_mtime_ns)
+        for path in _files(folder)
+    ]
+
+
 def _contents(folder: Path) -> dict[str, list[Any]]:
-    """Size and sha256 of every file by its path in the folder; hidden ones do not count."""
+    """Size and sha256 of every file but the manifest, by its path in the folder."""
     contents = {}
-    for path in sorted(folder.rglob("[!.]*")):
-        if path.is_file() and path != folder / MANIFEST:
+    for path in _files(folder):
+        if path != folder / MANIFEST:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             contents[path.relative_to(folder).as_posix()] = [path.stat().st_size, digest]
@@ -100,10 +115,7 @@ def _contents(folder: Path) -> dict[str, list[Any]]:
 
 
 def _write_manifest(folder: Path) -> None:
-    """Write the manifest; a process that is killed meanwhile leaves none."""
-    partial = folder / f".{MANIFEST}.{os.getpid()}"
-    partial.write_text(json.dumps(_contents(folder), indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
+    replace_file(folder / MANIFEST, (json.dumps(_contents(folder), indent=1) + "\n").encode())
 
 
 def _damage(folder: Path) -> str | None:
@@ -136,7 +148,10 @@ def exclusive(key: str) -> Iterator[Path]:
     root = cache_dir() / "partial"
     root.mkdir(parents=True, exist_ok=True)
     waiting = f"{key}: waiting for another process that is making it"
-    with locked(root / f"{key}.lock", waiting, say), scratch(root, key, folder=True) as folder:
+    with (
+        locked(root / f".{key}.lock", waiting, say),
+        scratch(root, f".{key}", folder=True) as folder,
+    ):
         yield folder
 
 

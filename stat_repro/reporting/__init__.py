@@ -19,7 +19,6 @@ from stat_repro.reporting.costs import (
     measured_runs,
 )
 from stat_repro.reporting.figures import draw, figure_data
-from stat_repro.reporting.files import replace_file
 from stat_repro.reporting.growth import draw_growth, growth_data
 from stat_repro.reporting.points import (
     aggregate,
@@ -39,3 +38,4 @@ from stat_repro.reporting.tables import (
     to_text,
 )
 from stat_repro.reporting.variants import ReportError
+from stat_repro.scratch import replace_file

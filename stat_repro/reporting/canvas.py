@@ -11,7 +11,7 @@ from typing import Any
 
 from stat_repro.paths import cache_dir
 from stat_repro.reporting.figure_data import StyledLine
-from stat_repro.reporting.files import replace_file
+from stat_repro.scratch import replace_file
 
 _DPI = 160
 _RC: dict[str, Any] = {

@@ -25,8 +25,8 @@ from stat_repro.results.consistency import check_consistency
 from stat_repro.results.example_files import check_examples, examples_path, read_examples
 from stat_repro.results.record import RunRecord
 from stat_repro.results.strict_json import RecordError
-from stat_repro.results.writing import remove_leftovers, write_first_free
-from stat_repro.scratch import locked
+from stat_repro.results.writing import write_first_free
+from stat_repro.scratch import locked, tidy
 
 log = logging.getLogger("stat_repro")
 
@@ -97,7 +97,7 @@ def claimed(
         OSError: The study's folder cannot be written.
     """
     folder = root / study
-    remove_leftovers(folder)
+    tidy(folder)
     stored = None
     with suppress(RecordError):
         stored = find_record(root, study, run_id)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from stat_repro import scratch
 from stat_repro.results.example_files import examples_path
-from stat_repro.scratch import locked
+from stat_repro.scratch import locked, scratch
 
 _LOCK, _TEMPORARY = ".store.lock", ".store"
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -44,14 +43,6 @@ def write_first_free(
     raise ValueError("names: expected one that is free; got none")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left; what belongs to a living one stays."""
-    for lock in folder.glob(".*.lock"):
-        with suppress(OSError), locked(lock, None):
-            pass  # it goes when it is let go of
-    scratch.remove_leftovers(folder, _TEMPORARY)
-
-
 def _write_pair(folder: Path, path: Path, data: bytes, examples: bytes | None) -> bool:
     """A file with its values per example: both or none; False if the name is taken after all.
 
@@ -77,7 +68,7 @@ def _write_pair(folder: Path, path: Path, data: bytes, examples: bytes | None) -
 @contextmanager
 def _written(folder: Path, data: bytes) -> Iterator[Path]:
     """A file with this content under a name that nobody reads, for the time of the block."""
-    with scratch.scratch(folder, _TEMPORARY, folder=False) as temporary:
+    with scratch(folder, _TEMPORARY, folder=False) as temporary:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
