@@ -27,7 +27,15 @@ class Kill:
     test: str = "test_kills_of_models.py"
 
 
+_STORE = "test_kills_of_the_store.py"
 KILLS = (
+    Kill("record", "stores a run", 18, test=_STORE),
+    Kill("record and values", "stores a run and its values per example", 24, test=_STORE),
+    Kill("record and values, no hard links", "stores both", 24, test=_STORE),
+    Kill("record for a damaged one", "sets a damaged record aside and stores", 24, test=_STORE),
+    Kill("record for a damaged one, no hard links", "the same", 24, test=_STORE),
+    Kill("record beside values of another", "replaces values without a record", 22, test=_STORE),
+    Kill("sweep", "stores two runs and their models", 48, test="test_points.py"),
     Kill("asset", "fetches, unpacks and converts", 62),
     Kill("asset, damaged", "makes an entry of the cache again", 24),
     Kill("asset, of an earlier version", "writes the list of an entry's files", 6),
