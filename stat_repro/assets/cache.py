@@ -98,7 +98,7 @@ def _files(folder: Path) -> list[Path]:
 def _state(folder: Path) -> list[Any]:
     """What the file system tells of every file, which takes no reading."""
     return [
-        (path, (told := path.stat()).st_ino, told.st_size, told.st_mtime_ns)
+        (path, (status := path.stat()).st_ino, status.st_size, status.st_mtime_ns)
         for path in _files(folder)
     ]
 
