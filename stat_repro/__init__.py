@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stat_repro.api import Compression, calibrate, compress
     from stat_repro.calibration.sketch import Sketch
+    from stat_repro.models.peft_targets import register_peft_targets
     from stat_repro.plan import LayerPlan, PruningPlan
     from stat_repro.report import CompressionReport
     from stat_repro.sharded.compress import CheckpointCompression, compress_checkpoint
@@ -31,6 +32,7 @@ if os.environ.get("STAT_REPRO_LIGHT") != "1" and Path(sys.argv[0]).stem != "stat
 _LAZY = {
     "stat_repro.api": ("Compression", "calibrate", "compress"),
     "stat_repro.calibration.sketch": ("Sketch",),
+    "stat_repro.models.peft_targets": ("register_peft_targets",),
     "stat_repro.plan": ("LayerPlan", "PruningPlan"),
     "stat_repro.report": ("CompressionReport",),
     "stat_repro.sharded.compress": ("CheckpointCompression", "compress_checkpoint"),
@@ -49,6 +51,7 @@ __all__ = [
     "compress",
     "compress_checkpoint",
     "load_plan",
+    "register_peft_targets",
     "save_pruned",
 ]
 

@@ -11,6 +11,7 @@ them); the `*_per_layer` lists say what each layer really has.
 
 import copy
 import functools
+import re
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -139,6 +140,24 @@ def _check_groups(query_heads: list[int], kv_heads: list[int]) -> None:
             )
 
 
+def _head_size(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+class _LayerConfigs(list):
+    """Configs of the layers by number; by a kind of layer that of the whole model.
+
+    Attributes:
+        whole: That of the whole model. What transformers asks for by kind is the same in all layers
+            of a kind (rotary positions, windows).
+    """
+
+    whole: Any
+
+    def __getitem__(self, layer: Any) -> Any:
+        return self.whole if isinstance(layer, str) else super().__getitem__(layer)
+
+
 @strict
 class SizesPerLayerConfig(hf.PreTrainedConfig):
     """What the configs of all pruned models have in common. None: as in the unpruned model.
@@ -177,6 +196,44 @@ class SizesPerLayerConfig(hf.PreTrainedConfig):
                 setattr(self, name, [value] * self.num_hidden_layers)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = _auto_map(type(self))
+
+    @property
+    def per_layer_config(self) -> "_LayerConfigs":
+        """Configs with the counts of each layer, which caches and exporters of transformers ask.
+
+        A layer without heads has a slot with one number per token in the cache (`_WithoutHeads`).
+        """
+        layers = _LayerConfigs()
+        layers.whole = self
+        for sizes in self._sizes_of_layers():
+            layer = copy.copy(self)
+            layer.head_dim = _head_size(self)
+            if not sizes["num_attention_heads"]:
+                layer.head_dim = 1
+                sizes |= {name: 1 for name in sizes if name.endswith("_heads")}
+            for name, value in sizes.items():
+                setattr(layer, name, value)
+            layers.append(layer)
+        return layers
+
+    @per_layer_config.setter
+    def per_layer_config(self, _: Any) -> None:
+        """Config files have it for other readers; here the lists say it."""
+
+    def _sizes_of_layers(self) -> list[dict[str, int]]:
+        """What transformers' `per_layer_config` says of every layer."""
+        names = {
+            "num_attention_heads": "query_heads_per_layer",
+            "num_key_value_heads": "kv_heads_per_layer",
+            "intermediate_size": "ffn_size_per_layer",
+        }
+        lists = {name: getattr(self, ours) for name, ours in names.items() if hasattr(self, ours)}
+        return [{k: v[i] for k, v in lists.items()} for i in range(self.num_hidden_layers)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As of any config, with `per_layer_config` beside the lists."""
+        sizes = {str(layer): sizes for layer, sizes in enumerate(self._sizes_of_layers())}
+        return {**super().to_dict(), "per_layer_config": sizes}
 
     def validate_sizes_per_layer(self) -> None:
         """Check the per-layer lists (called on construction and on saving)."""
@@ -414,6 +471,36 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
+class EmptyLinear(nn.Module):
+    """What is left of a projection without rows or columns: the bias, if it reads nothing.
+
+    No Linear, and without a weight: quantisers, adapters and sharding find nothing to work on.
+
+    Attributes:
+        shape: (out, in), or (width,) where it was a norm.
+        bias: Shape (out,), or None.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, shape: tuple[int, ...], bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.shape = shape
+        self.register_parameter("bias", bias)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight, which has no elements."""
+        weight = torch.empty(self.shape)
+        return weight if self.bias is None else weight.to(self.bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(..., any) to (..., out)."""
+        # Nothing is read, but in the graph it is: gradients before this are zeros and not missing.
+        output = nn.functional.pad(hidden_states[..., :0], (0, self.shape[0]))
+        return output if self.bias is None else output + self.bias
+
+
 def as_matrix(module: nn.Module, weight: torch.Tensor) -> torch.Tensor:
     """A projection's weight as (out, in), or back: Conv1D (GPT-2) keeps (in, out).
 
@@ -427,10 +514,13 @@ def empty_like(old: Any, shape: tuple[int, ...], bias: bool) -> Any:
 
     Args:
         old: A Linear, a Conv1D or a norm.
-        shape: (out, in), or (width,) of a norm; zero sizes included, where `nn.Linear(0, n)` would
-            warn that there is nothing to initialise.
+        shape: (out, in), or (width,) of a norm; with a zero the result is an EmptyLinear.
         bias: Whether it has a bias.
     """
+    device, dtype = old.weight.device, old.weight.dtype
+    if 0 in shape:
+        left = torch.zeros(shape[0], device=device, dtype=dtype) if bias and shape[0] else None
+        return EmptyLinear(shape, None if left is None else nn.Parameter(left))
     if isinstance(old, nn.Linear):
         new: Any = nn.Linear(1, 1, bias=False, device="meta")
         new.out_features, new.in_features = shape
@@ -439,12 +529,26 @@ def empty_like(old: Any, shape: tuple[int, ...], bias: bool) -> Any:
         new._parameters = dict.fromkeys(old._parameters)
         if isinstance(old, Conv1D):
             new.nf, new.nx = shape
-    device, dtype = old.weight.device, old.weight.dtype
     weight = torch.empty(shape, device=device, dtype=dtype)
     new.weight = nn.Parameter(as_matrix(old, weight).contiguous())
     if bias:
         new.bias = nn.Parameter(torch.empty(shape[0], device=device, dtype=dtype))
     return new
+
+
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a projection or norm into its place.
+
+    One without parameters is an attribute and no submodule: nothing that walks through the modules
+    of a model, by class or by name, meets it.
+    """
+    parent, _, key = name.rpartition(".")
+    owner = model.get_submodule(parent)
+    owner.__dict__.pop(key, None)
+    hidden = next(module.parameters(), None) is None
+    owner._modules[key] = None if hidden else module
+    if hidden:
+        owner.__dict__[key] = module
 
 
 class _WithoutHeads(nn.Module):
@@ -453,6 +557,7 @@ class _WithoutHeads(nn.Module):
     The stock forward pass must not run: torch 2.11 ends the process when its fused attention gets
     no heads. In a decoder the layer still counts the tokens in its slot of the cache, with one
     number each: a model asks one slot of a kind for the tokens seen, whichever layer it belongs to.
+    A quantised cache works on groups of numbers; there it is as many as in the dense model.
     """
 
     # The stock class, and the name of the output projection if it is inside this module.
@@ -466,8 +571,16 @@ class _WithoutHeads(nn.Module):
         batch, length, _ = hidden_states.shape
         marks = hidden_states.new_zeros(batch, 1, length, 1)
         if past_key_values is not None:
+            slots: Any = getattr(past_key_values, "layers", [])
+            if slots and isinstance(slots[self.layer_idx], hf.cache_utils.QuantizedLayer):
+                config: Any = self.config
+                heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+                marks = marks.expand(-1, heads, -1, _head_size(config))
             marks, _ = past_key_values.update(marks, marks, self.layer_idx)
         output = hidden_states[..., :0]
+        # A norm over single heads is left: it gets a gradient of zeros, as any other parameter.
+        for parameter in self.parameters():
+            output = output + parameter.flatten()[:0]
         if self.output is not None:
             output = self.get_submodule(self.output)(output)
         return output, hidden_states.new_empty(batch, 0, length, marks.shape[-2])
@@ -539,13 +652,16 @@ def _resize_layers(model: hf.PreTrainedModel) -> None:
     """Give every layer the sizes of `model.config`; doing it twice changes nothing."""
     config: Any = model.config
     layout: Layout = config.layout
+    empty: set[str] = set()
 
     def resize(layer: nn.Module, name: str, shape: tuple[int, ...], bias: bool) -> None:
         old: Any = layer.get_submodule(name)
         if (_size(old), _has_bias(old)) != (shape, bias):
             new = empty_like(old, shape, bias)
             model._init_weights(new)
-            layer.set_submodule(name, new)
+            put(layer, name, new)
+        if 0 in shape:
+            empty.add(rf"\.{i}\.{re.escape(name)}\.(weight|bias)$")
 
     for i, layer in enumerate(model.base_model.get_submodule(layout.layers)):
         head_size = getattr(layer.get_submodule(layout.attention), layout.head_dim)
@@ -561,6 +677,9 @@ def _resize_layers(model: hf.PreTrainedModel) -> None:
         ):
             resize(layer, name, (config.hidden_size, columns), bias[i])
         count_heads(layer, layout)
+    # Folders of earlier versions hold tensors without elements here.
+    ignored = model._keys_to_ignore_on_load_unexpected or ()
+    model._keys_to_ignore_on_load_unexpected = {*ignored, *empty}
 
 
 def _has_bias(module: nn.Module) -> bool:
@@ -573,6 +692,19 @@ class _SizesPerLayer(nn.Module):
     def __init__(self, config: SizesPerLayerConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         _resize_layers(self)
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any model, where all layers have the key/value heads that the config gives."""
+        config: Any = self.config
+        counts = getattr(config, "kv_heads_per_layer", config.query_heads_per_layer)
+        whole = getattr(config, "num_key_value_heads", config.num_attention_heads)
+        if {*counts} != {whole}:
+            raise NotImplementedError(
+                f"continuous batching (generate_batch): expected {whole} key/value heads in every "
+                f"layer, for which its cache is made; got {counts}; choose generate"
+            )
+        stock: Any = super()
+        return stock.init_continuous_batching(*args, **kwargs)
 
 
 _HEADS: tuple[Any, ...] = (

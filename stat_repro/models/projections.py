@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from stat_repro.models.modeling_stat import as_matrix
+from stat_repro.models.modeling_stat import EmptyLinear, as_matrix
 
 
 class UnsupportedModelError(TypeError):
@@ -63,6 +64,8 @@ class Producer:
 class Projection:
     """A Linear, a Conv1D (GPT-2) that reads as one, or a norm over what one of them gives.
 
+    Or an EmptyLinear, which one of them became.
+
     Attributes:
         module: The module itself, for hooks.
     """
@@ -75,7 +78,8 @@ class Projection:
 
         Shape (width,) of a norm.
         """
-        return as_matrix(self.module, self.module.get_parameter("weight"))
+        weight: Any = self.module.weight
+        return as_matrix(self.module, weight)
 
     @property
     def bias(self) -> torch.Tensor | None:
@@ -105,7 +109,8 @@ def linear(model: nn.Module, name: str) -> Projection:
         raise UnsupportedModelError(
             f"{name}: expected a torch.nn.Linear; the model has no module of this name"
         ) from None
-    if not isinstance(module, nn.Linear | Conv1D):
+    # By name: a model loaded with trust_remote_code has a copy of the class.
+    if not isinstance(module, nn.Linear | Conv1D) and type(module).__name__ != EmptyLinear.__name__:
         raise UnsupportedModelError(
             f"{name}: expected a torch.nn.Linear; got {type(module).__name__} "
             "(quantised or wrapped models cannot be pruned; load the plain weights)"

@@ -73,6 +73,7 @@ class ShardWriter:
         (self._folder / INDEX_FILE).write_text(text + "\n", encoding="utf-8")
 
     def _write(self, number: int, tensors: dict[str, torch.Tensor], **notes: str) -> None:
+        tensors = {key: tensor for key, tensor in tensors.items() if tensor.numel()}
         name = f"model-{number + 1:05d}-of-{self._count:05d}.safetensors"
         save_file(tensors, self._folder / name, metadata={"format": "pt", **notes})
         for key, tensor in tensors.items():
@@ -109,13 +110,13 @@ def _edited(
                 module = model.get_submodule(producer.module)
                 cut = as_matrix(module, entry.read())[rows]
                 new[f"{producer.module}.{key}"] = as_matrix(module, cut).contiguous()
-    dtype = entries[f"{site.consumer}.weight"].dtype
+    like = entries.get(f"{site.consumer}.weight") or entries[f"{site.consumer}.bias"]
     for key, tensor in (("weight", edit.consumer_weight), ("bias", edit.consumer_bias)):
         if tensor is None:
             continue
         tensor = as_matrix(model.get_submodule(site.consumer), tensor)
-        tensor = tensor.to(device="cpu", dtype=dtype).contiguous()
+        tensor = tensor.to(device="cpu", dtype=like.dtype).contiguous()
         if not bool(torch.isfinite(tensor).all()):
-            raise SurgeryError(f"{site.name}: the new consumer {key} is not finite in {dtype}")
+            raise SurgeryError(f"{site.name}: the new consumer {key} is not finite in {like.dtype}")
         new[f"{site.consumer}.{key}"] = tensor
     return new

@@ -55,12 +55,12 @@ def _resized(source: Projection, weight: Tensor, bias: Tensor | None) -> nn.Modu
         bias: Shape (out,) or None; copied.
 
     Returns:
-        The module, trainable if `source` is. Sizes may be zero.
+        The module, trainable if `source` is; an EmptyLinear if a size is zero.
     """
     new = modeling_stat.empty_like(source.module, tuple(weight.shape), bias is not None)
     with torch.no_grad():
         new.weight.copy_(modeling_stat.as_matrix(new, weight))
-        if bias is not None:
+        if bias is not None and new.bias is not None:
             new.bias.copy_(bias)
     new.requires_grad_(source.weight.requires_grad)
     new.train(source.module.training)
@@ -153,7 +153,7 @@ def temporarily_pruned(
 def _replace(model: nn.Module, modules: dict[str, nn.Module]) -> None:
     """Put the modules into their places and adapt the attention modules to their heads."""
     for name, module in modules.items():
-        model.set_submodule(name, module)
+        modeling_stat.put(model, name, module)
     config: Any = model.config
     layout = modeling_stat.LAYOUTS[config.model_type]
     for name in modules:
