@@ -65,6 +65,18 @@ _GEMMA = {
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
 }
 _GEMMA2 = {**_GEMMA, "sliding_window": 8, "attn_logit_softcapping": 2.0}
+_GPT2 = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 24,
+    "n_layer": LAYERS,
+    "n_head": 4,
+    "n_inner": 20,
+    "n_positions": 40,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "num_labels": 2,
+}
 # OPT-350m: norms after the sums, word embeddings of a size of their own.
 _POST_NORM = {"do_layer_norm_before": False, "word_embed_proj_dim": 16}
 _BARE = {"tie_word_embeddings": False, "enable_bias": False, "layer_norm_elementwise_affine": False}
@@ -91,6 +103,7 @@ PICO_CONFIGS: dict[str, hf.PreTrainedConfig] = {
     "gemma2": hf.Gemma2Config(**_GEMMA2, final_logit_softcapping=3.0),
     "gemma3": hf.Gemma3TextConfig(**_GEMMA, sliding_window=4),
     "phi3": hf.Phi3Config(**_QWEN2, sliding_window=4),
+    "gpt2": hf.GPT2Config(**_GPT2),
     "opt": hf.OPTConfig(**_OPT),  # tied, as released
     "opt_post_norm": hf.OPTConfig(**_OPT, **_POST_NORM),
     "opt_bare": hf.OPTConfig(**_OPT, **_BARE),
@@ -117,7 +130,7 @@ DECODER_NAMES = tuple(name for name in PICO_NAMES if name not in ENCODERS)
 # One pico model for every architecture, and every supported (pico model, head) pair of these.
 REPRESENTATIVES = (
     *(*ENCODERS, "llama_grouped", "mistral", "qwen2", "qwen3", "smollm3", "olmo2"),
-    *("gemma2", "gemma3", "phi3", "opt"),
+    *("gemma2", "gemma3", "phi3", "gpt2", "opt"),
 )
 _NO_HEADS = {  # transformers has none
     "olmo2": ("ForTokenClassification", "ForQuestionAnswering"),

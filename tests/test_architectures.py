@@ -160,6 +160,11 @@ def test_positions_come_from_the_cache_if_nobody_gives_them(name: str) -> None:
     [
         ("mistral", {"sliding_window": None}),
         ("qwen2_mixed", {"layer_types": ["full_attention"] * 3}),
+        ("smollm3", {"no_rope_layers": [1, 1, 1]}),
+        ("gemma2", {"attn_logit_softcapping": None}),
+        ("gemma2", {"final_logit_softcapping": None}),
+        ("gemma3", {"layer_types": ["full_attention"] * 3}),
+        ("phi3", {"sliding_window": None}),
         ("opt_post_norm", {"do_layer_norm_before": True}),
     ],
 )
@@ -221,7 +226,9 @@ def test_compress_recovers_a_model_whose_lost_units_are_copies(name: str) -> Non
     )
 
 
-@pytest.mark.parametrize("name", ["mistral", "qwen2_mixed", "opt_post_norm"])
+@pytest.mark.parametrize(
+    "name", ["mistral", "qwen2_mixed", "gemma3", "phi3", "gpt2", "opt_post_norm"]
+)
 def test_the_whole_program_runs_on_every_decoder(name: str, tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path / name, name)
     arguments = [*text_overrides(tmp_path), f"model.path={checkpoint}", "ratio=0.3"]

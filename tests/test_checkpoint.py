@@ -42,6 +42,12 @@ ARCHITECTURES = {
     "llama_multi_query": "AutoModelForCausalLM",
     "mistral": "AutoModelForCausalLM",
     "qwen2_mixed": "AutoModelForCausalLM",
+    "qwen3": "AutoModelForCausalLM",
+    "smollm3": "AutoModelForCausalLM",
+    "olmo2": "AutoModelForCausalLM",
+    "gemma2": "AutoModelForCausalLM",
+    "gemma3": "AutoModelForCausalLM",
+    "phi3": "AutoModelForCausalLM",
     "opt": "AutoModelForCausalLM",
     "opt_post_norm": "AutoModelForCausalLM",
 }

@@ -156,3 +156,17 @@ def test_shipped_configurations_are_the_protocol(name):
     assert (config.calibration.examples, config.calibration.batch_size) == (128, 1)
     assert config.evaluation.split in known.files
     assert config.dataset.calibration_split == "train"
+
+
+@pytest.mark.parametrize("bos", ["none", "first", "window"])
+def test_gemma_without_its_bos_token_is_told(bos, tmp_path, caplog):
+    train, test = (str(write_text(tmp_path / f"{i}.txt", 100, seed=i)) for i in range(2))
+    config = DatasetConfig(
+        name="mine", task="language_modeling", source="text", train=train, test=test, window=16,
+        bos=bos,
+    )  # fmt: skip
+    tokenizer = word_tokenizer()
+    tokenizer.bos_token = tokenizer.unk_token
+    tokenizer.__class__ = type("GemmaTokenizer", (type(tokenizer),), {})
+    WindowWorkload(load_text_data(config), config, tokenizer, None)
+    assert ("choose dataset.bos=window" in caplog.text) == (bos != "window")

@@ -15,6 +15,7 @@ from pico_models import (
 from pico_surgery import pruned_of
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from transformers.pytorch_utils import Conv1D
 
 from stat_repro.allocation.costs import prunable_costs
 from stat_repro.cost.compare import counted_costs
@@ -34,7 +35,7 @@ def linear_macs(model, length, once=()):
     """By hand: every Linear reads every token, except those of `once`, which read one position."""
     total = 0
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear | Conv1D):
             total += module.weight.numel() * (1 / length if name.endswith(once) else 1)
     return total
 
@@ -53,6 +54,11 @@ def linear_macs(model, length, once=()):
         ("llama_tied", "ForCausalLM", ("none",)),
         ("mistral", "ForCausalLM", ("none",)),
         ("qwen2_mixed", "ForCausalLM", ("none",)),
+        ("gemma2", "ForCausalLM", ("none",)),
+        ("gemma3", "ForCausalLM", ("none",)),
+        ("olmo2", "ForCausalLM", ("none",)),
+        ("phi3", "ForCausalLM", ("none",)),
+        ("gpt2", "ForCausalLM", ("none",)),
         ("opt", "ForCausalLM", ("none",)),
         ("opt_post_norm", "ForCausalLM", ("none",)),
     ],

@@ -144,7 +144,7 @@ def test_fewer_query_heads_per_group_than_the_dense_model(attention: str) -> Non
     torch.testing.assert_close(pico_outputs(model, batch), pico_outputs(stock, batch))
 
 
-@pytest.mark.parametrize("name", ["llama_grouped", "mistral", "qwen2_mixed", "opt"])
+@pytest.mark.parametrize("name", ["llama_grouped", "mistral", "qwen2_mixed", "gemma3", "opt"])
 def test_a_layer_without_heads_counts_the_tokens_in_its_own_slot_of_the_cache(name: str) -> None:
     model = pico_model(name, attention="eager")
     plan = random_plan(model, empty=[(0, "attention"), (2, "attention")])
@@ -209,6 +209,7 @@ PUBLIC_CLASSES = {
     "Gemma3": ("ForCausalLM",),
     "Gemma3Text": ("Model", "ForSequenceClassification"),
     "Phi3": tuple(head for head in DECODER_HEADS if head != "ForQuestionAnswering"),
+    "GPT2": ("LMHeadModel", *(head for head in DECODER_HEADS if head != "ForCausalLM")),
     "OPT": tuple(head for head in DECODER_HEADS if head != "ForTokenClassification"),
 }
 
@@ -265,7 +266,7 @@ def test_generation_is_equal_with_and_without_cache(where: str, name: str) -> No
     batch = pico_batches(model, 1, padding_side="left")[0]
     reference = generated(masked_model(model, plan), batch, use_cache=False)
     cases = {"none": {"use_cache": False}, "dynamic": {"use_cache": True}}
-    if name in ("llama_grouped", "mistral", "qwen2_mixed", "opt"):
+    if name in (*REPRESENTATIVES, "qwen2_mixed"):
         cases["static"] = {"cache_implementation": "static", "disable_compile": True}
     for case, options in cases.items():
         result = generated(pruned, batch, **options)

@@ -88,6 +88,37 @@ SHAPES: dict[str, tuple[object, int, int, int, int, int]] = {
         qwen(3584, 18944, 28, 28, 4, vocab_size=152_064),
         7_340_032, 1_792, 10_752, 7_340_032 + 1_152, 10_752,
     ),
+    # Groups of 2: 2 * (2 + 1) * 1024 * 128; 2 * 2 * 128; 3 * 1024
+    "qwen3_0_6b": (
+        hf.Qwen3Config(
+            hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+            num_key_value_heads=8, tie_word_embeddings=True,
+        ),
+        786_432, 512, 3_072, 786_432, 3_072,
+    ),
+    # Groups of 4: 2 * (4 + 1) * 2048 * 128; 2 * 4 * 128; 3 * 2048
+    "smollm3_3b": (hf.SmolLM3Config(), 2_621_440, 1_024, 6_144, 2_621_440, 6_144),
+    # 4 * 2048 * 128; 2 * 128; 3 * 2048; and two norms over the 128 columns of a head
+    "olmo2_1b": (
+        hf.Olmo2Config(
+            hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=16,
+            vocab_size=100_352,
+        ),
+        1_048_576, 256, 6_144, 1_048_576 + 256, 6_144,
+    ),
+    # Groups of 2: 2 * (2 + 1) * 2304 * 256; 2 * 2 * 256; 3 * 2304
+    "gemma_2_2b": (hf.Gemma2Config(), 3_538_944, 1_024, 6_912, 3_538_944, 6_912),
+    # One group of 4: 2 * (4 + 1) * 1152 * 256; 2 * 4 * 256; 3 * 1152
+    "gemma_3_1b": (
+        hf.Gemma3TextConfig(
+            hidden_size=1152, intermediate_size=6912, num_attention_heads=4, num_key_value_heads=1,
+            vocab_size=262_144, sliding_window=512,
+        ),
+        2_949_120, 2_048, 3_456, 2_949_120, 3_456,
+    ),
+    # 4 * 3072 * 96; 2 * 96; 3 * 3072
+    "phi3_mini": (hf.Phi3Config(), 1_179_648, 192, 9_216, 1_179_648, 9_216),
+    "gpt2": (hf.GPT2Config(), 196_608, 128, 1_536, 196_608 + 3 * 64, 1_537),
     "opt_125m": (hf.OPTConfig(), 196_608, 128, 1_536, 196_608 + 3 * 64, 1_537),
     # 4 * 2048 * 64; 2 * 64; 2 * 2048
     "opt_1_3b": (
@@ -148,7 +179,7 @@ def test_the_label_in_tables_is_the_name_of_the_option(name: str) -> None:
     if not model["path"].startswith("asset:"):
         assert model["path"] in words
         assert "Not checked here against the hub" in words
-        assert re.search(r"Apache-2\.0|Community License|OPT license", words)
+        assert re.search(r"Apache-2\.0|Community License|OPT license|Gemma Terms|MIT", words)
 
 
 def test_every_option_has_a_shape_here() -> None:
@@ -162,12 +193,12 @@ def test_sites_of_the_full_size_model(name: str) -> None:
     groups = getattr(config, "num_key_value_heads", config.num_attention_heads)
     ffn = next(
         value
-        for key in ("intermediate_size", "hidden_dim", "ffn_dim")
+        for key in ("intermediate_size", "hidden_dim", "ffn_dim", "n_embd")
         if (value := getattr(config, key, None)) is not None
     )
     assert adapter.num_layers == config.num_hidden_layers
     assert {site.units for site in adapter.of_kind("attention")} == {groups}
-    assert {site.units for site in adapter.of_kind("ffn")} == {ffn}
+    assert {site.units for site in adapter.of_kind("ffn")} == {4 * ffn if name == "gpt2" else ffn}
     assert pruned_class(model).__name__ == f"Stat{type(model).__name__}"
     for layer in (0, adapter.num_layers - 1):
         heads, neurons = adapter.site(layer, "attention"), adapter.site(layer, "ffn")
@@ -188,7 +219,7 @@ def test_facts_in_the_comment_are_those_of_the_shape(name: str) -> None:
     config, words = model.config, header(name)
     queries = config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", queries)
-    width = config.hidden_size // queries
+    width = getattr(config, "head_dim", None) or config.hidden_size // queries
     split = (
         f"{queries} heads" if groups == queries else f"{queries} query and {groups} key/value heads"
     )
@@ -196,7 +227,9 @@ def test_facts_in_the_comment_are_those_of_the_shape(name: str) -> None:
     size = f"{parameters / 1e9:.2f} B" if parameters > 1e9 else f"{parameters / 1e6:.1f} M"
     assert f"{adapter.num_layers} layers, {split} of {width}," in words
     assert f"FFN {adapter.site(0, 'ffn').units}, {size} parameters" in words
-    assert ("gated FFN" in words) == (len(adapter.site(0, "ffn").producers) == 2)
+    assert ("gated FFN" in words) == (
+        sum(p.rows_per_unit for p in adapter.site(0, "ffn").producers) == 2
+    )
     if adapter.decoder:
         gram = sum(8 * site.columns**2 for site in adapter.sites) / 1e9
         assert f"{gram:.1f} GB for the Gram matrices of all sites" in words
@@ -207,13 +240,22 @@ def test_facts_in_the_comment_are_those_of_the_shape(name: str) -> None:
         assert ("tied embeddings" in words) == config.tie_word_embeddings
 
 
-@pytest.mark.parametrize("name", ["llama2_7b", "mistral_7b", "qwen2_5_0_5b", "opt_1_3b"])
+# Totals of the published checkpoints: what the hub shows for their safetensors.
+PUBLISHED = {
+    "llama2_7b": 6_738_415_616,
+    "mistral_7b": 7_241_732_096,
+    "qwen2_5_0_5b": 494_032_768,
+    "opt_1_3b": 1_315_758_080,
+    "qwen3_0_6b": 596_049_920,
+    "smollm3_3b": 3_075_098_624,
+    "olmo2_1b": 1_484_916_736,
+    "gemma_2_2b": 2_614_341_888,
+    "gemma_3_1b": 999_885_952,
+    "phi3_mini": 3_821_079_552,
+    "gpt2": 124_439_808,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_those_published(name: str) -> None:
-    """Totals of the published checkpoints: what the hub shows for their safetensors."""
-    published = {
-        "llama2_7b": 6_738_415_616,
-        "mistral_7b": 7_241_732_096,
-        "qwen2_5_0_5b": 494_032_768,
-        "opt_1_3b": 1_315_758_080,
-    }
-    assert built(name)[0].num_parameters() == published[name]
+    assert built(name)[0].num_parameters() == PUBLISHED[name]

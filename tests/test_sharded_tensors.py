@@ -26,9 +26,23 @@ def with_old_buffers(state):
     return {**state, "model.decoder.layers.0.rotary_emb.inv_freq": torch.ones(3)}
 
 
-@pytest.mark.parametrize("change", [with_head_only, without_prefix, with_old_buffers])
-def test_published_names_are_understood(change, tmp_path, caplog):
-    model = pico_model("opt")
+def as_gpt2(state):
+    """As openai-community/gpt2: no prefix, and the masks of the attention as buffers."""
+    state = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
+    return {**state, "h.0.attn.bias": torch.ones(1, 1, 3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("opt", with_head_only),
+        ("opt", without_prefix),
+        ("opt", with_old_buffers),
+        ("gpt2", as_gpt2),
+    ],
+)
+def test_published_names_are_understood(name, change, tmp_path, caplog):
+    model = pico_model(name)
     batches = pico_batches(model)
     source = saved(model, tmp_path / "dense")
     weights = source / SINGLE_FILE

@@ -80,9 +80,7 @@ def test_sites_that_keep_nothing(where: str, name: str, attention: str) -> None:
     assert_equal_outputs(pruned, masked_model(model, plan))
 
 
-@pytest.mark.parametrize(
-    "name", ["bert", "llama_grouped", "llama_bias", "mistral", "qwen2", "opt", "opt_bare"]
-)
+@pytest.mark.parametrize("name", [*REPRESENTATIVES, "llama_bias", "opt_bare"])
 def test_new_weights_and_biases_reach_the_consumer(name: str) -> None:
     """A bias on some layers only, also where the architecture has none."""
     model = pico_model(name, dtype=torch.float64)

@@ -39,10 +39,10 @@ def test_other_kinds_of_models(model_type: str, reason: str) -> None:
     with pytest.raises(UnsupportedModelError, match=reason) as caught:
         adapter_for(with_config(hf.AutoConfig.for_model(model_type)))
     assert "stat_" not in str(caught.value)
-    assert re.search("expected one of bert, .*gemma3_text, ", str(caught.value))
+    assert re.search("expected one of bert, .*gemma3_text, gpt2, ", str(caught.value))
 
 
-@pytest.mark.parametrize("name", ["bert"])
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_layers_that_attend_to_another_model(name: str) -> None:
     model = pico_model(name, "Model", is_decoder=True, add_cross_attention=True)
     with pytest.raises(UnsupportedModelError, match=r"config\.add_cross_attention of .*expected f"):
@@ -50,8 +50,8 @@ def test_layers_that_attend_to_another_model(name: str) -> None:
 
 
 def test_task_heads_that_have_no_pruned_form() -> None:
-    config = hf.BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, vocab_size=9)
-    with pytest.raises(UnsupportedModelError, match="no pruned form of BertForPreT") as caught:
-        pruned_class(hf.BertForPreTraining(config))
-    assert "BertForMaskedLM" in str(caught.value)
+    model = hf.GPT2DoubleHeadsModel(hf.GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=9))
+    with pytest.raises(UnsupportedModelError, match="no pruned form of GPT2DoubleH") as caught:
+        pruned_class(model)
+    assert "GPT2LMHeadModel" in str(caught.value)
     assert "Llama" not in str(caught.value)

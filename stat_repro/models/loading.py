@@ -44,7 +44,10 @@ LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 # No pickled weights (*.bin) and, unless the user asked for it, no code.
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
 # Buffers that older versions of transformers saved; the models of today compute them.
-_COMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
+_COMPUTED = (
+    *("rotary_emb.inv_freq", "embeddings.position_ids"),
+    *(".attn.bias", ".attn.masked_bias"),  # causal masks of GPT-2
+)
 _LOCAL_FORM = "a local folder with config.json, safetensors weights and tokenizer files"
 
 

@@ -423,6 +423,34 @@ class StatPhi3Config(GroupsPerLayerConfig, hf.Phi3Config):
 
 
 @strict
+class StatGPT2Config(SizesPerLayerConfig, hf.GPT2Config):
+    """`GPT2Config` with sizes per layer."""
+
+    model_type = "stat_gpt2"
+    layout = Layout(
+        layers="h",
+        query="attn.c_attn",
+        key_value=("attn.c_attn", "attn.c_attn"),
+        attention_output="attn.c_proj",
+        ffn_inputs=("mlp.c_fc",),
+        ffn_output="mlp.c_proj",
+        decoder=True,
+        pre_norm=True,
+    )
+    attribute_map: ClassVar[dict[str, str]] = {
+        **hf.GPT2Config.attribute_map,
+        "intermediate_size": "n_inner",
+    }
+
+    n_inner: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.n_inner is None:
+            self.n_inner = 4 * self.hidden_size
+        super().__post_init__(**kwargs)
+
+
+@strict
 class StatOPTConfig(SizesPerLayerConfig, hf.OPTConfig):
     """`OPTConfig` with sizes per layer."""
 
@@ -460,6 +488,7 @@ CONFIGS: tuple[Any, ...] = (
     StatGemma2Config,
     StatGemma3TextConfig,
     StatPhi3Config,
+    StatGPT2Config,
     StatOPTConfig,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from stat_repro.evaluation.evaluate import evaluate_language
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.zero_shot import ZeroShotScores, evaluate_zero_shot, load_tasks
 from stat_repro.workloads.base import CalibrationSet, digest_of, drawn_indices
+
+log = logging.getLogger("stat_repro")
 
 
 class WindowWorkload:
@@ -38,6 +41,12 @@ class WindowWorkload:
         positions: int | None,
     ) -> None:
         check_window(config.window, positions, "dataset.window")
+        if "Gemma" in type(tokenizer).__name__ and config.bos != "window":
+            log.warning(
+                "dataset.bos: Gemma was trained with its BOS token in front of every text and "
+                "predicts badly without it; got %s; choose dataset.bos=window",
+                config.bos,
+            )
         self.data = data
         self.config = config
         self.tokenizer = tokenizer
