@@ -32,8 +32,9 @@ from transformers.pytorch_utils import Conv1D
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError, read_batches
 from stat_repro.calibration.capture import collect_statistics
-from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.models.adapter import adapter_for
 from stat_repro.models.positions import positions_of
+from stat_repro.models.projections import linear
 from stat_repro.run.pipeline import run_experiment
 from stat_repro.run.sweep_cache import SweepCache
 from stat_repro.surgery.edit import prune_model

@@ -6,7 +6,8 @@ from pico_models import PICO_NAMES, pico_batches, pico_model
 
 from stat_repro.calibration.batches import CalibrationError, token_mask
 from stat_repro.calibration.capture import collect_statistics
-from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import linear
 
 
 def bits(model):

@@ -11,7 +11,8 @@ from stat_repro.calibration.statistics import ActivationStatistics, GramStatisti
 from stat_repro.config import CORRECTIONS, PruningConfig
 from stat_repro.linalg.pivoting import LinAlgInputError
 from stat_repro.methods.correction import fold_site
-from stat_repro.models.adapter import Site, adapter_for, linear
+from stat_repro.models.adapter import Site, adapter_for
+from stat_repro.models.projections import linear
 
 KINDS = ("gram", "exact")
 

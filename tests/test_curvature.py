@@ -10,7 +10,8 @@ from stat_repro.calibration.curvature import output_curvature
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.linalg.damping import damped_root
 from stat_repro.methods import stat_plus
-from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import linear
 
 OPTIONS = {"method": "stat_plus", "curvature": "fisher"}
 

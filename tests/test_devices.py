@@ -20,7 +20,8 @@ from stat_repro.calibration.collectors import BUFFER_ROWS, COLLECTORS
 from stat_repro.calibration.gradients import mask_gradients
 from stat_repro.calibration.influence import layer_influence
 from stat_repro.calibration.sketch import Sketch
-from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import linear
 
 PACKAGE = Path(__file__).resolve().parents[1] / "stat_repro"
 CPU = torch.device("cpu")

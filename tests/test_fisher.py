@@ -11,7 +11,8 @@ import stat_repro
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.gradients import mask_gradients
 from stat_repro.methods.fisher import fisher_scores, rearranged
-from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import UnsupportedModelError, linear
 
 
 def labelled(model, count=2, **options):

@@ -31,7 +31,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stat_repro.models import modeling_stat
-from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import linear
 from stat_repro.surgery.edit import prune_model
 
 BY_TYPE = {config.model_type: config for config in modeling_stat.CONFIGS}

@@ -10,7 +10,7 @@ from pico_runs import compose_here, findings, run_one
 from stat_repro.allocation.costs import BudgetError
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.config import METHODS
-from stat_repro.models.adapter import UnsupportedModelError
+from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.run.identity import identify
 from stat_repro.run.sweep_cache import SweepCache
 

@@ -10,7 +10,8 @@ from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.dense_run import DenseRun
 from stat_repro.calibration.divergence import divergence, predictions
 from stat_repro.calibration.gradients import mask_gradients
-from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import linear
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 

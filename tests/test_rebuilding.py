@@ -11,7 +11,7 @@ from pico_surgery import pruned_of, whole
 from torch import nn
 
 import stat_repro
-from stat_repro.models.adapter import UnsupportedModelError
+from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.surgery.rebuilding import checked_adapter
 
 LAYER = "bert.encoder.layer.1"

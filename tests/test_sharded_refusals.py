@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.config import ConfigError
-from stat_repro.models.adapter import UnsupportedModelError
 from stat_repro.models.loading import ModelLoadError
+from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, TensorFileError
 
 

@@ -12,7 +12,8 @@ from stat_repro.allocation.costs import BudgetError
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.influence import layer_influence
 from stat_repro.methods.shortgpt import layers_to_remove
-from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import UnsupportedModelError, linear
 
 
 def without_layers(model, adapter, removed):

@@ -13,7 +13,8 @@ from pico_models import (
 import stat_repro
 from stat_repro.config import PruningConfig
 from stat_repro.methods.correction import fold_site
-from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import linear
 from stat_repro.surgery.edit import temporarily_pruned
 
 

@@ -22,7 +22,8 @@ from stat_repro.allocation.ranking import proportional_splits
 from stat_repro.config import ConfigError
 from stat_repro.linalg.pivoting import LinAlgInputError
 from stat_repro.methods import stat
-from stat_repro.models.adapter import UnsupportedModelError, adapter_for, linear
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import UnsupportedModelError, linear
 from stat_repro.surgery.edit import prune_model
 
 

@@ -17,7 +17,8 @@ from stat_repro.linalg.refit import RefitSums
 from stat_repro.methods.site_losses import site_losses
 from stat_repro.methods.stat_plus import FEW_TOKENS, FEW_TOKENS_RIDGE
 from stat_repro.methods.stream_refit import refit_to_stream
-from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import linear
 from stat_repro.models.residency import AllResident
 from stat_repro.surgery.edit import temporarily_pruned
 

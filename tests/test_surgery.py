@@ -23,7 +23,8 @@ from pico_models import (
 from pico_surgery import assert_same_state, state_copy, whole
 from transformers import PreTrainedModel
 
-from stat_repro.models.adapter import adapter_for, linear
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import linear
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.surgery.edit import SiteEdit, SurgeryError, prune_model, temporarily_pruned
 

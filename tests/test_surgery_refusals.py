@@ -14,7 +14,7 @@ from pico_models import (
 )
 from pico_surgery import assert_same_state, state_copy, whole
 
-from stat_repro.models.adapter import UnsupportedModelError
+from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.plan import PlanError
 from stat_repro.surgery.edit import SiteEdit, SurgeryError, prune_model
 

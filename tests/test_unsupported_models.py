@@ -10,7 +10,8 @@ from pico_models import pico_batches, pico_model
 from torch import nn
 
 import stat_repro
-from stat_repro.models.adapter import UnsupportedModelError, adapter_for
+from stat_repro.models.adapter import adapter_for
+from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.surgery.pruned_form import pruned_class
 
 

@@ -1,7 +1,7 @@
 """Pruned encoders and decoders: the stock models with different sizes in every layer.
 
-BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT, Llama, Mistral, Qwen2 and OPT. An
-architecture is one config class with its layout; the model classes follow from it.
+An architecture is one config class with its layout, listed in `CONFIGS`; the model classes follow
+from it.
 
 This file is self-contained: it is part of `stat_repro`, which registers the classes when it is
 imported, and it is copied into every saved model folder, where `trust_remote_code=True` loads it.
