@@ -22,8 +22,13 @@ pipx run pip-audit -r requirements.lock --no-deps --disable-pip
 ```
 
 which asks the package index for its advisories (`-s osv` asks OSV instead), so it needs a network.
-pip-audit 2.10.1 reads all 162 lines of the lock (`--dry-run`); where this page was written neither
-source could be reached, so nothing is claimed about what it finds.
+
+What was checked: pip-audit 2.10.1 reads all 162 lines of the lock (`--dry-run`); the licences
+below are those of what is installed; the tests compare the lock with `pyproject.toml`. What was
+not checked: no version was compared with any list of known vulnerabilities, since neither source
+could be reached where this page was written. Run the command above before you expose anything here
+to files of strangers. Models, records and tables are read without pickles and without code of the
+folder (`model.trust_remote_code=false`), whatever that list says.
 
 <!-- checked by tests/test_project.py -->
 

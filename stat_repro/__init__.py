@@ -26,7 +26,13 @@ __version__ = "0.1.0"
 # Tables and figures are built from records without torch: paper_figures/build.py asks for that. The
 # program `stat-repro` loads what its command needs.
 if os.environ.get("STAT_REPRO_LIGHT") != "1" and Path(sys.argv[0]).stem != "stat-repro":
-    import_module("stat_repro.models.modeling_stat")
+    try:
+        import_module("stat_repro.models.modeling_stat")
+    except KeyboardInterrupt:
+        if sys.argv[0] != "-m":  # not one of this package's commands
+            raise
+        print("interrupted: nothing was started", file=sys.stderr)
+        sys.exit(130)
 
 # For the same reason names are loaded when first used.
 _LAZY = {

@@ -10,7 +10,12 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from stat_repro.calibration.batches import CalibrationBatch, CalibrationError, read_batches
-from stat_repro.calibration.capture import Calibration, collect_statistics, count_tokens
+from stat_repro.calibration.capture import (
+    Calibration,
+    collect_statistics,
+    count_tokens,
+    model_digest,
+)
 from stat_repro.calibration.gradients import check_head, check_labels
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHODS, ConfigError, PruningConfig
@@ -77,7 +82,9 @@ def compress(
         sequence_length: Mean tokens per example at which MACs are counted; by default that of the
             batches.
         calibration: Dense statistics of these batches if they exist already (`calibrate`). A loader
-            that shuffles gives other batches each time: pass `list(loader)` to both.
+            that shuffles gives other batches each time: pass `list(loader)` to both. Those of other
+            batches or of another model are refused; of the weights a sample is compared
+            (`calibration.capture.model_digest`).
         seed: Of `method="random"`, 0 to 2^32 - 1.
         engine: `model` takes the statistics of all sites in one pass. `layers` takes all batches
             through one layer after the other, so that one layer's statistics are in memory at a
@@ -116,7 +123,7 @@ def compress(
                     model, adapter, batches, statistics, sketch, config.needs_statistics(engine)
                 )
         else:
-            _check_calibration(calibration, digest, engine, config)
+            _check_calibration(calibration, digest, model_digest(model), engine, config)
         if sequence_length is None:
             sequence_length = calibration.mean_length
         request = MethodInput(
@@ -167,7 +174,7 @@ def calibrate(
     read, digest = read_batches(model, batches)
     wanted = config is None or config.needs_statistics(engine)
     calibration = _calibrated(model, adapter, read, statistics, sketch, wanted)
-    return replace(calibration, digest=digest)
+    return replace(calibration, digest=digest, model=model_digest(model))
 
 
 def _calibrated(
@@ -188,14 +195,20 @@ def _calibrated(
 
 
 def _check_calibration(
-    calibration: Calibration, digest: str, engine: str, config: PruningConfig
+    calibration: Calibration, digest: str, model: str, engine: str, config: PruningConfig
 ) -> None:
-    """Refuse a calibration of other batches, without what will be read, or with what will not."""
+    """Refuse one of other batches or another model, without what will be read, or with too much."""
     if calibration.digest not in (None, digest):
         raise CalibrationError(
             "calibration: expected the statistics of these batches; got those of others (sha256 "
             f"{calibration.digest[:10]} instead of {digest[:10]}). A loader that shuffles gives "
             "other batches each time it is read: choose list(loader) for calibrate and compress"
+        )
+    if calibration.model not in (None, model):
+        raise CalibrationError(
+            "calibration: expected the statistics of this model; got those of another, or of this "
+            f"one with other weights or settings (sha256 {calibration.model[:10]} instead of "
+            f"{model[:10]}); choose calibrate(model, ...) after the last change of the model"
         )
     if config.needs_statistics(engine) and not calibration.statistics:
         raise CalibrationError(

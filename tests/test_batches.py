@@ -1,5 +1,7 @@
 """Calibration batches are read once, and those that a model cannot read are refused by name."""
 
+import copy
+
 import pytest
 import torch
 from pico_models import VOCABULARY, pico_batches, pico_model
@@ -7,6 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError
+from stat_repro.calibration.capture import model_digest
 
 PLUS = {"method": "stat_plus", "ratio": 0.4}
 
@@ -91,6 +94,47 @@ def test_a_calibration_of_other_batches_is_refused(model):
     labelled = [{**batch, "labels": torch.tensor([0, 1, 1, 0])} for batch in batches]
     statistics = stat_repro.calibrate(model, iter(batches))
     stat_repro.compress(model, labelled, calibration=statistics, method="fisher")
+
+
+def trained(model):
+    weight = model.get_parameter("bert.encoder.layer.1.output.dense.weight")
+    with torch.no_grad():
+        weight += 1e-6 * weight
+
+
+def one_bias(model):
+    with torch.no_grad():
+        model.get_parameter("bert.encoder.layer.0.attention.self.query.bias")[3] += 1e-4
+
+
+def other_numbers(model):
+    model.double()
+
+
+def another(model):
+    model.load_state_dict(pico_model("bert", seed=1).state_dict())
+
+
+@pytest.mark.parametrize("change", [trained, one_bias, other_numbers, another])
+def test_a_calibration_of_another_model_is_refused(change):
+    model = pico_model("bert")
+    batches = pico_batches(model)
+    statistics = stat_repro.calibrate(model, batches)
+    again = copy.deepcopy(model)
+    again.config.name_or_path = "elsewhere"
+    stat_repro.compress(again, batches, calibration=statistics)
+    change(model)
+    with pytest.raises(CalibrationError, match=r"of this model; got .*choose calibrate\(model"):
+        stat_repro.compress(model, batches, calibration=statistics)
+
+
+def test_a_large_matrix_is_not_sampled_along_one_column():
+    model = torch.nn.Linear(4096, 4096, bias=False)
+    model.config = pico_model("bert").config
+    before = model_digest(model)
+    with torch.no_grad():
+        model.weight[:, 100:1100] += 1
+    assert model_digest(model) != before
 
 
 IDS = torch.full((2, 5), 7)

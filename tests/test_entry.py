@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +84,23 @@ def test_signals_end_the_work_with_its_account(number, status, capsys):
     assert capsys.readouterr().err == f"interrupted: {nothing_done()}\n"
     assert cleaned == [True]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("command", [["run.py"], ["-m", "stat_repro.sharded"]])
+def test_ctrl_c_while_libraries_are_loaded_is_one_line(command, tmp_path):
+    for name in ("torch", "transformers"):
+        (tmp_path / f"{name}.py").write_text("import os, signal; os.kill(os.getpid(), 2)")
+    root = Path(__file__).resolve().parents[1]
+    ended = subprocess.run(
+        [sys.executable, *command],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 130
+    assert ended.stderr == "interrupted: nothing was started\n"
 
 
 def test_a_second_sigterm_finds_the_system_s_own_handler():

@@ -6,6 +6,8 @@ had before, whatever happened inside.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from stat_repro.calibration.batches import (
     NO_TOKENS,
@@ -35,6 +38,8 @@ from stat_repro.parallel import exchange, own_share, world
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
 
+_SAMPLED_ENTRIES = 4096  # of every tensor, by `model_digest`
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -45,6 +50,7 @@ class Calibration:
         tokens: Tokens without padding.
         examples: Rows of the batches.
         digest: sha256 of the batches (`read_batches`); None where they were not read once.
+        model: That of the model (`model_digest`); None where it is not known.
         derived: What methods computed from the statistics and the model, if it holds for any ratio;
             by a key that names the method and the options that matter. Several ratios share it as
             they share the statistics.
@@ -54,12 +60,31 @@ class Calibration:
     tokens: int
     examples: int
     digest: str | None = None
+    model: str | None = None
     derived: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def mean_length(self) -> float:
         """Mean number of tokens per example."""
         return self.tokens / self.examples
+
+
+def model_digest(model: PreTrainedModel) -> str:
+    """sha256 of a model's settings and of a sample of its weights, the same on every device.
+
+    At most about 4,096 evenly spaced entries of every tensor are read, which takes no time beside a
+    calibration. So another model, another number type and any training are noticed, but not
+    always a change of a few entries in a large tensor.
+    """
+    settings = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}
+    sha = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in model.state_dict().items():
+        # Odd, so that a matrix of even width is not read along one column.
+        step = tensor.numel() // _SAMPLED_ENTRIES | 1
+        sample = tensor.detach().reshape(-1)[::step].cpu().contiguous().view(torch.uint8)
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        sha.update(sample.numpy().tobytes())
+    return sha.hexdigest()
 
 
 class _LastSiteSeen(Exception):
