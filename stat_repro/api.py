@@ -9,13 +9,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from stat_repro.calibration.batches import CalibrationBatch, CalibrationError, read_batches
-from stat_repro.calibration.capture import (
-    Calibration,
-    collect_statistics,
-    count_tokens,
+from stat_repro.calibration.batches import (
+    CalibrationBatch,
+    CalibrationError,
     model_digest,
+    read_batches,
 )
+from stat_repro.calibration.capture import Calibration, collect_statistics, count_tokens
 from stat_repro.calibration.gradients import check_head, check_labels
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHODS, ConfigError, PruningConfig
@@ -84,7 +84,7 @@ def compress(
         calibration: Dense statistics of these batches if they exist already (`calibrate`). A loader
             that shuffles gives other batches each time: pass `list(loader)` to both. Those of other
             batches or of another model are refused; of the weights a sample is compared
-            (`calibration.capture.model_digest`).
+            (`calibration.batches.model_digest`).
         seed: Of `method="random"`, 0 to 2^32 - 1.
         engine: `model` takes the statistics of all sites in one pass. `layers` takes all batches
             through one layer after the other, so that one layer's statistics are in memory at a

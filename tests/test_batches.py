@@ -8,8 +8,7 @@ from pico_models import VOCABULARY, pico_batches, pico_model
 from torch.utils.data import DataLoader, IterableDataset
 
 import stat_repro
-from stat_repro.calibration.batches import CalibrationError
-from stat_repro.calibration.capture import model_digest
+from stat_repro.calibration.batches import CalibrationError, model_digest
 
 PLUS = {"method": "stat_plus", "ratio": 0.4}
 

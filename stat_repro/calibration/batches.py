@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from stat_repro.parallel import same_everywhere
 
 CalibrationBatch = Mapping[str, torch.Tensor]
 
+_SAMPLED_ENTRIES = 4096  # of every tensor, by `model_digest`
 
 NO_TOKENS = (
     "the calibration set holds no tokens: expected at least one batch (an iterator is empty after "
@@ -65,6 +67,24 @@ def read_batches(
         raise CalibrationError(NO_TOKENS)
     same_everywhere("calibration batches (sha256)", sha.hexdigest())
     return kept, sha.hexdigest()
+
+
+def model_digest(model: PreTrainedModel) -> str:
+    """sha256 of a model's settings and of a sample of its weights, the same on every device.
+
+    At most about 4,096 evenly spaced entries of every tensor are read, which takes no time beside a
+    calibration. So another model, another number type and any training are noticed, but not
+    always a change of a few entries in a large tensor.
+    """
+    settings = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}
+    sha = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in model.state_dict().items():
+        # Odd, so that a matrix of even width is not read along one column.
+        step = tensor.numel() // _SAMPLED_ENTRIES | 1
+        sample = tensor.detach().reshape(-1)[::step].cpu().contiguous().view(torch.uint8)
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        sha.update(sample.numpy().tobytes())
+    return sha.hexdigest()
 
 
 def _check_batch(model: PreTrainedModel, batch: Any) -> None:

@@ -6,8 +6,6 @@ had before, whatever happened inside.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from stat_repro.calibration.batches import (
     NO_TOKENS,
@@ -37,8 +34,6 @@ from stat_repro.models.projections import linear
 from stat_repro.parallel import exchange, own_share, world
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
-
-_SAMPLED_ENTRIES = 4096  # of every tensor, by `model_digest`
 
 
 @dataclass(frozen=True)
@@ -67,24 +62,6 @@ class Calibration:
     def mean_length(self) -> float:
         """Mean number of tokens per example."""
         return self.tokens / self.examples
-
-
-def model_digest(model: PreTrainedModel) -> str:
-    """sha256 of a model's settings and of a sample of its weights, the same on every device.
-
-    At most about 4,096 evenly spaced entries of every tensor are read, which takes no time beside a
-    calibration. So another model, another number type and any training are noticed, but not
-    always a change of a few entries in a large tensor.
-    """
-    settings = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}
-    sha = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in model.state_dict().items():
-        # Odd, so that a matrix of even width is not read along one column.
-        step = tensor.numel() // _SAMPLED_ENTRIES | 1
-        sample = tensor.detach().reshape(-1)[::step].cpu().contiguous().view(torch.uint8)
-        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        sha.update(sample.numpy().tobytes())
-    return sha.hexdigest()
 
 
 class _LastSiteSeen(Exception):
