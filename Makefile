@@ -9,11 +9,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CACHE := $(or $(STAT_REPRO_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stat_repro)
 export PIP_CACHE_DIR := $(CACHE)/pip
 
-.PHONY: help demo test lint paper docs assets clean
+.PHONY: help demo test gpu lint paper docs assets clean
 
 help:
 	@echo "make demo    prune a real model at two ratios, show table and figure"
 	@echo "make test    lint, types and tests, offline, no GPU"
+	@echo "make gpu     on a machine with an NVIDIA GPU: the tests marked gpu, the benchmark, one table"
 	@echo "make lint    ruff and mypy"
 	@echo "make paper   tables and figures of all stored studies, and docs/results.md"
 	@echo "make docs    the documents as a site in docs/_build/html; a broken link or name fails"
@@ -47,6 +48,22 @@ lint: $(STAMP)
 test: lint assets
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 \
 		$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+# GPU_PYTHON: an interpreter that has everything already; GPU_LAYERS: fewer for a small card.
+GPU_PYTHON ?=
+GPU_RESULTS ?= build/gpu
+GPU_LAYERS ?= 32
+GPU_RUN := $(or $(GPU_PYTHON),$(BIN)/python)
+gpu: $(if $(GPU_PYTHON),,$(STAMP))
+	@$(GPU_RUN) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else \
+		f"make gpu: expected a CUDA device; torch {torch.__version__} has none here")'
+	$(GPU_RUN) -m pytest -m gpu -n 4 tests/test_on_devices.py tests/test_golden.py tests/test_linalg.py
+	$(GPU_RUN) -m stat_repro.bench bert_base --device cuda --authors-tokens 4096 \
+		--sweep 0.2,0.3,0.4,0.5,0.6,0.7 --results $(GPU_RESULTS)
+	$(GPU_RUN) -m stat_repro.bench llama2_7b --layers $(GPU_LAYERS) --device cuda --dtype bfloat16 \
+		--repeats 1 --warmup 0 --authors-tokens 0 --save $(GPU_RESULTS) --results $(GPU_RESULTS)
+	$(GPU_RUN) paper_figures/build.py --results $(GPU_RESULTS) --out $(GPU_RESULTS)/out
+	@cat $(GPU_RESULTS)/out/speed/table.md
 
 paper: $(STAMP)
 	$(BIN)/python paper_figures/build.py

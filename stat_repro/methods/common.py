@@ -23,7 +23,7 @@ from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.parallel import spread, world
 from stat_repro.plan import LayerPlan, PruningPlan, SiteKind
-from stat_repro.surgery.edit import SiteEdit, temporarily_pruned
+from stat_repro.surgery.edit import SiteEdit, evenly_sized, temporarily_pruned
 
 log = logging.getLogger("stat_repro")
 
@@ -103,7 +103,8 @@ def fold_all(
     # Where something is fitted to the heads, it depends on what the FFNs before them do. `bias`
     # takes the dense means, as FLAP does; `stat` has others at hand, by which it orders heads.
     if recalibrate or config.correction in FITTED:
-        with watch.stage("recalibrate_s"), temporarily_pruned(model, ffn_sites, ffn_edits):
+        passing = evenly_sized(ffn_sites, ffn_edits)
+        with watch.stage("recalibrate_s"), temporarily_pruned(model, ffn_sites, passing):
             calibration = collect_statistics(
                 model,
                 adapter,

@@ -29,7 +29,11 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
         sizes = record.protocol
         shape = f"{record.shape}, {sizes['layers']} layers"
         data = f"{sizes['examples']} x {sizes['length']}"
-        setting = f"{sizes['threads']} threads, n={sizes['repeats']}"
+        gpu = record.provenance.get("gpu")
+        where = f"{sizes['threads']} threads"
+        if gpu is not None:
+            where = f"{gpu['name']}, {sizes['dtype']}"
+        setting = f"{where}, n={sizes['repeats']}"
 
         def row(quantity: str, value: str, quartiles: str = "") -> None:
             cells = {"shape": shape, "tokens": data, "setting": setting, "quantity": quantity}  # noqa: B023
@@ -37,7 +41,7 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
 
         for name, ratio in record.ratios.items():
             quartiles = f"{ratio['q25']:.2f} to {ratio['q75']:.2f}"
-            row(_RATIO_LABELS[name], f"{ratio['median']:.2f}", quartiles)
+            row(_RATIO_LABELS.get(name, name), f"{ratio['median']:.2f}", quartiles)
         if turns := _after_passes(record):
             rows_seen = f"{sizes['authors_tokens']} of {sizes['examples'] * sizes['length']} tokens"
             row(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,9 @@ from stat_repro.models.adapter import Site, adapter_for
 from stat_repro.models.projections import Projection, linear, producer_of
 from stat_repro.plan import PlanError, PruningPlan, SiteKind
 from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class
+
+# The matrix units of GPUs work on tiles; other widths take up to twice as long (bfloat16, H100).
+GPU_WIDTH = 64
 
 
 class SurgeryError(ValueError):
@@ -148,6 +151,27 @@ def temporarily_pruned(
         yield
     finally:
         _replace(model, previous)
+
+
+def evenly_sized(sites: Sequence[Site], edits: Sequence[SiteEdit]) -> list[SiteEdit]:
+    """Edits of FFNs for forward passes, which are slow on a GPU if a width is odd.
+
+    Widths become multiples of `GPU_WIDTH` by dropped neurons that stay and are read by nothing: the
+    output is the same. Edits on the CPU are handed back as they are.
+    """
+    return [
+        _widened(site, edit) if edit.consumer_weight.is_cuda else edit
+        for site, edit in zip(sites, edits, strict=True)
+    ]
+
+
+def _widened(site: Site, edit: SiteEdit) -> SiteEdit:
+    dropped = sorted(set(range(site.units)) - set(edit.kept))
+    kept = torch.tensor(sorted([*edit.kept, *dropped[: -len(edit.kept) % GPU_WIDTH]]))
+    read = torch.isin(kept, torch.tensor(edit.kept, dtype=kept.dtype))
+    weight = edit.consumer_weight.new_zeros((len(edit.consumer_weight), len(kept)))
+    weight[:, read.to(weight.device)] = edit.consumer_weight
+    return replace(edit, kept=tuple(kept.tolist()), consumer_weight=weight)
 
 
 def _replace(model: nn.Module, modules: dict[str, nn.Module]) -> None:
