@@ -39,8 +39,9 @@ def inputs(tmp_path_factory):
     write_text(folder / "a.txt", 400)
     for seed, name in enumerate(("a.csv", "b.csv", "a.exe")):
         write_table(folder / name, 20, seed)
-    (folder / "empty.csv").write_text("")
-    (folder / "binary.csv").write_bytes(bytes(range(128, 256)))
+    for ending in ("csv", "txt"):
+        (folder / f"empty.{ending}").write_text("")
+        (folder / f"binary.{ending}").write_bytes(bytes(range(128, 256)))
     (folder / "holes.csv").write_text("text,label\nw1,up\n,down\nw2,\n")
     (folder / "other.csv").write_text("text,label\nw1,up\nw2,sideways\n")
     (folder / "one.csv").write_text("text,label\nw1,up\nw2,up\n")

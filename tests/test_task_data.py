@@ -216,7 +216,7 @@ def test_missing_training_file_and_wrong_source():
         ("asset:tweets", "train", "mine.csv"),
         ("asset:tweets", "path", "folder"),
         ("table", "path", "folder"),
-        ("table", "held_out", 0.5),
+        ("asset:tweets", "held_out", 0.5),
         ("table", "revision", "v1"),
         ("glue:sst2", "test", "mine.csv"),
         ("glue:sst2", "text_column", "review"),

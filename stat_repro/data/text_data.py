@@ -14,7 +14,9 @@ from stat_repro.data.corpora import CORPORA, corpus_of
 from stat_repro.data.corpus_files import CorpusSource
 from stat_repro.data.errors import DataError
 from stat_repro.data.packaged_text import PACKAGED_JOIN, TEXT_ASSETS, packaged_parts
+from stat_repro.data.table_files import ENDINGS, column, read_table, texts
 
+_COLUMN = "dataset.text_column"
 _CALIBRATION_KEYS = ("calibration_corpus", "calibration_path", "calibration_split")
 
 
@@ -61,7 +63,7 @@ def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
     Args:
         config: `source` is `corpus:<name>` (see `stat_repro.data.corpora`),
             `asset:nyt_editorials`, or `text` with `train` (calibration) and `test` (evaluation),
-            each one document in UTF-8.
+            each one document in UTF-8 or a table with a text column; with `held_out` one file.
         split: The evaluated part; other sources than a corpus have only `test`.
 
     Raises:
@@ -72,9 +74,9 @@ def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
         raise DataError(
             f"dataset.task: expected language_modeling for running text; got {config.task}"
         )
-    if config.held_out is not None:
+    if config.held_out is not None and config.source != "text":
         raise DataError(
-            "dataset.held_out splits questions by article; running text needs a file per part: "
+            "dataset.held_out splits questions or one file of yours, not parts of a corpus: "
             f"expected null; got {config.held_out}"
         )
     prefix, _, name = config.source.partition(":")
@@ -221,15 +223,38 @@ def fingerprint_of(documents: tuple[str, ...]) -> str:
 
 
 def _user_texts(config: DatasetConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    calibration = read_text(config.train, "dataset.train", "calibration")
-    evaluation = read_text(config.test, "dataset.test", "evaluation")
+    calibration = _documents(config.train, "dataset.train", "calibration", config.text_column)
+    if config.held_out is not None:
+        if config.test is not None:
+            raise DataError(
+                f"dataset.held_out={config.held_out} splits dataset.train: expected no "
+                f"dataset.test; got {config.test}"
+            )
+        return _split(config.join.join(calibration), config.held_out)
+    evaluation = _documents(config.test, "dataset.test", "evaluation", config.text_column)
     if calibration == evaluation:
         raise DataError(
             "dataset.train and dataset.test: expected two different texts, because a model must "
             f"not be calibrated on what it is evaluated on; {config.train} and {config.test} have "
             "the same content"
         )
-    return (calibration,), (evaluation,)
+    return calibration, evaluation
+
+
+def _documents(file: str | None, key: str, part: str, text_column: str) -> tuple[str, ...]:
+    """A text column of a table, or a whole file as one document."""
+    if file is None or Path(file).suffix.lower() not in ENDINGS:
+        return (read_text(file, key, part),)
+    path = Path(file).expanduser()
+    return tuple(texts(column(read_table(path), text_column, path, _COLUMN), path, text_column))
+
+
+def _split(text: str, held_out: float) -> tuple[tuple[str], tuple[str]]:
+    """The end of a text as the evaluated part, from a line break or a space on."""
+    start = int(len(text) * (1 - held_out))
+    places = (text.find(mark, start, (start + len(text)) // 2) for mark in "\n ")
+    cut = next((place for place in places if place > 0), start)
+    return (text[:cut],), (text[cut:],)
 
 
 def read_text(file: str | Path | None, key: str, part: str) -> str:

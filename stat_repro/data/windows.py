@@ -47,7 +47,11 @@ def check_window(window: int, positions: int | None, key: str) -> None:
 
 
 def token_windows(
-    tokenizer: PreTrainedTokenizerBase, part: TextPart, window: int, bos: str = "none"
+    tokenizer: PreTrainedTokenizerBase,
+    part: TextPart,
+    window: int,
+    bos: str = "none",
+    at_most: bool = False,
 ) -> TokenWindows:
     """Cut text into windows of tokens.
 
@@ -60,6 +64,7 @@ def token_windows(
         window: Tokens per window W.
         bos: `none`; `first` (special tokens as the tokenizer adds them to a text, to the whole of
             it) or `window` (BOS and W - 1 tokens of text in every window).
+        at_most: Cut one window of all tokens where there are fewer than W.
 
     Raises:
         DataError: Too little text for one window, or `window` without a BOS token.
@@ -79,6 +84,8 @@ def token_windows(
     )
     ids = torch.tensor(encoded["input_ids"], dtype=torch.long)
     length = window - (bos == "window")
+    if at_most:
+        length = min(length, max(2, len(ids)))
     if len(ids) < length:
         raise DataError(
             f"text too short: expected at least {length} tokens for one window; got {len(ids)} "

@@ -31,7 +31,7 @@ from stat_repro.progress import quiet_transformers
 log = logging.getLogger("stat_repro")
 
 ASSET_PREFIX = "asset:"
-_AUTO_CLASSES = {
+TASK_CLASSES = {
     "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
     "question_answering": AutoModelForQuestionAnswering,
@@ -147,7 +147,7 @@ def load_checkpoint(
         ModelLoadError: A folder that does not hold the whole model, or one without a tokenizer.
         TensorFileError: An index of weights that cannot be used.
     """
-    auto, number = _AUTO_CLASSES[task], getattr(torch, dtype)
+    auto, number = TASK_CLASSES[task], getattr(torch, dtype)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     model = load_model(folder, auto, number, trust_remote_code=trust_remote_code)
     return LoadedModel(model=model.to(device).eval(), tokenizer=tokenizer, folder=folder)

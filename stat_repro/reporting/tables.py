@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,6 @@ import pandas as pd
 from stat_repro.reporting.points import aggregate
 from stat_repro.reporting.styles import QuantityStyle, quantity_order, quantity_style
 from stat_repro.reporting.variants import ReportError
-from stat_repro.results.record import RunRecord
 
 MISSING = "-"
 
@@ -23,9 +22,9 @@ _LATEX = {
 # Costs of a record: name, factor and decimal places in a table.
 _COSTS = {
     "params": ("parameters", 1, 0),
-    "macs_per_token": ("million MACs per token", 1e-6, 2),
-    "prunable_macs_per_token": ("of these prunable", 1e-6, 2),
-    "size_bytes": ("size on disk (MB)", 1e-6, 1),
+    "macs_per_token": ("MACs per token, million", 1e-6, 2),
+    "prunable_macs_per_token": ("prunable MACs, million", 1e-6, 2),
+    "size_bytes": ("size on disk, MB", 1e-6, 1),
 }
 _ROW = ["model", "dataset", "variant", "quantity"]
 _NUMERIC_COLUMNS = (
@@ -103,17 +102,24 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     return table if several else table.drop(columns="variant")
 
 
-def before_and_after(record: RunRecord) -> pd.DataFrame:
-    """Text cells: what a run found, dense and pruned side by side."""
+def before_and_after(
+    costs: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
+) -> pd.DataFrame:
+    """Text cells: dense and pruned side by side.
+
+    Args:
+        costs: As a record has them.
+        metrics: As a record has them.
+    """
     rows = []
     none = dict.fromkeys(("dense", "pruned", "left"), MISSING)
     for key, (label, scale, decimals) in _COSTS.items():
-        if both := record.costs.get(key):
+        if both := costs.get(key):
             cells = {name: f"{value * scale:,.{decimals}f}" for name, value in both.items()}
             rows.append({"": label, **cells, "left": f"{both['pruned'] / both['dense']:.1%}"})
     scores: dict[str, dict[str, float]] = {}
     for name, values in (("dense", "dense"), ("pruned", "pruned"), ("pruned", "fidelity")):
-        for quantity, value in record.metrics[values].items():
+        for quantity, value in metrics[values].items():
             scores.setdefault(quantity, {})[name] = value
     for quantity in sorted(scores, key=quantity_order):
         style = quantity_style(quantity)

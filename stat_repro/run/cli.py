@@ -147,6 +147,24 @@ def _sweep_cache() -> Any:
     return SweepCache()
 
 
+def prune_into(config: RunConfig, folder: Path) -> Experiment:
+    """Run a configuration, and save its model with the record of the run.
+
+    Raises:
+        CheckpointError: The folder is in use, which is found before any work.
+    """
+    from stat_repro.progress import quiet_transformers
+    from stat_repro.run.pipeline import run_experiment, save_model
+    from stat_repro.surgery.checkpoint import check_unused
+
+    check_unused(folder)
+    with quiet_transformers():
+        experiment = run_experiment(config, _sweep_cache())
+        assert experiment is not None  # there is one process
+        save_model(config, experiment, folder)
+    return experiment
+
+
 def _job(cfg: DictConfig) -> None:
     outcome = run_point(cfg)
     if HydraConfig.get().mode == RunMode.MULTIRUN:

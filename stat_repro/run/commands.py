@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stat_repro.entry import guarded
+from stat_repro.config.run import DTYPES
+from stat_repro.entry import at_least, folder, guarded, share
 from stat_repro.paths import results_dir
+from stat_repro.run.compose import options_of
 
 _RUNS = "Anything else is a run or a sweep (docs/sweeps.md): stat-repro ratio=0.5"
 
@@ -17,6 +19,18 @@ def main(argv: Sequence[str]) -> int:
     """Carry out one command."""
     options = parser().parse_args(argv)
     return guarded(lambda: options.work(options), lambda: "the same command starts again")
+
+
+def _prune(options: argparse.Namespace) -> None:
+    from stat_repro.run.own_model import prune
+
+    prune(options)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from stat_repro.run.own_model import evaluate
+
+    evaluate(options)
 
 
 def _runs(options: argparse.Namespace) -> None:
@@ -42,6 +56,23 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(work=work)
         return one.add_argument
 
+    what = "prune a model of your own, evaluate it before and after, and save it"
+    add = command("prune", _prune, what, "my-model --data mine.csv --ratio 0.4 --out my-model-40")
+    _add_model_and_data(add)
+    add("--out", type=folder, required=True, help="new folder for the pruned model")
+    add("--test", help="file that is evaluated (a fixed fifth of --data, which is held out)")
+    add("--ratio", type=share, help="share of the prunable MACs that is removed (0.5)")
+    names = options_of("pruning")
+    add(
+        "--method", choices=names, default="stat", metavar="NAME", help=f"{', '.join(names)} (stat)"
+    )
+    add("--examples", type=at_least(1), help="sentences or windows to calibrate on (512 or 128)")
+    add("--seed", type=at_least(0), help="of the draw of these (0)")
+    add("--round-to", type=at_least(1), help="multiple that kept neurons are rounded to (1)")
+    add("--dry-run", action="store_true", help="say what would be done, and how long it takes")
+    add = command("eval", _eval, "evaluate a saved model", "my-model-40 --data test.csv")
+    _add_model_and_data(add)
+    add("--dense", metavar="MODEL", help="compare with this model: KL and agreement")
     add = command("runs", _runs, "list stored runs", "--study mine --where method=stat ratio=0.5")
     add("--study", help="one study (all)")
     add("--where", nargs="+", default=[], metavar="KEY=VALUE", help="only runs with these values")
@@ -53,8 +84,29 @@ def parser() -> argparse.ArgumentParser:
     return program
 
 
+def _add_model_and_data(add: Any) -> None:
+    add("model", metavar="MODEL", help="a folder, a name on the Hugging Face hub, or of conf/model")
+    add(
+        "--data",
+        required=True,
+        help="text, csv, tsv, json, jsonl or parquet file, or a data set of conf/dataset; "
+        "classifiers need a column of labels, models that answer questions a file like SQuAD's",
+    )
+    add("--text-column", help="column of the text in a table (text)")
+    add("--label-column", help="column of the label in a table (label)")
+    add("--dtype", choices=DTYPES, help="data type of the model (float32)")
+    add("--device", help="auto, cpu, cuda, cuda:<i> or mps (auto)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other key of a run, such as dataset.max_length=256",
+    )
+
+
 # The words that choose a command, and those that ask for this help.
-COMMANDS = ("runs", "show")
+COMMANDS = ("prune", "eval", "runs", "show")
 
 
 def chosen(argv: Sequence[str]) -> bool:

@@ -68,7 +68,8 @@ def show(name: str, root: Path) -> str:
     if record.error is not None:
         lines += [f"{record.error['type']}: {record.error['message']}", ""]
     if record.status == "ok":
-        lines += [to_text(before_and_after(record)), to_text(_plan(record))]
+        result = before_and_after(record.costs, record.metrics)
+        lines += [to_text(result), to_text(_plan(record))]
     command = shlex.join(["python", "run.py", *overrides_of(from_dict(record.config))])
     lines += ["Command (name@... is a file or folder whose sha256 begins like this):", ""]
     lines += [f"  {command}", "", "Environment:", ""]

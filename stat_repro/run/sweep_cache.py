@@ -138,13 +138,12 @@ def _dense_key(config: RunConfig) -> dict[str, Any]:
 def _load_dense(config: RunConfig) -> DenseModel:
     device = resolve_device(config.device)
     with first_rank_first():  # it downloads and trains; the others use its files
-        config = _within_positions(config)
+        config = within_positions(config)
         checkpoint, data = _prepared(config, device)
-    folder = checkpoint.folder
-    model_hash = hash_files(folder)
+    model_hash = hash_files(checkpoint.folder)
     same_everywhere("weights of the dense model (sha256)", model_hash)
     loaded = load_checkpoint(
-        folder,
+        checkpoint.folder,
         config.dataset.task,
         config.dtype,
         device,
@@ -152,14 +151,14 @@ def _load_dense(config: RunConfig) -> DenseModel:
     )
     return DenseModel(
         loaded=loaded,
-        workload=_workload(data, loaded, config),
+        workload=workload_of(data, loaded, config),
         base_hash=checkpoint.base_hash,
         model_hash=model_hash,
         finetuned=checkpoint.finetuned,
     )
 
 
-def _within_positions(config: RunConfig) -> RunConfig:
+def within_positions(config: RunConfig) -> RunConfig:
     """The configuration with default lengths that the model can read."""
     key = "window" if config.dataset.task == "language_modeling" else "max_length"
     given, usual = config.dataset.at_most, getattr(config.dataset, key)
@@ -192,7 +191,7 @@ def _prepared(
             f"model.path: expected a causal language model for {config.dataset.name} "
             f"(perplexity); got {config.model.path}; choose another model or a dataset with labels"
         )
-    data = _load_data(config)
+    data = load_data(config)
     if has_head or isinstance(data, TextData):
         return _Checkpoint(folder, base_hash, False), data
     if not config.finetune.enabled:
@@ -213,8 +212,8 @@ def _prepared(
     return _Checkpoint(folder, base_hash, True), data
 
 
-def _load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
-    """The data set; refuses a missing part here, before anything is trained."""
+def load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
+    """The data set, or an error for a missing part before anything is trained."""
     split = config.evaluation.split
     if config.dataset.task == "language_modeling":
         tasks = config.evaluation.zero_shot
@@ -227,9 +226,10 @@ def _load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
     return data
 
 
-def _workload(
+def workload_of(
     data: TaskData | QuestionData | TextData, loaded: LoadedModel, config: RunConfig
 ) -> Workload:
+    """The data set for a model, of which only configuration and tokenizer are read."""
     positions = positions_of(loaded.model.config)
     if isinstance(data, TextData):
         return WindowWorkload(data, config.dataset, loaded.tokenizer, positions)

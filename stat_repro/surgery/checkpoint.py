@@ -90,6 +90,16 @@ def save_pruned(
     return Path(folder).absolute()
 
 
+def check_unused(folder: Path) -> None:
+    """Refuse a name that something has.
+
+    Raises:
+        CheckpointError: It is no new or empty folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder}: expected a new or empty folder; got one that is in use")
+
+
 @contextmanager
 def complete_folder(folder: Path) -> Iterator[Path]:
     """A folder to write to; it gets its name at the end of the `with`, complete or not at all.
@@ -101,8 +111,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
         CheckpointError: The name is in use.
     """
     target = folder.absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(f"{target}: expected a new or empty folder; got one that is in use")
+    check_unused(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch(target.parent, f".{target.name}", folder=True) as partial:
         yield partial

@@ -114,6 +114,8 @@ class SentenceWorkload:
             deviation = self.data.glue.deviation(*sizes)
             if deviation is not None:
                 conventions["benchmark_deviation"] = deviation
+        if self.config.held_out is not None:
+            conventions["held_out"] = f"a fixed random {self.config.held_out} of the rows"
         if self.outputs.note is not None:
             conventions["outputs"] = self.outputs.note
         return conventions

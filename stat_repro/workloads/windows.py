@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
 from stat_repro.data.batching import window_batches
 from stat_repro.data.text_data import TextData
-from stat_repro.data.windows import check_window, token_windows
+from stat_repro.data.windows import TokenWindows, check_window, token_windows
 from stat_repro.evaluation.evaluate import evaluate_language
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.zero_shot import ZeroShotScores, evaluate_zero_shot, load_tasks
@@ -51,9 +51,24 @@ class WindowWorkload:
         self.config = config
         self.tokenizer = tokenizer
         self.fingerprint = dict(data.fingerprint)
-        self.sequence_length = float(config.window)
-        self._evaluation = token_windows(tokenizer, data.evaluation, config.window, config.bos)
-        self._pool = token_windows(tokenizer, data.calibration, config.window, config.bos).ids
+
+        def cut(window: int) -> list[TokenWindows]:
+            parts = (data.evaluation, data.calibration)
+            return [
+                token_windows(tokenizer, part, window, config.bos, config.at_most) for part in parts
+            ]
+
+        windows = cut(config.window)
+        window = min(part.ids.shape[1] for part in windows)
+        if window < config.window:  # both parts are cut as the shorter one needs it
+            log.warning(
+                "dataset.window: %d, the tokens of the shorter of calibration and evaluation, "
+                "instead of %d",
+                *(window, config.window),
+            )
+            windows = cut(window)
+        self.sequence_length = float(window)
+        self._evaluation, self._pool = windows[0], windows[1].ids
 
     def calibration(
         self, config: CalibrationConfig, seed: int, *, labels: bool = False
@@ -114,6 +129,8 @@ class WindowWorkload:
             "join": self.config.join,
             "special_tokens": self._evaluation.special,
         }
+        if self.config.held_out is not None:
+            protocol["held_out"] = f"the last {self.config.held_out} of the text"
         if self.data.protocol:
             protocol |= self.data.protocol
             protocol["bos"] = self.config.bos

@@ -1,0 +1,135 @@
+"""What a run would do, counted from the shapes of model and data; no weight is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from stat_repro.allocation.allocate import allocate_ranked
+from stat_repro.allocation.budget import Budget
+from stat_repro.allocation.costs import prunable_costs, unit_costs
+from stat_repro.calibration.capture import count_tokens
+from stat_repro.config import RunConfig
+from stat_repro.finetune.recipe import has_task_head
+from stat_repro.measure import resolve_device, synchronize
+from stat_repro.models.adapter import Adapter, adapter_for
+from stat_repro.models.loading import (
+    TASK_CLASSES,
+    LoadedModel,
+    checkpoint_folder,
+    explained_refusal,
+    load_config,
+    load_tokenizer,
+)
+from stat_repro.plan import LayerPlan, PruningPlan
+from stat_repro.reporting.tables import before_and_after, to_text
+from stat_repro.run.sweep_cache import load_data, within_positions, workload_of
+
+_SIDE = 1024  # of the matrices that are multiplied to see how fast this machine is
+
+
+def forecast(config: RunConfig) -> str:
+    """Sizes, memory and time of a run in words; counted, except the speed of this machine."""
+    config = within_positions(config)
+    data = load_data(config)
+    loaded = _without_weights(config, getattr(data, "label_names", None))
+    workload = workload_of(data, loaded, config)
+    adapter, length = adapter_for(loaded.model), workload.sequence_length
+    plan = equal_shares(adapter, config, length)
+    counts = count_tokens(workload.calibration(config.calibration, config.seed))
+    dense, cut = prunable_costs(adapter, length), prunable_costs(adapter, length, plan)
+    params = loaded.model.num_parameters()
+    width = getattr(torch, config.dtype).itemsize
+    after = params - dense.params + cut.params
+    costs = {
+        "params": {"dense": params, "pruned": after},
+        "prunable_macs_per_token": {"dense": dense.macs, "pruned": cut.macs},
+        "size_bytes": {"dense": params * width, "pruned": after * width},
+    }
+    layer, tokens = plan.layers[0], counts.tokens
+    sums = sum(8 * site.columns**2 for site in adapter.sites)
+    passes, float64 = operations(adapter, plan, length, tokens)
+    device = resolve_device(config.device)
+    speeds = [_speed(device, kind) for kind in (getattr(torch, config.dtype), torch.float64)]
+    seconds = passes / speeds[0] + float64 / speeds[1]
+    return "\n".join(
+        [
+            "Dry run: nothing was pruned or written. Counted, not measured:",
+            "",
+            to_text(before_and_after(costs, {"dense": {}, "pruned": {}, "fidelity": {}})),
+            f"calibration: {counts.examples} examples of {config.dataset.name}, {tokens:,} tokens",
+            f"plan: with equal shares the first of {adapter.num_layers} layers would keep "
+            f"{len(layer.kept_heads)} of {layer.heads} heads and {len(layer.kept_neurons)} of "
+            f"{layer.neurons} neurons; {config.pruning.method} chooses the sizes from the "
+            "calibration for the same MACs, so the parameters may differ somewhat",
+            f"memory: weights {(params + after) * width / 1e6:,.0f} MB, statistics "
+            f"{sums / 1e6:,.0f} MB; activations and workspace come on top",
+            f"work of stat: {passes / 1e12:,.2f} TFLOP in forward passes, {float64 / 1e12:,.2f} "
+            "TFLOP in float64 (docs/scaling.md)",
+            f"time: at least {seconds:,.0f} s at the speed of large matrix products here, "
+            f"timed just now ({speeds[0] / 1e9:,.0f} and {speeds[1] / 1e9:,.0f} GFLOP/s on "
+            f"{device}); loading and evaluation come on top",
+        ]
+    )
+
+
+def _without_weights(config: RunConfig, labels: Sequence[str] | None) -> LoadedModel:
+    """The model of a run on the meta device; a head that is not trained yet has these labels."""
+    folder, task = checkpoint_folder(config.model), config.dataset.task
+    settings = load_config(folder)
+    if labels is not None and not has_task_head(folder, task):
+        settings.num_labels = len(labels)
+    with torch.device("meta"), explained_refusal(folder, task):
+        model = TASK_CLASSES[task].from_config(settings, dtype=getattr(torch, config.dtype))
+    return LoadedModel(model.eval(), load_tokenizer(folder), folder)
+
+
+def equal_shares(adapter: Adapter, config: RunConfig, length: float) -> PruningPlan:
+    """A plan with the sizes that equal shares of every layer have.
+
+    Raises:
+        BudgetError: A ratio that cannot be met.
+    """
+    costs, options = unit_costs(adapter, length), config.pruning
+    budget = Budget(costs, config.ratio, options.min_units, options.kinds)
+    heads, neurons = ([np.zeros(n) for n in units] for units in (costs.heads, costs.neurons))
+    sizes = allocate_ranked(heads, neurons, budget, uniform=True, split="proportional")
+    layers = zip(sizes.heads, sizes.neurons, costs.heads, costs.neurons, strict=True)
+    kept = tuple(LayerPlan(tuple(range(h)), tuple(range(n)), H, N) for h, n, H, N in layers)
+    return PruningPlan(kept, options.method)
+
+
+def operations(
+    adapter: Adapter, plan: PruningPlan, length: float, tokens: int
+) -> tuple[float, float]:
+    """FLOPs of STAT's forward passes, and those in float64: sums, pivots, folds.
+
+    The formulas are those of docs/scaling.md.
+    """
+    passes = float64 = 0.0
+    for site in adapter.sites:
+        kept = len(plan.layers[site.layer].kept(site.kind))
+        columns, rest = site.columns, kept * site.width
+        dense = 2 * tokens * site.units * site.unit_macs(length)
+        # The second pass runs with all heads and the neurons that are kept.
+        again = 1.0 if site.kind == "attention" else kept / max(1, site.units)
+        passes += dense * (1 + again)
+        float64 += tokens * columns**2 * (2 if site.kind == "attention" else 1)
+        float64 += columns**3 / 3 + rest**3 / 3 + 2 * columns**2 * rest
+    return passes, float64
+
+
+def _speed(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP per second of a large matrix product, the best of a few."""
+    matrix = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)
+    seconds = []
+    for _ in range(4):
+        synchronize(device)
+        start = time.perf_counter()
+        matrix @ matrix
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * _SIDE**3 / min(seconds)

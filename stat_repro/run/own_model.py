@@ -1,0 +1,176 @@
+"""`stat-repro prune` and `eval`: a model and data of one's own, with the usual run behind them."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datasets import concatenate_datasets
+from omegaconf import OmegaConf
+
+from stat_repro.config import RunConfig
+from stat_repro.cost.compare import counted_costs
+from stat_repro.data.errors import DataError
+from stat_repro.data.squad import QuestionData
+from stat_repro.data.table_files import ENDINGS
+from stat_repro.data.task_data import TaskData
+from stat_repro.data.text_data import TextData
+from stat_repro.finetune.recipe import has_task_head
+from stat_repro.measure import resolve_device
+from stat_repro.models.loading import checkpoint_folder, load_checkpoint, read_config
+from stat_repro.paths import RECORD_FILE
+from stat_repro.reporting.tables import before_and_after, to_text
+from stat_repro.run.cli import prune_into
+from stat_repro.run.compose import compose_run, options_of
+from stat_repro.run.dry_run import forecast
+from stat_repro.run.sweep_cache import load_data, within_positions, workload_of
+from stat_repro.surgery.checkpoint import auto_class_of, check_unused
+
+# Keys of the configuration by the options that set them.
+_KEYS = {
+    **{key: key for key in ("ratio", "round_to", "seed", "device", "dtype")},
+    "examples": "calibration.examples",
+    "text_column": "dataset.text_column",
+    "label_column": "dataset.label_column",
+    "test": "dataset.test",
+}
+# How a file is read, by the head of the model; others are classified or scored.
+_READERS = {"ForCausalLM": "text_file", "ForQuestionAnswering": "squad_dev"}
+_HELD_OUT = 0.2  # of a file without another one to evaluate on
+
+
+def prune(options: argparse.Namespace) -> None:
+    """Prune a model, or say what that would do, and print what came out."""
+    folder = options.out.expanduser()
+    check_unused(folder)
+    config = run_config(options)
+    task = config.dataset.task
+    if not has_task_head(checkpoint_folder(config.model), task):
+        print(f"{options.model} has no head for {task}: one is trained on the data first")
+    if options.dry_run:
+        print(forecast(config))
+        return
+    experiment = prune_into(config, folder)
+    record, auto = experiment.record, auto_class_of(experiment.compression.model)
+    costs, protocol = record.costs, record.metrics["protocol"]
+    evaluated = protocol.get("examples") or f"{protocol.get('windows')} windows"
+    print(
+        f"\n{to_text(before_and_after(costs, record.metrics))}\n"
+        f"calibrated on {costs['calibration_examples']} examples of {record.dataset} with "
+        f"{costs['calibration_tokens']:,} tokens (seed {record.seed}), evaluated on {evaluated}"
+        f"{' that were held out' if 'held_out' in protocol else ''}\n"
+        f"what was done and measured: {folder / 'README.md'}\n\nLoad it:\n\n"
+        f"    import stat_repro\n    from transformers import {auto}, AutoTokenizer\n\n"
+        f'    model = {auto}.from_pretrained("{folder}")\n'
+        f'    tokenizer = AutoTokenizer.from_pretrained("{folder}")'
+    )
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Evaluate a saved model, alone or against its dense one, and print the numbers."""
+    config = within_positions(run_config(options))
+    folder, device = checkpoint_folder(config.model), resolve_device(config.device)
+    loaded = load_checkpoint(folder, config.dataset.task, config.dtype, device)
+    data = load_data(config)
+    if config.dataset.held_out is not None and not _calibrated_on(folder, Path(options.data)):
+        data = _all_of(data)
+        config = replace(config, dataset=replace(config.dataset, held_out=None))
+    workload = workload_of(data, loaded, config)
+    model = dense = loaded.model
+    if options.dense is not None:
+        other = checkpoint_folder(run_config(options, options.dense).model)
+        dense = load_checkpoint(other, config.dataset.task, config.dtype, device).model
+    metrics = workload.evaluate(dense, model, None, config.evaluation).metrics
+    costs = counted_costs(dense, model, workload.sequence_length)
+    table = before_and_after(costs, metrics)
+    if options.dense is None:  # it was compared with itself
+        table = before_and_after(costs, {**metrics, "fidelity": {}})[["", "pruned"]]
+        table.columns = ["", folder.name]
+    protocol = metrics["protocol"]
+    print(to_text(table), *(f"{key}: {value}" for key, value in protocol.items()), sep="\n")
+
+
+def run_config(options: argparse.Namespace, model: str | None = None) -> RunConfig:
+    """The configuration of a run for the options of a command.
+
+    Args:
+        options: See `stat_repro.run.commands`; what is None is as the configuration has it.
+        model: Instead of `options.model`.
+
+    Raises:
+        DataError: No such data, or a file that the model cannot be evaluated on.
+        ModelLoadError: No such model.
+    """
+    name = options.model if model is None else model
+    given = {key: getattr(options, option, None) for option, key in _KEYS.items()}
+    values = {key: value for key, value in given.items() if value is not None}
+    groups = {"pruning": getattr(options, "method", "stat"), "model": name}
+    if Path(name).expanduser().exists() or name not in options_of("model"):
+        groups["model"] = "hf"
+        values |= {"model.path": name, "model.name": _label(name)}
+    file = Path(options.data).expanduser()
+    if file.is_file():
+        of_model = {key: value for key, value in values.items() if key.startswith("model.")}
+        read = read_config(checkpoint_folder(compose_run(groups, of_model).model))
+        groups["dataset"], of_data = _reading(file, read, "dataset.test" in values)
+        values |= of_data
+    elif options.data in options_of("dataset"):
+        groups["dataset"] = options.data
+    else:
+        raise DataError(
+            f"--data: expected a file, or a data set among {', '.join(options_of('dataset'))}; "
+            f"got {options.data} (working folder {Path.cwd()})"
+        )
+    for item in options.set:
+        key = item.partition("=")[0]
+        values[key] = OmegaConf.select(OmegaConf.from_dotlist([item]), key)
+    return compose_run(groups, {**values, "evaluation.keep_examples": False})
+
+
+def _reading(file: Path, model: dict[str, Any], test: bool) -> tuple[str, dict[str, Any]]:
+    """The option of `dataset` for a file, and its keys."""
+    architecture = str((model.get("architectures") or ["a model without a head"])[0])
+    reader = next((r for head, r in _READERS.items() if architecture.endswith(head)), "table_file")
+    path = str(file.resolve())
+    values: dict[str, Any] = {"dataset.name": _label(file.stem), "dataset.train": path}
+    if reader == "squad_dev":
+        values["dataset.path"] = values.pop("dataset.train")
+    if reader == "table_file" and file.suffix.lower() not in ENDINGS:
+        raise DataError(
+            f"--data: expected a table with a column of labels ({', '.join(ENDINGS)}) for "
+            f"{architecture}; got {file}; text without labels is for causal language models"
+        )
+    if reader == "table_file" and len(model.get("id2label") or "01") == 1:
+        values["dataset.task"] = "regression"
+    return reader, values if test else {**values, "dataset.held_out": _HELD_OUT}
+
+
+def _label(name: str) -> str:
+    """A name for records and tables."""
+    return re.sub(r"[^A-Za-z0-9_.-]+|^[.-]+", "-", Path(name).name).strip("-.") or "model"
+
+
+def _calibrated_on(folder: Path, file: Path) -> bool:
+    """Whether the record of a saved model says that a part of this file calibrated it."""
+    if not (folder / RECORD_FILE).is_file():
+        return False
+    config = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["config"]
+    digest = hashlib.sha256(file.expanduser().read_bytes()).hexdigest()[:10]
+    return any(str(config["dataset"][key]).endswith(f"@{digest}") for key in ("train", "path"))
+
+
+def _all_of(data: TaskData | QuestionData | TextData) -> TaskData | QuestionData | TextData:
+    """A file that was read in two parts, of which all is to be evaluated."""
+    if isinstance(data, TextData):
+        text = "".join((*data.calibration.documents, *data.evaluation.documents))
+        return replace(data, evaluation=replace(data.evaluation, documents=(text,)))
+    if isinstance(data, QuestionData):
+        questions = (*data.split("train"), *data.split("validation"))
+        return replace(data, splits={**data.splits, "validation": questions})
+    rows = concatenate_datasets([data.split("train"), data.split("test")])
+    return replace(data, splits={**data.splits, "test": rows})
