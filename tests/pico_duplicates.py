@@ -38,3 +38,7 @@ def duplicate_heads(model):
         for unit in range(1, site.units) if together else [site.units - 1]:
             for producer in site.producers:
                 copy_rows(model, producer, site.units, [0], [unit])
+    table = getattr(model.base_model, "encoder", None)
+    table = getattr(table, "relative_attention_bias", None)
+    if table is not None:  # MPNet: a column of position biases for each head
+        table.weight.data[:, -1] = table.weight.data[:, 0]

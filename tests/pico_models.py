@@ -122,7 +122,8 @@ def pico_model(
         head: End of the class name (`Model`, `ForMaskedLM`...); by default sequence
             classification for encoders and causal language modelling for decoders.
         dtype: Of the parameters.
-        attention: `sdpa` or `eager`. Gemma 2 has no `sdpa`: `eager`, or in float64 `precise`.
+        attention: `sdpa` or `eager`. Gemma 2 has no `sdpa`: `eager`, or in float64 `precise`; MPNet
+            has `eager` only.
         seed: Of the weights; the global generator is left alone.
         changes: Other config values.
     """
@@ -133,6 +134,8 @@ def pico_model(
     auto = getattr(hf, "AutoModel" + head.removeprefix("Model"))
     if config.model_type == "gemma2" and attention == "sdpa":
         attention = "precise" if dtype == torch.float64 else "eager"
+    if config.model_type == "mpnet":
+        attention = "eager"
     with torch.random.fork_rng():
         model = auto.from_config(config, attn_implementation=attention, dtype=dtype)
     randomise(model, seed)

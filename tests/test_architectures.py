@@ -100,7 +100,7 @@ def test_padded_rows_of_decoders_equal_the_rows_alone(name: str, padding_side: s
 
 
 # Encoders whose positions follow the tokens and not the columns of the batch.
-MOVABLE = ("roberta", "xlm_roberta", "camembert")
+MOVABLE = ("roberta", "xlm_roberta", "camembert", "mpnet")
 
 
 @pytest.mark.parametrize(

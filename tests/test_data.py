@@ -261,4 +261,5 @@ def test_model_configs_fit_the_schema(path):
         assert OmegaConf.is_missing(merged, "path")
     else:
         prefix, _, name = merged.path.partition(":")
-        assert name in assets.MODELS if prefix == "asset" else merged.path.count("/") == 1
+        packaged = (*assets.MODELS, *assets.LARGE_MODELS)
+        assert name in packaged if prefix == "asset" else merged.path.count("/") == 1

@@ -55,6 +55,10 @@ def qwen(hidden: int, ffn: int, layers: int, heads: int, groups: int, **more: ob
 SHAPES: dict[str, tuple[object, int, int, int, int, int]] = {
     # 4 * 768 * 64; 2 * 64; 2 * 768; and a bias for every row of query, key, value and FFN input
     "bert_base": (hf.BertConfig(), 196_608, 128, 1_536, 196_608 + 3 * 64, 1_537),
+    "mpnet_base": (
+        hf.MPNetConfig(max_position_embeddings=514),
+        196_608, 128, 1_536, 196_608 + 3 * 64, 1_537,
+    ),
     "distilbert_base": (hf.DistilBertConfig(), 196_608, 128, 1_536, 196_608 + 3 * 64, 1_537),
     # 4 * 4096 * 128; 3 * 4096
     "llama2_7b": (llama(4096, 11008, 32, 32, 32), 2_097_152, 256, 12_288, 2_097_152, 12_288),

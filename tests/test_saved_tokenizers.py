@@ -23,6 +23,15 @@ def bert_words(folder):
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
 
 
+def mpnet(folder):
+    """BERT's pieces under names of RoBERTa's special tokens."""
+    special = ("<s>", "<pad>", "</s>", "<unk>", "[UNK]")
+    words = (*special, *BERT_WORDS[5:], "<mask>")
+    vocabulary = {word: i for i, word in enumerate(words)}
+    hf.MPNetTokenizer(vocab=vocabulary).save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text("{}")
+
+
 def bert_without_configuration(folder):
     bert_words(folder)
     (folder / "tokenizer_config.json").unlink()
@@ -81,6 +90,7 @@ CASES = [
     ("bert", bert_fast),
     ("distilbert", bert_words),
     ("electra", bert_words),
+    ("mpnet", mpnet),
     ("roberta", roberta),
     ("xlm_roberta", sentence_pieces(hf.XLMRobertaTokenizer)),
     ("camembert", sentence_pieces(hf.CamembertTokenizer)),

@@ -168,8 +168,8 @@ def explained(key: str) -> Iterator[None]:
         if full or os.strerror(errno.ENOSPC) in str(error):
             raise AssetError(
                 f"{key}: the disk is full in {cache_dir()} (about 1 GB is needed for all "
-                f"assets, and 1.3 GB for mpnet_base). Nothing half-written was left. Free some space or set "
-                f"{CACHE_VARIABLE} to a folder on another disk."
+                f"assets, and 1.3 GB for mpnet_base). Nothing half-written was left. Free some "
+                f"space or set {CACHE_VARIABLE} to a folder on another disk."
             ) from error
         # Without an error number it is a library's own use of the class, not the file system's.
         if isinstance(error, OSError) and error.errno is not None:

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import Adapter
+from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.positions import positions_of
 from stat_repro.parallel import same_everywhere
 
@@ -142,6 +143,12 @@ def model_inputs(
 def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
     """The hidden states that a transformer layer is called with, by position or by name."""
     return args[0] if args else kwargs["hidden_states"]
+
+
+def layer_output(adapter: Adapter, hidden_states: torch.Tensor) -> Any:
+    """What a transformer layer returns that hands these hidden states on."""
+    tuples = LAYOUTS[adapter.model_type].layer_tuples
+    return (hidden_states,) if tuples else hidden_states
 
 
 def _rows(key: str, value: torch.Tensor) -> torch.Tensor:

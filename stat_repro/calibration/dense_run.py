@@ -7,6 +7,7 @@ model instead of being computed again for every edit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from stat_repro.calibration.batches import (
     CalibrationBatch,
     forward_options,
+    layer_output,
     token_mask,
 )
 from stat_repro.calibration.capture import layer_hooks
@@ -45,7 +47,7 @@ class DenseRun:
     def __init__(
         self, model: nn.Module, adapter: Adapter, batches: Iterable[CalibrationBatch], tokens: int
     ) -> None:
-        self._model, self._problem = model, problem_of(model)
+        self._model, self._adapter, self._problem = model, adapter, problem_of(model)
         self._layers = [model.get_submodule(name) for name in adapter.layer_names]
         self._options = forward_options(adapter)
         self._inputs: list[dict[str, torch.Tensor]] = []
@@ -79,7 +81,7 @@ class DenseRun:
             for inputs, mask, hidden, reference in zip(
                 self._inputs, self._masks, self._hidden, self._reference, strict=True
             ):
-                skipped = [_returning(hidden[layer])] * layer
+                skipped = [_returning(layer_output(self._adapter, hidden[layer]))] * layer
                 with forwards_replaced(self._layers[:layer], skipped):
                     output = self._model(**inputs, **self._options)
                 now = predictions(output, mask, self._problem)
@@ -100,6 +102,6 @@ def _first_rows(batches: Iterable[CalibrationBatch], tokens: int) -> Iterator[Ca
             return
 
 
-def _returning(hidden: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """A forward pass that returns these hidden states."""
-    return lambda *args, **kwargs: hidden
+def _returning(output: Any) -> Callable[..., Any]:
+    """A forward pass that returns this."""
+    return lambda *args, **kwargs: output

@@ -19,6 +19,7 @@ from torch import nn
 from stat_repro.calibration.batches import (
     CalibrationBatch,
     forward_options,
+    layer_output,
     model_inputs,
     token_mask,
 )
@@ -98,7 +99,7 @@ class LayerPasses:
                 self._masks.append(token_mask(model_inputs(batch)).cpu())
                 inputs = model_inputs(batch, self._device)
                 calls: list[Any] = []
-                with _recorded(layers, calls), suppress(_LastLayerReached):
+                with _recorded(layers, calls, self._adapter), suppress(_LastLayerReached):
                     backbone(**inputs, **options)
                 tensors: list[torch.Tensor] = []
                 self._calls.append([_mapped(call[1:], partial(_slot, tensors)) for call in calls])
@@ -124,22 +125,23 @@ class LayerPasses:
                 hidden = self._store.get(f"hidden-{index}")[0].to(self._device)
                 with watcher.batch(self._masks[index], ends=last):
                     hidden = module(hidden, *arguments, **options)
+                    hidden = hidden[0] if isinstance(hidden, tuple) else hidden
                     if not last:
                         self._store.put(f"hidden-{index}", [hidden])
 
 
 @contextmanager
-def _recorded(layers: list[nn.Module], calls: list[Any]) -> Iterator[None]:
+def _recorded(layers: list[nn.Module], calls: list[Any], adapter: Adapter) -> Iterator[None]:
     """Make the layers hand their input on and write down how they were called.
 
     A call is (hidden states, further positional arguments, keyword arguments).
     """
 
-    def record(layer: int, hidden_states: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+    def record(layer: int, hidden_states: torch.Tensor, *rest: Any, **options: Any) -> Any:
         calls.append((hidden_states, rest, options))
         if layer == len(layers) - 1:
             raise _LastLayerReached
-        return hidden_states
+        return layer_output(adapter, hidden_states)
 
     with forwards_replaced(layers, [partial(record, layer) for layer in range(len(layers))]):
         yield

@@ -46,6 +46,9 @@ class Layout:
         norm_behind: Whether a norm stands between a branch's last projection and the stream.
         positions_behind_padding: Whether the first token has the row of the positions that comes
             after the padding token's number.
+        numbered_heads: Whether all layers share a table of position biases with a row for each head
+            of the dense model. A layer then reads those of the heads that it kept.
+        layer_tuples: Whether a layer returns a tuple, the stream first.
     """
 
     layers: str
@@ -60,6 +63,8 @@ class Layout:
     pre_norm: bool = False
     norm_behind: bool = False
     positions_behind_padding: bool = False
+    numbered_heads: bool = False
+    layer_tuples: bool = False
 
     @property
     def attention(self) -> str:
@@ -288,6 +293,43 @@ class StatElectraConfig(SizesPerLayerConfig, hf.ElectraConfig):
 
 
 @strict
+class StatMPNetConfig(SizesPerLayerConfig, hf.MPNetConfig):
+    """`MPNetConfig` with sizes per layer.
+
+    Attributes:
+        kept_heads_per_layer: Which heads of the dense model each layer has: its rows in the table
+            of position biases, which all layers share.
+    """
+
+    model_type = "stat_mpnet"
+    layout = replace(
+        ROBERTA,
+        query="attention.attn.q",
+        key_value=("attention.attn.k", "attention.attn.v"),
+        attention_output="attention.attn.o",
+        numbered_heads=True,
+        layer_tuples=True,
+    )
+
+    kept_heads_per_layer: list[list[int]] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.kept_heads_per_layer is None:
+            self.kept_heads_per_layer = [list(range(n)) for n in self.query_heads_per_layer or []]
+
+    def validate_kept_heads(self) -> None:
+        """Check the numbers of the heads (called on construction and on saving)."""
+        counts, kept = self.query_heads_per_layer or [], self.kept_heads_per_layer or []
+        expected = [sorted({*heads} & {*range(self.num_attention_heads)}) for heads in kept]
+        if kept != expected or [len(heads) for heads in kept] != counts:
+            raise ValueError(
+                f"kept_heads_per_layer: expected {counts} ascending numbers below "
+                f"{self.num_attention_heads}; got {kept}"
+            )
+
+
+@strict
 class StatDistilBertConfig(SizesPerLayerConfig, hf.DistilBertConfig):
     """`DistilBertConfig` with sizes per layer."""
 
@@ -478,6 +520,7 @@ CONFIGS: tuple[Any, ...] = (
     StatXLMRobertaConfig,
     StatCamembertConfig,
     StatElectraConfig,
+    StatMPNetConfig,
     StatDistilBertConfig,
     StatLlamaConfig,
     StatMistralConfig,
@@ -580,7 +623,36 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
         owner.__dict__[key] = module
 
 
-class _WithoutHeads(nn.Module):
+class _Changed(nn.Module):
+    """An attention module with another forward pass: the same names, hooks and weights."""
+
+    # The stock class, and the name of the output projection if it is inside this module.
+    stock: ClassVar[type]
+    output: ClassVar[str | None]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew from its stock class: its own class is in no module to be looked up in."""
+        return _revived, (type(self).__bases__[0], self.stock, self.output), self.__dict__
+
+
+class _SomeHeads(_Changed):
+    """Attention whose heads have a row each in a table of position biases, which lost some."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_bias: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As in the stock class, with biases (B, heads of the dense model, S, S)."""
+        stock: Any = super()
+        numbers: Any = self.head_numbers
+        bias = None if position_bias is None else position_bias[:, list(numbers)]
+        return stock.forward(hidden_states, attention_mask, bias, **kwargs)
+
+
+class _WithoutHeads(_Changed):
     """The attention of a layer that lost all its heads: only the output bias is left.
 
     The stock forward pass must not run: torch 2.11 ends the process when its fused attention gets
@@ -589,12 +661,8 @@ class _WithoutHeads(nn.Module):
     A quantised cache works on groups of numbers; there it is as many as in the dense model.
     """
 
-    # The stock class, and the name of the output projection if it is inside this module.
-    stock: ClassVar[type]
-    output: ClassVar[str | None]
-
     def forward(
-        self, hidden_states: torch.Tensor, past_key_values: Any = None, **kwargs: Any
+        self, hidden_states: torch.Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Output (B, S, D or 0) and empty attention weights (B, 0, S, tokens seen)."""
         batch, length, _ = hidden_states.shape
@@ -614,22 +682,18 @@ class _WithoutHeads(nn.Module):
             output = self.get_submodule(self.output)(output)
         return output, hidden_states.new_empty(batch, 0, length, marks.shape[-2])
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Made anew from its stock class: its own class is in no module to be looked up in."""
-        return _revived, (self.stock, self.output), self.__dict__
 
-
-def _revived(stock: Any, output: str | None) -> Any:
-    """An attention module without heads, before its state is set."""
-    made = _without_heads(stock, output)
+def _revived(change: Any, stock: Any, output: str | None) -> Any:
+    """A changed attention module, before its state is set."""
+    made = _changed(change, stock, output)
     return made.__new__(made)
 
 
 @functools.cache
-def _without_heads(stock: Any, output: str | None) -> Any:
-    """The class of an attention module of this stock class once it has no heads."""
-    name = f"{stock.__name__.removesuffix('Attention')}WithoutHeads"
-    return type(name, (_WithoutHeads, stock), {"stock": stock, "output": output})
+def _changed(change: Any, stock: Any, output: str | None) -> Any:
+    """The class of an attention module of this stock class with a `_Changed` forward pass."""
+    name = f"{stock.__name__.removesuffix('Attention')}{change.__name__.removeprefix('_')}"
+    return type(name, (change, stock), {"stock": stock, "output": output})
 
 
 class _LayerConfig:
@@ -653,14 +717,19 @@ def count_heads(layer: nn.Module, layout: Layout) -> None:
     queries = columns // head_size
     groups = layout.groups(queries, rows // head_size)
     # The same module with another forward pass: names, hooks and weights stay.
-    if isinstance(attention, _WithoutHeads):
+    if isinstance(attention, _Changed):
         attention.__class__ = attention.stock
+        attention.__dict__.pop("head_numbers", None)
     stock: Any = type(attention)
     if groups == 0:
         inside, output = f"{layout.attention}.", layout.attention_output
         name = output.removeprefix(inside) if output.startswith(inside) else None
-        attention.__class__ = _without_heads(stock, name)
+        attention.__class__ = _changed(_WithoutHeads, stock, name)
+    elif layout.numbered_heads and queries < attention.num_attention_heads:
+        attention.head_numbers = head_numbers(layer.get_submodule(layout.query), queries)
+        attention.__class__ = _changed(_SomeHeads, stock, None)
     counts = {"num_heads": queries, "num_key_value_heads": groups, "split_size": columns}
+    counts["all_head_size"] = columns
     if groups:
         counts["num_key_value_groups"] = queries // groups
     for name, count in counts.items():
@@ -670,6 +739,17 @@ def count_heads(layer: nn.Module, layout: Layout) -> None:
         config = getattr(attention.config, "model_config", attention.config)
         whole = queries == config.num_attention_heads
         attention.config = config if whole else _LayerConfig(config, queries)
+
+
+def head_numbers(query: nn.Module, heads: int) -> tuple[int, ...]:
+    """Which heads of the dense model a query projection has.
+
+    Args:
+        query: The projection; a sliced one is marked with its `head_numbers`.
+        heads: How many it has.
+    """
+    numbers: tuple[int, ...] = getattr(query, "head_numbers", tuple(range(heads)))
+    return numbers
 
 
 def _size(module: Any) -> tuple[int, ...]:
@@ -705,6 +785,9 @@ def _resize_layers(model: hf.PreTrainedModel) -> None:
             (layout.ffn_output, ffn_size, config.ffn_output_bias_per_layer),
         ):
             resize(layer, name, (config.hidden_size, columns), bias[i])
+        if layout.numbered_heads:
+            query: Any = layer.get_submodule(layout.query)
+            query.head_numbers = tuple(config.kept_heads_per_layer[i])
         count_heads(layer, layout)
     # Folders of earlier versions hold tensors without elements here.
     ignored = model._keys_to_ignore_on_load_unexpected or ()

@@ -101,6 +101,10 @@ def _edited_modules(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, n
         rows = producer.kept_rows(site.units, edit.kept).to(module.weight.device)
         bias = None if module.bias is None else module.bias[rows]
         new[producer.module] = _resized(module, module.weight[rows], bias)
+    if site.kind == "attention":  # which heads these are, for tables with a row for each
+        query, numbered = site.producers[0].module, new[site.producers[0].module]
+        numbers = modeling_stat.head_numbers(model.get_submodule(query), site.units)
+        numbered.__dict__["head_numbers"] = tuple(numbers[unit] for unit in edit.kept)
     bias = consumer.bias if edit.consumer_bias is None else edit.consumer_bias
     new[site.consumer] = _resized(consumer, edit.consumer_weight, bias)
     return new

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from stat_repro.models import modeling_stat
 from stat_repro.models.adapter import Adapter, Site, layout_of
+from stat_repro.models.modeling_stat import head_numbers
 from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.plan import PruningPlan
 
@@ -63,6 +64,12 @@ def _pruned_config(
     config_class = pruned_class(model).config_class
     if hasattr(config_class, "kv_heads_per_layer"):
         lists["kv_heads_per_layer"] = list(plan.head_counts)
+    if config_class.layout.numbered_heads:
+        queries = [model.get_submodule(site.producers[0].module) for site in attention]
+        numbers = [head_numbers(q, s.units) for q, s in zip(queries, attention, strict=True)]
+        lists["kept_heads_per_layer"] = [
+            [numbers[i][head] for head in layer.kept_heads] for i, layer in enumerate(plan.layers)
+        ]
     values = model.config.to_dict()
     # These name the stock class; the pruned one sets its values itself.
     for key in ("model_type", "auto_map", "transformers_version", "architectures"):
