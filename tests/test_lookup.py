@@ -90,7 +90,9 @@ def test_a_run_is_shown_by_its_id_a_part_of_it_its_file_or_its_study(stored):
     assert "ValueError: it broke" in show("-s9-", stored)
     with pytest.raises(StudyError, match="expected one run; got 6, such as made_up/"):
         find_run("made_up/pico-reviews", stored)
-    for name in ("nope", "", "made_up/", "../x"):
+    (stored.parent / "outside").mkdir(exist_ok=True)
+    (stored.parent / "outside" / "x.json").write_text("{}")
+    for name in ("nope", "", "made_up/", "../x", "../outside/x"):
         with pytest.raises(StudyError, match="expected a run stored under"):
             find_run(name, stored)
 

@@ -44,9 +44,9 @@ def find_run(name: str, root: Path) -> tuple[Path, RunRecord]:
         saved = given.name == RECORD_FILE  # not in the place that a study gives it
         return given, RunRecord.from_json(given.read_text("utf-8")) if saved else read_record(given)
     study, _, run = name.rpartition("/")
-    places = f"{glob.escape(study) or '*'}/**/"
+    studies = [root / one for one in list_studies(root) if run and study in ("", one)]
     for pattern in (f"{glob.escape(run)}.json", f"*{glob.escape(run)}*.json"):
-        files = sorted(root.glob(places + pattern)) if run else []
+        files = sorted(file for folder in studies for file in folder.rglob(pattern))
         if len(files) == 1:
             return files[0], read_record(files[0])
         if files:
