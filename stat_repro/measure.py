@@ -206,4 +206,5 @@ def describe_gpu(device: torch.device) -> dict[str, str | int] | None:
 def reset_cuda_peak_memory(device: torch.device) -> None:
     """Restart the CUDA peak; other devices have no peak that can be reset."""
     if device.type == "cuda":
+        torch.cuda.init()  # the first use of a device in a process fails without
         torch.cuda.reset_peak_memory_stats(device)

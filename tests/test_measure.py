@@ -79,6 +79,16 @@ def test_peak_rss_agrees_with_getrusage():
     assert 0 < peak <= told * 1.02
 
 
+def test_cuda_is_started_before_its_peak_is_reset(monkeypatch):
+    """torch refuses the reset ("Invalid device argument") where nothing has used CUDA yet."""
+    steps = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: steps.append("init"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda d: steps.append(f"reset {d}"))
+    measure.reset_cuda_peak_memory(torch.device("cuda:0"))
+    measure.reset_cuda_peak_memory(torch.device("cpu"))
+    assert steps == ["init", "reset cuda:0"]
+
+
 def test_cpu_has_no_cuda_peak():
     assert set(peak_memory(torch.device("cpu"))) == {"process_peak_rss_bytes"}
 

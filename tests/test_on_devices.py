@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,7 +52,8 @@ def same_compression(mine, other, tolerance):
     for name, expected in second.items():
         if expected.numel() and expected.is_floating_point():
             far = (first[name].cpu() - expected.cpu()).abs().max()
-            assert float(far) <= tolerance * float(expected.abs().max()), name
+            # A refit leaves a bias that ought to be zero at the level of float32 rounding.
+            assert float(far) <= tolerance * max(float(expected.abs().max()), 1e-3), name
 
 
 @pytest.mark.parametrize("method", ["stat", "stat_plus"])
@@ -207,6 +211,18 @@ def test_generation_with_and_without_cache(name, device):
         for cache in (True, False)
     ]
     assert torch.equal(*texts)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_command_is_the_first_to_touch_the_device(tmp_path):
+    """In a new process, where nothing has started CUDA before."""
+    arguments = [*sentence_overrides(tmp_path), "ratio=0.4", "device=cuda"]
+    root = Path(stat_repro.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, str(root / "run.py"), *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("overrides", [sentence_overrides, text_overrides])
