@@ -38,6 +38,14 @@ def _threads(request):
     torch.set_num_threads(THREADS if real else 1)
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """The CPU, and a GPU where there is one (`make gpu` runs the tests marked gpu alone)."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
+
+
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """An empty cache folder for one test."""

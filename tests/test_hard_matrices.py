@@ -41,9 +41,6 @@ def test_the_factor_of_a_hard_matrix_rebuilds_it(name, lapack):
     assert sorted(factor.order.tolist()) == list(range(len(gram)))
     assert bool(torch.isfinite(factor.tail_norms).all())
     assert factor.rank <= pivoting.pivoted_qr(HARD[name]).rank
-    few = pivoting.pivoted_cholesky(gram, lapack=lapack, max_rank=3)
-    same = min(3, factor.rank)
-    assert few.order[:same].tolist() == factor.order[:same].tolist()
     overwritten = pivoting.pivoted_cholesky(gram.clone(), lapack=lapack, overwrite=True)
     torch.testing.assert_close(overwritten.factor, factor.factor)
 

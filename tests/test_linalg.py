@@ -69,22 +69,20 @@ def test_quadratic_form_is_the_sum_over_rows():
     torch.testing.assert_close(gram_sums.quadratic_form(a.T @ a, d), expected)
 
 
-@pytest.mark.parametrize("max_rank", [0, 1, 7, 60, 130, 200])
-@pytest.mark.parametrize("panel", [1, 8, 128])
-def test_panels_find_the_pivots_of_lapack(panel, max_rank):
-    """Panels smaller and larger than the pivots asked for; the Schur complement is compacted."""
-    a = activations(400, 200, decades=3.0)
-    gram = a.T @ a
-    whole = pivoting.pivoted_cholesky(gram, lapack=True)
-    before = gram.clone()
-    order, factor = blocked_cholesky(gram, 1e-14 * float(gram.diagonal().max()), max_rank, panel)
-    assert torch.equal(gram, before)
-    assert order[:max_rank].tolist() == whole.order[:max_rank].tolist()
-    assert sorted(order.tolist()) == list(range(200))
-    assert factor.shape == (max_rank, 200)
-    torch.testing.assert_close(
-        factor.abs(), whole.factor[:max_rank].abs()[:, _places(whole, order)]
-    )
+@pytest.mark.parametrize("panel", [1, 8, 60, 128, 300])
+def test_panels_find_the_pivots_of_lapack(panel, device):
+    """Matrices of different ranks take their steps together; the Schur complement is compacted."""
+    sides = [activations(400, 200, decades=3.0), activations(90, 200, 1), activations(400, 200, 2)]
+    grams = torch.stack([a.T @ a for a in sides])
+    tolerance = 1e-12 * grams.diagonal(dim1=1, dim2=2).amax(dim=1)
+    orders, factors = blocked_cholesky(grams.to(device, copy=True), tolerance.to(device), panel)
+    for gram, order, factor in zip(grams, orders.cpu(), factors, strict=True):
+        whole = pivoting.pivoted_cholesky(gram, 1e-12, lapack=True)
+        rank = whole.rank
+        assert order[:rank].tolist() == whole.order[:rank].tolist()
+        assert sorted(order.tolist()) == list(range(200))
+        assert factor.shape == (rank, 200)
+        torch.testing.assert_close(factor.cpu().abs(), whole.factor.abs()[:, _places(whole, order)])
 
 
 def _places(factor, order):
@@ -92,35 +90,39 @@ def _places(factor, order):
     return torch.argsort(factor.order)[order]
 
 
-@pytest.mark.parametrize("lapack", [True, False, None])
-def test_pivots_that_were_not_asked_for_are_counted_as_rest(lapack):
-    a = activations(features=24)
-    gram = a.T @ a
+def test_equal_columns_are_taken_in_the_order_of_lapack(device):
+    """The first of equal ones, where LAPACK's exchanges have put it."""
+    a = (4 * activations(60, 40, decades=0.0)).round()
+    copies = torch.cat([a, a.flip(1), torch.zeros(60, 3).double()], dim=1)
+    gram = copies.T @ copies
     whole = pivoting.pivoted_cholesky(gram)
-    for wanted in (0, 4, 9):
-        few = pivoting.pivoted_cholesky(gram, max_rank=wanted, lapack=lapack)
-        assert few.rank == wanted
-        assert few.order[:wanted].tolist() == whole.order[:wanted].tolist()
-        torch.testing.assert_close(few.tail_norms[: wanted + 1], whole.tail_norms[: wanted + 1])
-        torch.testing.assert_close(few.magnitudes[:wanted], whole.magnitudes[:wanted])
-    assert pivoting.pivoted_cholesky(gram, max_rank=50, lapack=lapack).rank == 24
-    assert pivoting.pivoted_cholesky(gram, max_rank=50, lapack=lapack).rest == 0
-    with pytest.raises(pivoting.LinAlgInputError, match="at least 0; got -1"):
-        pivoting.pivoted_cholesky(gram, max_rank=-1, lapack=lapack)
+    factor = pivoting.pivoted_cholesky(gram.to(device), lapack=False)
+    assert factor.rank == whole.rank == 40
+    assert factor.order[:40].tolist() == whole.order[:40].tolist()
 
 
-@pytest.mark.parametrize("max_rank", [None, 7])
+def test_matrices_factored_together_are_those_factored_alone(device):
+    grams = [a.T @ a for a in (activations(features=24), activations(10, 24), torch.zeros(9, 24))]
+    grams = [gram.double().to(device) for gram in grams]
+    before = [gram.clone() for gram in grams]
+    for gram, factor in zip(grams, pivoting.pivoted_choleskies(grams), strict=True):
+        alone = pivoting.pivoted_cholesky(gram)
+        assert factor.rank == alone.rank
+        assert torch.equal(factor.order[: factor.rank], alone.order[: factor.rank])
+        torch.testing.assert_close(factor.tail_norms, alone.tail_norms)
+    assert all(torch.equal(*pair) for pair in zip(grams, before, strict=True))
+
+
 @pytest.mark.parametrize("lapack", [True, False])
-def test_a_matrix_that_may_be_overwritten_gives_the_same_factor(lapack, max_rank):
+def test_a_matrix_that_may_be_overwritten_gives_the_same_factor(lapack):
     a = activations()
     gram = a.T @ a
-    usual = pivoting.pivoted_cholesky(gram, lapack=lapack, max_rank=max_rank)
+    usual = pivoting.pivoted_cholesky(gram, lapack=lapack)
     assert torch.equal(gram, a.T @ a)  # not touched unless allowed
     kept = gram.clone()
-    again = pivoting.pivoted_cholesky(kept, lapack=lapack, max_rank=max_rank, overwrite=True)
+    again = pivoting.pivoted_cholesky(kept, lapack=lapack, overwrite=True)
     assert torch.equal(again.order, usual.order)
     assert torch.equal(again.factor, usual.factor)
-    assert again.rest == usual.rest
     in_place = kept.data_ptr() == again.factor.data_ptr()
     assert in_place == lapack
 

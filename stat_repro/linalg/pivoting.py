@@ -6,6 +6,7 @@ to signs of rows): A[:, order] = Q R and G[order][:, order] = R^T R.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,10 +36,6 @@ QR_RTOL = 1e-13
 # case) and that R^T R is no longer G.
 _GROWN_ERRORS = 1e-9
 
-# Time of `blocked_cholesky` by LAPACK's for all pivots, one thread, F = 1536, 3072 and 11008: 1.9,
-# 1.4 and 1.1 for half of the pivots, 0.9, 0.7 and 0.6 for a quarter.
-_FEW_PIVOTS = 0.25
-
 
 class LinAlgInputError(ValueError):
     """Input that cannot be factored meaningfully."""
@@ -46,22 +43,19 @@ class LinAlgInputError(ValueError):
 
 @dataclass(frozen=True)
 class PivotedFactor:
-    """A pivoted factorisation, up to its numerical rank or the number of pivots asked for.
+    """A pivoted factorisation, up to its numerical rank.
 
     Attributes:
         order: All F column indices, pivots first (int64). Past the rank the order means nothing.
         factor: Upper trapezoidal R of shape (rank, F), float64, columns in pivot order.
-        rest: Squared Frobenius norm of what the pivots do not explain if the factorisation was
-            stopped early; 0 if only rounding noise is left.
     """
 
     order: torch.Tensor
     factor: torch.Tensor
-    rest: float = 0.0
 
     @property
     def rank(self) -> int:
-        """Number of pivots: the numerical rank, or the number that was asked for."""
+        """Number of pivots: the numerical rank."""
         return self.factor.shape[0]
 
     @property
@@ -73,13 +67,9 @@ class PivotedFactor:
 
     @property
     def tail_norms(self) -> torch.Tensor:
-        """||R[k:, k:]||_F for k = 0..F, shape (F + 1,): what is lost with the first k pivots.
-
-        Past the pivots of a factorisation that was stopped early it is not known, and 0 here.
-        """
+        """||R[k:, k:]||_F for k = 0..F, shape (F + 1,): what is lost with the first k pivots."""
         squares = self.factor.new_zeros(self.order.shape[0] + 1)
         squares[: self.rank] = torch.linalg.vector_norm(self.factor, dim=1).square()
-        squares[self.rank] += self.rest
         return squares.flip(0).cumsum(0).flip(0).sqrt()
 
 
@@ -109,25 +99,20 @@ def pivoted_cholesky(
     gram: torch.Tensor,
     rtol: float = GRAM_RTOL,
     *,
-    max_rank: int | None = None,
     lapack: bool | None = None,
     overwrite: bool = False,
 ) -> PivotedFactor:
     """Pivoted Cholesky factorisation of a positive semidefinite matrix.
 
-    LAPACK always computes all pivots, also where few are wanted; on the CPU it is still faster
-    unless they are very few. Where rounding errors grow from pivot to pivot, the factor comes from
-    a pivoted QR of a root of G instead, which takes many times as long.
+    Where rounding errors grow from pivot to pivot, the factor comes from a pivoted QR of a root of
+    G instead, which takes many times as long.
 
     Args:
         gram: G of shape (F, F), float64.
         rtol: Pivots (squared lengths) at or below this share of the first one end the
             factorisation; at least `noise_share`.
-        max_rank: Pivots at most; all if None. Only the first `max_rank` values of `magnitudes` and
-            `max_rank` + 1 of `tail_norms` are meaningful then. Global allocation ranks the |R_ii|
-            of all pivots and needs them all.
         lapack: True for LAPACK's dpstrf (CPU), False for `blocked_cholesky` (any device); None
-            takes LAPACK on the CPU if more than a quarter of the pivots may be wanted.
+            takes LAPACK on the CPU.
         overwrite: Whether `gram` may be destroyed: LAPACK then factors it in place, which halves
             the memory of a large one.
 
@@ -135,42 +120,95 @@ def pivoted_cholesky(
         Pivots and factor on the device of `gram`.
 
     Raises:
-        LinAlgInputError: Not square, not float64 or not finite, or a negative `max_rank`.
+        LinAlgInputError: Not square, not float64 or not finite.
     """
+    if lapack is None:
+        lapack = gram.device.type == "cpu"
+    if not lapack:
+        return pivoted_choleskies([gram], rtol)[0]
+    top, lengths = _checked(gram), gram.diagonal().clone()
+    if not top > 0.0:
+        return _nothing(gram)
+    share = noise_share(rtol, len(gram))
+    order, factor = _lapack_cholesky(gram, share * top, overwrite)
+    return _sound(gram, lengths, share, order, factor)
+
+
+def pivoted_choleskies(
+    grams: Sequence[torch.Tensor], rtol: float = GRAM_RTOL
+) -> list[PivotedFactor]:
+    """`pivoted_cholesky` of matrices of one size together, by `blocked_cholesky`.
+
+    Args:
+        grams: Matrices of shape (F, F), float64, on one device; not changed.
+        rtol: As in `pivoted_cholesky`.
+
+    Raises:
+        LinAlgInputError: As in `pivoted_cholesky`.
+    """
+    tops = [_checked(gram) for gram in grams]
+    live = [gram for gram, top in zip(grams, tops, strict=True) if top > 0.0]
+    factors: Iterator[PivotedFactor] = iter(())
+    if live:
+        share = noise_share(rtol, len(live[0]))
+        tolerance = live[0].new_tensor([share * top for top in tops if top > 0.0])
+        orders, triangles = blocked_cholesky(torch.stack(live), tolerance)
+        factors = (
+            _sound(gram, gram.diagonal(), share, order, triangle)
+            for gram, order, triangle in zip(live, orders, triangles, strict=True)
+        )
+    return [
+        next(factors) if top > 0.0 else _nothing(gram)
+        for gram, top in zip(grams, tops, strict=True)
+    ]
+
+
+def together(size: int, device: torch.device) -> int:
+    """How many matrices of this size `pivoted_choleskies` should get at once.
+
+    One on the CPU, which factors by LAPACK; elsewhere as many as half of the free memory holds with
+    their copies, Schur complements and factors.
+    """
+    if device.type != "cuda" or not size:
+        return 1
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(1, int((free + unused) / 2 / (4 * 8 * size**2)))
+
+
+def _checked(gram: torch.Tensor) -> float:
+    """The largest diagonal entry of a matrix that can be factored."""
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.dtype != torch.float64:
         raise LinAlgInputError(
             f"Gram matrix: expected a square float64 matrix; got {tuple(gram.shape)} {gram.dtype}"
         )
     check_finite(gram, "Gram matrix")
-    size = gram.shape[0]
-    wanted = size if max_rank is None else min(max_rank, size)
-    if wanted < 0:
-        raise LinAlgInputError(f"max_rank: expected at least 0; got {max_rank}")
-    top = float(gram.diagonal().max()) if size else 0.0
-    if not top > 0.0:
-        empty = gram.new_zeros((0, size))
-        return PivotedFactor(order=torch.arange(size, device=gram.device), factor=empty)
-    if lapack is None:
-        lapack = gram.device.type == "cpu" and wanted > _FEW_PIVOTS * size
-    trace, lengths = float(gram.diagonal().sum()), gram.diagonal().clone()
-    share = noise_share(rtol, size)
-    if lapack:
-        order, factor = _lapack_cholesky(gram, share * top, wanted, overwrite)
-    else:
-        order, factor = blocked_cholesky(gram, share * top, wanted)
+    return float(gram.diagonal().max()) if len(gram) else 0.0
+
+
+def _nothing(gram: torch.Tensor) -> PivotedFactor:
+    """The factorisation of a zero matrix."""
+    order = torch.arange(len(gram), device=gram.device)
+    return PivotedFactor(order=order, factor=gram.new_zeros((0, len(gram))))
+
+
+def _sound(
+    gram: torch.Tensor,
+    lengths: torch.Tensor,
+    share: float,
+    order: torch.Tensor,
+    factor: torch.Tensor,
+) -> PivotedFactor:
+    """The factorisation, or that of a root of G if rounding errors have grown in it."""
     explained = torch.linalg.vector_norm(factor[:, len(factor) :], dim=0).square()
     left = lengths[order[len(factor) :]] - explained
-    if len(left) and float(left.min()) < -_GROWN_ERRORS * top:
-        order, factor = _by_root(gram, lengths, share, wanted)
-    factor = factor.triu_()
-    rest = 0.0
-    if len(factor) == wanted < size:
-        rest = max(trace - float(factor.square().sum()), 0.0)
-    return PivotedFactor(order=order, factor=factor, rest=rest)
+    if len(left) and float(left.min()) < -_GROWN_ERRORS * float(lengths.max()):
+        order, factor = _by_root(gram, lengths, share)
+    return PivotedFactor(order=order, factor=factor.triu_())
 
 
 def _by_root(
-    gram: torch.Tensor, lengths: torch.Tensor, share: float, max_rank: int
+    gram: torch.Tensor, lengths: torch.Tensor, share: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pivots and factor by QR of B with B^T B = G: no error grows with the number of pivots.
 
@@ -178,16 +216,15 @@ def _by_root(
         gram: G; only what is below the diagonal is read, as LAPACK may have overwritten the rest.
         lengths: The diagonal of G.
         share: Squared pivots at or below this share of the first one are dropped.
-        max_rank: Pivots at most.
     """
     below = gram.tril(-1)
     values, vectors = torch.linalg.eigh(below + below.T + torch.diag(lengths))
     factor = pivoted_qr(values.clamp_min(0.0).sqrt()[:, None] * vectors.T, share**0.5)
-    return factor.order.to(gram.device), factor.factor[:max_rank].to(gram.device)
+    return factor.order.to(gram.device), factor.factor.to(gram.device)
 
 
 def _lapack_cholesky(
-    gram: torch.Tensor, tolerance: float, max_rank: int, overwrite: bool
+    gram: torch.Tensor, tolerance: float, overwrite: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     # Column by column, as LAPACK reads it, the lower factor is the upper one row by row. dpstrf
     # takes about half the time for it, and nothing is transposed. info 1 means rank deficient,
@@ -198,8 +235,7 @@ def _lapack_cholesky(
     if info < 0:
         raise LinAlgInputError(f"dpstrf refused argument {-info}")
     order = torch.from_numpy(pivots.astype(np.int64) - 1).to(gram.device)
-    factor = torch.from_numpy(packed.T)[: min(rank, max_rank)]
-    return order, factor.to(gram.device)
+    return order, torch.from_numpy(packed.T)[:rank].to(gram.device)
 
 
 def pivoted_qr(activations: torch.Tensor, rtol: float = QR_RTOL) -> PivotedFactor:
