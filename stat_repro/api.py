@@ -16,7 +16,7 @@ from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHODS, ConfigError, PruningConfig
 from stat_repro.config.checks import MAX_SEED
 from stat_repro.config.pruning import check_target
-from stat_repro.measure import Stopwatch
+from stat_repro.measure import Stopwatch, memory_told
 from stat_repro.methods.base import MethodInput
 from stat_repro.methods.registry import PRUNE
 from stat_repro.methods.stat_layers import prune_by_layers
@@ -42,6 +42,7 @@ class Compression:
     report: CompressionReport
 
 
+@memory_told()
 def compress(
     model: PreTrainedModel,
     batches: Iterable[CalibrationBatch],
@@ -142,6 +143,7 @@ def compress(
     return Compression(model=pruned, plan=output.plan, report=report)
 
 
+@memory_told()
 def calibrate(
     model: PreTrainedModel,
     batches: Iterable[CalibrationBatch],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +16,28 @@ import torch
 
 class DeviceError(ValueError):
     """A device that was requested and cannot be used."""
+
+
+class DeviceMemoryError(DeviceError):
+    """A device whose memory was not enough."""
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Inside the `with`, or in a function that it decorates, a full device is told with a way out.
+
+    Raises:
+        DeviceMemoryError: In place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(
+            f"device memory: {str(error).partition('. GPU')[0]}; choose smaller batches "
+            "(calibration.batch_size, evaluation.batch_size), dtype=bfloat16, "
+            "calibration.engine=layers, or python -m stat_repro.sharded, which holds one layer at "
+            "a time"
+        ) from error
 
 
 def available_devices() -> list[str]:
@@ -159,6 +182,25 @@ def peak_memory(device: torch.device) -> dict[str, int | None]:
     if device.type == "cuda":
         peaks["cuda_peak_allocated_bytes"] = torch.cuda.max_memory_allocated(device)
     return peaks
+
+
+def describe_gpu(device: torch.device) -> dict[str, str | int] | None:
+    """The card of a CUDA device: `name`, `memory_bytes`, `driver`, `cuda`; None for others."""
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True)
+        driver = done.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        driver = "unknown"
+    return {
+        "name": properties.name,
+        "memory_bytes": properties.total_memory,
+        "driver": driver,
+        "cuda": str(torch.version.cuda),
+    }
 
 
 def reset_cuda_peak_memory(device: torch.device) -> None:

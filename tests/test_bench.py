@@ -16,6 +16,7 @@ from stat_repro.bench.stages import COMPRESSION_STAGES, by_authors, by_gram
 from stat_repro.config import ConfigError, RunConfig
 from stat_repro.models.adapter import adapter_for
 
+CPU = torch.device("cpu")
 AFTER_PASSES = ("errors", "fold_ffn", "fold_heads")
 TINY = ["tiny", "--repeats", "2", "--sweep", "0.2,0.3", "--authors-tokens", "50"]
 
@@ -108,7 +109,7 @@ def test_damaged_measurements_are_named(text, tmp_path):
 
 def test_both_sides_do_the_same_work():
     """The authors' QR and the Gram matrix end in the same consumer, up to float32."""
-    site = adapter_for(SHAPES["tiny"].build(1, 8, torch.float32)).site(0, "ffn")
+    site = adapter_for(SHAPES["tiny"].build(1, 8, torch.float32, CPU)).site(0, "ffn")
     rows = activations(300, 20).float()
     weight = torch.randn(6, 20, generator=torch.Generator().manual_seed(1))
     gram = by_gram(rows, weight, 9, site)
@@ -119,7 +120,7 @@ def test_both_sides_do_the_same_work():
 def test_shapes_are_models_with_sites(name):
     shape = SHAPES[name]
     with torch.device("meta"):
-        model = shape.build(1, 8, torch.float32)
+        model = shape.build(1, 8, torch.float32, CPU)
     widths = {site.kind: site.columns for site in adapter_for(model).sites}
     assert widths == {
         "attention": shape.config["hidden_size"],
@@ -128,7 +129,7 @@ def test_shapes_are_models_with_sites(name):
 
 
 def test_batches_are_full_and_repeatable():
-    model = SHAPES["tiny"].build(1, 8, torch.float32)
+    model = SHAPES["tiny"].build(1, 8, torch.float32, CPU)
     batches = random_batches(model, 5, 8, 2)
     assert [tuple(batch["input_ids"].shape) for batch in batches] == [(2, 8), (2, 8), (1, 8)]
     again = random_batches(model, 5, 8, 2)

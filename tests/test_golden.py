@@ -1,5 +1,6 @@
 """The authors' algorithm on recorded inputs (float64), see golden/README.md."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +21,23 @@ RTOL = 1e-6
 
 
 def close(actual, expected):
+    actual = actual.cpu() if isinstance(actual, torch.Tensor) else actual
     expected = np.asarray(expected)
     np.testing.assert_allclose(actual, expected, rtol=RTOL, atol=RTOL * np.abs(expected).max())
 
 
-def statistics_of(a):
-    return {"gram": GramStatistics(a.T @ a, len(a)), "exact": ActivationStatistics(a)}
+def statistics_of(a, device=None):
+    gram = (a.T @ a).to(device)
+    return {"gram": GramStatistics(gram, len(a)), "exact": ActivationStatistics(a)}
 
 
 @pytest.mark.parametrize("kind", ["gram", "exact"])
 @pytest.mark.parametrize("name", ["ffn_layer0_sub256", "ffn_layer3_wide"])
-def test_neurons_of_a_real_layer(name, kind):
+def test_neurons_of_a_real_layer(name, kind, device):
     golden = np.load(GOLDEN / f"{name}.npz")
     activations, weight = torch.from_numpy(golden["Z"]), torch.from_numpy(golden["W_out"])
     tokens, features = activations.shape
-    statistics = statistics_of(activations)[kind]
+    statistics = statistics_of(activations, device)[kind]
     factor = statistics.pivot_columns(weight.norm(dim=0))
     close(weight.norm(dim=0), golden["norms"])
     meaningful = min(tokens, features) - (tokens < features)  # the last pivot of a wide matrix ties
@@ -42,7 +45,7 @@ def test_neurons_of_a_real_layer(name, kind):
     close(factor.magnitudes[: min(tokens, features)], golden["abs_diag_R"])
     for k in golden["ks"]:
         kept, removed = golden["P"][:k], golden["P"][k:]
-        interpolation = statistics.interpolation(torch.from_numpy(kept.astype(np.int64)), 0.0)
+        interpolation = statistics.interpolation(torch.from_numpy(kept.astype(np.int64)), 0.0).cpu()
         new = fold(weight, interpolation)
         close(interpolation[:, removed], golden[f"T_{k}"])
         close(new, golden[f"W_new_{k}"])
@@ -53,14 +56,14 @@ def test_neurons_of_a_real_layer(name, kind):
 
 
 @pytest.mark.parametrize("kind", ["gram", "exact"])
-def test_heads_of_a_real_layer(kind):
+def test_heads_of_a_real_layer(kind, device):
     golden = np.load(GOLDEN / "head_layer0.npz")
     context, weight = torch.from_numpy(golden["C"]), torch.from_numpy(golden["W_o"])
     heads = len(golden["P"])
     width = context.shape[1] // heads
-    statistics = statistics_of(context)[kind]
+    statistics = statistics_of(context, device)[kind]
     factor = statistics.pivot_units(width)
-    order = factor.order
+    order = factor.order.cpu()
     assert order.tolist() == golden["P"].tolist()
     close(factor.magnitudes, golden["abs_diag_R"])
     true_errors = statistics.removal_errors(order, weight, order, width)[:-1]
@@ -70,7 +73,7 @@ def test_heads_of_a_real_layer(kind):
     for k in golden["ks"]:
         columns = (order[:, None] * width + torch.arange(width)).reshape(-1)
         kept, removed = columns[: k * width], columns[k * width :]
-        interpolation = statistics.interpolation(kept, 0.0)
+        interpolation = statistics.interpolation(kept, 0.0).cpu()
         new = fold(weight, interpolation)
         close(interpolation[:, removed], golden[f"T_{k}"])
         expected = golden[f"W_new_{k}"]
@@ -114,16 +117,17 @@ def test_errors_of_the_tiny_model(tiny):
 
 @pytest.mark.parametrize("kind", ["gram", "exact"])
 @pytest.mark.parametrize("mu", [0.7, 0.5])
-def test_tiny_model_end_to_end(tiny, mu, kind):
+def test_tiny_model_end_to_end(tiny, mu, kind, device):
     golden, model, batches = tiny
     result = stat_repro.compress(
-        model,
+        copy.deepcopy(model).to(device),
         batches,
         ratio=1 - mu,
         statistics=kind,
         authors_compat=True,
         neuron_mac_share=float(golden["neuron_weight"]),
     )
+    result.model.cpu()
     key = f"mu{mu}"
     assert list(result.plan.head_counts) == golden[f"{key}/heads"].tolist()
     assert list(result.plan.neuron_counts) == golden[f"{key}/neurons"].tolist()

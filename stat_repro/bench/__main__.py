@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from stat_repro.api import compress
 from stat_repro.bench import sharded
 from stat_repro.bench.shapes import SHAPES, random_batches
 from stat_repro.bench.stages import Bench
+from stat_repro.config.pruning import ENGINES
 from stat_repro.cost.latency import spread
 from stat_repro.entry import at_least, folder, guarded, share
-from stat_repro.measure import resolve_device
+from stat_repro.measure import describe_gpu, resolve_device
 from stat_repro.models.adapter import adapter_for
 from stat_repro.paths import results_dir
 from stat_repro.progress import track
@@ -65,11 +67,14 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
     examples = options.examples or shape.examples
     batch_size = options.batch_size or shape.batch_size
     device = resolve_device(options.device)
-    model = shape.build(layers, length, getattr(torch, options.dtype)).to(device)
+    model = shape.build(layers, length, getattr(torch, options.dtype), device)
     batches = random_batches(model, examples, length, batch_size)
     tokens = examples * length
     rows = tokens if options.authors_tokens is None else min(tokens, options.authors_tokens)
-    bench = Bench(model, batches, options.ratio, options.sweep, rows)
+    bench = Bench(model, batches, options.ratio, options.sweep, rows, options.engine, options.save)
+    tiny = SHAPES["tiny"].build(2, 9, torch.float32, device)
+    compress(tiny, random_batches(tiny, 6, 9, 4))  # loads libraries before the clock starts
+    bench.wake()
     for _ in range(options.warmup):
         bench.turn()
     turns = [bench.turn() for _ in track(range(options.repeats), f"measuring {name}", unit="turns")]
@@ -79,6 +84,7 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
         **{"model_type": model.config.model_type, **shape.config},
         **{"ratio": options.ratio, "sweep": options.sweep, "authors_tokens": rows},
         **{"warmup": options.warmup, "repeats": options.repeats, "dtype": options.dtype},
+        **({"engine": options.engine} if options.engine != "model" else {}),
         "threads": torch.get_num_threads(),
         "thread_variables": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
     }
@@ -89,7 +95,11 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
         ratios=_ratios(seconds),
         memory=_memory(model, [memory for _, memory in turns]),
         provenance=collect(
-            device=str(device), dtypes={"model": options.dtype}, data_hashes={}, model_hash=None
+            device=str(device),
+            dtypes={"model": options.dtype},
+            data_hashes={},
+            model_hash=None,
+            gpu=describe_gpu(device),
         ),
     )
 
@@ -134,6 +144,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for key in ("examples", "length", "batch-size", "layers", "width"):
         add(f"--{key}", type=at_least(1), help="instead of the shape's")
     add("--threads", type=at_least(1), help="of torch; BLAS takes OPENBLAS_NUM_THREADS")
+    add("--engine", choices=ENGINES, default="model", help="as calibration.engine (model)")
+    add("--save", type=folder, help="save the pruned model here, timed, and remove it again")
     add("--device", default="cpu")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     add("--results", type=folder, default=results_dir(), help="folder of the records")

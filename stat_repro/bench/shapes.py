@@ -47,15 +47,18 @@ class Shape:
         grown = {key: size * width // old for key, size in parts.items()}
         return replace(self, config={**self.config, "hidden_size": width, **grown})
 
-    def build(self, layers: int, length: int, dtype: torch.dtype) -> PreTrainedModel:
+    def build(
+        self, layers: int, length: int, dtype: torch.dtype, device: torch.device
+    ) -> PreTrainedModel:
         """The model with seeded random weights, in evaluation mode."""
         values: dict[str, Any] = {**self.config, "num_hidden_layers": layers}
         values["max_position_embeddings"] = max(512, length)
         config = self.model_class.config_class(**values)
-        with torch.random.fork_rng():
+        # Made where it runs: seven billion random numbers take minutes on a CPU.
+        with torch.random.fork_rng(), device:
             torch.manual_seed(0)
-            model: PreTrainedModel = self.model_class(config)
-        return model.to(dtype).eval()
+            model: PreTrainedModel = self.model_class._from_config(config, dtype=dtype)
+        return model.eval()
 
 
 def random_batches(
@@ -94,5 +97,6 @@ SHAPES: dict[str, Shape] = {
     "minilm": _bert(384, 12, 1536, layers=6, examples=512, length=128, batch_size=32),
     "bert_base": _bert(768, 12, 3072, layers=12, examples=512, length=128, batch_size=32),
     "smollm2": _llama(576, 9, 3, 1536, layers=30, examples=128, length=512, batch_size=8),
+    "llama2_7b": _llama(4096, 32, 32, 11008, layers=32, examples=128, length=2048, batch_size=4),
     "llama2_7b_layer": _llama(4096, 32, 32, 11008, layers=1, examples=32, length=512, batch_size=4),
 }

@@ -23,7 +23,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from stat_repro.calibration.spill import gram_file_bytes
 from stat_repro.config.run import DTYPES
 from stat_repro.entry import at_least, folder, guarded, share
-from stat_repro.measure import Stopwatch, process_peak_rss_bytes, resolve_device
+from stat_repro.measure import (
+    Stopwatch,
+    describe_gpu,
+    peak_memory,
+    process_peak_rss_bytes,
+    resolve_device,
+)
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.tensor_files import INDEX_FILE, ShardedCheckpoint
 from stat_repro.paths import results_dir
@@ -121,7 +127,7 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
         **shape,
         **{"ratio": options.ratio, "repeats": 1},
         **{"dtype": "bfloat16", "compute_dtype": report["compute_dtype"]},
-        **{"threads": report["threads"], "spill": True},
+        **{"threads": report["threads"], "spill": options.spill},
         "thread_variables": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
     }
     return SpeedRecord(
@@ -135,9 +141,14 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
             "gram_files": layers * gram_file_bytes(config.intermediate_size),
             "process_start": report["start"],
             "process_peak": report["peak"],
+            **report["device_memory"],
         },
         provenance=collect(
-            device=report["device"], dtypes={"model": "bfloat16"}, data_hashes={}, model_hash=None
+            device=report["device"],
+            dtypes={"model": "bfloat16"},
+            data_hashes={},
+            model_hash=None,
+            gpu=report["gpu"],
         ),
     )
 
@@ -160,15 +171,19 @@ def _prune(work: Path, options: argparse.Namespace) -> dict[str, Any]:
         ratio=options.ratio,
         device=options.device,
         dtype=options.dtype,
-        spill=work / "spill",
+        spill=work / "spill" if options.spill else None,
     )
     device = resolve_device(options.device)
+    peak = peak_memory(device).get("cuda_peak_allocated_bytes")
+    device_memory = {} if peak is None else {"process_device": peak}
     stored = ShardedCheckpoint(work / "dense").float_dtype
     return {
         "seconds": result.report.timings,
         "start": start,
         "peak": process_peak_rss_bytes(),
         "device": str(device),
+        "gpu": describe_gpu(device),
+        "device_memory": device_memory,
         "compute_dtype": str(compute_dtype(stored, device, options.dtype)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }
@@ -187,6 +202,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--window", type=at_least(2), default=512, help="tokens per example (512)")
     add("--batch-size", type=at_least(1), default=1, help="examples per forward pass (1)")
     add("--ratio", type=share, default=0.3, help="share of the prunable MACs removed (0.3)")
+    add("--no-spill", dest="spill", action="store_false", help="nothing waits in files")
     add("--device", default="cpu")
     add(
         "--dtype",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import scipy.linalg
 import torch
@@ -16,8 +17,16 @@ from stat_repro.api import Compression
 from stat_repro.calibration.batches import CalibrationBatch
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.calibration.collectors import GramSum
-from stat_repro.measure import Stopwatch, process_peak_rss_bytes, reset_process_peak_rss
+from stat_repro.measure import (
+    Stopwatch,
+    peak_memory,
+    process_peak_rss_bytes,
+    reset_cuda_peak_memory,
+    reset_process_peak_rss,
+)
 from stat_repro.models.adapter import Adapter, Site, adapter_for, linear
+from stat_repro.scratch import scratch
+from stat_repro.surgery.checkpoint import save_pruned
 from stat_repro.surgery.edit import SiteEdit, temporarily_pruned
 
 # Stages of `compress` that are stored by their own names; together with `calibrate_s` they are all
@@ -38,6 +47,8 @@ class Bench:
         ratio: Share of the prunable MACs that is removed.
         sweep: Ratios of a sweep that shares one calibration; may be empty.
         authors_tokens: Rows of the FFN that is decomposed the authors' way; 0 leaves it out.
+        engine: As in `compress`.
+        save: Folder that the pruned model is saved in and removed from again; None leaves it out.
     """
 
     model: PreTrainedModel
@@ -45,6 +56,8 @@ class Bench:
     ratio: float
     sweep: Sequence[float]
     authors_tokens: int
+    engine: str = "model"
+    save: Path | None = None
 
     @cached_property
     def adapter(self) -> Adapter:
@@ -53,14 +66,21 @@ class Bench:
 
     def turn(self) -> tuple[dict[str, float], dict[str, int | None]]:
         """Seconds of every stage, and peak memory in bytes, each measured once."""
-        watch = Stopwatch(self.model.device)
+        device = self.model.device
+        watch = Stopwatch(device)
         memory: dict[str, int | None] = {}
-        with watch.stage("forward_s"), _peak(memory, "forward"):
-            self._forward()
-        with watch.stage("compress_s"), _peak(memory, "compress"):
-            result = stat_repro.compress(self.model, self.batches, ratio=self.ratio)
+        with watch.stage("forward_s"), _peak(memory, "forward", device):
+            self._forward(self.batches)
+        with watch.stage("compress_s"), _peak(memory, "compress", device):
+            result = self._compressed(self.ratio)
         with self._folded(result), watch.stage("forward_folded_s"):
-            self._forward()
+            self._forward(self.batches)
+        if self.save is not None:
+            with (
+                watch.stage("save_s"),
+                scratch(self.save, "stat_repro_bench", folder=True) as folder,
+            ):
+                save_pruned(result.model, folder / "pruned", plan=result.plan, base_model="random")
         seconds = {**watch.seconds, **{k: result.report.timings[k] for k in COMPRESSION_STAGES}}
         if self.sweep:
             seconds["sweep_s"] = self._sweep_seconds()
@@ -68,12 +88,19 @@ class Bench:
             seconds |= self._ffn_both_ways(result)
         return seconds, memory
 
+    def wake(self) -> None:
+        """One batch, so that libraries and kernels are loaded before the clock starts."""
+        self._forward(self.batches[:1])
+
+    def _compressed(self, ratio: float) -> Compression:
+        return stat_repro.compress(self.model, self.batches, ratio=ratio, engine=self.engine)
+
     @torch.inference_mode()
-    def _forward(self) -> None:
+    def _forward(self, batches: Sequence[CalibrationBatch]) -> None:
         """The passes that calibration makes, without taking anything from them."""
         options = {"use_cache": False} if self.adapter.decoder else {}
         backbone = self.model.get_submodule(self.adapter.backbone)
-        for batch in self.batches:
+        for batch in batches:
             backbone(**batch, **options)
 
     def _folded(self, result: Compression) -> AbstractContextManager[None]:
@@ -98,9 +125,14 @@ class Bench:
         site, rows = self.adapter.site(0, "ffn"), self._rows
         weight = linear(self.model, site.consumer).weight.detach()
         kept = len(result.plan.layers[0].kept_neurons)
-        watch = Stopwatch(self.model.device)
+        watch, there = Stopwatch(self.model.device), rows.to(self.model.device)
         with watch.stage("gram_ffn_s"):
-            by_gram(rows, weight, kept, site)
+            by_gram(there, weight, kept, site)
+        del there
+        # On the CPU, as the authors do it; SciPy has no half-precision types.
+        rows, weight = (
+            t.cpu().float() if t.dtype.itemsize < 4 else t.cpu() for t in (rows, weight)
+        )
         with watch.stage("authors_ffn_s"):
             by_authors(rows, weight, kept)
         return watch.seconds
@@ -143,9 +175,15 @@ def by_authors(rows: torch.Tensor, weight: torch.Tensor, kept: int) -> torch.Ten
 
 
 @contextmanager
-def _peak(peaks: dict[str, int | None], name: str) -> Iterator[None]:
-    """Peak resident memory inside the `with`, above that before; None if the system has none."""
+def _peak(peaks: dict[str, int | None], name: str, device: torch.device) -> Iterator[None]:
+    """Peak resident memory inside the `with`, above that before; None if the system has none.
+
+    On a CUDA device also all that its allocator has handed out at once, the model included.
+    """
+    reset_cuda_peak_memory(device)
     before = process_peak_rss_bytes() if reset_process_peak_rss() else None
     yield
     after = process_peak_rss_bytes()
     peaks[name] = None if before is None or after is None else after - before
+    if (peak := peak_memory(device).get("cuda_peak_allocated_bytes")) is not None:
+        peaks[f"{name}_device"] = peak

@@ -25,7 +25,12 @@ from stat_repro.calibration.batches import (
     token_mask,
     token_rows,
 )
-from stat_repro.calibration.collectors import BUFFER_ROWS, COLLECTORS, Collector
+from stat_repro.calibration.collectors import (
+    BUFFER_ROWS,
+    COLLECTORS,
+    GPU_BUFFER_ROWS,
+    Collector,
+)
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.models.adapter import Adapter, Site, linear
@@ -160,7 +165,8 @@ class Reduction:
         if len(rows) == len(value):
             collector.add(value)
         else:  # in parts: a copy of a large batch would need its memory twice
-            for part in rows.to(value.device).split(BUFFER_ROWS):
+            size = GPU_BUFFER_ROWS if value.is_cuda else BUFFER_ROWS
+            for part in rows.to(value.device).split(size):
                 collector.add(value.index_select(0, part))
         if site is self._last and self._ends:
             raise _LastSiteSeen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ from stat_repro.models.tensor_files import open_tensors
 
 
 class TensorStore(Protocol):
-    """Lists of tensors by name; they come back on the CPU."""
+    """Lists of tensors by name."""
 
     def put(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
         """Keep these tensors, in place of earlier ones of this name."""
@@ -29,14 +29,24 @@ class TensorStore(Protocol):
 
 
 class MemoryStore:
-    """Tensors on the CPU."""
+    """Tensors in memory.
 
-    def __init__(self) -> None:
+    Args:
+        room: Bytes of an accelerator that they may take; what does not fit goes to the CPU.
+    """
+
+    def __init__(self, room: int = 0) -> None:
         self._kept: dict[str, list[torch.Tensor]] = {}
+        self._room = room
 
     def put(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
-        """Keep them; tensors on the CPU are not copied."""
-        self._kept[name] = [tensor.cpu() for tensor in tensors]
+        """Keep them; those that stay where they are, are not copied."""
+        self._room += sum(t.nbytes for t in self._kept.pop(name, []) if t.device.type != "cpu")
+        kept = self._kept[name] = []
+        for tensor in tensors:
+            stays = tensor.device.type != "cpu" and tensor.nbytes <= self._room
+            self._room -= tensor.nbytes * stays
+            kept.append(tensor if stays else tensor.cpu())
 
     def get(self, name: str) -> list[torch.Tensor]:
         """The tensors of this name."""
@@ -70,9 +80,10 @@ class FileStore:
 
 @dataclass(frozen=True)
 class SpilledGram:
-    """Gram statistics whose matrix is in a file: its panels from the diagonal on.
+    """Gram statistics whose matrix waits elsewhere: its panels from the diagonal on.
 
     Attributes:
+        panels: In the memory of the host; None if they are in a file.
         path: The file.
         columns: F.
         tokens: As in `GramStatistics`.
@@ -80,30 +91,39 @@ class SpilledGram:
         sums: As in `GramStatistics`.
     """
 
-    path: Path
+    panels: list[torch.Tensor] | None
+    path: Path | None
     columns: int
     tokens: int
     dtype: torch.dtype
     sums: torch.Tensor | None
 
     @classmethod
-    def write(cls, statistics: GramStatistics, path: Path) -> SpilledGram:
-        """Write G to a file; `GramStatistics` may be dropped then."""
-        with path.open("wb") as file:
-            for panel in upper_panels(statistics.gram):
-                panel.cpu().contiguous().numpy().tofile(file)
+    def write(cls, statistics: GramStatistics, path: Path | None) -> SpilledGram:
+        """Put G into a file or, without one, into the host's memory; then it may be dropped."""
+        panels = None if path else [panel.cpu() for panel in upper_panels(statistics.gram)]
+        if path:
+            with path.open("wb") as file:
+                for panel in upper_panels(statistics.gram):
+                    panel.cpu().contiguous().numpy().tofile(file)
         columns = statistics.gram.shape[0]
-        return cls(path, columns, statistics.tokens, statistics.dtype, statistics.sums)
+        return cls(panels, path, columns, statistics.tokens, statistics.dtype, statistics.sums)
 
     def load(self, device: torch.device) -> GramStatistics:
         """The statistics, bit for bit."""
-        gram = torch.empty((self.columns, self.columns), dtype=torch.float64)
-        with self.path.open("rb") as file:
-            for panel in upper_panels(gram):
-                values = np.fromfile(file, dtype=np.float64, count=panel.numel())
-                panel.copy_(torch.from_numpy(values).view(panel.shape))
+        gram = torch.empty((self.columns, self.columns), dtype=torch.float64, device=device)
+        for panel, values in zip(upper_panels(gram), self._waiting(), strict=True):
+            panel.copy_(values.view(panel.shape))
         mirror(gram)
-        return GramStatistics(gram.to(device), self.tokens, self.dtype, self.sums)
+        return GramStatistics(gram, self.tokens, self.dtype, self.sums)
+
+    def _waiting(self) -> Iterator[torch.Tensor]:
+        if self.path is None:
+            yield from self.panels or ()
+            return
+        with self.path.open("rb") as file:
+            for panel in upper_panels(torch.empty((self.columns,) * 2, device="meta")):
+                yield torch.from_numpy(np.fromfile(file, dtype=np.float64, count=panel.numel()))
 
 
 def gram_file_bytes(columns: int) -> int:

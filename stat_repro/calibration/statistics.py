@@ -9,6 +9,7 @@ units of w columns, k kept columns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -211,3 +212,20 @@ class ActivationStatistics:
 
 # `sketch.SketchStatistics` is an `ActivationStatistics`.
 SiteStatistics = GramStatistics | ActivationStatistics
+
+
+def pivots_of(
+    statistics: Sequence[SiteStatistics], scales: Sequence[torch.Tensor]
+) -> list[pivoting.PivotedFactor]:
+    """`pivot_columns` of sites with as many columns; Gram matrices on a GPU are factored together.
+
+    Args:
+        statistics: Of each site.
+        scales: Of each site, shape (F,).
+    """
+    pairs = list(zip(statistics, scales, strict=True))
+    on_gpu = [s for s in statistics if isinstance(s, GramStatistics) and s.gram.is_cuda]
+    if len(on_gpu) < len(pairs):
+        return [s.pivot_columns(scale) for s, scale in pairs]
+    scaled = [s._scaled(scale) for s, scale in zip(on_gpu, scales, strict=True)]
+    return pivoting.pivoted_choleskies(scaled)

@@ -122,9 +122,8 @@ class _Panels:
 
     def compacted(self, alive: torch.Tensor) -> _Panels:
         """The same with these positions alone, shape (B, m)."""
-        schur = torch.stack(
-            [s.index_select(0, a).index_select(1, a) for s, a in zip(self.schur, alive, strict=True)]
-        )
+        pairs = zip(self.schur, alive, strict=True)
+        schur = torch.stack([s.index_select(0, a).index_select(1, a) for s, a in pairs])
         waiting = torch.searchsorted(alive, self.waiting[:, : alive.shape[1]].contiguous())
         left = self._left.gather(1, alive)
         return _Panels(schur, left, waiting, self._tolerance[:, 0], self._panel)

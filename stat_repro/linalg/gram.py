@@ -6,12 +6,18 @@ from collections.abc import Iterator
 
 import torch
 
-# Columns per panel: with 8 panels or more at most 9/16 of the full product is computed.
+# Columns per panel: with 8 panels or more at most 9/16 of the full product is computed. On a GPU
+# wider ones, as a product of few columns does not fill it.
 _PANEL = 384
+_GPU_PANEL = 2048
 
 
 def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> None:
     """Add alpha * rows^T rows to a sum, in place, on and above the diagonal only.
+
+    Rows of a shorter type than the sum are multiplied in float32: two numbers of 8 or 11 bits have
+    an exact product there, and only adding up the rows rounds. With a few thousand rows at a time
+    the error of the sum is about 1e-7 of its norm, far below the noise of such rows.
 
     What is below the diagonal means nothing until `mirror`. The symmetric update of BLAS (dsyrk,
     from scipy) is a quarter faster on one thread, but on two its threads and those of torch slow
@@ -20,14 +26,22 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
 
     Args:
         total: Shape (F, F).
-        rows: Shape (r, F), of the same type on the same device.
+        rows: Shape (r, F), on the same device: of the type of the sum, or float32 or, on CUDA,
+            bfloat16 or float16, for a float64 sum.
         alpha: Factor of the product.
     """
     if rows.numel() == 0:
         return
-    for start in range(0, total.shape[0], _PANEL):
-        panel = slice(start, start + _PANEL)
-        total[panel, start:].addmm_(rows[:, panel].T, rows[:, start:], alpha=alpha)
+    width = _GPU_PANEL if total.is_cuda else _PANEL
+    for start in range(0, total.shape[0], width):
+        panel = slice(start, start + width)
+        left, right = rows[:, panel].T, rows[:, start:]
+        if rows.dtype == total.dtype:
+            total[panel, start:].addmm_(left, right, alpha=alpha)
+        elif rows.dtype == torch.float32:
+            total[panel, start:].add_(left @ right, alpha=alpha)
+        else:
+            total[panel, start:].add_(torch.mm(left, right, out_dtype=torch.float32), alpha=alpha)
 
 
 def upper_panels(total: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -8,6 +8,7 @@ from stat_repro.linalg.gram import quadratic_form
 from stat_repro.linalg.pivoting import (
     GRAM_RTOL,
     LinAlgInputError,
+    noise_share,
     pivoted_cholesky,
     pivoted_qr,
 )
@@ -110,9 +111,30 @@ def _kept_factor(
     scale = _inverse_lengths(selected.diagonal().sqrt())
     selected *= scale[:, None]
     selected *= scale
+    if selected.is_cuda and (triangle := _independent_factor(selected, rtol)) is not None:
+        return triangle, scale, torch.arange(len(kept), device=gram.device)
     factor = pivoted_cholesky(selected, rtol, overwrite=True)
     used = factor.order[: factor.rank]
     return factor.factor[:, : factor.rank], scale[used], used
+
+
+def _independent_factor(gram: torch.Tensor, rtol: float) -> torch.Tensor | None:
+    """R with R^T R = G without pivots, or None where pivoted Cholesky would leave out a column.
+
+    1 / (G^-1)_ii is what all others leave of column i, and the last pivot is one of these: if none
+    is noise, no pivot is. On a GPU this takes a hundredth of the time of as many pivots.
+
+    Args:
+        gram: G of shape (k, k), float64, with ones on the diagonal.
+        rtol: As in `interpolation_from_gram`.
+    """
+    triangle, info = torch.linalg.cholesky_ex(gram, upper=True)
+    if int(info):
+        return None
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    inverse = torch.linalg.solve_triangular(triangle, identity, upper=True)
+    left = inverse.square_().sum(dim=1).reciprocal()
+    return triangle if bool((left > noise_share(rtol, len(gram))).all()) else None
 
 
 def interpolation_from_activations(

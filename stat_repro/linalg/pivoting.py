@@ -163,19 +163,6 @@ def pivoted_choleskies(
     ]
 
 
-def together(size: int, device: torch.device) -> int:
-    """How many matrices of this size `pivoted_choleskies` should get at once.
-
-    One on the CPU, which factors by LAPACK; elsewhere as many as half of the free memory holds with
-    their copies, Schur complements and factors.
-    """
-    if device.type != "cuda" or not size:
-        return 1
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(1, int((free + unused) / 2 / (4 * 8 * size**2)))
-
-
 def _checked(gram: torch.Tensor) -> float:
     """The largest diagonal entry of a matrix that can be factored."""
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.dtype != torch.float64:

@@ -32,8 +32,8 @@ def unit_gram(gram: torch.Tensor, width: int) -> torch.Tensor:
 def unit_factor(gram: torch.Tensor, order: torch.Tensor, width: int) -> torch.Tensor:
     """R with R^T R = G in the given order of units, unit by unit.
 
-    What is left of a unit in the Schur complement is inverted by its eigendecomposition;
-    directions at rounding level get zero rows, so rank deficient units are no special case.
+    What is left of a unit in the Schur complement is inverted; directions at rounding level get
+    zero rows.
 
     Args:
         gram: G of shape (H * w, H * w), float64.
@@ -51,14 +51,26 @@ def unit_factor(gram: torch.Tensor, order: torch.Tensor, width: int) -> torch.Te
     rows = torch.zeros_like(schur)
     for start in range(0, len(columns), width):
         unit = slice(start, start + width)
-        values, vectors = torch.linalg.eigh(schur[unit, unit])
-        scale = torch.where(
-            values > tolerance, values.clamp_min(tolerance).rsqrt(), torch.zeros_like(values)
-        )
-        row = (vectors * scale).T @ schur[unit, start:]
+        row = _inverse_root(schur[unit, unit], tolerance) @ schur[unit, start:]
         rows[unit, start:] = row
-        schur[start:, start:] -= row.T @ row
+        schur[start:, start:].addmm_(row.T, row, alpha=-1.0)
     return rows
+
+
+def _inverse_root(block: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """B with B^T B the inverse of a block, without its eigenvalues up to the tolerance.
+
+    By Cholesky, which a GPU does in a hundredth of the time, where no eigenvalue is so small: none
+    is below 1 / trace(block^-1).
+    """
+    triangle, info = torch.linalg.cholesky_ex(block)
+    identity = torch.eye(len(block), dtype=block.dtype, device=block.device)
+    inverse = torch.linalg.solve_triangular(triangle, identity, upper=False)
+    if bool((info == 0) & (tolerance * inverse.square().sum() < 1.0)):
+        return inverse
+    values, vectors = torch.linalg.eigh(block)
+    scale = torch.where(values > tolerance, values.clamp_min(tolerance).rsqrt(), 0.0)
+    return (vectors * scale).T
 
 
 def removal_errors(

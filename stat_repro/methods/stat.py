@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -23,14 +24,16 @@ from stat_repro.allocation.authors import AUTHORS_NEURON_SHARE, allocate_authors
 from stat_repro.allocation.rounding import final_sizes
 from stat_repro.allocation.scores import UnitErrors, Vector, decoder_scores, encoder_scores
 from stat_repro.calibration.capture import Calibration
-from stat_repro.calibration.statistics import SiteStatistics
+from stat_repro.calibration.statistics import SiteStatistics, pivots_of
 from stat_repro.config import ConfigError, PruningConfig
+from stat_repro.linalg.pivoting import PivotedFactor
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import Key, fold_all, once_per_calibration, output_of
 from stat_repro.methods.correction import consumer_weight, float64
 from stat_repro.models.adapter import Adapter, Site
-from stat_repro.parallel import spread
+from stat_repro.models.devices import spare_memory
+from stat_repro.parallel import exchange, spread
 from stat_repro.plan import SiteKind
 
 
@@ -107,13 +110,35 @@ def unit_errors(
 ) -> tuple[UnitErrors, list[torch.Tensor]]:
     """Errors of all units from the dense statistics, and the pivot order of each layer's neurons.
 
-    See `site_analysis`.
+    See `site_analyses`.
     """
 
-    def analysed(site: Site) -> SiteAnalysis:
-        return site_analysis(model, site, calibration, config)
+    def analysed(group: list[Site]) -> list[SiteAnalysis]:
+        return site_analyses(model, group, calibration, config)
 
-    return gathered(spread(adapter.sites, analysed, "decomposing sites"))
+    groups = [[site] for site in adapter.of_kind("attention")]
+    groups += equal_sites(adapter.of_kind("ffn"), next(model.parameters()).device)
+    analyses = spread(groups, analysed, "decomposing sites")
+    by_site = {
+        site.key: analysis
+        for sites, found in zip(groups, analyses, strict=True)
+        for site, analysis in zip(sites, found, strict=True)
+    }
+    return gathered([by_site[site.key] for site in adapter.sites])
+
+
+def equal_sites(sites: Sequence[Site], device: torch.device) -> list[list[Site]]:
+    """Neighbours of one size in groups of as many as are factored together.
+
+    On the CPU, where LAPACK takes one, groups of one; on a GPU as many as half of its spare memory
+    holds with their copies, Schur complements and factors.
+    """
+    groups: list[list[Site]] = []
+    room = min(exchange(spare_memory(device)))
+    for size, equal in groupby(sites, key=lambda site: site.columns):
+        left, step = list(equal), max(1, room // (2 * 4 * 8 * max(size, 1) ** 2))
+        groups += [left[i : i + step] for i in range(0, len(left), step)]
+    return groups
 
 
 @dataclass(frozen=True)
@@ -133,33 +158,52 @@ class SiteAnalysis:
     order: torch.Tensor
 
 
-def site_analysis(
-    model: nn.Module, site: Site, calibration: Calibration, config: PruningConfig
-) -> SiteAnalysis:
-    """Errors of the units of one site.
+def site_analyses(
+    model: nn.Module, sites: Sequence[Site], calibration: Calibration, config: PruningConfig
+) -> list[SiteAnalysis]:
+    """Errors of the units of sites; FFNs of one size are factored together.
 
     Neurons: pivots of the activations whose columns are scaled by the norms of the consumer's
     columns (`scaling=none`: of the activations themselves). Heads: pivots of the (tokens * d) x H
     view; the error of keeping the first i is that of the consumer's output after the least-squares
     correction.
     """
-    none = torch.zeros(0, dtype=torch.int64)
-    if not site.units:
-        return SiteAnalysis(site.kind, np.zeros(0), np.zeros(1), none)
+    wide = [site for site in sites if site.kind == "ffn" and site.units]
+    scales = [_scale(model, site, config) for site in wide]
+    factors = iter(pivots_of([calibration.statistics[site.key] for site in wide], scales))
+    return [
+        _ffn_analysis(next(factors))
+        if site in wide
+        else _other_analysis(model, site, calibration, config)
+        for site in sites
+    ]
+
+
+def _scale(model: nn.Module, site: Site, config: PruningConfig) -> torch.Tensor:
+    """What the columns of the activations are scaled by, (F,)."""
     weight = float64(consumer_weight(model, site))
-    statistics = calibration.statistics[site.key]
-    if site.kind == "attention":
-        errors = _head_errors(statistics, weight, site, config).cpu().numpy()
-        return SiteAnalysis(site.kind, errors, np.zeros(0), none)
-    scale = weight.norm(dim=0) if config.scaling == "consumer" else weight.new_ones(site.columns)
-    del weight  # of a wide FFN it is large beside the factor
-    factor = statistics.pivot_columns(scale)
+    return weight.norm(dim=0) if config.scaling == "consumer" else weight.new_ones(site.columns)
+
+
+def _ffn_analysis(factor: PivotedFactor) -> SiteAnalysis:
     return SiteAnalysis(
-        kind=site.kind,
+        kind="ffn",
         errors=factor.magnitudes.cpu().numpy(),
         tails=factor.tail_norms.cpu().numpy(),
         order=factor.order.cpu(),
     )
+
+
+def _other_analysis(
+    model: nn.Module, site: Site, calibration: Calibration, config: PruningConfig
+) -> SiteAnalysis:
+    """Of heads, or of a site without units."""
+    errors, tails = np.zeros(0), np.zeros(0 if site.units else 1)
+    if site.units:
+        weight = float64(consumer_weight(model, site))
+        statistics = calibration.statistics[site.key]
+        errors = _head_errors(statistics, weight, site, config).cpu().numpy()
+    return SiteAnalysis(site.kind, errors, tails, torch.zeros(0, dtype=torch.int64))
 
 
 def gathered(analyses: Sequence[SiteAnalysis]) -> tuple[UnitErrors, list[torch.Tensor]]:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 from stat_repro.allocation.allocate import Sizes
@@ -32,6 +33,7 @@ from stat_repro.calibration.spill import (
     FileStore,
     MemoryStore,
     SpilledGram,
+    TensorStore,
     gram_file_bytes,
 )
 from stat_repro.calibration.statistics import GramStatistics, SiteStatistics
@@ -42,7 +44,7 @@ from stat_repro.methods.base import MethodInput, MethodOutput, SiteFit
 from stat_repro.methods.common import Folded, Key, output_of, warn_of_few_tokens
 from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import Adapter, Site
-from stat_repro.models.devices import float64_home
+from stat_repro.models.devices import float64_home, spare_memory
 from stat_repro.models.residency import AllResident, LayerWeights
 from stat_repro.progress import track
 from stat_repro.scratch import scratch
@@ -60,7 +62,7 @@ def prune_by_layers(request: MethodInput, spill: Path | None) -> MethodOutput:
             and Gram matrices in the system's folder for temporary files.
     """
     watch = Stopwatch(request.device)
-    with working_folder(request.adapter, spill) as folder:
+    with working_folder(request.adapter, spill, request.device) as folder:
         layers = LayerwiseStat(
             request, AllResident(), folder, request.device, watch, in_files=spill is not None
         )
@@ -70,12 +72,16 @@ def prune_by_layers(request: MethodInput, spill: Path | None) -> MethodOutput:
 
 
 @contextmanager
-def working_folder(adapter: Adapter, spill: Path | None) -> Iterator[Path]:
+def working_folder(
+    adapter: Adapter, spill: Path | None, device: torch.device
+) -> Iterator[Path | None]:
     """A new folder for what waits, removed at the end whatever happens.
 
     Args:
         adapter: Of the model, for the size of its Gram matrices.
         spill: Where the folder is made; None for the system's folder for temporary files.
+        device: Where layers run. Without `spill`, a GPU leaves its Gram matrices to the host's
+            memory if they take no more than half of what is free there, and there is no folder.
 
     Raises:
         CalibrationError: No such folder, a read-only one, or too little room for the Gram matrices.
@@ -83,6 +89,10 @@ def working_folder(adapter: Adapter, spill: Path | None) -> Iterator[Path]:
     if spill is not None and not spill.is_dir():
         raise CalibrationError(f"spill={spill}: expected an existing folder")
     needed = sum(gram_file_bytes(site.columns) for site in adapter.of_kind("ffn"))
+    if spill is None and device.type == "cuda" and 2 * needed < psutil.virtual_memory().available:
+        log.info("Gram matrices of the FFNs take %.1f GB of the host's memory", needed / 1e9)
+        yield None
+        return
     place = Path(tempfile.gettempdir()) if spill is None else spill
     if not os.access(place, os.W_OK):
         raise CalibrationError(f"spill={place}: expected a folder that can be written to")
@@ -105,7 +115,7 @@ class LayerwiseStat:
     Attributes:
         request: What the method is given; its `calibration` needs to hold the counts only.
         weights: Brings layers into memory.
-        folder: For files, removed by whoever made it.
+        folder: For files, removed by whoever made it; None if nothing waits in files.
         device: Where layers run.
         watch: Gets the seconds of the stages, by the names that `methods.stat` has for them.
         in_files: Whether hidden states wait in files.
@@ -113,7 +123,7 @@ class LayerwiseStat:
 
     request: MethodInput
     weights: LayerWeights
-    folder: Path
+    folder: Path | None
     device: torch.device
     watch: Stopwatch
     _: KW_ONLY
@@ -121,7 +131,10 @@ class LayerwiseStat:
 
     def __post_init__(self) -> None:
         request, weights = self.request, self.weights
-        store = FileStore(self.folder) if self.in_files else MemoryStore()
+        if self.in_files and self.folder is not None:
+            store: TensorStore = FileStore(self.folder)
+        else:
+            store = MemoryStore(spare_memory(self.device) // 4)
         self._passes = LayerPasses(
             request.model, request.adapter, weights, request.batches, store, self.device
         )
@@ -141,8 +154,7 @@ class LayerwiseStat:
                 sites = [request.adapter.site(layer, kind) for kind in ("attention", "ffn")]
                 calibration = self._statistics(layer, sites, "calibrate_s")
                 with watch.stage("errors_s"):
-                    for site in sites:
-                        analyses.append(stat.site_analysis(model, site, calibration, config))
+                    analyses += stat.site_analyses(model, sites, calibration, config)
                     self._norms.append(stat.ffn_norm(model, sites[1], calibration))
                 with watch.stage("spill_s"):
                     self._spill(layer, calibration)
@@ -189,7 +201,7 @@ class LayerwiseStat:
     def _spill(self, layer: int, calibration: Calibration) -> None:
         statistics = calibration.statistics.get((layer, "ffn"))
         if isinstance(statistics, GramStatistics):
-            path = self.folder / f"gram-{layer}.bin"
+            path = self.folder and self.folder / f"gram-{layer}.bin"
             self._grams[layer] = SpilledGram.write(statistics, path)
 
     def _fold_ffn(self, site: Site, kept: int) -> tuple[SiteEdit, SiteFit]:

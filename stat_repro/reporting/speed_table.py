@@ -29,7 +29,11 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
         sizes = record.protocol
         shape = f"{record.shape}, {sizes['layers']} layers"
         data = f"{sizes['examples']} x {sizes['length']}"
-        setting = f"{sizes['threads']} threads, n={sizes['repeats']}"
+        gpu = record.provenance.get("gpu")
+        where = f"{sizes['threads']} threads"
+        if gpu is not None:
+            where = f"{gpu['name']}, {sizes['dtype']}"
+        setting = f"{where}, n={sizes['repeats']}"
 
         def row(quantity: str, value: str, quartiles: str = "") -> None:
             cells = {"shape": shape, "tokens": data, "setting": setting, "quantity": quantity}  # noqa: B023

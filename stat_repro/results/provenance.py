@@ -44,6 +44,7 @@ def collect(
     base_model_hash: str | None = None,
     finetuned: bool | None = None,
     examples: Mapping[str, Any] | None = None,
+    gpu: Mapping[str, Any] | None = None,
     root: Path | None = None,
 ) -> dict[str, Any]:
     """The `provenance` of a record.
@@ -56,6 +57,7 @@ def collect(
         base_model_hash: The same of the checkpoint that was given, before any fine-tuning.
         finetuned: Whether the task head was trained here.
         examples: The file of values per example beside the record (`describe_examples`), if any.
+        gpu: Card, driver and CUDA version, if the run computed on one (`measure.describe_gpu`).
         root: Folder whose git state counts; the clone if None (an installed copy has none).
 
     Returns:
@@ -74,6 +76,7 @@ def collect(
         "cpu_count": os.cpu_count(),
         "packages": package_versions(),
         "device": device,
+        **({} if gpu is None else {"gpu": dict(gpu)}),
         "dtypes": dict(dtypes),
         "data_hashes": dict(data_hashes),
         "model_hash": model_hash,

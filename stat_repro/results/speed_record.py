@@ -2,11 +2,13 @@
 
 <root>/speed/<shape>-n<examples>x<length>-d<layers>.json              a measurement
 <root>/speed/<shape>-n<examples>x<length>-d<layers>.repeat-<k>.json   the same again, k = 1, 2, ...
+<root>/speed/<shape>-...-<dtype>-<card>.json                          a measurement on a GPU
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,8 @@ class SpeedRecord:
         seconds: Per stage, one value per turn; values with the same index are of one turn.
         ratios: Per quotient of stages `median`, `q25`, `q75` and `min` over the turns.
         memory: Bytes: `parameters`, `statistics` (predicted), and per stage the largest peak of
-            resident memory above what was there before the stage; null where it is unknown.
+            resident memory above what was there before the stage; null where it is unknown. On a
+            GPU also `..._device` peaks: all that the allocator had handed out at once.
         provenance: As in a run's record.
     """
 
@@ -52,8 +55,13 @@ class SpeedRecord:
     @property
     def name(self) -> str:
         """Stem of its file."""
-        sizes = self.protocol
-        return f"{self.shape}-n{sizes['examples']}x{sizes['length']}-d{sizes['layers']}"
+        sizes, gpu = self.protocol, self.provenance.get("gpu")
+        stem = f"{self.shape}-n{sizes['examples']}x{sizes['length']}-d{sizes['layers']}"
+        return stem if gpu is None else f"{stem}-{sizes['dtype']}-{_slug(gpu['name'])}"
+
+
+def _slug(text: str) -> str:
+    return "-".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def save_speed(record: SpeedRecord, root: Path) -> Path:

@@ -12,7 +12,14 @@ from transformers import PreTrainedTokenizerBase
 from stat_repro.api import Compression, compress
 from stat_repro.config import ConfigError, RunConfig, to_dict
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
-from stat_repro.measure import Stopwatch, peak_memory, reset_cuda_peak_memory, resolve_device
+from stat_repro.measure import (
+    Stopwatch,
+    describe_gpu,
+    memory_told,
+    peak_memory,
+    reset_cuda_peak_memory,
+    resolve_device,
+)
 from stat_repro.parallel import world
 from stat_repro.paths import without_paths
 from stat_repro.results.example_files import describe_examples, encode_examples
@@ -40,6 +47,7 @@ class Experiment:
     examples: bytes | None
 
 
+@memory_told()
 def run_experiment(
     config: RunConfig, cache: SweepCache, name: str | None = None
 ) -> Experiment | None:
@@ -197,6 +205,7 @@ def _provenance(
         base_model_hash=dense.base_hash,
         finetuned=dense.finetuned,
         examples=None if examples is None else describe_examples(examples),
+        gpu=describe_gpu(dense.loaded.model.device),
     )
 
 

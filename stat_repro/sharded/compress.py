@@ -22,7 +22,7 @@ from stat_repro.calibration.capture import count_tokens
 from stat_repro.config.checks import one_of
 from stat_repro.config.pruning import check_target
 from stat_repro.config.run import DTYPES
-from stat_repro.measure import Stopwatch, resolve_device
+from stat_repro.measure import Stopwatch, memory_told, resolve_device
 from stat_repro.methods.base import MethodInput, SiteFit
 from stat_repro.methods.common import Key, plan_keeping
 from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
@@ -66,6 +66,7 @@ class CheckpointCompression:
     report: CompressionReport
 
 
+@memory_told()
 def compress_checkpoint(
     folder: str | Path,
     output: str | Path,
@@ -101,8 +102,9 @@ def compress_checkpoint(
             the CPU float32 for half types: few processors compute those at full speed, and float32
             adds no rounding. It takes twice the memory per layer.
         spill: Folder for the Gram matrices of the FFNs (somewhat over 4 F^2 bytes per layer) and
-            the hidden states of all batches. By default the system's folder for temporary files,
-            and hidden states in memory.
+            the hidden states of all batches. By default hidden states are in memory, and the Gram
+            matrices in the host's memory (GPU, where it has room for twice as much) or in the
+            system's folder for temporary files.
         **options: Fields of `stat_repro.config.PruningConfig`.
 
     Returns:
@@ -142,7 +144,7 @@ def compress_checkpoint(
             skeleton, adapter, where, compute_dtype(skeleton.dtype, where, dtype)
         )
         spill_folder = None if spill is None else Path(spill).expanduser()
-        with working_folder(adapter, spill_folder) as work:
+        with working_folder(adapter, spill_folder, where) as work:
             layers = LayerwiseStat(request, weights, work, where, watch, in_files=spill is not None)
             pruned, plan, errors = _written(request, layers, skeleton, partial, watch)
         report = report_of(request, skeleton.model, pruned, plan, errors, watch.seconds)
