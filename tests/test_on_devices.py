@@ -30,7 +30,11 @@ WEIGHTS = {torch.float32: 2e-4, torch.float64: 1e-9}
 
 
 def same_compression(mine, other, tolerance):
-    assert mine.plan == other.plan
+    assert mine.plan.layers == other.plan.layers
+    for key, value in other.plan.details.items():
+        assert mine.plan.details[key] == (
+            pytest.approx(value, rel=1e-3) if isinstance(value, float) else value
+        )
     first, second = mine.model.state_dict(), other.model.state_dict()
     assert first.keys() == second.keys()
     for name, expected in second.items():
@@ -80,8 +84,18 @@ def test_copies_are_recovered_in_every_type(name, dtype, device):
     assert float(pruned) < 3 * float(dense) + 1e-6
 
 
+@pytest.fixture
+def shortened_float32():
+    """What some users allow for speed; it must not reach the sums, and stays as it was."""
+    settings = torch.backends.cuda.matmul
+    before, settings.fp32_precision = settings.fp32_precision, "tf32"
+    yield
+    assert settings.fp32_precision == "tf32"
+    settings.fp32_precision = before
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_sums_of_a_type_are_exact_enough(dtype, device):
+def test_sums_of_a_type_are_exact_enough(dtype, device, shortened_float32):
     """Against float64; a sum's error stays a hundred times below what counts as noise."""
     rows = activations(5000, 300, decades=3.0).to(dtype)
     collector = GramSum(Site(0, "ffn", 300, 1, (), "", 0, 0, 0), device)
@@ -137,7 +151,7 @@ def test_a_checkpoint_in_shards_is_pruned_there(device, tmp_path):
     done = compress_checkpoint(
         tmp_path / "dense", tmp_path / "pruned", batches, ratio=0.4, device=str(device)
     )
-    assert done.plan == expected.plan
+    assert done.plan.layers == expected.plan.layers
     pruned = type(expected.model).from_pretrained(tmp_path / "pruned").eval()
     batch = batches[0]
     torch.testing.assert_close(

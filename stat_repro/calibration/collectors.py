@@ -24,8 +24,8 @@ from stat_repro.parallel import exchange, sum_over_ranks
 # cost memory traffic. A sketch draws for this many rows at a time, so another value is another
 # sketch.
 BUFFER_ROWS = 256
-# On a GPU a product of half-precision rows takes less time than adding it to the sum does.
-GPU_BUFFER_ROWS = 4096
+# On a GPU, where every product means some kernels; more rows would cost accuracy (`rank_update`).
+GPU_BUFFER_ROWS = 1024
 
 
 class Collector(Protocol):
@@ -103,10 +103,11 @@ class GramSum(_BufferedSum):
         self._sums = torch.zeros(site.columns, dtype=torch.float64, device=self._home)
 
     def _new_buffer(self) -> torch.Tensor:
-        if self._home.type != "cuda" or self._dtype not in (torch.bfloat16, torch.float16):
+        if self._home.type != "cuda":
             return super()._new_buffer()
-        size = (GPU_BUFFER_ROWS, self._columns)
-        return torch.empty(size, dtype=self._dtype, device=self._home)
+        half = self._dtype in (torch.bfloat16, torch.float16)
+        dtype = self._dtype if half else torch.float64
+        return torch.empty((GPU_BUFFER_ROWS, self._columns), dtype=dtype, device=self._home)
 
     def _use(self, rows: torch.Tensor) -> None:
         rank_update(self._gram, rows)

@@ -14,8 +14,6 @@ import math
 import torch
 
 _PANEL = 128
-# Pivots stay in the Schur complement, unused, until it pays to copy the rest.
-_COMPACT_BELOW = 0.75
 
 
 def blocked_cholesky(
@@ -35,28 +33,24 @@ def blocked_cholesky(
     """
     batch, size, _ = gram.shape
     rows = gram.new_zeros((batch, size, size))
-    columns = torch.arange(size, device=gram.device).repeat(batch, 1)  # of G, at each position
-    left = gram.diagonal(dim1=1, dim2=2)
-    state = _Panels(gram, left, columns, tolerance, panel)
+    state = _Panels(gram, tolerance, min(panel, size))
     order: list[torch.Tensor] = []
     ranks, going, done = [0] * batch, [True] * batch, 0
     while done < size and any(going):
         count = min(panel, size - done)
         factor, good = state.next_panel(count)
-        place = columns[:, None, :].expand(batch, count, columns.shape[1])
-        rows[:, done : done + count].scatter_(2, place, factor)
-        order.append(columns.gather(1, state.waiting[:, :count]))
+        rows[:, done : done + count] = factor
+        order.append(state.waiting[:, :count].clone())
         done += count
         for b, number in enumerate(good.tolist()):
             ranks[b] += number * going[b]
             going[b] = going[b] and number == count
-        alive = state.drop(count, size - done)
+        state.drop(count)
         if done < size and any(going):
-            state.schur.baddbmm_(factor.mT, factor, alpha=-1.0)
-            if size - done < _COMPACT_BELOW * columns.shape[1]:
-                columns = columns.gather(1, alive)
-                state = state.compacted(alive)
-    everything = torch.cat([*order, columns.gather(1, state.waiting[:, : size - done])], dim=1)
+            # Pivots stay in the matrix, unused: leaving them out would mean other shapes, and so
+            # another graph, which takes longer to record than this product does.
+            gram.baddbmm_(factor.mT, factor, alpha=-1.0)
+    everything = torch.cat([*order, state.waiting[:, : size - done]], dim=1)
     del state, gram
     # Entries of a row at earlier pivots are rounding noise around zero.
     return everything, [
@@ -65,47 +59,42 @@ def blocked_cholesky(
 
 
 class _Panels:
-    """The steps of one panel after the other on Schur complements of one size.
+    """The steps of one panel after the other.
 
     Args:
-        schur: Shape (B, n, n).
-        left: Squared lengths of what the pivots so far do not explain, shape (B, n).
-        waiting: Positions that are no pivots yet, at most n, in the same order as in LAPACK.
+        schur: Shape (B, F, F); whoever owns it updates it between two panels.
         tolerance: Shape (B,).
         panel: Pivots of a full panel.
+
+    Attributes:
+        waiting: Columns that are no pivots yet, in the same order as in LAPACK, shape (B, F); after
+            `next_panel` its pivots, then these.
     """
 
-    def __init__(
-        self,
-        schur: torch.Tensor,
-        left: torch.Tensor,
-        waiting: torch.Tensor,
-        tolerance: torch.Tensor,
-        panel: int,
-    ) -> None:
+    def __init__(self, schur: torch.Tensor, tolerance: torch.Tensor, panel: int) -> None:
         batch, size, _ = schur.shape
-        self.schur = schur
-        # One place more, which is never the largest: unused entries of `waiting` point to it, so
-        # that all panels have the same shapes and a graph serves them all.
-        self._left = torch.cat([left, left.new_full((batch, 1), -math.inf)], dim=1)
-        self.waiting = torch.full((batch, size), size, device=schur.device)
-        self.waiting[:, : waiting.shape[1]] = waiting
-        self._tolerance, self._panel = tolerance[:, None], panel
-        self._factor = schur.new_empty((batch, min(panel, size), size))
-        self._values = schur.new_empty((batch, min(panel, size)))
+        self._schur, self._tolerance, self._panel = schur, tolerance[:, None], panel
+        self.waiting = torch.arange(size, device=schur.device).repeat(batch, 1)
+        # Squared lengths of what the pivots so far do not explain. One place more, which is never
+        # the largest: unused entries of `waiting` point to it, so that all panels have the same
+        # shapes and one graph serves them all.
+        nowhere = schur.new_full((batch, 1), -math.inf)
+        self._left = torch.cat([schur.diagonal(dim1=1, dim2=2), nowhere], dim=1)
+        self._factor = schur.new_empty((batch, panel, size))
+        self._values = schur.new_empty((batch, panel))
         self._graph: torch.cuda.CUDAGraph | None = None
         self._runs = 0
 
     def next_panel(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next rows of R, (B, count, n), and how many are above the tolerance, (B,).
+        """The next rows of R, (B, count, F), and how many are above the tolerance, (B,).
 
         Rows past the tolerance are zero. Pivots are moved to the front of `waiting`.
         """
+        whole = count == self._panel
         # The first panel in the usual way: libraries set themselves up then.
-        record = self.schur.is_cuda and self._runs == 1 and count == self._panel
-        if record:
+        if whole and self._runs == 1 and self._schur.is_cuda:
             self._graph = self._recorded()
-        if self._graph is not None and count == self._panel:
+        if whole and self._graph is not None:
             self._graph.replay()
         else:
             self._steps(count)
@@ -113,24 +102,15 @@ class _Panels:
         good = (self._values[:, :count] > self._tolerance).sum(dim=1)
         return self._factor[:, :count], good
 
-    def drop(self, count: int, left: int) -> torch.Tensor:
-        """Take pivots off the front of `waiting`; gives the `left` other positions, ascending."""
-        size = self.schur.shape[1]
+    def drop(self, count: int) -> None:
+        """Take pivots off the front of `waiting`."""
+        size = self._schur.shape[1]
         self.waiting.copy_(self.waiting.roll(-count, dims=1))
         self.waiting[:, size - count :] = size
-        return torch.sort(self.waiting[:, :left], dim=1).values
-
-    def compacted(self, alive: torch.Tensor) -> _Panels:
-        """The same with these positions alone, shape (B, m)."""
-        pairs = zip(self.schur, alive, strict=True)
-        schur = torch.stack([s.index_select(0, a).index_select(1, a) for s, a in pairs])
-        waiting = torch.searchsorted(alive, self.waiting[:, : alive.shape[1]].contiguous())
-        left = self._left.gather(1, alive)
-        return _Panels(schur, left, waiting, self._tolerance[:, 0], self._panel)
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(self.schur.device)
-        current = torch.cuda.current_stream(self.schur.device)
+        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._schur.device)
+        current = torch.cuda.current_stream(self._schur.device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
             graph.capture_begin()
@@ -140,7 +120,7 @@ class _Panels:
         return graph
 
     def _steps(self, count: int) -> None:
-        schur, factor, waiting = self.schur, self._factor, self.waiting
+        schur, factor, waiting = self._schur, self._factor, self.waiting
         batch, size, _ = schur.shape
         lengths = self._left[:, :size]
         for j in range(count):

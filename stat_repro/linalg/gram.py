@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -15,9 +16,11 @@ _GPU_PANEL = 2048
 def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> None:
     """Add alpha * rows^T rows to a sum, in place, on and above the diagonal only.
 
-    Rows of a shorter type than the sum are multiplied in float32: two numbers of 8 or 11 bits have
-    an exact product there, and only adding up the rows rounds. With a few thousand rows at a time
-    the error of the sum is about 1e-7 of its norm, far below the noise of such rows.
+    Half-precision rows are multiplied in float32, where the product of two of their numbers is
+    exact, so that only adding up the rows rounds. bfloat16 rows go to the matrix units of the GPU,
+    which cut off instead of rounding: the error grows with the rows, and with 1,024 of them is
+    2.5e-6 of the lengths of two columns (H100; 5e-8 for float16, added up in plain float32), a
+    twentieth of what counts as noise of such rows (`pivoting.NOISE_RTOL`).
 
     What is below the diagonal means nothing until `mirror`. The symmetric update of BLAS (dsyrk,
     from scipy) is a quarter faster on one thread, but on two its threads and those of torch slow
@@ -26,8 +29,8 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
 
     Args:
         total: Shape (F, F).
-        rows: Shape (r, F), on the same device: of the type of the sum, or float32 or, on CUDA,
-            bfloat16 or float16, for a float64 sum.
+        rows: Shape (r, F), on the same device: of the type of the sum or, on CUDA for a float64
+            sum, bfloat16 or float16.
         alpha: Factor of the product.
     """
     if rows.numel() == 0:
@@ -38,10 +41,22 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
         left, right = rows[:, panel].T, rows[:, start:]
         if rows.dtype == total.dtype:
             total[panel, start:].addmm_(left, right, alpha=alpha)
-        elif rows.dtype == torch.float32:
-            total[panel, start:].add_(left @ right, alpha=alpha)
-        else:
+        elif rows.dtype == torch.bfloat16:
             total[panel, start:].add_(torch.mm(left, right, out_dtype=torch.float32), alpha=alpha)
+        else:
+            with _plain_float32():
+                total[panel, start:].add_(left.float() @ right.float(), alpha=alpha)
+
+
+@contextmanager
+def _plain_float32() -> Iterator[None]:
+    """No TensorFloat-32 in float32 products, whatever the user has allowed elsewhere."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 def upper_panels(total: torch.Tensor) -> Iterator[torch.Tensor]:

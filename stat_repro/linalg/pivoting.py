@@ -37,6 +37,10 @@ QR_RTOL = 1e-13
 _GROWN_ERRORS = 1e-9
 
 
+# Up to this size a matrix goes to the CPU and back in less time than a GPU takes for its pivots.
+_SMALL = 256
+
+
 class LinAlgInputError(ValueError):
     """Input that cannot be factored meaningfully."""
 
@@ -111,8 +115,8 @@ def pivoted_cholesky(
         gram: G of shape (F, F), float64.
         rtol: Pivots (squared lengths) at or below this share of the first one end the
             factorisation; at least `noise_share`.
-        lapack: True for LAPACK's dpstrf (CPU), False for `blocked_cholesky` (any device); None
-            takes LAPACK on the CPU.
+        lapack: True for LAPACK's dpstrf on the CPU, False for `blocked_cholesky` (any device); None
+            takes LAPACK for matrices that are on the CPU or small.
         overwrite: Whether `gram` may be destroyed: LAPACK then factors it in place, which halves
             the memory of a large one.
 
@@ -123,7 +127,7 @@ def pivoted_cholesky(
         LinAlgInputError: Not square, not float64 or not finite.
     """
     if lapack is None:
-        lapack = gram.device.type == "cpu"
+        lapack = gram.device.type == "cpu" or len(gram) <= _SMALL
     if not lapack:
         return pivoted_choleskies([gram], rtol)[0]
     top, lengths = _checked(gram), gram.diagonal().clone()
