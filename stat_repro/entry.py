@@ -16,6 +16,9 @@ from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
 
 # Beside the errors that this package defines: what the system or the libraries below refuse.
 _EXPECTED = (OSError, MemoryError, BrokenExecutor)
@@ -100,6 +103,11 @@ def share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"expected 0 <= ratio < 1; got {text}")
     return value
+
+
+def number_list(one: Callable[[str], Number]) -> Callable[[str], list[Number]]:
+    """A type for argparse: numbers with commas between them, each of the type `one`."""
+    return lambda text: [one(part) for part in text.split(",")]
 
 
 def is_expected(error: Exception) -> bool:

@@ -1,7 +1,8 @@
 """`python -m stat_repro.bench SHAPE ...`: measure compression, one record per shape.
 
-`python -m stat_repro.bench sharded` measures a checkpoint larger than memory, with options of its
-own. What full Llama-2 runs would cost is counted in docs/scaling.md.
+`python -m stat_repro.bench sharded` measures a checkpoint larger than memory, and `... inference`
+how fast pruned models are, both with options of their own. What full Llama-2 runs would cost is
+counted in docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import torch
 from transformers import PreTrainedModel
 
 from stat_repro.api import compress
-from stat_repro.bench import sharded
+from stat_repro.bench import inference, sharded
 from stat_repro.bench.shapes import SHAPES, random_batches
 from stat_repro.bench.stages import Bench
 from stat_repro.config.pruning import ENGINES
 from stat_repro.cost.latency import spread
-from stat_repro.entry import at_least, folder, guarded, share
+from stat_repro.entry import at_least, folder, guarded, number_list, share
 from stat_repro.measure import describe_gpu, resolve_device
 from stat_repro.models.adapter import adapter_for
 from stat_repro.paths import results_dir
@@ -42,8 +43,9 @@ _RATIOS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the shapes that are named, one after the other."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    if arguments[:1] == ["sharded"]:
-        return sharded.main(arguments[1:])
+    others = {"sharded": sharded.main, "inference": inference.main}
+    if arguments and arguments[0] in others:
+        return others[arguments[0]](arguments[1:])
     options = _parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -135,7 +137,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--repeats", type=at_least(1), default=5, help="turns that are timed (5)")
     add("--warmup", type=at_least(0), default=1, help="turns before them (1)")
     add("--ratio", type=share, default=0.5, help="share of the prunable MACs removed (0.5)")
-    add("--sweep", type=_ratio_list, default=[], help="ratios that share a calibration: 0.2,0.3")
+    add(
+        "--sweep",
+        type=number_list(share),
+        default=[],
+        help="ratios that share a calibration: 0.2,0.3",
+    )
     add(
         "--authors-tokens",
         type=at_least(0),
@@ -157,10 +164,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         except ValueError as err:
             parser.error(str(err))
     return options
-
-
-def _ratio_list(text: str) -> list[float]:
-    return [share(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
 
         for name, ratio in record.ratios.items():
             quartiles = f"{ratio['q25']:.2f} to {ratio['q75']:.2f}"
-            row(_RATIO_LABELS[name], f"{ratio['median']:.2f}", quartiles)
+            row(_RATIO_LABELS.get(name, name), f"{ratio['median']:.2f}", quartiles)
         if turns := _after_passes(record):
             rows_seen = f"{sizes['authors_tokens']} of {sizes['examples'] * sizes['length']} tokens"
             row(
