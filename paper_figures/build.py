@@ -5,7 +5,8 @@ and figure_<model>_<dataset>_<metric>.pdf and .png; where costs were measured (c
 table_cost.* and figure_<model>_<dataset>_speedup.*; where several variants have values per example
 also table_comparison.*, each variant against a reference; where a study varies calibration
 examples, rows of a sketch or the ridge also figure_<model>_<dataset>_kl_by_<setting>.*; of the
-benchmark (study speed) a table and, where measurements differ in one size only, figure_growth.*.
+benchmark (study speed) a table, where measurements differ in one size only figure_growth.*, and of
+measurements on a GPU figure_gpu_stages.* and figure_inference.*.
 Needs no torch and takes seconds.
 """
 
@@ -123,9 +124,13 @@ def build_speed(root: Path, study: str, out: Path) -> list[Path]:
     records = results.load_speed(root)
     table, notes = reporting.speed_table(records), reporting.speed_notes(records)
     files = _write(out / study / "table", table, study, notes, reporting.noted_csv(table, notes))
-    growth = reporting.growth_data(records)
-    if growth is not None:
-        files += _drawn(out / study, reporting.draw_growth, [growth])
+    for data, draw in (
+        (reporting.growth_data(records), reporting.draw_growth),
+        (reporting.stages_data(records), reporting.draw_stages),
+        (reporting.inference_data(records), reporting.draw_inference),
+    ):
+        if data is not None:
+            files += _drawn(out / study, draw, [data])
     print(f"study {study}: {len(records)} measurements\n\n{reporting.to_text(table)}")
     return files
 

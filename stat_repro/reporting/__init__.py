@@ -19,6 +19,12 @@ from stat_repro.reporting.costs import (
     measured_runs,
 )
 from stat_repro.reporting.figures import draw, figure_data
+from stat_repro.reporting.gpu_figures import (
+    draw_inference,
+    draw_stages,
+    inference_data,
+    stages_data,
+)
 from stat_repro.reporting.growth import draw_growth, growth_data
 from stat_repro.reporting.points import (
     aggregate,

@@ -62,9 +62,9 @@ def growth_data(records: Sequence[SpeedRecord]) -> GrowthData | None:
     panels = []
     for words, key, along in _AXES:
         groups: dict[str, list[SpeedRecord]] = {}
-        for record in records:
+        for record in (one for one in records if "compress_s" in one.seconds):
             same = {k: v for k, v in record.protocol.items() if k not in (key, *along)}
-            same |= dict.fromkeys(_BOOKKEEPING)
+            same |= {**dict.fromkeys(_BOOKKEEPING), "gpu": record.provenance.get("gpu")}
             groups.setdefault(repr(sorted(same.items())), []).append(record)
         series = tuple(
             _series(group, key)

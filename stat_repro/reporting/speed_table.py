@@ -29,11 +29,7 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
         sizes = record.protocol
         shape = f"{record.shape}, {sizes['layers']} layers"
         data = f"{sizes['examples']} x {sizes['length']}"
-        gpu = record.provenance.get("gpu")
-        where = f"{sizes['threads']} threads"
-        if gpu is not None:
-            where = f"{gpu['name']}, {sizes['dtype']}"
-        setting = f"{where}, n={sizes['repeats']}"
+        setting = f"{where_measured(record)}, n={sizes['repeats']}"
 
         def row(quantity: str, value: str, quartiles: str = "") -> None:
             cells = {"shape": shape, "tokens": data, "setting": setting, "quantity": quantity}  # noqa: B023
@@ -54,6 +50,14 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
         for name, size in record.memory.items():
             row(f"memory, {name} (MB)", "-" if size is None else f"{size / 1e6:.0f}")
     return pd.DataFrame(rows)
+
+
+def where_measured(record: SpeedRecord) -> str:
+    """Threads of a CPU, or the card and the data type."""
+    gpu = record.provenance.get("gpu")
+    if gpu is None:
+        return f"{record.protocol['threads']} threads"
+    return f"{gpu['name']}, {record.protocol['dtype']}"
 
 
 def _after_passes(record: SpeedRecord) -> list[float]:
