@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 # In an environment of its own, as pyproject.toml says.
-NOT_LOCKED = {"ray"}
+NOT_LOCKED = {"ray", "clients"}
 
 
 def read_yaml(name):

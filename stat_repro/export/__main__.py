@@ -1,0 +1,56 @@
+"""`python -m stat_repro.export FOLDER --format gguf`: a model in the form of another program."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stat_repro.entry import guarded
+from stat_repro.export.errors import ExportError
+
+_FORMATS = ("gguf",)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export one folder."""
+    options = _parse(argv)
+    return guarded(
+        lambda: _export(options), lambda: "nothing was written; the same command starts again"
+    )
+
+
+def _export(options: argparse.Namespace) -> None:
+    from stat_repro.export.gguf_file import write_gguf
+
+    folder, name = options.folder.expanduser(), options.folder.resolve().name
+    if not folder.is_dir():
+        raise ExportError(f"{folder}: expected the folder of a saved model; got no such folder")
+    out = options.out or Path(f"{name}.gguf")
+    write_gguf(folder, out, options.quantise)
+    print(f"{out}: written, {_size(out) / 1e6:.1f} MB")
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="stat-repro export",
+        description="Write a saved model, pruned or dense, in the form of another program.",
+        epilog="example: stat-repro export pruned-smollm2 --format gguf --quantise Q8_0",
+    )
+    add: Any = parser.add_argument
+    add("folder", type=Path, help="saved model: config.json, safetensors weights, tokenizer")
+    add("--format", required=True, choices=_FORMATS, help="gguf: one file for llama.cpp")
+    add("--quantise", choices=("Q8_0", "Q4_K_M"), help="of gguf (the type of the weights)")
+    add("--out", type=Path, metavar="PATH", help="what is written (named as the folder)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
