@@ -66,10 +66,13 @@ def test_gradients_of_what_is_in_front_of_nothing_are_zeros(name: str) -> None:
     """Plain DistributedDataParallel waits for a gradient of every parameter."""
     model = pruned_of(pico_model(name), empty=EMPTY_SITES["everything"]).train()
     model(**pico_batches(model, 1)[0]).logits.sum().backward()
-    assert not [n for n, p in model.named_parameters() if p.grad is None and "pooler" not in n]
+    # What no layer is left to read: MPNet's table of positions, which all layers share.
+    outside = ("pooler", "relative_attention_bias")
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not [name for name in without if not any(part in name for part in outside)]
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", sorted({*ENCODERS} - {"mpnet"}))  # MPNet has its own attention
 def test_an_encoder_layer_without_heads_calls_no_attention(name: str) -> None:
     calls: list[int] = []
 

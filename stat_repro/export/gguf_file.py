@@ -154,35 +154,35 @@ def _layer(
         "ffn_up": layout.ffn_inputs[1],
         "ffn_down": layout.ffn_output,
     }
-    found: dict[str, Tensor] = {
+    tensors: dict[str, Tensor] = {
         "attn_norm.weight": layer.input_layernorm.weight,
         "ffn_norm.weight": layer.post_attention_layernorm.weight,
     }
     for ours, theirs in names.items():
         module = linear(layer, theirs)
-        found[f"{ours}.weight"] = module.weight
+        tensors[f"{ours}.weight"] = module.weight
         if module.bias is not None:
-            found[f"{ours}.bias"] = module.bias
+            tensors[f"{ours}.bias"] = module.bias
 
     def pad(kind: str, output: str, rows: int) -> None:
-        for name, tensor in found.items():
+        for name, tensor in tensors.items():
             if name.startswith(kind) and not name.endswith("norm.weight"):
                 if name == f"{output}.weight":
-                    found[name] = tensor.new_zeros(tensor.shape[0], rows)
+                    tensors[name] = tensor.new_zeros(tensor.shape[0], rows)
                 elif not name.startswith(output):
-                    found[name] = tensor.new_zeros(rows, *tensor.shape[1:])
+                    tensors[name] = tensor.new_zeros(rows, *tensor.shape[1:])
 
-    heads = found["attn_q.weight"].numel() > 0
+    heads = tensors["attn_q.weight"].numel() > 0
     # llama.cpp takes its defaults from layer 0, and knows no bias without heads.
-    if not heads and (number == 0 or "attn_output.bias" in found):
+    if not heads and (number == 0 or "attn_output.bias" in tensors):
         pad("attn", "attn_output", head_size)
         heads = True
     # A layer without neurons ends early there: its heads are dropped, and the last one aborts.
-    if not found["ffn_up.weight"].numel() and (
-        heads or number == layers - 1 or "ffn_down.bias" in found
+    if not tensors["ffn_up.weight"].numel() and (
+        heads or number == layers - 1 or "ffn_down.bias" in tensors
     ):
         pad("ffn", "ffn_down", 1)
-    return found
+    return tensors
 
 
 def _turned(tensor: Tensor, head_size: int) -> Tensor:
