@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.statistics import GramStatistics
 from stat_repro.linalg.gram import mirror, upper_panels
 from stat_repro.models.tensor_files import open_tensors
@@ -110,9 +111,15 @@ class SpilledGram:
         return cls(panels, path, columns, statistics.tokens, statistics.dtype, statistics.sums)
 
     def load(self, device: torch.device) -> GramStatistics:
-        """The statistics, bit for bit."""
+        """The statistics, bit for bit.
+
+        Raises:
+            CalibrationError: The file is shorter than it was written.
+        """
         gram = torch.empty((self.columns, self.columns), dtype=torch.float64, device=device)
         for panel, values in zip(upper_panels(gram), self._waiting(), strict=True):
+            if values.numel() < panel.numel():
+                raise CalibrationError(f"{self.path}: expected a whole matrix; it was cut off")
             panel.copy_(values.view(panel.shape))
         mirror(gram)
         return GramStatistics(gram, self.tokens, self.dtype, self.sums)
