@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from stat_repro.config.checks import ConfigError, at_least, check_settings, file_name, setting
 
-TASKS = ("classification", "regression", "question_answering", "language_modeling")
+TASKS = ("classification", "regression", "similarity", "question_answering", "language_modeling")
 PARTS = ("train", "validation", "test")
 BOS = ("none", "first", "window")
 
@@ -59,7 +59,8 @@ class DatasetConfig:
             over both may give it.
         text_column: Column of the (first) sentence.
         text_pair_column: Column of the second sentence; null for single sentences.
-        label_column: Column of the label: class index or name, or a number for regression.
+        label_column: Column of the label: class index or name, or a number for regression and
+            similarity.
         max_length: Tokens after which a sentence is cut; question answering: tokens per window.
         window: Tokens per window (language modelling).
         usual_length: Default of `max_length` or `window`, for files of the user.

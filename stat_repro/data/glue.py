@@ -38,6 +38,7 @@ class GlueTask:
         metrics: What the benchmark reports, by the names of the record.
         genres: MNLI: end of the names of the evaluated parts.
         headerless: Columns of csv and tsv files without a header line, where those are in use.
+        copy: Beginning of the names of such files in a widespread copy.
         disputed_order: Whether published checkpoints disagree on the order of the classes.
     """
 
@@ -51,6 +52,7 @@ class GlueTask:
     metrics: tuple[str, ...] = ("accuracy",)
     genres: str = ""
     headerless: tuple[str, ...] = ()
+    copy: str = ""
     disputed_order: bool = False
 
     @property
@@ -61,11 +63,14 @@ class GlueTask:
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
         """Names of the hub's split, and of files, for every part."""
-        return {
+        names = {
             "train": ("train",),
             "validation": (f"validation{self.genres}", f"dev{self.genres}"),
             "test": (f"test{self.genres}",),
         }
+        if self.copy:
+            names = {part: (*stems, self.copy + stems[-1]) for part, stems in names.items()}
+        return names
 
     @property
     def subfolders(self) -> tuple[str, str]:
@@ -124,6 +129,8 @@ GLUE_TASKS: dict[str, GlueTask] = {
         rows=(5_749, 1_500),
         label=("label", "score"),
         metrics=("pearson", "spearman"),
+        headerless=("sentence1", "sentence2", "label"),
+        copy="stsb-en-",
     ),
     "mrpc": GlueTask(
         subset="mrpc",
@@ -159,8 +166,9 @@ def glue_task(config: DatasetConfig) -> GlueTask:
         valid = ", ".join(f"glue:{known}" for known in GLUE_TASKS)
         raise DataError(f"dataset.source: expected one of {valid}; got {config.source!r}")
     task = GLUE_TASKS[name]
-    if config.task != task.task:
-        raise DataError(f"dataset.task: {name} is a {task.task} task; got {config.task}")
+    tasks = (task.task, "similarity") if task.task == "regression" else (task.task,)
+    if config.task not in tasks:
+        raise DataError(f"dataset.task: {name} is a {' or '.join(tasks)} task; got {config.task}")
     return task
 
 
@@ -191,7 +199,8 @@ def load_glue(config: DatasetConfig, task: GlueTask) -> tuple[dict[str, Columns]
         if part not in files:
             absent[part] = f"{folder} has no {' or '.join(names)} file"
             continue
-        table = read_part(files[part], task.headerless, ("0", "1", *(task.classes or ())))
+        labels = None if task.classes is None else ("0", "1", *task.classes)
+        table = read_part(files[part], task.headerless, labels)
         where = str(files[part][0])
         if part == "test" and _labels_hidden(table, task):
             absent[part] = f"{where} has no labels. {_HIDDEN}"
@@ -226,7 +235,8 @@ def _column_name(table: Columns, names: tuple[str, ...], task: GlueTask, where: 
     present = [name for name in names if name in table]
     if len(present) != 1:
         form = ", ".join(task.headerless)
-        hint = f"; without a header line the fields are {form}, label 0 or 1" if form else ""
+        kind = "a number" if task.classes is None else "0 or 1"
+        hint = f"; without a header line the fields are {form}, label {kind}" if form else ""
         raise DataError(
             f"{where}: expected one column {' or '.join(map(repr, names))} (the hub's name, or the "
             f"official release's); the table has {', '.join(table)}{hint}"

@@ -102,7 +102,7 @@ def content_files(files: Sequence[Path]) -> list[Path]:
 
 
 def read_part(
-    files: Sequence[Path], headerless: Sequence[str] = (), labels: Collection[str] = ()
+    files: Sequence[Path], headerless: Sequence[str] = (), labels: Collection[str] | None = ()
 ) -> Columns:
     """The columns of a part.
 
@@ -111,7 +111,7 @@ def read_part(
         headerless: Columns, one of them `label`, of csv and tsv files without a header line, where
             such are known. A file is one of them if its first line has that many fields and one of
             `labels` in the place of the label.
-        labels: What a label in such a file can be.
+        labels: What a label in such a file can be; None for any number.
 
     Raises:
         DataError: A file or folder that cannot be read.
@@ -121,11 +121,22 @@ def read_part(
         names = None
         if headerless and file.suffix.lower() in (".csv", ".tsv"):
             fields = first_fields(file)
-            row = len(fields) == len(headerless) and fields[headerless.index("label")] in labels
+            place = headerless.index("label")
+            row = len(fields) == len(headerless) and _is_label(fields[place], labels)
             names = headerless if row else None
         rows = _rows_with_classes(file)
         tables.append(read_table(file, names) if rows is None else table_of(rows))
     return {name: [v for table in tables for v in table[name]] for name in tables[0]}
+
+
+def _is_label(field: str, labels: Collection[str] | None) -> bool:
+    if labels is not None:
+        return field in labels
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def _rows_with_classes(file: Path) -> datasets.Dataset | None:

@@ -77,7 +77,7 @@ def load_task_data(config: DatasetConfig) -> TaskData:
 
     Args:
         config: `source` is `asset:movie_reviews`, `asset:amazon_reviews`, `asset:tweets`,
-            `glue:<task>` or `table`; `task` is classification or regression.
+            `glue:<task>` or `table`; `task` is classification, regression or similarity.
 
     Returns:
         The parts; a packaged set has all three, a table those whose files are given, and a
@@ -87,9 +87,10 @@ def load_task_data(config: DatasetConfig) -> TaskData:
         DataError: A source, file, column or label that cannot be used, or no part to calibrate on.
         stat_repro.assets.cache.AssetError: A packaged set cannot be fetched.
     """
-    if config.task not in ("classification", "regression"):
+    if config.task not in ("classification", "regression", "similarity"):
         raise DataError(
-            f"dataset.task: expected classification or regression for sentences; got {config.task}"
+            "dataset.task: expected classification, regression or similarity for sentences; got "
+            f"{config.task}"
         )
     _check_unread(config)
     absent: dict[str, str] = {}
@@ -111,7 +112,12 @@ def load_task_data(config: DatasetConfig) -> TaskData:
         absent=absent,
         glue=benchmark,
     )
-    data.split(config.calibration_split)  # refuses before a model is trained
+    rows = data.split(config.calibration_split)  # refuses before a model is trained
+    if config.task == "similarity" and "text_pair" not in rows.column_names:
+        raise DataError(
+            "dataset.text_pair_column: expected the column of the second sentence where "
+            f"task=similarity; got none in {config.source}"
+        )
     if config.source == "table":
         _check_parts_differ(data.fingerprint, config.calibration_split)
     return data
@@ -217,7 +223,7 @@ def _read_user_tables(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[
         parts[part] = _text_columns(table, config, path)
         values = column(table, config.label_column, path, "dataset.label_column")
         what = f"{path}, column {config.label_column!r}"
-        if config.task == "regression":
+        if config.task != "classification":
             parts[part]["label"] = targets(values, what)
         else:
             if names is None:  # the training part comes first

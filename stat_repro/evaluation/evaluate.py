@@ -19,9 +19,9 @@ def task_metrics(logits: Tensor, references: ArrayLike, task: str) -> dict[str, 
     """Metrics of one model on labelled examples.
 
     Args:
-        logits: (N, C) for classification, (N, 1) for regression.
+        logits: (N, C) for classification, (N, 1) for regression and similarity.
         references: Class indices or target values, N.
-        task: `classification` or `regression`.
+        task: `classification`, `regression` or `similarity`.
 
     Returns:
         `accuracy`, `f1`, `matthews`, or `pearson`, `spearman` (nan where undefined).
@@ -29,6 +29,7 @@ def task_metrics(logits: Tensor, references: ArrayLike, task: str) -> dict[str, 
     Raises:
         ValueError: An unknown task, or logits that do not fit the task.
     """
+    task = "regression" if task == "similarity" else task
     metric = load_metric(task)
     outputs = logits.shape[-1]
     if logits.ndim != 2 or (outputs == 1) != (task == "regression"):
@@ -56,7 +57,7 @@ def evaluate_task(
         dense_logits: (N, C), finite.
         pruned_logits: (N, C).
         references: Class indices or target values, N.
-        task: `classification` or `regression`.
+        task: `classification`, `regression` or `similarity`.
         split: Part of the data set, for the protocol.
         max_length: Tokens after which sentences were cut, for the protocol.
         conventions: Further entries of the protocol, such as the metrics of the benchmark.
@@ -69,7 +70,7 @@ def evaluate_task(
         ValueError: Logits that do not fit the task or each other, or a dense model that is not
             finite.
     """
-    regression = task == "regression"
+    regression = task in ("regression", "similarity")
     dense = task_metrics(dense_logits, references, task)
     fidelity = regression_fidelity if regression else classification_fidelity
     protocol: dict[str, Any] = {

@@ -52,14 +52,19 @@ def sentence_values(
         dense_logits: (N, C), finite.
         pruned_logits: (N, C).
         references: Class indices or target values, N.
-        task: `classification` or `regression`.
+        task: `classification`, `regression` or `similarity`.
 
     Returns:
         Classification: `kl` in nats, and 0 or 1 in `correct`, `dense_correct` (the class is that
         of the reference) and `agree` (see `classification_values`). Regression, in squared units
         of the target: `squared_difference` of the two models, `squared_error` of the pruned one
         and `dense_squared_error`; infinite where a value is not finite.
+        Similarity: `squared_difference` of the cosines.
     """
+    if task == "similarity":  # cosines and scores have no common unit
+        return compact(
+            {"squared_difference": regression_values(dense_logits, pruned_logits).numpy()}
+        )
     if task == "regression":
         expected = np.asarray(references, dtype=np.float64)
         values = {"squared_difference": regression_values(dense_logits, pruned_logits).numpy()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +34,24 @@ def predicted_classes(logits: Tensor) -> Tensor:
     return logits.argmax(dim=1).masked_fill(broken, NO_CLASS)
 
 
+def _logits(output: Any, batch: Batch) -> Tensor:
+    logits: Tensor = output.logits
+    return logits
+
+
+def mean_of_tokens(output: Any, batch: Batch) -> Tensor:
+    """Vectors (B, D) of sentences: the mean of the last hidden states over their tokens."""
+    mask = batch["attention_mask"][..., None].to(output.last_hidden_state.dtype)
+    vectors: Tensor = (output.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
+    return vectors
+
+
 def predict_logits(
     model: nn.Module,
     batches: Iterable[tuple[Sequence[int] | Tensor, Batch]],
     total: int,
     label: str = "evaluating",
+    read: Callable[[Any, Batch], Tensor] = _logits,
 ) -> Tensor:
     """Logits of every example.
 
@@ -47,6 +61,7 @@ def predict_logits(
             0 to N - 1 come once each, in any order.
         total: Number of examples N.
         label: What the progress line says.
+        read: What is taken from the model's output for a batch, (B, C); its logits by default.
 
     Returns:
         float32 logits on the CPU, (N, C), row i for example i.
@@ -67,7 +82,8 @@ def predict_logits(
                     f"{label}: expected example indices from 0 to {total - 1}; "
                     f"got {int(rows.min())} to {int(rows.max())}"
                 )
-            outputs = model(**to_device(batch, device)).logits.float().cpu()
+            inputs = to_device(batch, device)
+            outputs = read(model(**inputs), inputs).float().cpu()
             if logits is None:
                 logits = outputs.new_empty(total, outputs.shape[-1])
             logits[rows] = outputs

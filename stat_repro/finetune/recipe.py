@@ -56,6 +56,7 @@ _TRAINED_PARTS = {
 _HEADS: dict[str, str | tuple[str, ...]] = {
     "classification": "ForSequenceClassification",
     "regression": "ForSequenceClassification",
+    "similarity": "",  # reads the encoder itself, which every checkpoint has
     "question_answering": "ForQuestionAnswering",
     "language_modeling": LANGUAGE_MODELS,
 }
@@ -87,7 +88,7 @@ def has_task_head(folder: Path, task: str) -> bool:
             f"{folder / 'config.json'}: architectures: expected a list of class names; got "
             f"{architectures!r}"
         )
-    if any(name.endswith(_HEADS[task]) for name in architectures):
+    if not _HEADS[task] or any(name.endswith(_HEADS[task]) for name in architectures):
         return True
     weights = task in _TRAINED_PARTS and any(
         (folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)

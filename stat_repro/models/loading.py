@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -34,6 +35,7 @@ ASSET_PREFIX = "asset:"
 TASK_CLASSES = {
     "classification": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
+    "similarity": AutoModel,
     "question_answering": AutoModelForQuestionAnswering,
     "language_modeling": AutoModelForCausalLM,
 }

@@ -21,6 +21,7 @@ Values = Mapping[str, NDArray[Any]]
 MEASURED = {
     "classification": ("correct", "kl"),
     "regression": ("squared_error", "squared_difference"),
+    "similarity": ("squared_difference", "squared_difference"),
     "question_answering": ("f1", "kl"),
     "language_modeling": ("nll", "kl"),
 }

@@ -96,7 +96,7 @@ def _row(one: Comparison) -> dict[str, str]:
         row["perplexity ratio"] = _ratio(_exponential(one.metric), marked=marked)
     row[f"{words} difference"] = _cell(one.fidelity, quantity_style(distance), marked=marked)
     row[f"{words} ratio"] = _ratio(one.fidelity_ratio, marked=marked)
-    if one.task != "regression":
+    if one.task not in ("regression", "similarity"):
         row["agreement (points)"] = _cell(one.agreement, agreement, marked=marked)
     return row | {"left out": one.left_out or MISSING}
 

@@ -16,6 +16,7 @@ from stat_repro.config import METHODS
 HEADLINE = {
     "classification": "accuracy",
     "regression": "pearson",
+    "similarity": "spearman",
     "question_answering": "f1",
     "language_modeling": "perplexity",
 }

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from stat_repro import workloads
 from stat_repro.api import calibrate
 from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.sketch import Sketch
@@ -31,13 +32,6 @@ from stat_repro.models.outputs import OutputOrder, match_outputs
 from stat_repro.models.positions import positions_of
 from stat_repro.parallel import first_rank_first, same_everywhere
 from stat_repro.results.provenance import hash_files
-from stat_repro.workloads import (
-    CalibrationSet,
-    QuestionWorkload,
-    SentenceWorkload,
-    WindowWorkload,
-    Workload,
-)
 
 log = logging.getLogger("stat_repro")
 T = TypeVar("T")
@@ -56,7 +50,7 @@ class DenseModel:
     """
 
     loaded: LoadedModel
-    workload: Workload
+    workload: workloads.Workload
     base_hash: str
     model_hash: str
     finetuned: bool
@@ -73,7 +67,7 @@ class CalibratedModel:
     """
 
     calibration: Calibration
-    examples: CalibrationSet
+    examples: workloads.CalibrationSet
     seconds: float
 
 
@@ -228,15 +222,18 @@ def load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
 
 def workload_of(
     data: TaskData | QuestionData | TextData, loaded: LoadedModel, config: RunConfig
-) -> Workload:
+) -> workloads.Workload:
     """The data set for a model, of which only configuration and tokenizer are read."""
     positions = positions_of(loaded.model.config)
     if isinstance(data, TextData):
-        return WindowWorkload(data, config.dataset, loaded.tokenizer, positions)
+        return workloads.WindowWorkload(data, config.dataset, loaded.tokenizer, positions)
     if isinstance(data, QuestionData):
-        return QuestionWorkload(data, config.dataset, loaded.tokenizer, positions)
+        return workloads.QuestionWorkload(data, config.dataset, loaded.tokenizer, positions)
+    if data.task == "similarity":
+        pairs = workloads.SimilarityWorkload
+        return pairs(data, config.dataset, loaded.tokenizer, positions=positions)
     outputs = _output_order(data, loaded, config)
-    return SentenceWorkload(data, config.dataset, loaded.tokenizer, outputs, positions)
+    return workloads.SentenceWorkload(data, config.dataset, loaded.tokenizer, outputs, positions)
 
 
 def _check_override(config: RunConfig, has_head: bool) -> None:

@@ -6,6 +6,7 @@ May use: config, data, evaluation, models.
 from stat_repro.workloads.base import CalibrationSet
 from stat_repro.workloads.questions import QuestionWorkload
 from stat_repro.workloads.sentences import SentenceWorkload
+from stat_repro.workloads.similarity import SimilarityWorkload
 from stat_repro.workloads.windows import WindowWorkload
 
 # The pipeline uses what all of them have: `tokenizer`; `fingerprint`, sha256 per part of the data;

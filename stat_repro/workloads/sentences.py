@@ -50,8 +50,11 @@ class SentenceWorkload:
         self.fingerprint = dict(data.fingerprint)
         rows = data.split(config.calibration_split)
         self._labels = self.outputs.targets(torch.tensor(list(rows["label"])))
-        self._pool = batching.encode_sentences(tokenizer, rows, config.max_length)
+        self._pool = self._encoded(rows)
         self.sequence_length = float(np.mean([len(row["input_ids"]) for row in self._pool]))
+
+    def _encoded(self, rows: Dataset) -> list[batching.Encoded]:
+        return batching.encode_sentences(self.tokenizer, rows, self.config.max_length)
 
     def calibration(
         self, config: CalibrationConfig, seed: int, *, labels: bool = False

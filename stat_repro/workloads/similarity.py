@@ -1,0 +1,56 @@
+"""Pairs of sentences that an encoder without a head compares: the cosine of their vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stat_repro.config import CalibrationConfig, ConfigError, EvaluationConfig
+from stat_repro.data import batching
+from stat_repro.evaluation.predictions import mean_of_tokens, predict_logits
+from stat_repro.workloads.base import CalibrationSet
+from stat_repro.workloads.sentences import SentenceWorkload
+
+
+class SimilarityWorkload(SentenceWorkload):
+    """Pairs of sentences with a score; each sentence is read alone, in calibration too."""
+
+    def _encoded(self, rows: Dataset) -> list[batching.Encoded]:
+        return batching.encode_sentences(self.tokenizer, _singles(rows), self.config.max_length)
+
+    def calibration(
+        self, config: CalibrationConfig, seed: int, *, labels: bool = False
+    ) -> CalibrationSet:
+        """Single sentences of the training part, batched by length.
+
+        Raises:
+            ConfigError: Labels are requested.
+        """
+        if labels:
+            raise ConfigError(
+                "dataset.task: expected a method that reads no labels where task=similarity, whose "
+                "scores belong to pairs; choose another pruning"
+            )
+        return super().calibration(config, seed)
+
+    def _logits(self, model: nn.Module, config: EvaluationConfig, label: str) -> Tensor:
+        """Cosine of every pair, (N, 1)."""
+        texts = _singles(self._evaluated(config))
+        batches = batching.sentence_batches(
+            self.tokenizer, texts, self.config.max_length, config.batch_size
+        )
+        vectors = predict_logits(model, batches, len(texts), label, read=mean_of_tokens)
+        first, second = vectors.double().chunk(2)
+        return functional.cosine_similarity(first, second, dim=1)[:, None].float()
+
+    def _conventions(self) -> dict[str, Any]:
+        score = "cosine of the means of the last hidden states over the tokens of each sentence"
+        return {**super()._conventions(), "score": f"{score}, special tokens included; no head"}
+
+
+def _singles(rows: Dataset) -> Dataset:
+    """All first sentences, then all second ones."""
+    return Dataset.from_dict({"text": [*rows["text"], *rows["text_pair"]]})
