@@ -206,7 +206,7 @@ def test_missing_training_file_and_wrong_source():
     with pytest.raises(DataError, match="asset:movie_reviews") as caught:
         load_task_data(DatasetConfig(name="n", task="regression", source="asset:nosuch"))
     assert "'asset:nosuch'" in str(caught.value)
-    with pytest.raises(DataError, match="expected classification or regression"):
+    with pytest.raises(DataError, match="expected classification, regression or similarity"):
         load_task_data(DatasetConfig(name="n", task="language_modeling", source="table"))
 
 
