@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import get_type_hints
 
+from bad_calls import CALLS
+
 from stat_repro.config import RunConfig
 
 
@@ -19,7 +21,7 @@ class Case:
 
     Attributes:
         command: Who gets it: `run.py` (composed in this process), `data` (composed, and its data
-            loaded), or the name of a command.
+            loaded), `Python` (a call), or the name of a command.
         given: The arguments.
         says: What its error says, a regular expression.
         status: The exit status.
@@ -295,4 +297,5 @@ CASES: tuple[Case, ...] = (
     *_cases("stat-repro", _COMMANDS_USAGE, 2),
     *_cases("paper_figures/build.py", _BUILD),
     *_cases("paper_figures/build.py", _BUILD_USAGE, 2),
+    *_cases("Python", CALLS),
 )

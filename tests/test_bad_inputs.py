@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from bad_inputs import CASES, Case
 from made_up_records import make_config, make_record
 from pico_config import compose_run
+from pico_models import pico_batches, pico_model
 from pico_project import save_checkpoint, write_table, write_text
 
+import stat_repro
 from stat_repro import results
 from stat_repro.assets import __main__ as assets
 from stat_repro.bench import __main__ as bench
@@ -23,6 +26,7 @@ from stat_repro.data.text_data import load_text_data
 from stat_repro.entry import guarded
 from stat_repro.run import commands as program
 from stat_repro.sharded import __main__ as sharded
+from stat_repro.surgery.edit import prune_model
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +37,9 @@ def inputs(tmp_path_factory):
     save_checkpoint(folder / "cut", "llama_grouped")
     weights = folder / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    for name in ("nothing", "texts"):
+    for name in ("nothing", "texts", "torn"):
         (folder / name).mkdir()
+    (folder / "torn" / "plan.json").write_text('{"version": 1, "lay')
     write_text(folder / "texts" / "notes.md", 20)
     write_text(folder / "a.txt", 400)
     for seed, name in enumerate(("a.csv", "b.csv", "a.exe")):
@@ -63,8 +68,19 @@ def load_data(*overrides):
     load.get(config.task, load_task_data)(config)
 
 
+@pytest.fixture(scope="module")
+def names():
+    """What calls of Python may name."""
+    bert, other = pico_model("bert"), pico_model("bert", seed=1)
+    batches = pico_batches(bert)
+    small, whole = (stat_repro.compress(bert, batches, ratio=ratio) for ratio in (0.3, 0.0))
+    functions = {name: getattr(stat_repro, name) for name in stat_repro.__all__}
+    made = {"bert": bert, "other": other, "batches": batches, "small": small, "whole": whole}
+    return {**functions, **made, "prune_model": prune_model, "Linear": torch.nn.Linear}
+
+
 @pytest.fixture
-def commands(build):
+def commands(build, names):
     def in_process(work):
         return lambda given: guarded(lambda: work(*given) and None, lambda: "")
 
@@ -76,6 +92,7 @@ def commands(build):
         "stat_repro.assets": assets.main,
         "stat-repro": program.main,
         "paper_figures/build.py": build.main,
+        "Python": in_process(lambda *call: eval(" ".join(call), names)),
     }
 
 
