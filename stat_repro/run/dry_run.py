@@ -69,7 +69,7 @@ def forecast(config: RunConfig) -> str:
             f"{sums / 1e6:,.0f} MB; activations and workspace come on top",
             f"work of stat: {passes / 1e12:,.2f} TFLOP in forward passes, {float64 / 1e12:,.2f} "
             "TFLOP in float64 (docs/scaling.md)",
-            f"time: at least {seconds:,.0f} s at the speed of large matrix products here, "
+            f"time: about {seconds:,.0f} s at the speed of large matrix products here, "
             f"timed just now ({speeds[0] / 1e9:,.0f} and {speeds[1] / 1e9:,.0f} GFLOP/s on "
             f"{device}); loading and evaluation come on top",
         ]
@@ -126,7 +126,7 @@ def _speed(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP per second of a large matrix product, the best of a few."""
     matrix = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)
     seconds = []
-    for _ in range(4):
+    for _ in range(8):
         synchronize(device)
         start = time.perf_counter()
         matrix @ matrix
