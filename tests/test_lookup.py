@@ -101,7 +101,8 @@ def test_commands_that_read_records_need_no_torch():
     """`stat-repro` as it is installed: its own name is the only word that says so."""
     code = """
 import sys
-for words in (["--help"], ["runs", "--study", "cost_minilm"], ["show", "cost_minilm/minilm"]):
+helps = (["--help"], ["export", "--help"])
+for words in (*helps, ["runs", "--study", "cost_minilm"], ["show", "cost_minilm/minilm"]):
     sys.argv = ["/any/bin/stat-repro", *words]
     from stat_repro.run.cli import main
     try:
@@ -115,7 +116,7 @@ print({"torch", "transformers"} & set(sys.modules))
         [sys.executable, "-c", code.replace("cost_minilm/minilm", _one_of("cost_minilm"))],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert [line for line in done.stdout.splitlines() if line in ("0", "1", "2")] == ["0"] * 3
+    assert [line for line in done.stdout.splitlines() if line in ("0", "1", "2")] == ["0"] * 4
     assert done.stdout.splitlines()[-1] == "set()"
 
 

@@ -17,6 +17,10 @@ _RUNS = "Anything else is a run or a sweep (docs/sweeps.md): stat-repro ratio=0.
 
 def main(argv: Sequence[str]) -> int:
     """Carry out one command."""
+    if argv[:1] == ["export"]:  # it has options of its own
+        from stat_repro.export.__main__ import main as export
+
+        return export(argv[1:])
     options = parser().parse_args(argv)
     return guarded(lambda: options.work(options), lambda: "the same command starts again")
 
@@ -73,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     add = command("eval", _eval, "evaluate a saved model", "my-model-40 --data test.csv")
     _add_model_and_data(add)
     add("--dense", metavar="MODEL", help="compare with this model: KL and agreement")
+    what = "write a saved model in the form of another program"
+    command("export", main, what, "my-llama-80 --format gguf")  # which passes it on
     add = command("runs", _runs, "list stored runs", "--study mine --where method=stat ratio=0.5")
     add("--study", help="one study (all)")
     add("--where", nargs="+", default=[], metavar="KEY=VALUE", help="only runs with these values")
@@ -106,7 +112,7 @@ def _add_model_and_data(add: Any) -> None:
 
 
 # The words that choose a command, and those that ask for this help.
-COMMANDS = ("prune", "eval", "runs", "show")
+COMMANDS = ("prune", "eval", "export", "runs", "show")
 
 
 def chosen(argv: Sequence[str]) -> bool:

@@ -160,5 +160,9 @@ def _how_to_load(auto_class: str) -> list[str]:
         *("```", "", "Without the package, with the modelling file in this folder:", ""),
         "```python",
         f'model = {auto_class}.from_pretrained("path/to/this/folder", trust_remote_code=True)',
-        "```",
+        *(
+            "```",
+            "",
+            "Other programs: `stat-repro export path/to/this/folder --help` lists the forms.",
+        ),
     ]
