@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     program = argparse.ArgumentParser(prog="stat-repro", epilog=_RUNS)
     commands = program.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, work: Callable[..., None], what: str, example: str) -> Any:
+    def command(name: str, work: Callable[..., Any], what: str, example: str) -> Any:
         example = f"example: stat-repro {name} {example}"
         one = commands.add_parser(name, help=what, description=what, epilog=example)
         one.set_defaults(work=work)
