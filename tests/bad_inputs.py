@@ -20,8 +20,7 @@ class Case:
     """One bad input.
 
     Attributes:
-        command: Who gets it: `run.py` (composed in this process), `data` (composed, and its data
-            loaded), `Python` (a call), or the name of a command.
+        command: Who gets it: `run.py`, `data` (its data is loaded too), `Python` or a command.
         given: The arguments.
         says: What its error says, a regular expression.
         status: The exit status.
