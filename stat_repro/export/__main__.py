@@ -11,7 +11,7 @@ from typing import Any
 from stat_repro.entry import guarded
 from stat_repro.export.errors import ExportError
 
-_FORMATS = ("gguf",)
+_FORMATS = {"gguf": ".gguf", "onnx": ".onnx", "stock": "-stock"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,12 +24,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(options: argparse.Namespace) -> None:
     from stat_repro.export.gguf_file import write_gguf
+    from stat_repro.export.onnx_file import write_onnx
+    from stat_repro.export.stock import write_stock
 
     folder, name = options.folder.expanduser(), options.folder.resolve().name
     if not folder.is_dir():
         raise ExportError(f"{folder}: expected the folder of a saved model; got no such folder")
-    out = options.out or Path(f"{name}.gguf")
-    write_gguf(folder, out, options.quantise)
+    out = options.out or Path(f"{name}{_FORMATS[options.format]}")
+    if options.quantise is not None and options.format != "gguf":
+        raise ExportError(f"--quantise: expected --format gguf; got --format {options.format}")
+    if options.format == "gguf":
+        write_gguf(folder, out, options.quantise)
+    elif options.format == "onnx":
+        write_onnx(folder, out)
+    else:
+        write_stock(folder, out)
     print(f"{out}: written, {_size(out) / 1e6:.1f} MB")
 
 
@@ -46,7 +55,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add: Any = parser.add_argument
     add("folder", type=Path, help="saved model: config.json, safetensors weights, tokenizer")
-    add("--format", required=True, choices=_FORMATS, help="gguf: one file for llama.cpp")
+    add(
+        "--format",
+        required=True,
+        choices=_FORMATS,
+        help="gguf: llama.cpp; onnx: onnxruntime; stock: no code of this package",
+    )
     add("--quantise", choices=("Q8_0", "Q4_K_M"), help="of gguf (the type of the weights)")
     add("--out", type=Path, metavar="PATH", help="what is written (named as the folder)")
     return parser.parse_args(argv)

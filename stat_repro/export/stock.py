@@ -1,0 +1,86 @@
+"""A pruned model of equal layers as a folder that needs nothing of this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stat_repro.export.errors import ExportError
+from stat_repro.models.loading import load_config, load_model
+from stat_repro.models.modeling_stat import AUTO_CLASSES
+
+_LISTS = {
+    "query_heads_per_layer": "num_attention_heads",
+    "kv_heads_per_layer": "num_key_value_heads",
+    "ffn_size_per_layer": "intermediate_size",
+}
+_OURS = ("model_type", "auto_map", "architectures", "per_layer_config", "transformers_version")
+
+
+def load_for_export(folder: Path) -> Any:
+    """The model of a folder with the head that it was saved with, in evaluation mode.
+
+    Raises:
+        ExportError: It is not a pruned model.
+        ModelLoadError: A folder that cannot be loaded.
+    """
+    config: Any = load_config(folder)
+    architecture = (config.architectures or ["none"])[0]
+    for heads in AUTO_CLASSES.values():
+        for auto, pruned in heads.items():
+            if pruned.__name__ == architecture:
+                return load_model(folder, auto, config.dtype or torch.float32).eval()
+    raise ExportError(f"{folder}: expected a pruned model; got {architecture}")
+
+
+def write_stock(folder: Path, out: Path) -> None:
+    """Write a pruned model with a stock class of transformers.
+
+    Args:
+        folder: Of the pruned model.
+        out: New folder.
+
+    Raises:
+        ExportError: Layers of different sizes, or sizes that the stock class cannot have.
+    """
+    from transformers import AutoTokenizer
+
+    model = load_for_export(folder)
+    config = model.config
+    sizes = {}
+    for ours, theirs in _LISTS.items():
+        counts = getattr(config, ours, None)
+        if counts is not None and len(set(counts)) > 1:
+            raise ExportError(
+                f"--format stock, {ours}: expected the same count in all layers, as stock classes "
+                f"have it; got {counts}; choose allocation=uniform when pruning"
+            )
+        if counts is not None:
+            sizes[theirs] = counts[0]
+    heads, whole = sizes["num_attention_heads"], config.num_attention_heads
+    if heads != whole and not hasattr(config, "head_dim"):
+        raise ExportError(
+            f"--format stock, query_heads_per_layer: expected {whole} in all layers, because the "
+            f"stock class of {config.model_type} divides its width by the number of heads; got "
+            f"{heads}; choose a model of which the FFNs alone are pruned"
+        )
+    if 0 in sizes.values():
+        raise ExportError(f"--format stock: expected heads and neurons in all layers; got {sizes}")
+    stock: Any = type(model).__bases__[1]
+    dropped = {*_OURS, *_LISTS, "attention_output_bias_per_layer", "ffn_output_bias_per_layer"}
+    values = {name: value for name, value in config.to_dict().items() if name not in dropped}
+    plain = stock(stock.config_class(**values | sizes)).to(model.dtype)
+    has, wants = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (model, plain))
+    if has != wants:
+        name = sorted(has.items() ^ wants.items())[0][0]
+        raise ExportError(
+            f"--format stock, {name}: expected {wants.get(name, 'no such tensor')}, as "
+            f"{stock.__name__} has it; got {has.get(name, 'no such tensor')}; choose a correction "
+            "without biases"
+        )
+    plain.load_state_dict(model.state_dict())
+    plain.save_pretrained(out)
+    if (folder / "tokenizer_config.json").is_file():
+        AutoTokenizer.from_pretrained(folder).save_pretrained(out)

@@ -1,0 +1,77 @@
+"""Exports to ONNX and to stock classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from pico_models import REPRESENTATIVES, pico_batches, pico_model, pico_outputs
+from pico_surgery import pruned_of
+
+import stat_repro
+from stat_repro.export import __main__ as command
+from stat_repro.export.errors import ExportError
+from stat_repro.export.stock import write_stock
+
+EMPTY = [(0, "attention"), (1, "ffn"), (2, "attention"), (2, "ffn")]
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped", "qwen2", "opt"])
+def test_a_stock_folder_has_nothing_of_ours(name: str, tmp_path: Path) -> None:
+    model = pico_model(name)
+    batches = pico_batches(model)
+    result = stat_repro.compress(
+        model, batches, ratio=0.1, method="magnitude", allocation="uniform", min_units=4
+    )
+    pruned = pruned_of(model, whole=[(i, kind) for i in range(3) for kind in ("attention", "ffn")])
+    for one in (pruned, result.model):
+        folder = tmp_path / type(one).__name__ / str(one is pruned)
+        one.save_pretrained(folder)
+        counts = one.config
+        equal = [set(counts.query_heads_per_layer), set(counts.ffn_size_per_layer)]
+        if max(map(len, equal)) > 1 or (
+            not hasattr(counts, "head_dim")
+            and counts.query_heads_per_layer[0] != counts.num_attention_heads
+        ):
+            with pytest.raises(ExportError, match=r"_per_layer: expected .*; choose "):
+                write_stock(folder, tmp_path / "stock")
+            continue
+        out = tmp_path / f"stock-{one is pruned}"
+        write_stock(folder, out)
+        config = json.loads((out / "config.json").read_text())
+        assert not [key for key in config if key.endswith("_per_layer") or key == "auto_map"]
+        assert not list(out.glob("*.py"))
+        again = type(model).from_pretrained(out).eval()
+        torch.testing.assert_close(pico_outputs(again, batches[0]), pico_outputs(one, batches[0]))
+        assert type(hf.AutoConfig.from_pretrained(out)) is type(model.config)
+
+
+def test_layers_of_different_sizes_are_refused_by_name(tmp_path: Path) -> None:
+    pruned_of(pico_model("llama_grouped"), empty=EMPTY).save_pretrained(tmp_path / "pruned")
+    with pytest.raises(ExportError, match=r"query_heads_per_layer: expected the same count"):
+        write_stock(tmp_path / "pruned", tmp_path / "stock")
+    arguments = [str(tmp_path / "pruned"), "--format", "stock", "--quantise", "Q8_0"]
+    assert command.main(arguments) == 1
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_onnxruntime_gives_the_logits_of_transformers(name: str, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    model = pruned_of(pico_model(name), empty=EMPTY)
+    model.save_pretrained(tmp_path / "pruned")
+    out = tmp_path / "model.onnx"
+    assert command.main([str(tmp_path / "pruned"), "--format", "onnx", "--out", str(out)]) == 0
+    session = runtime.InferenceSession(str(out))
+    for size, length in ((4, 9), (1, 5)):
+        batch = pico_batches(model, 1, batch_size=size, length=length)[0]
+        given = {key: value.numpy() for key, value in batch.items()}
+        (got,) = session.run(None, given)
+        with torch.no_grad():
+            expected = model(**batch).logits.numpy()
+        rows = given["attention_mask"].astype(bool) if got.ndim == 3 else slice(None)
+        np.testing.assert_allclose(got[rows], expected[rows], rtol=1e-3, atol=1e-3)
