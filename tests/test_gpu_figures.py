@@ -1,0 +1,72 @@
+"""Speed of pruned models and figures of measurements on a GPU, from records of a tiny shape."""
+
+from dataclasses import replace
+
+import pytest
+
+from stat_repro import reporting, results
+from stat_repro.bench.__main__ import main
+
+GPU = {"name": "Pico GPU 9", "memory_bytes": 8, "driver": "1", "cuda": "2"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    where = tmp_path_factory.mktemp("speed")
+    common = ["--repeats", "2", "--results", str(where)]
+    assert main(["tiny", *common, "--warmup", "0", "--authors-tokens", "0"]) == 0
+    points = ["--ratios", "0.3,0.5", "--round-to", "1,4", "--batch-sizes", "1,3", "--length", "9"]
+    assert main(["inference", "tiny", *common, *points]) == 0
+    return where
+
+
+def test_speedups_are_those_of_the_turns(folder):
+    inference, compression = results.load_speed(folder)
+    assert (inference.name, compression.name) == ("inference_tiny-n3x9-d2", "tiny-n6x9-d2")
+    assert len(inference.ratios) == 2 * 2 * 2
+    for name, ratio in inference.ratios.items():
+        key = name.removeprefix("speed-up ")
+        pairs = zip(
+            inference.seconds[f"dense {key}"], inference.seconds[f"pruned {key}"], strict=True
+        )
+        assert ratio["min"] == pytest.approx(min(a / b for a, b in pairs))
+    kept = inference.protocol["mac_kept"]
+    assert kept["ratio=0.5 round_to=4"] <= 0.5 < kept["ratio=0.3 round_to=4"] <= 0.7
+
+
+def test_a_gpu_is_part_of_a_records_name_and_of_the_table(folder):
+    (record,) = (r for r in results.load_speed(folder) if r.shape == "tiny")
+    there = replace(record, provenance={**record.provenance, "gpu": GPU})
+    assert there.name == "tiny-n6x9-d2-float32-pico-gpu-9"
+    settings = set(reporting.speed_table([record, there])["setting"])
+    assert len(settings) == 2
+    assert "Pico GPU 9, float32, n=2" in settings
+
+
+def test_bars_are_the_stages_on_a_gpu(folder):
+    records = results.load_speed(folder)
+    assert reporting.stages_data(records) is None  # a CPU
+    there = [replace(r, provenance={**r.provenance, "gpu": GPU}) for r in records]
+    data = reporting.stages_data(there)
+    (_, stages), (_, bare) = data.bars
+    (record,) = (r for r in there if r.shape == "tiny")
+    assert sum(s for _, s in stages) <= 1.5 * max(record.seconds["compress_s"])
+    assert [words for words, _ in bare] == ["bare first pass", "bare second pass"]
+    figure = reporting.draw_stages(data)
+    assert len(figure.axes[0].patches) == len(stages) + len(bare)
+
+
+def test_lines_are_the_speedups_against_what_is_removed(folder):
+    records = results.load_speed(folder)
+    data = reporting.inference_data(records)
+    (record,) = (r for r in records if "mac_kept" in r.protocol)
+    assert [words.rpartition("\n")[2] for words, _ in data.panels] == ["batch=1", "batch=3"]
+    for words, lines in data.panels:
+        assert [line.label for line in lines] == ["round_to=1", "round_to=4"]
+        for line in lines:
+            name = f"speed-up ratio=0.5 {line.label} {words.rpartition(chr(10))[2]}"
+            assert line.y[-1] == record.ratios[name]["median"]
+            kept = record.protocol["mac_kept"][f"ratio=0.5 {line.label}"]
+            assert line.x[-1] == pytest.approx(100 * (1 - kept))
+    assert len(reporting.draw_inference(data).axes) == 2
+    assert reporting.inference_data([r for r in records if r is not record]) is None
