@@ -39,7 +39,8 @@ NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 # Versions, names and identifiers that look like measured numbers.
 NO_MEASUREMENT = re.compile(
     r"Python 3\.\d+(?:(?:, | or )3\.\d+)*|SQuAD (?:1\.1|2\.0)|"
-    r"(?:torch|onnxruntime|transformers) \d+\.\d+(?:\.\d+)?|arXiv(?: |:)\d{4}\.\d{5}|abs/\d{4}\.\d{5}|Llama-3\.\d|Qwen2\.5|MIT-\d\.\d|Apache-2\.0"
+    r"(?:torch|onnxruntime|transformers) \d+\.\d+(?:\.\d+)?|"
+    r"arXiv(?: |:)\d{4}\.\d{5}|abs/\d{4}\.\d{5}|Llama-3\.\d|Qwen2\.5|MIT-\d\.\d|Apache-2\.0"
 )
 
 
