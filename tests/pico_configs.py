@@ -24,6 +24,12 @@ _BERT = {
 _ROBERTA = {**_BERT, "pad_token_id": 1}  # as released: positions begin at row 2
 _ELECTRA = {**_BERT, "embedding_size": 16}  # projected to the hidden size
 _MPNET = {**_ROBERTA, "relative_attention_num_buckets": 32}
+_MODERNBERT = {
+    **_BERT,
+    **{"bos_token_id": 1, "eos_token_id": 1, "cls_token_id": 1, "sep_token_id": 1},
+    "local_attention": 8,  # fewer than the tokens of a batch
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+}
 _DISTILBERT = {**_ENCODER, "dim": 24, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 20}
 _LLAMA = {
     "vocab_size": VOCABULARY,
@@ -88,6 +94,7 @@ PICO_CONFIGS: dict[str, hf.PreTrainedConfig] = {
     "camembert": hf.CamembertConfig(**_ROBERTA),
     "electra": hf.ElectraConfig(**_ELECTRA),
     "mpnet": hf.MPNetConfig(**_MPNET),
+    "modernbert": hf.ModernBertConfig(**_MODERNBERT),
     "distilbert": hf.DistilBertConfig(**_DISTILBERT),
     "llama_grouped": hf.LlamaConfig(**_LLAMA),
     "llama_multi_head": hf.LlamaConfig(**{**_LLAMA, "num_key_value_heads": 6}),
@@ -127,7 +134,10 @@ _DECODER_HEADS = (
     "ForTokenClassification",
     "ForQuestionAnswering",
 )
-ENCODERS = ("bert", "roberta", "xlm_roberta", "camembert", "electra", "mpnet", "distilbert")
+ENCODERS = (
+    *("bert", "roberta", "xlm_roberta", "camembert", "electra"),
+    *("mpnet", "modernbert", "distilbert"),
+)
 DECODER_NAMES = tuple(name for name in PICO_NAMES if name not in ENCODERS)
 # One pico model for every architecture, and every supported (pico model, head) pair of these.
 REPRESENTATIVES = (

@@ -100,7 +100,7 @@ def test_padded_rows_of_decoders_equal_the_rows_alone(name: str, padding_side: s
 
 
 # Encoders whose positions follow the tokens and not the columns of the batch.
-MOVABLE = ("roberta", "xlm_roberta", "camembert", "mpnet")
+MOVABLE = ("roberta", "xlm_roberta", "camembert", "mpnet", "modernbert")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,7 @@ MOVABLE = ("roberta", "xlm_roberta", "camembert", "mpnet")
 )
 def test_padded_rows_of_encoders_equal_the_rows_alone(name: str, padding_side: str) -> None:
     model = pico_model(name, "ForTokenClassification", dtype=torch.float64)
+    tolerance = 1e-4 if name == "modernbert" else 1e-9  # its rotary angles are float32
     batch = pico_batches(model, 1, padding_side=padding_side)[0]
     for one in (model, pruned_of(model, empty=[(0, "attention"), (1, "ffn")])):
         together = logits(one, batch)
@@ -116,21 +117,23 @@ def test_padded_rows_of_encoders_equal_the_rows_alone(name: str, padding_side: s
             zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
         ):
             alone = logits(one, {"input_ids": ids[mask][None]})[0]
-            torch.testing.assert_close(together[row, mask], alone, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(together[row, mask], alone, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_model_reads_as_many_tokens_as_it_has_positions(name: str) -> None:
     model = pico_model(name)
     positions = positions_of(model.config)
-    assert positions == (38 if name in MOVABLE else 40)
+    rotary = name == "modernbert"
+    assert positions == (38 if name in MOVABLE and not rotary else 40)
     batches = [{"input_ids": torch.full((1, length), 7)} for length in (positions, positions + 1)]
     read_batches(model, batches[:1])
     logits(model, batches[0])
     with pytest.raises(CalibrationError, match=f"expected at most {positions} tokens per row"):
         read_batches(model, batches)
-    with pytest.raises((IndexError, RuntimeError)):
-        logits(model, batches[1])
+    if not rotary:  # whose positions are computed
+        with pytest.raises((IndexError, RuntimeError)):
+            logits(model, batches[1])
 
 
 @torch.no_grad()

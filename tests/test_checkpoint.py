@@ -37,6 +37,7 @@ ARCHITECTURES = {
     "camembert": "AutoModelForSequenceClassification",
     "electra": "AutoModelForSequenceClassification",
     "mpnet": "AutoModelForSequenceClassification",
+    "modernbert": "AutoModelForSequenceClassification",
     "distilbert": "AutoModelForSequenceClassification",
     "llama_grouped": "AutoModelForCausalLM",
     "llama_tied": "AutoModelForCausalLM",

@@ -201,6 +201,7 @@ PUBLIC_CLASSES = {
     "Camembert": ENCODER_HEADS,
     "Electra": ENCODER_HEADS,
     "MPNet": ENCODER_HEADS,
+    "ModernBert": ENCODER_HEADS,
     "DistilBert": ENCODER_HEADS,
     "Llama": DECODER_HEADS,
     "Mistral": DECODER_HEADS,

@@ -46,7 +46,7 @@ ENCODERS = tuple(
     name for name, layout in LAYOUTS.items() if not layout.decoder and not name.startswith("stat_")
 )
 # Parts that a base encoder may lack; anything else missing means a wrong or damaged checkpoint.
-_HEAD_PARTS = ("classifier.", "pre_classifier.", "bert.pooler.", "qa_outputs.")
+_HEAD_PARTS = ("classifier.", "pre_classifier.", "bert.pooler.", "qa_outputs.", "head.")
 # Tensors of a head that is trained here; a checkpoint that has them was trained already.
 _TRAINED_PARTS = {
     "classification": ("classifier.", "pre_classifier.", "score."),

@@ -31,14 +31,14 @@ def prune(request: MethodInput) -> MethodOutput:
     """Plan and edits without the least influential layers.
 
     Raises:
-        UnsupportedModelError: No decoder, or one with its norms after the sums.
+        UnsupportedModelError: Norms after the sums.
         BudgetError: A ratio that whole layers miss by more than half a layer.
     """
     adapter = request.adapter
     if not adapter.pre_norm:
         raise UnsupportedModelError(
-            "method=shortgpt removes whole layers, which needs a decoder with norms before "
-            f"attention and FFN; got {adapter.model_type}"
+            "method=shortgpt removes whole layers, which needs norms before attention and FFN, as "
+            f"decoders have them; got {adapter.model_type}"
         )
     watch = Stopwatch(request.device)
     costs = layer_costs(adapter, request.sequence_length)

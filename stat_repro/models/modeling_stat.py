@@ -330,6 +330,24 @@ class StatMPNetConfig(SizesPerLayerConfig, hf.MPNetConfig):
 
 
 @strict
+class StatModernBertConfig(SizesPerLayerConfig, hf.ModernBertConfig):
+    """`ModernBertConfig` with sizes per layer."""
+
+    model_type = "stat_modernbert"
+    output_biases = ("attention_bias", "mlp_bias")
+    layout = Layout(
+        layers="layers",
+        query="attn.Wqkv",
+        key_value=("attn.Wqkv", "attn.Wqkv"),
+        attention_output="attn.Wo",
+        ffn_inputs=("mlp.Wi", "mlp.Wi"),
+        ffn_output="mlp.Wo",
+        decoder=False,
+        pre_norm=True,
+    )
+
+
+@strict
 class StatDistilBertConfig(SizesPerLayerConfig, hf.DistilBertConfig):
     """`DistilBertConfig` with sizes per layer."""
 
@@ -521,6 +539,7 @@ CONFIGS: tuple[Any, ...] = (
     StatCamembertConfig,
     StatElectraConfig,
     StatMPNetConfig,
+    StatModernBertConfig,
     StatDistilBertConfig,
     StatLlamaConfig,
     StatMistralConfig,
