@@ -17,7 +17,8 @@ INTRODUCTION = """# What was tried
 Written by `python docs/trust.py` from the tables of the tests, so that every row is a test that
 `make test` runs.
 
-<!-- checked by tests/test_bad_inputs.py and tests/test_faults.py -->
+<!-- checked by tests/test_bad_inputs.py -->
+<!-- checked by tests/test_faults.py -->
 """
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from pico_project import save_checkpoint, sentence_overrides, text_overrides
 from pico_runs import compose_here, run_one, save_one
+from transformers import AutoModelForSequenceClassification
 
 from stat_repro.config import ConfigError
 from stat_repro.data.errors import DataError
@@ -30,6 +31,10 @@ def test_code_in_a_model_folder_runs_only_when_asked_for(tmp_path):
         SweepCache().dense(compose_here(again))
     dense = SweepCache().dense(compose_here(again, "model.trust_remote_code=true"))
     assert dense.loaded.model.config.model_type == "foreign_bert"
+    # That code names all architectures, and takes the place of none that the package has.
+    _, ours = save_one(compose_here(arguments, "ratio=0.4"))
+    loaded = AutoModelForSequenceClassification.from_pretrained(ours)
+    assert type(loaded).__module__ == "stat_repro.models.modeling_stat"
 
 
 def test_a_bare_encoder_without_finetuning_is_refused(tmp_path):

@@ -886,12 +886,20 @@ def _auto_map(config: Any) -> dict[str, str]:
 
 
 def _register() -> None:
-    """Make the Auto classes know the pruned ones, and saving copy this file."""
+    """Make the Auto classes know the pruned ones, and saving copy this file.
+
+    A copy in a model folder does not take the place of classes that are there already: what else
+    the process loads without remote code stays what it was.
+    """
+    known = hf.models.auto.configuration_auto.CONFIG_MAPPING
     for config_class, heads in AUTO_CLASSES.items():
-        hf.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        new = __name__.startswith("stat_repro.") or config_class.model_type not in known
+        if new:
+            hf.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         config_class.register_for_auto_class()
         for auto, model_class in heads.items():
-            auto.register(config_class, model_class, exist_ok=True)
+            if new:
+                auto.register(config_class, model_class, exist_ok=True)
             model_class.register_for_auto_class(auto.__name__)
 
 
