@@ -691,7 +691,8 @@ class _WithoutHeads(_Changed):
             if slots and isinstance(slots[self.layer_idx], hf.cache_utils.QuantizedLayer):
                 config: Any = self.config
                 heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-                marks = marks.expand(-1, heads, -1, _head_size(config))
+                size: Any = self.head_dim
+                marks = marks.expand(-1, heads or 1, -1, size)
             marks, _ = past_key_values.update(marks, marks, self.layer_idx)
         output = hidden_states[..., :0]
         # A norm over single heads is left: it gets a gradient of zeros, as any other parameter.
