@@ -34,7 +34,7 @@ predictions, in nats. Full tables have every metric and name every record.
 _TIME_STUDIES = "compression_time"
 _SPEED_SENTENCE = "Time to compress, as a multiple of what it is compared with"
 _WORDS = ("Claim", "Command", "Cost", "Anchor", "Run here")
-_FIGURES = re.compile(r"figure_growth|.*(_kl|_speedup|_kl_by_\w+)")
+_FIGURES = re.compile(r"figure_growth|.*(_kl|_mse_to_dense|_speedup|_kl_by_\w+)")
 _COUNT = re.compile(r" \(n=(\d+)\)$")
 
 
@@ -89,7 +89,7 @@ def _study_tables(study: str) -> list[str]:
     """The metric of the task and KL of every variant; measured costs where there are some."""
     frame = to_frame(load_records(results_dir(), study))
     table = reporting.result_table(frame)
-    names = {reporting.headline(row) for _, row in frame.iterrows()} | {"kl"}
+    names = {reporting.headline(row) for _, row in frame.iterrows()} | {"kl", "mse_to_dense"}
     if study.startswith(_TIME_STUDIES):
         names.add("compress_s")
     table = table[table["quantity"].isin([quantity_style(name).label for name in names])]

@@ -255,6 +255,7 @@ def test_a_stored_configuration_is_read_as_it_ran():
 CONTENTS = {
     "../shared/data/wikitext-2": "34b28a6fb83ef2f4222c34901df3ead1ae314aac5a27f66e14d9957802f3aa74",
     "../shared/data/sst2": "8ea9b0370586a06cd09158bec211f6a1017dec7f57f33763b83bdac72bccbe88",
+    "../shared/data/glue_stsb": "3c6951096e638e341099495bf245c7df4b985a199ce2c9576e8098d4dbb61cdf",
     "../shared/data/squad/squaddev_v1.1.json": (
         "45089eff3cf52004b1dca6814cde5c57082fdb09872f18c79a5d944d45be523a"
     ),
