@@ -110,6 +110,29 @@ def test_launchers_that_cannot_work_are_refused_before_the_sweep(overrides, mess
 
 
 @pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["launcher=slurm"], r"got short; choose launcher=slurm_cpu, or one of: gpu"),
+        (["launcher=slurm", "hydra.launcher.partition=long"], r"got long; choose"),
+        (["launcher=slurm", "hydra.launcher.partition=gpu"], None),
+        (["launcher=slurm", "hydra.launcher.partition=unknown"], None),  # Slurm will say so
+        (["launcher=slurm_cpu"], None),
+    ],
+)
+def test_a_partition_without_gpus_is_named(overrides, message, tmp_path, monkeypatch):
+    for name, text in (("srun", ""), ("sinfo", "short* (null)\\nlong (null)\\ngpu gpu:h100:4")):
+        (tmp_path / name).write_text(f"#!/bin/sh\nprintf '{text}\\n'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    config = composed(*overrides)
+    if message is None:
+        launchers.check(config)
+        return
+    with pytest.raises(SystemExit, match=message):
+        launchers.check(config)
+
+
+@pytest.mark.parametrize(
     ("variables", "key"),
     [({"WORLD_SIZE": "abc"}, "WORLD_SIZE"), ({"WORLD_SIZE": "2"}, "RANK")]
     + [({**RANKS, name: value}, name) for name, value in (("RANK", "x"), ("MASTER_PORT", ""))],

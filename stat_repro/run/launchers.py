@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
 from hydra.core.config_store import ConfigStore
@@ -59,10 +60,33 @@ def check(config: DictConfig) -> None:
             "launcher: slurm expected the commands of Slurm (srun) on this machine; got none; "
             "choose launcher=slurm_local or joblib"
         )
+    if target.endswith("SlurmLauncher") and config.hydra.launcher.get("gpus_per_node"):
+        _check_gpus(config.hydra.launcher.partition)
     if several_processes() and target != _BASIC:
         raise SystemExit(
             "launcher: expected basic, because torchrun started several processes, which work on "
             f"one point together; got {target}"
+        )
+
+
+def _check_gpus(partition: str | None) -> None:
+    """Refuse a partition of Slurm that has no GPUs, if Slurm says so."""
+    asked = ["sinfo", "--noheader", "--format=%P %G"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return
+    lines = [line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip()]
+    # The default partition is marked by a star.
+    names = {name.rstrip("*") for name, _ in lines if name.rstrip("*") == partition} or {
+        name.rstrip("*") for name, _ in lines if partition is None and name.endswith("*")
+    }
+    with_gpus = sorted({name.rstrip("*") for name, resources in lines if "gpu" in resources})
+    if names and names.isdisjoint(with_gpus):
+        raise SystemExit(
+            "hydra.launcher.partition: expected one whose nodes offer GPUs to Slurm (gres), since "
+            f"hydra.launcher.gpus_per_node is set; got {', '.join(names)}; choose "
+            f"launcher=slurm_cpu, or one of: {', '.join(with_gpus) or 'none here'}"
         )
 
 
