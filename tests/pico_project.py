@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+from glue_files import write_hub_layout
 from pico_data import WORDS, word_tokenizer
 from pico_models import PICO_CONFIGS, pico_model
 from transformers import Qwen2Tokenizer
@@ -72,6 +73,20 @@ def text_overrides(folder: Path) -> list[str]:
         f"dataset.test={write_text(folder / 'test.txt', 200, seed=1)}",
         "dataset.window=16",
         "calibration.examples=40",
+        *common_overrides(folder),
+    ]
+
+
+def similarity_overrides(folder: Path) -> list[str]:
+    """Overrides for a pico MPNet without a head on pairs of sentences."""
+    return [
+        "model=hf",
+        f"model.path={save_checkpoint(folder / 'encoder', 'mpnet', head='Model')}",
+        "model.name=pico",
+        "dataset=stsb_similarity",
+        f"dataset.path={write_hub_layout('stsb', folder / 'stsb')}",
+        "dataset.max_length=16",
+        "calibration.examples=10",
         *common_overrides(folder),
     ]
 

@@ -17,7 +17,7 @@ from pico_benchmarks import (
     write_corpus,
     zero_shot_overrides,
 )
-from pico_project import sentence_overrides, text_overrides
+from pico_project import sentence_overrides, similarity_overrides, text_overrides
 
 from stat_repro.plan import PruningPlan
 
@@ -128,6 +128,7 @@ SMALL = {
         3,
     ),
     "methods_sst2_minilm": (sentence_overrides, 6),
+    "mpnet_stsb": (similarity_overrides, 1),
     "movie_reviews_distilminilm": (sentence_overrides, 1),
     "movie_reviews_minilm": (sentence_overrides, 2),
     "nyt_editorials_smollm2": (text_overrides, 3),

@@ -6,22 +6,28 @@ import tempfile
 from contextlib import ExitStack
 
 import pytest
+import torch
 
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.methods import stat_layers
 from stat_repro.scratch import replace_file, scratch
 from stat_repro.surgery.checkpoint import complete_folder
 
+CPU = torch.device("cpu")
+
 
 def killed(make):
     """Fork, enter what `make` returns, and be killed inside."""
     child = os.fork()
     if child == 0:
-        with ExitStack() as stack:
-            made = stack.enter_context(make())
-            if made.is_dir():
-                (made / "model.safetensors").write_bytes(b"half")
-            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            with ExitStack() as stack:
+                made = stack.enter_context(make())
+                if made.is_dir():
+                    (made / "model.safetensors").write_bytes(b"half")
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:  # after an error the fork must not go on with the tests
+            os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
@@ -55,8 +61,8 @@ class NoSites:
     "make",
     [
         lambda folder: complete_folder(folder / "out"),
-        lambda folder: stat_layers.working_folder(NoSites(), folder),
-        lambda folder: stat_layers.working_folder(NoSites(), None),
+        lambda folder: stat_layers.working_folder(NoSites(), folder, CPU),
+        lambda folder: stat_layers.working_folder(NoSites(), None, CPU),
     ],
     ids=["checkpoint", "spill", "spill in the system's folder"],
 )
@@ -70,10 +76,10 @@ def test_big_folders_of_killed_runs_go_with_the_next_run(make, temporary):
 
 
 def test_spilled_activations_are_for_their_owner(temporary):
-    with stat_layers.working_folder(NoSites(), None) as folder:
+    with stat_layers.working_folder(NoSites(), None, CPU) as folder:
         assert folder.stat().st_mode & 0o077 == 0
     with pytest.raises(CalibrationError, match=r"spill=.*: expected an existing folder"):
-        stat_layers.working_folder(NoSites(), temporary / "none").__enter__()
+        stat_layers.working_folder(NoSites(), temporary / "none", CPU).__enter__()
 
 
 def test_a_figure_that_was_cut_off_is_replaced(tmp_path):
