@@ -92,7 +92,7 @@ def test_a_run_is_shown_by_its_id_a_part_of_it_its_file_or_its_study(stored):
         find_run("made_up/pico-reviews", stored)
     (stored.parent / "outside").mkdir(exist_ok=True)
     (stored.parent / "outside" / "x.json").write_text("{}")
-    for name in ("nope", "", "made_up/", "../x", "../outside/x"):
+    for name in ("nope", "", "made_up/", "../no such run", "../outside/x"):
         with pytest.raises(StudyError, match="expected a run stored under"):
             find_run(name, stored)
 
