@@ -22,13 +22,13 @@ from stat_repro.bench.shapes import SHAPES, random_batches
 from stat_repro.bench.stages import Bench
 from stat_repro.config.pruning import ENGINES
 from stat_repro.cost.latency import spread
-from stat_repro.entry import at_least, folder, guarded, number_list, share
+from stat_repro.entry import at_least, folder, number_list, share
 from stat_repro.measure import describe_gpu, resolve_device
 from stat_repro.models.adapter import adapter_for
 from stat_repro.paths import results_dir
 from stat_repro.progress import track
 from stat_repro.results import collect
-from stat_repro.results.speed_record import SpeedRecord, save_speed
+from stat_repro.results.speed_record import SpeedRecord
 
 # Quotients of one turn's stages: numerator, denominators.
 _RATIOS = {
@@ -49,17 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    done: list[str] = []
-
-    def work() -> None:
-        for name in options.shape:
-            record = measure(name, options)
-            print(f"{name}: written to {save_speed(record, options.results)}")
-            done.append(name)
-            for ratio, v in record.ratios.items():
-                print(f"  {ratio}: {v['median']:.2f} ({v['q25']:.2f} to {v['q75']:.2f})")
-
-    return guarded(work, lambda: f"{len(done)} of {len(options.shape)} shapes measured and stored")
+    return inference.measured(options, measure)
 
 
 def measure(name: str, options: argparse.Namespace) -> SpeedRecord:

@@ -29,7 +29,13 @@ from stat_repro.results.speed_record import SpeedRecord, save_speed
 
 def main(argv: Sequence[str]) -> int:
     """One record for every shape."""
-    options = _parse(argv)
+    return measured(_parse(argv), measure)
+
+
+def measured(
+    options: argparse.Namespace, measure: Callable[[str, argparse.Namespace], SpeedRecord]
+) -> int:
+    """Measure `options.shape`, one after the other, and store each; the exit status."""
     done: list[str] = []
 
     def work() -> None:
@@ -37,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
             record = measure(name, options)
             print(f"{name}: written to {save_speed(record, options.results)}")
             done.append(name)
-            for point, v in record.ratios.items():
-                print(f"  {point}: {v['median']:.2f} ({v['q25']:.2f} to {v['q75']:.2f})")
+            for ratio, v in record.ratios.items():
+                print(f"  {ratio}: {v['median']:.2f} ({v['q25']:.2f} to {v['q75']:.2f})")
 
     return guarded(work, lambda: f"{len(done)} of {len(options.shape)} shapes measured and stored")
 
