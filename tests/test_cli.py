@@ -72,6 +72,11 @@ def other_text_overrides(folder):
     return [*corpus_overrides(folder), *text]
 
 
+def one_task_overrides(folder, name, task):
+    """One of the tasks that a study covers; all of them run in `bert_base_glue`."""
+    return [*glue_overrides(folder, name), f"dataset={task}"]
+
+
 def calibration_text_overrides(folder):
     """The same on two corpora and in two amounts."""
     corpora = "dataset.calibration_corpus=wikitext2,ptb"
@@ -115,6 +120,13 @@ SMALL = {
     "cost_smollm2": (lambda folder: [*text_overrides(folder), *_QUICK_COST], 1),
     "distilbert_glue": (lambda folder: glue_overrides(folder, "distilbert"), 9),
     "distilbert_squad": (lambda folder: squad_overrides(folder, "distilbert"), 2),
+    "glue_distilminilm": (lambda folder: one_task_overrides(folder, "distilbert", "stsb"), 7),
+    "glue_minilm": (lambda folder: one_task_overrides(folder, "bert", "cola"), 7),
+    "glue_mpnet": (lambda folder: one_task_overrides(folder, "mpnet", "mrpc"), 7),
+    "glue_tuning_seeds": (
+        lambda folder: [*one_task_overrides(folder, "bert", "rte"), "finetune.seed=1"],
+        6,
+    ),
     "llama2_7b_wikitext2": (zero_shot_overrides, 2),
     "methods_distilminilm": (sentence_overrides, 8),
     "methods_minilm": (sentence_overrides, 7),
