@@ -145,7 +145,7 @@ def compress(
         else:
             output = PRUNE[config.method](request)
         with watch.stage("surgery_s"):
-            pruned = prune_model(model, output.plan, output.edits)
+            pruned = prune_model(model, output.plan, output.edits, output.norms)
     timings = {**watch.seconds, **output.timings}
     report = report_of(request, model, pruned, output.plan, output.fits, timings)
     return Compression(model=pruned, plan=output.plan, report=report)

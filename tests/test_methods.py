@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from pico_labels import data_for
-from pico_models import ENCODERS, REPRESENTATIVES, masked_model, pico_model
+from pico_models import REPRESENTATIVES, masked_model, pico_model
 
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError
@@ -39,8 +39,8 @@ def logits(model, batch):
 
 
 def pairs(methods=METHODS, names=REPRESENTATIVES):
-    """Every method with every model that it takes."""
-    return [(m, n) for m in methods for n in names if not (m == BLOCKS and n in ENCODERS)]
+    """Every method with every model."""
+    return [(m, n) for m in methods for n in names]
 
 
 @pytest.mark.parametrize(("method", "name"), pairs())
@@ -109,8 +109,6 @@ def test_every_combination_runs_or_is_refused(method, name):
                 stat_repro.compress(model, batches, ratio=1 / 3, **options)
             continue
         runs += 1
-        if (method, name) == (BLOCKS, "bert"):
-            continue
         result = stat_repro.compress(
             model, batches, ratio=1 / 3, calibration=calibration, **options
         )

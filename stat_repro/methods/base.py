@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -101,12 +101,14 @@ class MethodOutput:
         fits: One entry per edited site.
         timings: Seconds per stage of the method, as if nothing were shared with other ratios;
             `shared_s` is the part that was.
+        norms: New parameters of norms of the stream, by the norm's and the parameter's name.
     """
 
     plan: PruningPlan
     edits: tuple[SiteEdit, ...]
     fits: tuple[SiteFit, ...]
     timings: Mapping[str, float]
+    norms: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
 
 
 # Plan and edits for one model and one ratio.

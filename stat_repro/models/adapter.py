@@ -86,6 +86,7 @@ class Adapter:
         pre_norm: Whether a layer adds to the stream that it reads, with its norms inside the
             branches. Such a layer hands the stream on unchanged if its projections are gone.
         norm_behind: Whether a norm stands between a consumer and the stream.
+        norms: Dotted names of the norms behind the two sums of every layer; none with `pre_norm`.
     """
 
     model_type: str
@@ -96,6 +97,7 @@ class Adapter:
     layer_names: tuple[str, ...]
     pre_norm: bool
     norm_behind: bool
+    norms: tuple[tuple[str, ...], ...]
 
     def of_kind(self, kind: SiteKind) -> tuple[Site, ...]:
         """Sites of one kind, first layer first."""
@@ -260,6 +262,8 @@ def adapter_for(model: nn.Module) -> Adapter:
     sites: list[Site] = []
     for i, name in enumerate(names):
         sites += [_attention_site(model, layout, name, i), _ffn_site(model, layout, name, i)]
+    # Of the OPT family, OPT-350m alone normalises after the sums.
+    pre_norm = layout.pre_norm and getattr(model.config, "do_layer_norm_before", True)
     return Adapter(
         model_type=model_type,
         decoder=layout.decoder,
@@ -267,7 +271,7 @@ def adapter_for(model: nn.Module) -> Adapter:
         num_layers=num_layers,
         sites=tuple(sites),
         layer_names=names,
-        # Of the OPT family, OPT-350m alone normalises after the sums.
-        pre_norm=layout.pre_norm and getattr(model.config, "do_layer_norm_before", True),
+        pre_norm=pre_norm,
         norm_behind=layout.norm_behind,
+        norms=tuple(() if pre_norm else tuple(f"{n}.{p}" for p in layout.norms) for n in names),
     )

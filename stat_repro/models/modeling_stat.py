@@ -43,6 +43,7 @@ class Layout:
             weights go with the heads.
         pre_norm: Whether a layer adds to the stream that it reads, with its norms inside the
             branches.
+        norms: Norms behind the two sums of a layer, where they stand there.
         norm_behind: Whether a norm stands between a branch's last projection and the stream.
         positions_behind_padding: Whether the first token has the row of the positions that comes
             after the padding token's number.
@@ -61,6 +62,7 @@ class Layout:
     head_dim: str = "head_dim"
     head_norms: tuple[str, ...] = ()
     pre_norm: bool = False
+    norms: tuple[str, ...] = ()
     norm_behind: bool = False
     positions_behind_padding: bool = False
     numbered_heads: bool = False
@@ -107,6 +109,7 @@ BERT = Layout(
     ffn_output="output.dense",
     decoder=False,
     head_dim="attention_head_size",
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
 )
 ROBERTA = replace(BERT, positions_behind_padding=True)
 
@@ -307,6 +310,7 @@ class StatMPNetConfig(SizesPerLayerConfig, hf.MPNetConfig):
         query="attention.attn.q",
         key_value=("attention.attn.k", "attention.attn.v"),
         attention_output="attention.attn.o",
+        norms=("attention.LayerNorm", "output.LayerNorm"),
         numbered_heads=True,
         layer_tuples=True,
     )
@@ -361,6 +365,7 @@ class StatDistilBertConfig(SizesPerLayerConfig, hf.DistilBertConfig):
         ffn_output="ffn.lin2",
         decoder=False,
         head_dim="attention_head_size",
+        norms=("sa_layer_norm", "output_layer_norm"),
     )
     attribute_map: ClassVar[dict[str, str]] = {
         **hf.DistilBertConfig.attribute_map,
@@ -525,6 +530,7 @@ class StatOPTConfig(SizesPerLayerConfig, hf.OPTConfig):
         ffn_output="fc2",
         decoder=True,
         pre_norm=True,
+        norms=("self_attn_layer_norm", "final_layer_norm"),  # of OPT-350m
     )
     attribute_map: ClassVar[dict[str, str]] = {
         **hf.OPTConfig.attribute_map,

@@ -7,7 +7,7 @@ matching `Stat*` class. Which units go and what the corrected weights are is dec
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -231,7 +231,10 @@ def _carry_over(source: PreTrainedModel, pruned: PreTrainedModel) -> None:
 
 
 def prune_model(
-    model: PreTrainedModel, plan: PruningPlan, edits: Sequence[SiteEdit]
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    edits: Sequence[SiteEdit],
+    norms: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> PreTrainedModel:
     """A new, smaller model of the matching `Stat*` class.
 
@@ -240,6 +243,7 @@ def prune_model(
         plan: The units that stay, as indices into `model`.
         edits: One for every site that loses units. A site that loses none may have one too (a
             corrected consumer); otherwise it keeps its weights.
+        norms: New parameters of norms of the stream, by the norm's and the parameter's name.
 
     Returns:
         The pruned model: device, dtype, mode, `requires_grad` and attention implementation as in
@@ -274,6 +278,9 @@ def prune_model(
         names = [site.consumer for site in adapter.sites]
         biased = [n for n in names if new.get(n, linear(model, n)).bias is not None]
         pruned = empty_pruned_model(model, adapter, plan, biased)
-        pruned.load_state_dict(_tensors(model, new), strict=True, assign=True)
+        state = _tensors(model, new)
+        for name, parameters in (norms or {}).items():
+            state |= {f"{name}.{key}": tensor.clone() for key, tensor in parameters.items()}
+        pruned.load_state_dict(state, strict=True, assign=True)
         _carry_over(model, pruned)
     return pruned
