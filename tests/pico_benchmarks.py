@@ -145,6 +145,16 @@ def squad_file_overrides(folder: Path, name: str) -> list[str]:
     return [f"dataset.path={data}", "dataset.answers.stride=2", *_encoder(folder, name)]
 
 
+def squad_parts_overrides(folder: Path, name: str) -> list[str]:
+    """A pico encoder on tiny questions in two files."""
+    data = [
+        f"dataset.{part}={write_squad(folder / f'{part}.json', seed=seed)}"
+        for seed, part in enumerate(("train", "validation"))
+    ]
+    small = [word for word in _encoder(folder, name) if not word.startswith("calibration.")]
+    return [*data, "dataset.answers.stride=2", "calibration.examples=12", *small]
+
+
 def corpus_overrides(folder: Path) -> list[str]:
     """A pico Llama on a tiny corpus."""
     checkpoint = save_checkpoint(folder / "llama", "llama_grouped")

@@ -22,11 +22,12 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "squad" / "squaddev_v1.1.json"
+EXTRA = REAL.parents[1] / "squad_extra"
 
 
 def config(path, **changes):
     values = {"name": "squad", "task": "question_answering", "source": "squad"} | changes
-    return DatasetConfig(path=str(path), **values)
+    return DatasetConfig(path=None if path is None else str(path), **values)
 
 
 def write_squad(path, version="1.1", articles=6):
@@ -156,7 +157,7 @@ def test_a_split_that_cannot_be_made_is_told(tmp_path):
     with pytest.raises(DataError, match="expected a validation part; there are only train"):
         load_questions(config(folder, calibration_split="validation"))
     for part in ("train", "validation", "test"):
-        with pytest.raises(DataError, match=rf"dataset\.{part}: expected null; .*dataset\.path="):
+        with pytest.raises(DataError, match=rf"expected null beside dataset\.{part}; got"):
             load_questions(config(folder, **{part: str(path)}))
 
 
@@ -209,6 +210,31 @@ def test_a_folder_that_is_no_saved_table_is_refused(tmp_path):
         load_questions(config(tmp_path, held_out=0.5))
 
 
+def test_files_of_parts_are_taken_as_they_lie(tmp_path):
+    """A folder of training files under any names, and a file of another place to evaluate."""
+    (tmp_path / "extra").mkdir()
+    first = write_squad(tmp_path / "extra" / "wiki.json")
+    other = json.loads(first.read_text())
+    for article in other["data"]:
+        for entry in article["paragraphs"][0]["qas"]:
+            entry["id"] += "b"
+    (tmp_path / "extra" / "news.json").write_text(json.dumps(other))
+    (tmp_path / "extra" / "readme.md").write_text("of whom")
+    dev = write_squad(tmp_path / "any_name.json", articles=2)
+    values = {"name": "squad", "task": "question_answering", "source": "squad"}
+    given = {"train": str(tmp_path / "extra"), "validation": str(dev)}
+    data = load_questions(DatasetConfig(**values, **given))
+    assert [q.id for q in data.split("train")][:2] == ["0-0b", "0-1b"]
+    assert {part: len(rows) for part, rows in data.splits.items()} == {"train": 48, "validation": 8}
+    for changes, message in (
+        ({"path": str(dev)}, "dataset.path: expected null beside dataset.train"),
+        ({"held_out": 0.3}, "the parts are given"),
+        ({"train": str(tmp_path / "none")}, "dataset.train=.*expected a file, or a folder"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_questions(DatasetConfig(**values, **given | changes))
+
+
 def test_other_sources_and_tasks_are_refused(tmp_path):
     for changes in ({"source": "table"}, {"task": "classification"}):
         with pytest.raises(DataError, match=r"dataset\.source: expected squad for task=question"):
@@ -247,6 +273,15 @@ def test_the_real_development_set():
     references = [[a.text for a in q.answers] for q in held_out]
     assert squad_metrics([r[0] for r in references], references) == {"exact_match": 1, "f1": 1}
     assert squad_metrics([q.context for q in held_out], references)["exact_match"] < 0.001
+
+
+@pytest.mark.skipif(not EXTRA.is_dir(), reason="the shared questions are not here")
+def test_the_real_extra_questions_train_for_the_real_development_set():
+    data = load_questions(config(None, train=str(EXTRA), validation=str(REAL)))
+    assert {part: len(rows) for part, rows in data.splits.items()} == {
+        "train": 7936 + 10055,
+        "validation": 10565,
+    }
 
 
 def test_configurations_fit_the_schema():

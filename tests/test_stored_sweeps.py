@@ -12,6 +12,7 @@ from pico_benchmarks import (
     glue_overrides,
     squad_file_overrides,
     squad_overrides,
+    squad_parts_overrides,
     write_corpus,
     zero_shot_overrides,
 )
@@ -112,6 +113,7 @@ SMALL = {
         lambda folder: [*squad_file_overrides(folder, "bert"), "calibration.examples=12"],
         1,
     ),
+    "squad_extra": (lambda folder: squad_parts_overrides(folder, "bert"), 6),
     "wikitext2_smollm2": (corpus_overrides, 2),
 }
 

@@ -45,7 +45,8 @@ class DatasetConfig:
             the user, `glue:<task>`, `squad` or `corpus:<name>` for the benchmarks.
         path: Benchmarks: a name on the Hugging Face hub, or a local file or folder.
         revision: Revision on the hub; ignored for local data.
-        train: File of the calibration (and fine-tuning) part; files of the user and corpora.
+        train: File of the calibration (and fine-tuning) part; files of the user, corpora, and with
+            `path` null questions, of which it may be a folder of files.
         validation: File of the validation part, may be null.
         test: File of the evaluated part.
         held_out: Data given as one file: share of it, fixed, that is evaluated; the rest is the

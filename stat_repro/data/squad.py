@@ -7,7 +7,7 @@ Rajpurkar et al., SQuAD: 100,000+ Questions for Machine Comprehension of Text, E
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from stat_repro.data.errors import DataError
 from stat_repro.data.hub import from_hub, local_copy
 from stat_repro.data.local_parts import SAVED, local_form, part_files, table_of
 from stat_repro.data.squad_files import Question, read_file, read_rows
-from stat_repro.data.table_files import hash_of_rows
+from stat_repro.data.table_files import ENDINGS, hash_of_rows
 
 VERSIONS = ("1.1", "2.0")
 _KEY = "dataset.path"
@@ -81,8 +81,10 @@ def load_questions(config: DatasetConfig) -> QuestionData:
     Args:
         config: `source` is `squad`; `path` is a name on the hub (`rajpurkar/squad`,
             `rajpurkar/squad_v2`), a folder with train and dev files, or with `held_out` one file
-            that is split here. Files are in the official layout (.json) or tables in the hub's
-            columns (.parquet, .jsonl, .json, a folder of `save_to_disk`).
+            that is split here. Or `path` is null, and `train`, `validation` and `test` are files or
+            folders of such files, all of which belong to the part. Files are in the official layout
+            (.json) or tables in the hub's columns (.parquet, .jsonl, .json, a folder of
+            `save_to_disk`).
 
     Returns:
         The parts that are there; the test part of SQuAD is hidden.
@@ -96,17 +98,17 @@ def load_questions(config: DatasetConfig) -> QuestionData:
             "dataset.source: expected squad for task=question_answering; got "
             f"{config.source!r} and task={config.task}"
         )
-    given = [part for part in _PARTS if getattr(config, part) is not None]
-    if given:
-        raise DataError(
-            f"dataset.{given[0]}: expected null; your files go into one folder, "
-            f"{_KEY}=<folder> with {_LOCAL_FORM}"
-        )
-    if config.path is None:
-        raise DataError(f"{_KEY}: expected rajpurkar/squad, rajpurkar/squad_v2 or a path; got null")
-    local = local_copy(config.path, _KEY)
+    given = {part: path for part in _PARTS if (path := getattr(config, part)) is not None}
+    local = None if config.path is None else local_copy(config.path, _KEY)
     absent: dict[str, str] = {}
-    if local is None:
+    if given:
+        parts, marked = _from_parts(given, config)
+    elif config.path is None:
+        raise DataError(
+            f"{_KEY}: expected rajpurkar/squad, rajpurkar/squad_v2 or a path, or files as "
+            "dataset.train and dataset.validation; got null"
+        )
+    elif local is None:
         parts, marked = _from_hub(config)
     elif local.is_dir() and not (local / SAVED).is_file():
         parts, marked = _from_folder(local, config)
@@ -140,6 +142,31 @@ def _from_hub(config: DatasetConfig) -> tuple[Parts, bool]:
 def _from_folder(folder: Path, config: DatasetConfig) -> tuple[Parts, bool]:
     files = part_files(folder, _PARTS, _SUBFOLDERS, _KEY)
     _refuse_held_out(config, f"{folder} is a folder of parts")
+    return _read(files)
+
+
+def _from_parts(given: dict[str, str], config: DatasetConfig) -> tuple[Parts, bool]:
+    """Files as they lie: one, or all in a folder, for each part."""
+    if config.path is not None:
+        raise DataError(
+            f"{_KEY}: expected null beside dataset.{next(iter(given))}; got {config.path}; choose "
+            f"files of parts, or one folder with {_LOCAL_FORM}"
+        )
+    _refuse_held_out(config, "the parts are given")
+    files: dict[str, tuple[Path, ...]] = {}
+    for part, path in given.items():
+        place = Path(path).expanduser()
+        inside = sorted(place.iterdir()) if place.is_dir() else [place]
+        files[part] = tuple(file for file in inside if file.suffix.lower() in ENDINGS)
+        if not files[part] or not place.exists():
+            raise DataError(
+                f"dataset.{part}={path}: expected a file, or a folder with files "
+                f"({', '.join(ENDINGS)}), of questions (working folder {Path.cwd()})"
+            )
+    return _read(files)
+
+
+def _read(files: Mapping[str, Sequence[Path]]) -> tuple[Parts, bool]:
     read = {part: [read_file(file) for file in paths] for part, paths in files.items()}
     parts = {part: tuple(q for questions, _ in read[part] for q in questions) for part in read}
     return parts, any(marked for files in read.values() for _, marked in files)

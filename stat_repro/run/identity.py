@@ -60,13 +60,8 @@ def _with_contents(config: RunConfig) -> RunConfig:
     """The configuration with the content of local files of data in place of their paths."""
     data = config.dataset
     contents: dict[str, Any] = {
-        part: _file_content(path)
-        for part in ("train", "validation", "test")
-        if (path := getattr(data, part)) is not None
-    }
-    contents |= {
         key: _data_content(data, path)
-        for key in ("path", "calibration_path")
+        for key in ("train", "validation", "test", "path", "calibration_path")
         if (path := getattr(data, key)) is not None
     }
     tasks = config.evaluation.zero_shot
