@@ -210,8 +210,9 @@ def test_contents_of_the_folder(tmp_path: Path) -> None:
     )
     names = {path.name for path in folder.iterdir()}
     assert names >= {
-        "README.md", "config.json", "model.safetensors", "modeling_stat.py", "plan.json",
-        "run_config.json", "tokenizer.json", "tokenizer_config.json",
+        "README.md", "config.json", "model.safetensors", "plan.json", "run_config.json",
+        "configuration_stat.py", "layers_stat.py", "modeling_stat.py",
+        "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     assert not [name for name in names if name.endswith((".bin", ".pkl", ".pt"))]
     assert [path.name for path in folder.parent.iterdir()] == ["pruned"]

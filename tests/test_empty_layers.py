@@ -28,7 +28,7 @@ from transformers.configuration_utils import get_head_shapes
 
 import stat_repro
 from stat_repro.models.adapter import adapter_for
-from stat_repro.models.modeling_stat import EmptyLinear
+from stat_repro.models.layers_stat import EmptyLinear
 from stat_repro.models.projections import linear
 from stat_repro.surgery.edit import prune_model
 

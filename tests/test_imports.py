@@ -15,7 +15,11 @@ def imports_of(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: relative import"
+            # Files that are copied into model folders name each other by their place there.
+            copied = path.parent.name == "models" and path.stem.endswith("_stat")
+            assert node.level <= copied, f"{path}: relative import"
+            if node.level:
+                continue
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
@@ -105,11 +109,9 @@ def test_no_pickle_in_the_package():
 
 
 def test_files_and_functions_stay_short():
-    allowed_longer = {"modeling_stat.py"}  # one self-contained file
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        if path.name not in allowed_longer:
-            assert len(text.splitlines()) <= 300, path.name
+        assert len(text.splitlines()) <= 300, path.name
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 docstring = ast.get_docstring(node, clean=False) or ""

@@ -29,13 +29,15 @@ from pico_models import (
 )
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from stat_repro.models import modeling_stat
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.projections import linear
 from stat_repro.surgery.edit import prune_model
 
-BY_TYPE = {config.model_type: config for config in modeling_stat.CONFIGS}
+MODEL_CODE = {"configuration_stat.py", "layers_stat.py", "modeling_stat.py"}
+BY_TYPE = {config.model_type: config for config in modeling_stat.AUTO_CLASSES}
 CONFIGS = {name: BY_TYPE[f"stat_{PICO_CONFIGS[name].model_type}"] for name in REPRESENTATIVES}
 
 
@@ -231,26 +233,28 @@ def test_class_names_stay_those_that_saved_folders_name() -> None:
 
 
 def test_every_architecture_has_one_layout_for_its_stock_and_its_pruned_form() -> None:
-    assert set(modeling_stat.AUTO_CLASSES) == {*modeling_stat.CONFIGS} == {*CONFIGS.values()}
-    for config in modeling_stat.CONFIGS:
+    assert set(modeling_stat.AUTO_CLASSES) == {*CONFIGS.values()}
+    assert len(modeling_stat.AUTO_CLASSES) == len(modeling_stat.ARCHITECTURES)
+    for config in modeling_stat.AUTO_CLASSES:
         (stock,) = {base.model_type for base in config.__mro__[1:] if vars(base).get("model_type")}
         assert config.model_type == f"stat_{stock}"
         assert modeling_stat.LAYOUTS[stock] is modeling_stat.LAYOUTS[config.model_type]
         assert modeling_stat.LAYOUTS[stock] is config.layout
 
 
-def test_file_is_self_contained() -> None:
-    tree = ast.parse(Path(modeling_stat.__file__).read_text(encoding="utf-8"))
-    imported = {
-        alias.name.split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            imported.add((node.module or "").split(".")[0])
+def test_files_of_a_model_folder_are_self_contained() -> None:
+    """Together they import nothing else of the package; saving finds them by relative imports."""
+    there = Path(modeling_stat.__file__)
+    files = [there, *map(Path, get_relative_import_files(there))]
+    assert {path.name for path in files} == MODEL_CODE
+    imported, beside = set(), set()
+    for node in (node for path in files for node in ast.walk(ast.parse(path.read_text("utf-8")))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level < 2
+            (beside if node.level else imported).add((node.module or "").split(".")[0])
+    assert {f"{name}.py" for name in beside} < MODEL_CODE
     assert imported - set(sys.stdlib_module_names) == {"torch", "transformers", "huggingface_hub"}
 
 

@@ -25,7 +25,10 @@ def test_code_in_a_model_folder_runs_only_when_asked_for(tmp_path):
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"stat_bert"', '"foreign_bert"'))
     code = folder / "modeling_stat.py"
-    code.write_text(code.read_text().replace('"stat_bert"', '"foreign_bert"'))
+    named = 'f"stat_{stock.model_type}"'
+    assert named in code.read_text()
+    renamed = f'{named}.replace("stat_bert", "foreign_bert")'
+    code.write_text(code.read_text().replace(named, renamed))
     again = [*arguments, f"model.path={folder}", "save_to=null"]
     with pytest.raises(ModelLoadError, match="trust_remote_code"):
         SweepCache().dense(compose_here(again))

@@ -55,8 +55,9 @@ def test_the_result_is_that_of_the_model_in_memory(name, layout, tmp_path):
     assert as_json(result.folder / "config.json") == as_json(reference / "config.json")
     ours = {path.name for path in result.folder.iterdir() if not path.name.startswith("model")}
     theirs = {path.name for path in reference.iterdir() if not path.name.startswith("model")}
-    assert ours | {"modeling_stat.py"} == theirs | {"run_config.json", "modeling_stat.py"}
-    assert (result.folder / "modeling_stat.py").is_file()
+    assert ours == theirs - {"modeling_stat.py"} | {"run_config.json"}
+    for code in ("configuration_stat.py", "layers_stat.py", "modeling_stat.py"):
+        assert (result.folder / code).read_bytes() == (reference / code).read_bytes()
     assert len(list(result.folder.glob("*.safetensors"))) == model.config.num_hidden_layers + 1
     sizes = as_json(result.folder / INDEX_FILE)["metadata"]
     assert sizes["total_parameters"] == sum(p.numel() for p in again.parameters())

@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM
 from stat_repro.export.errors import ExportError
 from stat_repro.export.gguf_tokenizer import add_tokenizer
 from stat_repro.models.adapter import adapter_for
+from stat_repro.models.configuration_stat import Layout
 from stat_repro.models.loading import load_config, load_model
-from stat_repro.models.modeling_stat import LAYOUTS, Layout
+from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.projections import linear
 from stat_repro.scratch import scratch
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from stat_repro.models.modeling_stat import LAYOUTS, Layout
+from stat_repro.models.configuration_stat import Layout
+from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.projections import Producer, UnsupportedModelError, linear, producer_of
 from stat_repro.plan import PlanError, PruningPlan, SiteKind
 

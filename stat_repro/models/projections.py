@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from stat_repro.models.modeling_stat import EmptyLinear, as_matrix
+from stat_repro.models.layers_stat import EmptyLinear, as_matrix
 
 
 class UnsupportedModelError(TypeError):

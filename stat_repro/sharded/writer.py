@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stat_repro.models.adapter import Adapter, Site
-from stat_repro.models.modeling_stat import as_matrix
+from stat_repro.models.layers_stat import as_matrix
 from stat_repro.models.tensor_files import INDEX_FILE, TensorEntry
 from stat_repro.sharded.skeleton import Skeleton
 from stat_repro.surgery.edit import SiteEdit, SurgeryError

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stat_repro.models import modeling_stat
+from stat_repro.models import layers_stat
 from stat_repro.models.adapter import Site, adapter_for
+from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.projections import Projection, linear, producer_of
 from stat_repro.plan import PlanError, PruningPlan, SiteKind
 from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class
@@ -60,9 +61,9 @@ def _resized(source: Projection, weight: Tensor, bias: Tensor | None) -> nn.Modu
     Returns:
         The module, trainable if `source` is; an EmptyLinear if a size is zero.
     """
-    new = modeling_stat.empty_like(source.module, tuple(weight.shape), bias is not None)
+    new = layers_stat.empty_like(source.module, tuple(weight.shape), bias is not None)
     with torch.no_grad():
-        new.weight.copy_(modeling_stat.as_matrix(new, weight))
+        new.weight.copy_(layers_stat.as_matrix(new, weight))
         if bias is not None and new.bias is not None:
             new.bias.copy_(bias)
     new.requires_grad_(source.weight.requires_grad)
@@ -103,7 +104,7 @@ def _edited_modules(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, n
         new[producer.module] = _resized(module, module.weight[rows], bias)
     if site.kind == "attention":  # which heads these are, for tables with a row for each
         query, numbered = site.producers[0].module, new[site.producers[0].module]
-        numbers = modeling_stat.head_numbers(model.get_submodule(query), site.units)
+        numbers = layers_stat.head_numbers(model.get_submodule(query), site.units)
         numbered.__dict__["head_numbers"] = tuple(numbers[unit] for unit in edit.kept)
     bias = consumer.bias if edit.consumer_bias is None else edit.consumer_bias
     new[site.consumer] = _resized(consumer, edit.consumer_weight, bias)
@@ -181,13 +182,13 @@ def _widened(site: Site, edit: SiteEdit) -> SiteEdit:
 def _replace(model: nn.Module, modules: dict[str, nn.Module]) -> None:
     """Put the modules into their places and adapt the attention modules to their heads."""
     for name, module in modules.items():
-        modeling_stat.put(model, name, module)
+        layers_stat.put(model, name, module)
     config: Any = model.config
-    layout = modeling_stat.LAYOUTS[config.model_type]
+    layout = LAYOUTS[config.model_type]
     for name in modules:
         if name.endswith(f".{layout.query}"):
             layer = model.get_submodule(name.removesuffix(f".{layout.query}"))
-            modeling_stat.count_heads(layer, layout)
+            layers_stat.count_heads(layer, layout)
 
 
 def _tensors(model: PreTrainedModel, new: dict[str, nn.Module]) -> dict[str, Tensor]:

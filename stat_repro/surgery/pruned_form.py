@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from stat_repro.models import modeling_stat
 from stat_repro.models.adapter import Adapter, Site, layout_of
-from stat_repro.models.modeling_stat import head_numbers
+from stat_repro.models.layers_stat import head_numbers
 from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.plan import PruningPlan
 

@@ -101,8 +101,10 @@ def _parts(module: nn.Module | None) -> dict[str, str]:
     kind = type(module)
     if kind.__bases__[0].__name__ == "_SizesPerLayer":  # StatX stands for X
         kind = kind.__bases__[1]
-    # With trust_remote_code the file of the pruned classes is a copy.
-    home = "modeling_stat" if kind.__module__.endswith("modeling_stat") else kind.__module__
+    # With trust_remote_code the files of the pruned classes are copies, or one in older folders.
+    home = kind.__module__
+    if home.endswith((".layers_stat", ".modeling_stat")):
+        home = "layers_stat"
     parts = {"": f"{kind.__qualname__} of {home}"}
     if vars(module).keys() & {"forward"} and not hasattr(module, "_hf_hook"):
         parts["'s forward pass"] = "a replacement"
