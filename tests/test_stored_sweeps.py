@@ -32,6 +32,13 @@ def other_text_overrides(folder):
     return [*corpus_overrides(folder), *text]
 
 
+def text_and_tasks_overrides(folder):
+    """Running text of the user and a tiny multiple-choice task; a third goes, a layer of three."""
+    text = text_overrides(folder)
+    tasks = [o for o in zero_shot_overrides(folder) if o.startswith("evaluation.zero_shot.")]
+    return [*text, *tasks, "calibration.examples=4", "ratio=0.3"]
+
+
 def one_task_overrides(folder, name, task):
     """One of the tasks that a study covers; all of them run in `bert_base_glue`."""
     return [*glue_overrides(folder, name), f"dataset={task}"]
@@ -78,6 +85,8 @@ SMALL = {
     ),
     "cost_minilm": (lambda folder: [*sentence_overrides(folder), *_QUICK_COST], 2),
     "cost_smollm2": (lambda folder: [*text_overrides(folder), *_QUICK_COST], 1),
+    "decoder_text": (lambda folder: [*text_overrides(folder), "calibration.examples=4"], 1),
+    "decoder_zero_shot": (text_and_tasks_overrides, 6),
     "distilbert_glue": (lambda folder: glue_overrides(folder, "distilbert"), 9),
     "distilbert_squad": (lambda folder: squad_overrides(folder, "distilbert"), 2),
     "glue_distilminilm": (lambda folder: one_task_overrides(folder, "distilbert", "stsb"), 7),

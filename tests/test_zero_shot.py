@@ -11,8 +11,9 @@ from pico_data import word_tokenizer
 from pico_models import pico_model
 from zero_shot_tasks import QUESTIONS, by_hand, write_tasks
 
-from stat_repro.evaluation import zero_shot
-from stat_repro.evaluation.zero_shot import ZeroShotError, evaluate_zero_shot, load_tasks
+from stat_repro.evaluation import zero_shot, zero_shot_tasks
+from stat_repro.evaluation.zero_shot import evaluate_zero_shot
+from stat_repro.evaluation.zero_shot_tasks import ZeroShotError, load_tasks
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
@@ -136,7 +137,7 @@ def test_names_of_the_harness(folder, monkeypatch):
         ],
         include_defaults=False,
     )
-    monkeypatch.setattr(zero_shot, "_task_manager", lambda names, include: (index, set()))
+    monkeypatch.setattr(zero_shot_tasks, "_task_manager", lambda names, include: (index, set()))
     with pytest.raises(ZeroShotError, match=r"no task 'pika' in lm-eval; close names: piqa"):
         load_tasks(("pika",), None, 0)
     with pytest.raises(ZeroShotError, match=r"ai2_arc is a group .*arc_challenge, arc_easy"):

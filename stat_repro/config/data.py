@@ -115,7 +115,8 @@ class ZeroShotConfig:
 
     Attributes:
         tasks: Names of its tasks; none by default.
-        include: Folder with further task files (YAML), which may name local data.
+        include: Folder with further task files (YAML), which may name local data; or
+            `asset:zero_shot`, packaged data for the tasks of the pruning literature and LAMBADA.
         examples: Evaluate the first so many examples of each task; all if null.
         shots: Solved examples in front of each question.
     """

@@ -1,4 +1,4 @@
 """What is measured on the dense and on the pruned model: task metrics, perplexity, fidelity.
 
-May use: data, entry, metrics, models, progress.
+May use: assets, data, entry, metrics, models, progress.
 """

@@ -10,48 +10,23 @@ Source: Gao et al., The Language Model Evaluation Harness, doi:10.5281/zenodo.12
 from __future__ import annotations
 
 import copy
-import difflib
-import functools
 import importlib.metadata
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stat_repro.entry import one_line
+from stat_repro.evaluation.zero_shot_tasks import FEWSHOT_SEED, LoadedTasks, ZeroShotError, quiet
 from stat_repro.models.modes import evaluating
 
 # The longest questions (BoolQ) have about 1,000 tokens; the harness holds the logits of a batch
 # twice, so that four of them take 1.6 GB with a vocabulary of 49,152.
 CPU_BATCH = 4
-FEWSHOT_SEED = 1234
-_LISTED_NAMES = 8
-
-
-class ZeroShotError(RuntimeError):
-    """Tasks that cannot be evaluated; the message says which, what was tried, what to give."""
-
-
-@dataclass(frozen=True)
-class LoadedTasks:
-    """Tasks of the harness with their data.
-
-    Attributes:
-        tasks: Task objects of lm-eval by name, in the order of the request.
-        local: Names of those that are defined in the user's folder.
-        shots: Solved examples in front of each question.
-    """
-
-    tasks: dict[str, Any]
-    local: tuple[str, ...]
-    shots: int
 
 
 @dataclass(frozen=True)
@@ -66,34 +41,6 @@ class ZeroShotScores:
 
     metrics: dict[str, float]
     protocol: dict[str, Any]
-
-
-@functools.lru_cache(maxsize=1)
-def load_tasks(names: tuple[str, ...], include: str | None, shots: int) -> LoadedTasks:
-    """Find tasks and read their data, once for all models of a process.
-
-    Args:
-        names: Names of tasks, not of groups.
-        include: Folder with task files (YAML), which come before those of the harness. Python
-            functions that they name (`!function`) are run.
-        shots: Solved examples in front of each question, instead of the task's default.
-
-    Raises:
-        ZeroShotError: lm-eval is not installed, no such task, or its data cannot be loaded.
-    """
-    manager, local = _task_manager(names, include)
-    tasks = {}
-    for name in names:
-        _check_name(manager, name, include)
-        try:
-            with _quiet():
-                (task,) = manager.load([name])["tasks"].values()
-        except Exception as error:
-            raise ZeroShotError(_no_data(manager, name, error)) from error
-        task.set_config(key="num_fewshot", value=shots)
-        task.set_fewshot_seed(seed=FEWSHOT_SEED)
-        tasks[name] = task
-    return LoadedTasks(tasks, tuple(name for name in names if name in local), shots)
 
 
 def evaluate_zero_shot(
@@ -125,7 +72,7 @@ def evaluate_zero_shot(
     from lm_eval.models.huggingface import HFLM
 
     on_cpu = next(model.parameters()).device.type == "cpu"
-    with evaluating(model), torch.inference_mode(), _quiet(), _broken_outputs(model) as broken:
+    with evaluating(model), torch.inference_mode(), quiet(), _broken_outputs(model) as broken:
         harness_model = HFLM(
             pretrained=model,
             # The harness sets a pad token.
@@ -224,72 +171,3 @@ def _protocol(
     if loaded.shots:
         protocol["shots_seed"] = FEWSHOT_SEED
     return protocol
-
-
-def _task_manager(names: tuple[str, ...], include: str | None) -> tuple[Any, set[str]]:
-    """The harness' index of tasks, and the names that are defined in the user's folder."""
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise ZeroShotError(
-            "evaluation.zero_shot.tasks need lm-eval, which is not installed: "
-            f"pip install stat-repro[zero_shot] ({error})"
-        ) from error
-    if include is None:
-        return TaskManager(), set()
-    folder = Path(include).expanduser()
-    if not folder.is_dir():
-        raise ZeroShotError(
-            f"evaluation.zero_shot.include: expected a folder with task files (*.yaml); {folder} "
-            f"is none (working folder {Path.cwd()})"
-        )
-    with _quiet():
-        manager = TaskManager(include_path=str(folder), include_defaults=False)
-        local = set(manager.all_subtasks)
-        # Reading the 15,000 task files of the harness takes ten seconds.
-        if local.issuperset(names):
-            return manager, local
-        return TaskManager(include_path=str(folder)), local
-
-
-def _check_name(manager: Any, name: str, include: str | None) -> None:
-    """Refuse what is no single task."""
-    if name in manager.all_subtasks:
-        return
-    if name in manager.all_tasks:
-        entry = manager.task_index[name]
-        members = sorted(entry.tags) or [str(task) for task in (entry.cfg or {}).get("task", [])]
-        raise ZeroShotError(
-            f"evaluation.zero_shot.tasks: {name} is a group of tasks of lm-eval; name its tasks: "
-            f"{', '.join(members[:_LISTED_NAMES])}{', ...' if len(members) > _LISTED_NAMES else ''}"
-        )
-    close = difflib.get_close_matches(name, manager.all_subtasks, n=_LISTED_NAMES)
-    where = "lm-eval" + (f" or {include} (YAML that cannot be read, too)" if include else "")
-    raise ZeroShotError(
-        f"evaluation.zero_shot.tasks: no task {name!r} in {where}; close names: "
-        f"{', '.join(close) or 'none'}"
-    )
-
-
-def _no_data(manager: Any, name: str, error: Exception) -> str:
-    config = manager.task_index[name].cfg or {}
-    data = " ".join(str(config[k]) for k in ("dataset_path", "dataset_name") if config.get(k))
-    reason = one_line(error)
-    return (
-        f"evaluation.zero_shot.tasks: {name} cannot be loaded; its data set is {data or 'unknown'} "
-        f"(local files or the Hugging Face hub were tried; {type(error).__name__}: {reason}). "
-        "Offline, give a task file that names local data: evaluation.zero_shot.include=<folder> "
-        "with a YAML of dataset_path: json and dataset_kwargs: {data_files: {test: <file>}}"
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No remarks of the harness on passing a model in memory, in front of every evaluation."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -24,7 +24,7 @@ from stat_repro.config import METHODS, ConfigError, PruningConfig, RunConfig
 from stat_repro.data.squad import QuestionData, load_questions
 from stat_repro.data.task_data import TaskData, load_task_data
 from stat_repro.data.text_data import TextData, load_text_data
-from stat_repro.evaluation.zero_shot import load_tasks
+from stat_repro.evaluation.zero_shot_tasks import load_tasks
 from stat_repro.finetune.recipe import has_task_head, task_checkpoint
 from stat_repro.measure import Stopwatch, resolve_device
 from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint, load_config

