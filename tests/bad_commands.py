@@ -18,7 +18,7 @@ prune in/llama --data in/a.txt --examples 1000 --out out | expected at most
 prune in/llama --data in/a.txt --test in/a.txt --out out | expected two different texts
 prune in/llama --data in/a.txt --test in/none.txt --out out | dataset.test: expected a file
 prune in/llama --data in/a.txt --device tpu --out out | device
-prune in/llama --data in/a.txt --seed 4294967296 --out out | seed: expected a value of at most
+prune in/llama --data in/a.txt --seed 4294967296 --out out | and at most 4294967295; got 4294967296
 prune in/llama --data in/a.txt --set rigde=1 --out out | rigde
 prune in/llama --data in/a.txt --set ratio=2 --out out | ratio: expected 0 <= ratio < 1
 prune in/llama --data in/a.txt --set dataset.window=65 --out out | expected at most 64 tokens

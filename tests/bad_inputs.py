@@ -54,7 +54,8 @@ def _of_every_key(section: type, prefix: str = "") -> Iterator[Case]:
             yield Case("run.py", (f"{key}=magic",), rf"{key}: expected one of .*got 'magic'")
         if "low" in one.metadata:
             low = one.metadata["low"] - 1
-            yield Case("run.py", (f"{key}={low}",), rf"{key}: expected .*at least.*got {low}")
+            given = f"[{low}]" if "list" in str(kind) else low
+            yield Case("run.py", (f"{key}={given}",), rf"{key}: expected .*at least.*got {low}")
 
 
 _RUN = r"""
@@ -77,22 +78,21 @@ study=../x | study: expected letters, digits
 study=speed | study=speed: kept for .*; choose another name
 model.name=org/model | model.name: expected letters, digits
 dataset.name=../x | dataset.name: expected letters, digits
-dataset.held_out=0 | dataset.held_out: expected between 0 and 1; got 0
-dataset.held_out=1 | dataset.held_out: expected between 0 and 1; got 1
+dataset.held_out=0 | dataset.held_out: expected a value of more than 0 and less than 1; got 0
+dataset.held_out=1 | dataset.held_out: expected a value of more than 0 and less than 1; got 1
 dataset.calibration_split=test | expected two different parts
-finetune.warmup_fraction=2 | finetune.warmup_fraction: expected 0 to 1; got 2
-finetune.learning_rate=0 | finetune.learning_rate: expected > 0; got 0
+finetune.warmup_fraction=2 | warmup_fraction: expected a value of at least 0 and at most 1; got 2
+finetune.learning_rate=0 | finetune.learning_rate: expected a value of more than 0; got 0
 cost.batch_sizes=[] | cost.batch_sizes: expected at least one batch size; got none
-cost.batch_sizes=[0] | cost.batch_sizes: expected a value of at least 1; got 0
 evaluation.zero_shot.tasks=[arc_easy] | expected dataset.task=language_modeling
 dataset=nyt_editorials evaluation.split=validation | has only a test part; got 'validation'
 calibration.sketch=gaussian | expected calibration.statistics=sketch; got gram
 calibration.sketch_size=64 | expected calibration.statistics=sketch; got gram
 calibration.engine=layers pruning=flap | engine=layers serves pruning.method=stat; got flap
 calibration.engine=layers calibration.statistics=exact | serves calibration.statistics=gram
-pruning.neuron_mac_share=0 | pruning.neuron_mac_share: expected between 0 and 1; got 0
-pruning.neuron_mac_share=1 | pruning.neuron_mac_share: expected between 0 and 1; got 1
-pruning.head_bonus=0 | pruning.head_bonus: expected > 0; got 0
+pruning.neuron_mac_share=0 | mac_share: expected a value of more than 0 and less than 1; got 0
+pruning.neuron_mac_share=1 | mac_share: expected a value of more than 0 and less than 1; got 1
+pruning.head_bonus=0 | pruning.head_bonus: expected a value of more than 0; got 0
 pruning.ridge=nan | pruning.ridge: expected a value of at least 0; got nan
 pruning.allocation=stat | for method=stat they are allocation=global
 pruning.refit=true | is an option of stat_plus: expected method=stat_plus

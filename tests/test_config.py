@@ -79,7 +79,7 @@ def test_unknown_keys_options_and_types_are_refused(override):
         ("pruning.correction=magic", "lstsq, none, bias, affine, scale; got 'magic'"),
         ("pruning.ridge=-1", "at least 0"),
         ("pruning.allocation=local", "global, uniform, stat"),
-        ("pruning.neuron_mac_share=1.5", "between 0 and 1"),
+        ("pruning.neuron_mac_share=1.5", "more than 0 and less than 1"),
         ("calibration.statistics=qr", "gram, exact, sketch"),
         ("calibration.sketch=gaussian", "expected calibration.statistics=sketch; got gram"),
         ("calibration.sketch_size=64", "expected calibration.statistics=sketch; got gram"),
@@ -89,7 +89,7 @@ def test_unknown_keys_options_and_types_are_refused(override):
         ("model.name=org/model", "it names files"),
         ("dataset.name=../x", "it names files"),
         ("tracking.mode=loud", "offline, online, disabled"),
-        ("finetune.warmup_fraction=2", "0 to 1"),
+        ("finetune.warmup_fraction=2", "at least 0 and at most 1"),
         ("if_stored=overwrite", "skip, repeat"),
     ],
 )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Collection
 from dataclasses import field, fields
 from typing import Any
-
-from omegaconf import MISSING
 
 # The largest seed that all random generators take.
 MAX_SEED = 2**32 - 1
@@ -22,8 +21,10 @@ def setting(default: Any, **notes: Any) -> Any:
 
     Args:
         default: Its default, or the class or function that makes one.
-        **notes: `choices`: the valid values. `low`: the smallest valid number; null is valid too.
-            `high`: the largest. `exact`: a measured number, which is not rounded.
+        **notes: `choices`: the valid values. `low` and `high`: the smallest and the largest valid
+            number, or of each in a list; null is valid too. `above` and `below`: numbers that valid
+            ones do not reach. `exact`: a measured number, which is not rounded.
+            `file_name`: a label that becomes part of the names of files.
             `neutral`: it decides where a run goes or how fast it is, but not what it finds, so it
             takes no part in the run id. `later`: it joined the schema after runs had been stored;
             at its default, which must never change, it means what those runs did and takes no part
@@ -35,34 +36,36 @@ def setting(default: Any, **notes: Any) -> Any:
     return field(default=default, metadata=notes)
 
 
-def check_settings(section: Any, name: str = "") -> None:
-    """Refuse values of a section that are not among the choices, or too small; defaults are valid.
+class Section:
+    """A part of the schema, whose values are checked when it is made; defaults are valid.
 
     Numbers are rounded to 10 digits: range(0.1,0.4,0.1) counts to 0.30000000000000004, which names
     another run than 0.3.
 
-    Args:
-        section: The section, a dataclass.
-        name: Its name with a dot behind it, empty for the whole schema.
-
     Raises:
         ConfigError: Names the key and what is valid.
     """
-    for one in fields(section):
-        key, value = f"{name}{one.name}", getattr(section, one.name)
-        if isinstance(value, float) and "exact" not in one.metadata:
-            value = float(f"{value:.10g}")
-            setattr(section, one.name, value)
-        if value == one.default:
-            continue
-        if "choices" in one.metadata:
-            one_of(key, value, one.metadata["choices"])
-        if "low" in one.metadata:
-            at_least(key, value, one.metadata["low"])
-        if "high" in one.metadata and value > one.metadata["high"]:
-            raise ConfigError(
-                f"{key}: expected a value of at most {one.metadata['high']}; got {value}"
-            )
+
+    _prefix = ""
+
+    def __init_subclass__(cls, name: str = "") -> None:
+        cls._prefix = name and f"{name}."
+
+    def __post_init__(self) -> None:
+        section: Any = self
+        for one in fields(section):
+            key, value = f"{self._prefix}{one.name}", getattr(self, one.name)
+            if isinstance(value, float) and "exact" not in one.metadata:
+                value = float(f"{value:.10g}")
+                setattr(self, one.name, value)
+            if value == one.default:
+                continue
+            if "choices" in one.metadata:
+                one_of(key, value, one.metadata["choices"])
+            if "file_name" in one.metadata:
+                _file_name(key, value)
+            for number in value if isinstance(value, list) else [value]:
+                in_range(key, number, **{k: v for k, v in one.metadata.items() if k in _BOUNDS})
 
 
 def one_of(key: str, value: str, valid: Collection[str]) -> None:
@@ -71,15 +74,25 @@ def one_of(key: str, value: str, valid: Collection[str]) -> None:
         raise ConfigError(f"{key}: expected one of {', '.join(valid)}; got {value!r}")
 
 
-def file_name(key: str, value: str) -> None:
-    """Labels become parts of file names."""
-    if value != MISSING and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):
+def _file_name(key: str, value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", value):
         raise ConfigError(
             f"{key}: expected letters, digits, '_', '-' and '.' (it names files); got {value!r}"
         )
 
 
-def at_least(key: str, value: float | None, low: float) -> None:
-    """Refuse a number below `low`; null passes."""
-    if value is not None and not value >= low:
-        raise ConfigError(f"{key}: expected a value of at least {low}; got {value}")
+# What bounds are called in a message, and how they hold.
+_BOUNDS = {
+    "low": ("at least", operator.ge),
+    "above": ("more than", operator.gt),
+    "high": ("at most", operator.le),
+    "below": ("less than", operator.lt),
+}
+
+
+def in_range(key: str, value: float | None, **bounds: float) -> None:
+    """Refuse a number outside the bounds, named as in `setting`; null passes."""
+    if value is None or all(_BOUNDS[name][1](value, bound) for name, bound in bounds.items()):
+        return
+    words = " and ".join(f"{_BOUNDS[name][0]} {bound}" for name, bound in bounds.items())
+    raise ConfigError(f"{key}: expected a value of {words}; got {value}")

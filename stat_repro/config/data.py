@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from stat_repro.config.checks import ConfigError, at_least, check_settings, file_name, setting
+from stat_repro.config.checks import ConfigError, Section, setting
 
 TASKS = ("classification", "regression", "similarity", "question_answering", "language_modeling")
 PARTS = ("train", "validation", "test")
@@ -14,7 +14,7 @@ BOS = ("none", "first", "window")
 
 
 @dataclass
-class AnswerConfig:
+class AnswerConfig(Section, name="dataset.answers"):
     """How answers are read off the outputs of a question answering head.
 
     Attributes:
@@ -30,12 +30,9 @@ class AnswerConfig:
     max_answer_length: int = setting(30, low=1)
     null_threshold: float = 0.0
 
-    def __post_init__(self) -> None:
-        check_settings(self, "dataset.answers.")
-
 
 @dataclass
-class DatasetConfig:
+class DatasetConfig(Section, name="dataset"):
     """What the model is calibrated and evaluated on.
 
     Attributes:
@@ -76,7 +73,7 @@ class DatasetConfig:
         calibration_batch_size: Default number of them per forward pass.
     """
 
-    name: str = MISSING
+    name: str = setting(MISSING, file_name=True)
     task: str = setting(MISSING, choices=TASKS)
     source: str = MISSING
     path: str | None = setting(None, later=True)
@@ -84,7 +81,7 @@ class DatasetConfig:
     train: str | None = None
     validation: str | None = None
     test: str | None = None
-    held_out: float | None = setting(None, later=True)
+    held_out: float | None = setting(None, above=0, below=1, later=True)
     calibration_split: str = setting("train", choices=PARTS, later=True)
     evaluation_split: str = setting("test", choices=PARTS[1:], neutral=True, later=True)
     calibration_corpus: str | None = setting(None, later=True)
@@ -102,15 +99,9 @@ class DatasetConfig:
     calibration_examples: int = setting(512, low=1, neutral=True)
     calibration_batch_size: int = setting(32, neutral=True)
 
-    def __post_init__(self) -> None:
-        file_name("dataset.name", self.name)
-        check_settings(self, "dataset.")
-        if self.held_out is not None and not 0 < self.held_out < 1:
-            raise ConfigError(f"dataset.held_out: expected between 0 and 1; got {self.held_out}")
-
 
 @dataclass
-class ZeroShotConfig:
+class ZeroShotConfig(Section, name="evaluation.zero_shot"):
     """Tasks of lm-eval for causal language models.
 
     Attributes:
@@ -126,12 +117,9 @@ class ZeroShotConfig:
     examples: int | None = setting(None, low=1)
     shots: int = setting(0, low=0)
 
-    def __post_init__(self) -> None:
-        check_settings(self, "evaluation.zero_shot.")
-
 
 @dataclass
-class EvaluationConfig:
+class EvaluationConfig(Section, name="evaluation"):
     """What is measured on the dense and on the pruned model.
 
     Attributes:
@@ -148,12 +136,9 @@ class EvaluationConfig:
     keep_examples: bool = setting(True, neutral=True)
     zero_shot: ZeroShotConfig = setting(ZeroShotConfig, later=True)
 
-    def __post_init__(self) -> None:
-        check_settings(self, "evaluation.")
-
 
 @dataclass
-class CostConfig:
+class CostConfig(Section, name="cost"):
     """Measured cost of the dense and of the pruned model, side by side in one process.
 
     Attributes:
@@ -165,14 +150,12 @@ class CostConfig:
     """
 
     enabled: bool = False
-    batch_sizes: list[int] = setting(lambda: [1, 32])
+    batch_sizes: list[int] = setting(lambda: [1, 32], low=1)
     sequence_length: int | None = setting(None, low=1)
     warmup: int = setting(3, low=0)
     repeats: int = setting(20, low=1)
 
     def __post_init__(self) -> None:
-        check_settings(self, "cost.")
+        super().__post_init__()
         if not self.batch_sizes:
             raise ConfigError("cost.batch_sizes: expected at least one batch size; got none")
-        for size in self.batch_sizes:
-            at_least("cost.batch_sizes", size, 1)

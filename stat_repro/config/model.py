@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from stat_repro.config.checks import MAX_SEED, ConfigError, check_settings, file_name, setting
+from stat_repro.config.checks import MAX_SEED, Section, setting
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(Section, name="model"):
     """The dense model.
 
     Attributes:
@@ -22,18 +22,15 @@ class ModelConfig:
             so on; null takes the checkpoint's own names.
     """
 
-    name: str = MISSING
+    name: str = setting(MISSING, file_name=True)
     path: str = MISSING
     revision: str | None = None
     trust_remote_code: bool = False
     labels: list[str] | None = setting(None, later=True)
 
-    def __post_init__(self) -> None:
-        file_name("model.name", self.name)
-
 
 @dataclass
-class FinetuneConfig:
+class FinetuneConfig(Section, name="finetune"):
     """How an encoder without a task head becomes a task checkpoint.
 
     Attributes:
@@ -52,17 +49,8 @@ class FinetuneConfig:
     epochs: int = setting(2, low=1)
     max_examples: int | None = setting(None, low=1)
     batch_size: int = setting(32, low=1)
-    learning_rate: float = 5e-5
-    warmup_fraction: float = 0.1
+    learning_rate: float = setting(5e-5, above=0)
+    warmup_fraction: float = setting(0.1, low=0, high=1)
     weight_decay: float = 0.01
     seed: int = setting(0, low=0, high=MAX_SEED)
     bfloat16: bool = False
-
-    def __post_init__(self) -> None:
-        check_settings(self, "finetune.")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"finetune.learning_rate: expected > 0; got {self.learning_rate}")
-        if not 0 <= self.warmup_fraction <= 1:
-            raise ConfigError(
-                f"finetune.warmup_fraction: expected 0 to 1; got {self.warmup_fraction}"
-            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from stat_repro.config.checks import ConfigError, at_least, check_settings, one_of, setting
+from stat_repro.config.checks import ConfigError, Section, in_range, one_of, setting
 from stat_repro.config.methods import METHODS
 
 ALLOCATIONS = ("global", "uniform", "stat")
@@ -18,7 +18,7 @@ FITTED = (*LEAST_SQUARES, "scale")
 
 
 @dataclass
-class CalibrationConfig:
+class CalibrationConfig(Section, name="calibration"):
     """The examples whose activations are decomposed.
 
     Attributes:
@@ -47,7 +47,7 @@ class CalibrationConfig:
     engine: str = setting("model", choices=ENGINES, later=True)
 
     def __post_init__(self) -> None:
-        check_settings(self, "calibration.")
+        super().__post_init__()
         if self.statistics == "sketch":
             self.sketch = self.sketch or "gaussian"  # one run, one name
             return
@@ -60,7 +60,7 @@ class CalibrationConfig:
 
 
 @dataclass
-class PruningConfig:
+class PruningConfig(Section, name="pruning"):
     """How units are chosen, how many every layer keeps, and what is folded.
 
     Attributes:
@@ -105,21 +105,15 @@ class PruningConfig:
     ridge: float = setting(0.0, low=0)
     min_units: int = setting(1, low=0)
     balance_factor: float = setting(2.0, low=0, of="stat")
-    neuron_mac_share: float | None = setting(None, exact=True)
-    head_bonus: float = setting(1.125, of="stat")
+    neuron_mac_share: float | None = setting(None, above=0, below=1, exact=True)
+    head_bonus: float = setting(1.125, above=0, of="stat")
     refit: bool = setting(False, of="stat_plus", later=True)
     sensitivity_tokens: int = setting(2048, low=1, of="stat_plus", later=True)
     curvature: str = setting("none", choices=("none", "fisher"), of="stat_plus", later=True)
     authors_compat: bool = False
 
     def __post_init__(self) -> None:
-        check_settings(self, "pruning.")
-        if not self.head_bonus > 0:
-            raise ConfigError(f"pruning.head_bonus: expected > 0; got {self.head_bonus}")
-        if self.neuron_mac_share is not None and not 0 < self.neuron_mac_share < 1:
-            raise ConfigError(
-                f"pruning.neuron_mac_share: expected between 0 and 1; got {self.neuron_mac_share}"
-            )
+        super().__post_init__()
         if self.authors_compat:
             self._check_compat()
         if METHODS[self.method].whole_layers:
@@ -221,7 +215,7 @@ def check_target(
         raise ConfigError(
             f"ratio: expected 0 <= ratio < 1 (share of the MACs removed); got {ratio}"
         )
-    at_least("round_to", round_to, 1)
+    in_range("round_to", round_to, low=1)
     one_of("engine", engine, ENGINES)
     if pruning.authors_compat and round_to > 1:
         raise ConfigError(

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 
-from stat_repro.config.checks import MAX_SEED, ConfigError, check_settings, file_name, setting
+from stat_repro.config.checks import MAX_SEED, ConfigError, Section, setting
 from stat_repro.config.data import CostConfig, DatasetConfig, EvaluationConfig
 from stat_repro.config.methods import METHODS
 from stat_repro.config.model import FinetuneConfig, ModelConfig
@@ -28,19 +28,16 @@ SPEED_STUDY = "speed"
 
 
 @dataclass
-class TrackingConfig:
+class TrackingConfig(Section, name="tracking"):
     """The Weights & Biases mirror of the records; never read back."""
 
     mode: str = setting("offline", choices=TRACKING_MODES)
     project: str = "stat_repro"
     entity: str | None = None
 
-    def __post_init__(self) -> None:
-        check_settings(self, "tracking.")
-
 
 @dataclass
-class RunConfig:
+class RunConfig(Section):
     """Everything one run needs.
 
     Attributes:
@@ -68,7 +65,7 @@ class RunConfig:
     ratio: float = 0.5
     round_to: int = setting(1, later=True)
     seed: int = setting(0, low=0, high=MAX_SEED)
-    study: str = setting("local", neutral=True)
+    study: str = setting("local", file_name=True, neutral=True)
     results: str | None = setting(None, neutral=True)
     device: str = setting("auto", neutral=True)
     dtype: str = setting("float32", choices=DTYPES)
@@ -76,8 +73,7 @@ class RunConfig:
     if_stored: str = setting("skip", choices=("skip", "repeat"), neutral=True)
 
     def __post_init__(self) -> None:
-        check_settings(self)
-        file_name("study", self.study)
+        super().__post_init__()
         if self.study == SPEED_STUDY:
             raise ConfigError(
                 f"study={SPEED_STUDY}: kept for python -m stat_repro.bench; choose another name"
