@@ -125,7 +125,7 @@ def task_checkpoint(
 
     Returns:
         A folder with model, tokenizer and `recipe.json` (recipe, mean training loss per epoch,
-        seconds, metrics on the validation split if there is one, versions).
+        seconds, metrics of sentences on the validation split if there is one, versions).
 
     Raises:
         FinetuneError: The model is no encoder with a recipe, or there is nothing to train on.

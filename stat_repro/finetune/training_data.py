@@ -20,12 +20,10 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
-from stat_repro.config import AnswerConfig
 from stat_repro.data.batching import (
     Batch,
     Encoded,
     encode_sentences,
-    padded_batches,
     sentence_batches,
 )
 from stat_repro.data.context_windows import context_windows
@@ -33,13 +31,9 @@ from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
 from stat_repro.evaluation.evaluate import task_metrics
 from stat_repro.evaluation.predictions import predict_logits
-from stat_repro.evaluation.question_answering import leading_padding, predict_spans
-from stat_repro.evaluation.spans import AnswerRule, answers
-from stat_repro.metrics.answers import squad_metrics
+from stat_repro.evaluation.question_answering import leading_padding
 
 EVALUATION_BATCH = 64
-# Questions that a new checkpoint is validated on; the evaluation of a run takes all of them.
-VALIDATION_QUESTIONS = 200
 
 
 @dataclass(frozen=True)
@@ -177,28 +171,8 @@ class TrainingQuestions:
 
         return Examples(windows.encoded, loss, "windows")
 
-    def validate(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, float] | None:
-        """Exact match and F1 on the first questions of the validation part, default decoding."""
-        questions = self.data.splits.get("validation", ())[:VALIDATION_QUESTIONS]
-        if not questions:
-            return None
-        default = AnswerConfig()
-        rule = AnswerRule(
-            default.n_best,
-            default.max_answer_length,
-            default.null_threshold if self.data.version == "2.0" else None,
-        )
-        windows = context_windows(tokenizer, questions, self.max_length, self.stride)
-        batches = padded_batches(tokenizer, windows.encoded, EVALUATION_BATCH)
-        logits = predict_spans(model, batches, windows, "validating the task checkpoint")
-        given = answers(logits, windows, [question.context for question in questions], rule)
-        references = [[answer.text for answer in question.answers] for question in questions]
-        return {
-            "questions": len(questions),
-            **squad_metrics(given, references, self.data.version),
-        }
+    def validate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Nothing: every run answers all questions of its evaluated part with the dense model."""
 
 
 # Recipe and loop use only what both classes have.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stat_repro.config import CalibrationConfig, ConfigError, DatasetConfig, EvaluationConfig
-from stat_repro.data.batching import calibration_batches, padded_batches
+from stat_repro.config import DatasetConfig, EvaluationConfig
+from stat_repro.data.batching import padded_batches
 from stat_repro.data.context_windows import (
     QUESTION_TOKENS,
     ContextWindows,
@@ -20,10 +19,10 @@ from stat_repro.data.squad_files import Question
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.question_answering import evaluate_questions, predict_spans
 from stat_repro.evaluation.spans import AnswerRule, SpanLogits
-from stat_repro.workloads.base import CalibrationSet, digest_of, drawn_indices
+from stat_repro.workloads.base import PaddedWorkload
 
 
-class QuestionWorkload:
+class QuestionWorkload(PaddedWorkload):
     """Questions with their contexts in windows (question answering).
 
     Args:
@@ -36,6 +35,8 @@ class QuestionWorkload:
         DataError: Windows that the model or the tokenizer cannot take.
     """
 
+    no_labels = "question answering: expected a method that needs no labels"
+
     def __init__(
         self,
         data: QuestionData,
@@ -44,39 +45,19 @@ class QuestionWorkload:
         positions: int | None,
     ) -> None:
         check_windows(config.max_length, config.answers.stride, positions)
-        self.data = data
-        self.config = config
-        self.tokenizer = tokenizer
-        self.fingerprint = dict(data.fingerprint)
+        self.config, self.tokenizer = config, tokenizer
         self.rule = AnswerRule(
             n_best=config.answers.n_best,
             max_answer_length=config.answers.max_answer_length,
             null_threshold=config.answers.null_threshold if data.version == "2.0" else None,
         )
-        self._pool = self._windows(data.split(config.calibration_split)).encoded
-        self.sequence_length = float(np.mean([len(window["input_ids"]) for window in self._pool]))
+        pool = self._windows(data.split(config.calibration_split)).encoded
+        super().__init__(data, config, tokenizer, pool)
         self._cut: tuple[tuple[str, int | None], ContextWindows] | None = None
 
     def _windows(self, questions: tuple[Question, ...]) -> ContextWindows:
         stride = self.config.answers.stride
         return context_windows(self.tokenizer, questions, self.config.max_length, stride)
-
-    def calibration(
-        self, config: CalibrationConfig, seed: int, *, labels: bool = False
-    ) -> CalibrationSet:
-        """Windows of the training part, batched by length.
-
-        Raises:
-            ConfigError: Labels are requested.
-        """
-        if labels:
-            raise ConfigError("question answering: expected a method that needs no labels")
-        indices = drawn_indices(len(self._pool), config, seed)
-        drawn = [self._pool[i] for i in indices]
-        return CalibrationSet(
-            batches=calibration_batches(self.tokenizer, drawn, config.batch_size),
-            digest=digest_of([window["input_ids"] for window in drawn]),
-        )
 
     def _evaluated(self, config: EvaluationConfig) -> tuple[tuple[Question, ...], ContextWindows]:
         """The evaluated questions and their windows, which are cut once."""
@@ -91,25 +72,13 @@ class QuestionWorkload:
         batches = padded_batches(self.tokenizer, windows.encoded, config.batch_size)
         return predict_spans(model, batches, windows, label)
 
-    def dense_outputs(self, model: PreTrainedModel, config: EvaluationConfig) -> SpanLogits:
-        """Scores of the dense model."""
-        return self._predict(model, config, "evaluating the dense model")
-
-    def evaluate(
-        self,
-        dense: PreTrainedModel,
-        pruned: PreTrainedModel,
-        dense_outputs: SpanLogits | None,
-        config: EvaluationConfig,
+    def _compared(
+        self, dense: SpanLogits, pruned: SpanLogits, config: EvaluationConfig
     ) -> Evaluation:
-        """Exact match, F1 and fidelity on the evaluated part."""
-        if dense_outputs is None:
-            dense_outputs = self.dense_outputs(dense, config)
-        scores = self._predict(pruned, config, "evaluating the pruned model")
         questions, windows = self._evaluated(config)
         return evaluate_questions(
-            dense_outputs,
-            scores,
+            dense,
+            pruned,
             windows,
             [question.context for question in questions],
             [[answer.text for answer in question.answers] for question in questions],

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
+from stat_repro.config import DatasetConfig, EvaluationConfig
 from stat_repro.data import batching
 from stat_repro.data.task_data import TaskData
 from stat_repro.evaluation.evaluate import evaluate_task
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.predictions import predict_logits
 from stat_repro.models.outputs import OutputOrder
-from stat_repro.workloads.base import CalibrationSet, digest_of, drawn_indices
+from stat_repro.workloads.base import PaddedWorkload
 
 
-class SentenceWorkload:
+class SentenceWorkload(PaddedWorkload):
     """Labelled sentences (classification, regression).
 
     Args:
@@ -43,63 +42,37 @@ class SentenceWorkload:
         positions: int | None = None,
     ) -> None:
         batching.check_length(config.max_length, positions)
-        self.data = data
         self.outputs = OutputOrder() if outputs is None else outputs
-        self.config = config
-        self.tokenizer = tokenizer
-        self.fingerprint = dict(data.fingerprint)
+        self.config, self.tokenizer = config, tokenizer
         rows = data.split(config.calibration_split)
-        self._labels = self.outputs.targets(torch.tensor(list(rows["label"])))
-        self._pool = self._encoded(rows)
-        self.sequence_length = float(np.mean([len(row["input_ids"]) for row in self._pool]))
+        super().__init__(data, config, tokenizer, self._encoded(rows), self._targets(rows))
 
     def _encoded(self, rows: Dataset) -> list[batching.Encoded]:
         return batching.encode_sentences(self.tokenizer, rows, self.config.max_length)
 
-    def calibration(
-        self, config: CalibrationConfig, seed: int, *, labels: bool = False
-    ) -> CalibrationSet:
-        """Sentences of the training part, batched by length."""
-        indices = drawn_indices(len(self._pool), config, seed)
-        drawn = [self._pool[i] for i in indices]
-        expected = self._labels[list(indices)] if labels else None
-        return CalibrationSet(
-            batches=batching.calibration_batches(
-                self.tokenizer, drawn, config.batch_size, expected
-            ),
-            digest=digest_of([row["input_ids"] for row in drawn]),
-        )
+    def _targets(self, rows: Dataset) -> torch.Tensor | None:
+        """What the model's loss takes of every row."""
+        return self.outputs.targets(torch.tensor(list(rows["label"])))
 
     def _evaluated(self, config: EvaluationConfig) -> Dataset:
         rows = self.data.split(config.split)
         limit = config.max_examples
         return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
-    def _logits(self, model: nn.Module, config: EvaluationConfig, label: str) -> torch.Tensor:
+    def _predict(self, model: nn.Module, config: EvaluationConfig, label: str) -> torch.Tensor:
+        """Logits, (N, C), in the order of the data set's classes."""
         rows = self._evaluated(config)
         batches = batching.sentence_batches(
             self.tokenizer, rows, self.config.max_length, config.batch_size
         )
         return self.outputs.arrange(predict_logits(model, batches, len(rows), label))
 
-    def dense_outputs(self, model: nn.Module, config: EvaluationConfig) -> torch.Tensor:
-        """Logits of the dense model, (N, C), in the order of the data set's classes."""
-        return self._logits(model, config, "evaluating the dense model")
-
-    def evaluate(
-        self,
-        dense: PreTrainedModel,
-        pruned: PreTrainedModel,
-        dense_outputs: torch.Tensor | None,
-        config: EvaluationConfig,
+    def _compared(
+        self, dense: torch.Tensor, pruned: torch.Tensor, config: EvaluationConfig
     ) -> Evaluation:
-        """Task metrics and fidelity on the evaluated part."""
-        if dense_outputs is None:
-            dense_outputs = self.dense_outputs(dense, config)
-        logits = self._logits(pruned, config, "evaluating the pruned model")
         return evaluate_task(
-            dense_outputs,
-            logits,
+            dense,
+            pruned,
             self._evaluated(config)["label"],
             self.config.task,
             config.split,

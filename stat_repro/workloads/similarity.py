@@ -8,35 +8,27 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stat_repro.config import CalibrationConfig, ConfigError, EvaluationConfig
+from stat_repro.config import EvaluationConfig
 from stat_repro.data import batching
 from stat_repro.evaluation.predictions import mean_of_tokens, predict_logits
-from stat_repro.workloads.base import CalibrationSet
 from stat_repro.workloads.sentences import SentenceWorkload
 
 
 class SimilarityWorkload(SentenceWorkload):
     """Pairs of sentences with a score; each sentence is read alone, in calibration too."""
 
+    no_labels = (
+        "dataset.task: expected a method that reads no labels where task=similarity, whose "
+        "scores belong to pairs; choose another pruning"
+    )
+
     def _encoded(self, rows: Dataset) -> list[batching.Encoded]:
         return batching.encode_sentences(self.tokenizer, _singles(rows), self.config.max_length)
 
-    def calibration(
-        self, config: CalibrationConfig, seed: int, *, labels: bool = False
-    ) -> CalibrationSet:
-        """Single sentences of the training part, batched by length.
+    def _targets(self, rows: Dataset) -> Tensor | None:
+        return None
 
-        Raises:
-            ConfigError: Labels are requested.
-        """
-        if labels:
-            raise ConfigError(
-                "dataset.task: expected a method that reads no labels where task=similarity, whose "
-                "scores belong to pairs; choose another pruning"
-            )
-        return super().calibration(config, seed)
-
-    def _logits(self, model: nn.Module, config: EvaluationConfig, label: str) -> Tensor:
+    def _predict(self, model: nn.Module, config: EvaluationConfig, label: str) -> Tensor:
         """Cosine of every pair, (N, 1)."""
         texts = _singles(self._evaluated(config))
         batches = batching.sentence_batches(
