@@ -123,6 +123,10 @@ SMALL = {
         1,
     ),
     "squad_extra": (lambda folder: squad_parts_overrides(folder, "bert"), 6),
+    "stsb_similarity": (
+        lambda folder: [*similarity_overrides(folder), "model.name=one,two,three"],
+        15,
+    ),
     "wikitext2_smollm2": (corpus_overrides, 2),
 }
 

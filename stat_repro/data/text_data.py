@@ -100,15 +100,15 @@ def _two_parts(
     calibration: TextPart,
     evaluation: tuple[str, ...],
     protocol: Mapping[str, Any] | None = None,
+    names: tuple[str, str] = ("calibration", "evaluation"),
+    windows: int | None = None,
 ) -> TextData:
+    contents = (calibration.documents, evaluation)
     return TextData(
         name=config.name,
         calibration=calibration,
-        evaluation=TextPart(evaluation, config.join),
-        fingerprint={
-            "calibration": fingerprint_of(calibration.documents),
-            "evaluation": fingerprint_of(evaluation),
-        },
+        evaluation=TextPart(evaluation, config.join, windows),
+        fingerprint={name: fingerprint_of(c) for name, c in zip(names, contents, strict=True)},
         protocol=protocol or {},
     )
 
@@ -160,23 +160,16 @@ def _corpus_texts(config: DatasetConfig, name: str, split: str) -> TextData:
             f"a model must not be calibrated on what it is evaluated on; {calibrated_on} and "
             f"{name} {split} have the same content"
         )
-    return TextData(
-        name=config.name,
-        calibration=calibration,
-        evaluation=TextPart(evaluation, config.join, corpus.evaluated_windows),
-        fingerprint={
-            f"{name} {split}": fingerprint_of(evaluation),
-            calibrated_on: fingerprint_of(calibration.documents),
-        },
-        protocol={
-            "corpus": name,
-            "text": origin,
-            "documents": len(evaluation),
-            # WikiText-2 exists raw and with rare words replaced; perplexities of the two differ.
-            "unk_in_text": sum(document.count("<unk>") for document in evaluation),
-            "calibrated_on": calibrated_on,
-        },
-    )
+    protocol = {
+        "corpus": name,
+        "text": origin,
+        "documents": len(evaluation),
+        # WikiText-2 exists raw and with rare words replaced; perplexities of the two differ.
+        "unk_in_text": sum(document.count("<unk>") for document in evaluation),
+        "calibrated_on": calibrated_on,
+    }
+    names = (calibrated_on, f"{name} {split}")
+    return _two_parts(config, calibration, evaluation, protocol, names, corpus.evaluated_windows)
 
 
 def _own_calibration(
