@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
@@ -61,30 +61,23 @@ def model_card(
     with suppress(HFValidationError):  # the hub takes names of its own models only
         validate_repo_id(parent)
         header["base_model"] = parent
-    units = "key/value groups" if hasattr(model.config, "kv_heads_per_layer") else "heads"
-    ratio = summary.get("ratio")
-    shown = "" if ratio is None else f" Share of the prunable MACs to remove: {_cell(ratio)}."
-    rows = [
-        (i, f"{len(x.kept_heads)} / {x.heads}", f"{len(x.kept_neurons)} / {x.neurons}")
-        for i, x in enumerate(plan.layers)
-    ]
-    protocol = summary.get("metrics", {}).get("protocol", {})
-    lines = [
-        *("---", ModelCardData(**header).to_yaml(), "---", "", f"# {parent}, pruned", ""),
-        f"`{parent}` with whole attention {units} and FFN neurons removed by stat_repro, method "
-        f"`{plan.method}`.{shown}",
-        *_how_to_load(auto_class),
-        *_section("Measured", _table(("quantity", *_MODELS), _before_and_after(summary))),
-        *_section("How it was measured", _listed(protocol)),
-        *_section("Calibration", _listed(summary.get("calibration", {})) or ["Not recorded."]),
-        *_section("Kept of every layer", _table(("layer", units, "neurons"), rows)),
-        "",
-        f"Indices: `plan.json` (sha256 {plan_sha256}, also in the metadata of the weights as "
-        "`plan_sha256`). Sizes: `config.json`.",
-        *_section("Licence", [_licence_in_words(parent, licence)]),
-        *_section("Cite", _citations(plan.method)),
-    ]
-    return "\n".join(lines) + "\n"
+    card = ModelCard.from_template(
+        ModelCardData(**header),
+        template_path=str(Path(__file__).with_name("card.md.jinja")),
+        parent=parent,
+        units="key/value groups" if hasattr(model.config, "kv_heads_per_layer") else "heads",
+        method=plan.method,
+        ratio=_cell(summary["ratio"]) if summary.get("ratio") is not None else None,
+        auto_class=auto_class,
+        measured=_before_and_after(summary),
+        protocol=_flat(summary.get("metrics", {}).get("protocol", {})),
+        calibration=_flat(summary.get("calibration", {})),
+        layers=plan.layers,
+        plan_sha256=plan_sha256,
+        licence=licence,
+        papers=METHODS[plan.method].papers if plan.method in METHODS else (),
+    )
+    return f"{card}\n"
 
 
 def _licence(*folders: Path) -> dict[str, str]:
@@ -97,72 +90,29 @@ def _licence(*folders: Path) -> dict[str, str]:
     return {}
 
 
-def _licence_in_words(parent: str, licence: Mapping[str, str]) -> str:
-    if not licence:
-        return f"That of `{parent}`, which was not found here: unknown."
-    return f"That of `{parent}`, as its card says: {', '.join(licence.values())}."
-
-
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return ["", f"## {title}", "", *lines] if lines else []
-
-
-def _before_and_after(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Rows of quantity, dense and pruned value; what is of both models stands under pruned."""
+def _before_and_after(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Dense and pruned value by quantity; what is of both models stands under pruned."""
     rows: dict[str, dict[str, str]] = {}
-    for key, value in _flat({k: v for k, v in summary.items() if k != "calibration"}):
+    for key, value in _flat({k: v for k, v in summary.items() if k != "calibration"}).items():
         parts = key.split(".")
         if "protocol" not in parts:
             column = next((part for part in parts if part in _MODELS), "pruned")
             name = ".".join(part for part in parts if part not in _MODELS)
-            rows.setdefault(name, {})[column] = _cell(value)
-    return [(name, cells.get("dense", ""), cells.get("pruned", "")) for name, cells in rows.items()]
+            rows.setdefault(name, dict.fromkeys(_MODELS, ""))[column] = value
+    return rows
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows] if rows else []
-    return [f"| {' | '.join(map(str, line))} |" for line in lines]
-
-
-def _listed(values: Mapping[str, Any]) -> list[str]:
-    return [f"- {key}: {_cell(value)}" for key, value in _flat(values)]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested entries as (dotted name, value)."""
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """What to print of nested entries, by dotted name."""
+    flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            flat[f"{prefix}{key}"] = _cell(value)
+    return flat
 
 
 def _cell(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return text.replace("|", "\\|").replace("\n", "\\n")
-
-
-def _citations(method: str) -> list[str]:
-    papers = METHODS[method].papers if method in METHODS else ()
-    links = [f"[arXiv {p.arxiv}](https://arxiv.org/abs/{p.arxiv})" for p in papers]
-    return [
-        *(f"- {p.authors}, {p.year}, {x}" for p, x in zip(papers, links, strict=True)),
-        "- stat_repro, which removed the units (CITATION.cff of the project says how)",
-    ]
-
-
-def _how_to_load(auto_class: str) -> list[str]:
-    """Lines of the card on loading, with and without the package."""
-    return [
-        *("", "## Load", "", "```python", f"from transformers import {auto_class}", ""),
-        "import stat_repro  # registers the pruned classes",
-        f'model = {auto_class}.from_pretrained("path/to/this/folder")',
-        *("```", "", "Without the package, with the modelling file in this folder:", ""),
-        "```python",
-        f'model = {auto_class}.from_pretrained("path/to/this/folder", trust_remote_code=True)',
-        *(
-            "```",
-            "",
-            "Other programs: `stat-repro export path/to/this/folder --help` lists the forms.",
-        ),
-    ]
