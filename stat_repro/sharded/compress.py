@@ -26,15 +26,13 @@ from stat_repro.measure import Stopwatch, memory_told, resolve_device
 from stat_repro.methods.base import MethodInput, SiteFit
 from stat_repro.methods.common import Key, plan_keeping
 from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
-from stat_repro.models.adapter import Adapter, adapter_for
+from stat_repro.models.adapter import adapter_for
 from stat_repro.models.loading import ModelLoadError, load_tokenizer
-from stat_repro.models.projections import linear
 from stat_repro.plan import PruningPlan
 from stat_repro.report import CompressionReport, report_of
 from stat_repro.sharded.skeleton import CheckpointWeights, Skeleton, open_checkpoint
 from stat_repro.sharded.writer import ShardWriter
 from stat_repro.surgery.checkpoint import complete_folder, describe, plan_note
-from stat_repro.surgery.edit import SiteEdit
 from stat_repro.surgery.pruned_form import empty_pruned_model, supported_classes
 from stat_repro.surgery.saved_tokenizer import save_tokenizer
 
@@ -188,35 +186,24 @@ def _written(
     sizes = layers.sizes()
     writer = ShardWriter(folder, skeleton, request.adapter)
     kept: dict[Key, tuple[int, ...]] = {}
-    biased: set[str] = set()
     errors: list[SiteFit] = []
     for layer, folded in enumerate(layers.fold(sizes)):
-        edits = [edit for edit, _ in folded]
         with watch.stage("write_s"):
-            writer.layer(layer, edits)
+            writer.layer(layer, [edit for edit, _ in folded])
         for edit, error in folded:
             kept[edit.layer, edit.kind] = edit.kept
             errors.append(error)
-        biased |= _biased(request.adapter, skeleton.model, layer, edits)
     plan = plan_keeping(request.adapter, kept, request.config.method, sizes.details)
     with watch.stage("write_s"):
         writer.finish(**plan_note(plan))
+    consumers = [site.consumer for site in request.adapter.sites]
+    biased = [name for name in consumers if f"{name}.bias" in writer.places]
     pruned = empty_pruned_model(skeleton.model, request.adapter, plan, biased)
     # As save_pretrained does it.
     pruned.config.dtype = str(skeleton.dtype).removeprefix("torch.")
     pruned.config.architectures = [type(pruned).__name__]
     pruned.config.save_pretrained(folder)
     return pruned, plan, errors
-
-
-def _biased(
-    adapter: Adapter, model: PreTrainedModel, layer: int, edits: list[SiteEdit]
-) -> set[str]:
-    """Consumers of a layer that have a bias afterwards."""
-    names = {edit.kind: adapter.site(layer, edit.kind).consumer for edit in edits}
-    new = {names[edit.kind] for edit in edits if edit.consumer_bias is not None}
-    consumers = [site.consumer for site in adapter.sites if site.layer == layer]
-    return new | {name for name in consumers if linear(model, name).bias is not None}
 
 
 def _tokenizer(source: Path) -> PreTrainedTokenizerBase | None:

@@ -134,11 +134,15 @@ class CheckpointWeights:
         skeleton: The model.
         adapter: Its adapter.
         device: Where the weights go.
-        dtype: Floating point type that the model computes in.
+        dtype: Floating point type that the model computes in; None leaves them as they are stored.
     """
 
     def __init__(
-        self, skeleton: Skeleton, adapter: Adapter, device: torch.device, dtype: torch.dtype
+        self,
+        skeleton: Skeleton,
+        adapter: Adapter,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self._skeleton, self._adapter = skeleton, adapter
         self._device, self._dtype = device, dtype
@@ -166,10 +170,10 @@ class CheckpointWeights:
                 parameter = module._parameters[key]
                 assert parameter is not None
                 tensor = self._skeleton.entries[name].read()
-                if tensor.is_floating_point():
-                    tensor = tensor.to(self._dtype)
+                dtype = self._dtype if tensor.is_floating_point() else None
                 previous.append((module, key, parameter))
-                module._parameters[key] = nn.Parameter(tensor.to(self._device), requires_grad=False)
+                tensor = tensor.to(self._device, dtype)
+                module._parameters[key] = nn.Parameter(tensor, requires_grad=False)
             yield
         finally:
             for module, key, parameter in previous:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from stat_repro.models.adapter import Adapter, Site
-from stat_repro.models.layers_stat import as_matrix
+from stat_repro.models.adapter import Adapter
 from stat_repro.models.tensor_files import INDEX_FILE, TensorEntry
-from stat_repro.sharded.skeleton import Skeleton
-from stat_repro.surgery.edit import SiteEdit, SurgeryError
+from stat_repro.sharded.skeleton import CheckpointWeights, Skeleton
+from stat_repro.surgery.edit import SiteEdit, edited_modules
 
 # Tensors outside the layers share a shard up to this size; the largest are copied alone.
 _SHARD_BYTES = 512 * 1024 * 1024
@@ -30,16 +29,20 @@ class ShardWriter:
         folder: Where the shards go; it exists.
         skeleton: The dense model.
         adapter: Its adapter.
+
+    Attributes:
+        places: The file of every tensor that was written.
     """
 
     def __init__(self, folder: Path, skeleton: Skeleton, adapter: Adapter) -> None:
         self._folder, self._adapter, self._model = folder, adapter, skeleton.model
         stored = skeleton.stored()
         self._stored = stored
+        self._weights = CheckpointWeights(skeleton, adapter, torch.device("cpu"))
         layers = tuple(f"{name}." for name in adapter.layer_names)
         self._outside = _groups({n: e for n, e in stored.items() if not n.startswith(layers)})
         self._count = len(self._outside) + adapter.num_layers
-        self._places: dict[str, str] = {}
+        self.places: dict[str, str] = {}
         self._bytes = self._parameters = 0
 
     def layer(self, layer: int, edits: Sequence[SiteEdit]) -> None:
@@ -53,12 +56,21 @@ class ShardWriter:
             SurgeryError: An edited weight that is not finite.
         """
         stem = f"{self._adapter.layer_names[layer]}."
-        entries = {name: entry for name, entry in self._stored.items() if name.startswith(stem)}
-        changed: dict[str, torch.Tensor] = {}
-        for edit in edits:
-            changed |= _edited(self._adapter.site(layer, edit.kind), edit, entries, self._model)
-        kept = {name: entry.read() for name, entry in entries.items() if name not in changed}
-        self._write(len(self._outside) + layer, kept | changed)
+        new: dict[str, nn.Module] = {}
+        with self._weights.layer(layer), torch.no_grad():
+            for edit in edits:
+                site = self._adapter.site(layer, edit.kind)
+                if len(edit.kept) < site.units or edit.consumer_bias is not None:
+                    new |= edited_modules(self._model, site, edit)
+            replaced = tuple(f"{name}." for name in new)
+            tensors = {
+                name: self._model.get_parameter(name)
+                for name in self._stored
+                if name.startswith(stem) and not name.startswith(replaced)
+            }
+        for name, module in new.items():
+            tensors |= {f"{name}.{key}": value for key, value in module.named_parameters()}
+        self._write(len(self._outside) + layer, tensors)
 
     def finish(self, **notes: str) -> None:
         """Write what is outside the layers, and the index; both get these notes as metadata."""
@@ -67,17 +79,17 @@ class ShardWriter:
         sizes = {"total_parameters": self._parameters, "total_size": self._bytes}
         index = {
             "metadata": {**notes, **sizes},
-            "weight_map": dict(sorted(self._places.items())),
+            "weight_map": dict(sorted(self.places.items())),
         }
         text = json.dumps(index, indent=2, sort_keys=True)
         (self._folder / INDEX_FILE).write_text(text + "\n", encoding="utf-8")
 
-    def _write(self, number: int, tensors: dict[str, torch.Tensor], **notes: str) -> None:
+    def _write(self, number: int, tensors: Mapping[str, torch.Tensor], **notes: str) -> None:
         tensors = {key: tensor for key, tensor in tensors.items() if tensor.numel()}
         name = f"model-{number + 1:05d}-of-{self._count:05d}.safetensors"
         save_file(tensors, self._folder / name, metadata={"format": "pt", **notes})
         for key, tensor in tensors.items():
-            self._places[key] = name
+            self.places[key] = name
             self._bytes += tensor.nbytes
             self._parameters += tensor.numel()
 
@@ -93,30 +105,3 @@ def _groups(entries: dict[str, TensorEntry]) -> list[dict[str, TensorEntry]]:
         groups[-1][name] = entry
         size += entry.nbytes
     return groups
-
-
-def _edited(
-    site: Site, edit: SiteEdit, entries: dict[str, TensorEntry], model: nn.Module
-) -> dict[str, torch.Tensor]:
-    """The new tensors of a site's producers and consumer, by name; none where nothing changes."""
-    if len(edit.kept) == site.units and edit.consumer_bias is None:
-        return {}
-    new: dict[str, torch.Tensor] = {}
-    for producer in site.producers:
-        rows = producer.kept_rows(site.units, edit.kept)
-        for key in ("weight", "bias"):
-            entry = entries.get(f"{producer.module}.{key}")
-            if entry is not None:
-                module = model.get_submodule(producer.module)
-                cut = as_matrix(module, entry.read())[rows]
-                new[f"{producer.module}.{key}"] = as_matrix(module, cut).contiguous()
-    like = entries.get(f"{site.consumer}.weight") or entries[f"{site.consumer}.bias"]
-    for key, tensor in (("weight", edit.consumer_weight), ("bias", edit.consumer_bias)):
-        if tensor is None:
-            continue
-        tensor = as_matrix(model.get_submodule(site.consumer), tensor)
-        tensor = tensor.to(device="cpu", dtype=like.dtype).contiguous()
-        if not bool(torch.isfinite(tensor).all()):
-            raise SurgeryError(f"{site.name}: the new consumer {key} is not finite in {like.dtype}")
-        new[f"{site.consumer}.{key}"] = tensor
-    return new

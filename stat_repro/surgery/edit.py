@@ -88,12 +88,19 @@ def _check_edit(site: Site, edit: SiteEdit, consumer: Projection) -> None:
                 f"{site.name}: expected a consumer {what} of shape {shapes[what]} for {len(kept)} "
                 f"kept units of {width} columns; got {tuple(tensor.shape)}"
             )
-        if not bool(torch.isfinite(tensor).all()):
-            raise SurgeryError(f"{site.name}: the new consumer {what} is not finite")
 
 
-def _edited_modules(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, nn.Module]:
-    """The new producers and the new consumer of a site, by module name."""
+def edited_modules(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, nn.Module]:
+    """The new producers and the new consumer of a site, by module name.
+
+    Args:
+        model: Has weights at least there.
+        site: The site.
+        edit: Its edit.
+
+    Raises:
+        SurgeryError: An edit that does not fit, or is not finite in the consumer's type.
+    """
     consumer = linear(model, site.consumer)
     _check_edit(site, edit, consumer)
     new: dict[str, nn.Module] = {}
@@ -108,6 +115,11 @@ def _edited_modules(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, n
         numbered.__dict__["head_numbers"] = tuple(numbers[unit] for unit in edit.kept)
     bias = consumer.bias if edit.consumer_bias is None else edit.consumer_bias
     new[site.consumer] = _resized(consumer, edit.consumer_weight, bias)
+    for what, tensor in new[site.consumer].named_parameters():
+        if not bool(torch.isfinite(tensor).all()):
+            raise SurgeryError(
+                f"{site.name}: the new consumer {what} is not finite in {tensor.dtype}"
+            )
     return new
 
 
@@ -149,7 +161,7 @@ def temporarily_pruned(
     with torch.no_grad():
         for site in sites:
             if (edit := by_site.get((site.layer, site.kind))) is not None:
-                new |= _edited_modules(model, site, edit)
+                new |= edited_modules(model, site, edit)
     previous = {name: model.get_submodule(name) for name in new}
     try:
         _replace(model, new)
@@ -275,7 +287,7 @@ def prune_model(
                     f"one that keeps {list(edit.kept)}"
                 )
             if edit is not None:
-                new |= _edited_modules(model, site, edit)
+                new |= edited_modules(model, site, edit)
         names = [site.consumer for site in adapter.sites]
         biased = [n for n in names if new.get(n, linear(model, n)).bias is not None]
         pruned = empty_pruned_model(model, adapter, plan, biased)
