@@ -88,71 +88,30 @@ class GlueTask:
 
 
 _ENTAILMENT = ("entailment", "not_entailment")
-_MNLI = GlueTask(
-    subset="mnli",
-    folder="MNLI",
-    first=("premise", "sentence1"),
-    second=("hypothesis", "sentence2"),
-    classes=("entailment", "neutral", "contradiction"),
-    rows=(392_702, 9_815),
-    label=("label", "gold_label"),
-    genres="_matched",
-    disputed_order=True,
-)
+_MNLI = GlueTask("mnli", "MNLI", ("premise", "sentence1"), (392_702, 9_815),
+                 ("hypothesis", "sentence2"), ("entailment", "neutral", "contradiction"),
+                 label=("label", "gold_label"), genres="_matched", disputed_order=True)  # fmt: skip
+# On the hub and in the release, first sentence, examples, second sentence, classes, the rest.
 GLUE_TASKS: dict[str, GlueTask] = {
     "mnli": _MNLI,
     "mnli_mismatched": replace(_MNLI, rows=(392_702, 9_832), genres="_mismatched"),
-    "qqp": GlueTask(
-        subset="qqp",
-        folder="QQP",
-        first=("question1",),
-        second=("question2",),
-        classes=("not_duplicate", "duplicate"),
-        rows=(363_846, 40_430),
-        label=("label", "is_duplicate"),
-        metrics=("accuracy", "f1"),
-    ),
+    "qqp": GlueTask("qqp", "QQP", ("question1",), (363_846, 40_430), ("question2",),
+                    ("not_duplicate", "duplicate"), label=("label", "is_duplicate"),
+                    metrics=("accuracy", "f1")),
     "qnli": GlueTask("qnli", "QNLI", ("question",), (104_743, 5_463), ("sentence",), _ENTAILMENT),
-    "sst2": GlueTask(
-        subset="sst2",
-        folder="SST-2",
-        first=("sentence",),
-        classes=("negative", "positive"),
-        rows=(67_349, 872),
-        headerless=("sentence", "label"),
-    ),
-    "stsb": GlueTask(
-        subset="stsb",
-        folder="STS-B",
-        first=("sentence1",),
-        second=("sentence2",),
-        rows=(5_749, 1_500),
-        label=("label", "score"),
-        metrics=("pearson", "spearman"),
-        headerless=("sentence1", "sentence2", "label"),
-        copy="stsb-en-",
-    ),
-    "mrpc": GlueTask(
-        subset="mrpc",
-        folder="MRPC",
-        first=("sentence1", "#1 String"),
-        second=("sentence2", "#2 String"),
-        classes=("not_equivalent", "equivalent"),
-        rows=(3_668, 408),
-        label=("label", "Quality"),
-        metrics=("accuracy", "f1"),
-    ),
-    "cola": GlueTask(
-        subset="cola",
-        folder="CoLA",
-        first=("sentence",),
-        classes=("unacceptable", "acceptable"),
-        rows=(8_551, 1_043),
-        metrics=("matthews",),
-        headerless=("source", "label", "original judgement", "sentence"),
-    ),
+    "sst2": GlueTask("sst2", "SST-2", ("sentence",), (67_349, 872),
+                     classes=("negative", "positive"), headerless=("sentence", "label")),
+    "stsb": GlueTask("stsb", "STS-B", ("sentence1",), (5_749, 1_500), ("sentence2",),
+                     label=("label", "score"), metrics=("pearson", "spearman"),
+                     headerless=("sentence1", "sentence2", "label"), copy="stsb-en-"),
+    "mrpc": GlueTask("mrpc", "MRPC", ("sentence1", "#1 String"), (3_668, 408),
+                     ("sentence2", "#2 String"), ("not_equivalent", "equivalent"),
+                     label=("label", "Quality"), metrics=("accuracy", "f1")),
+    "cola": GlueTask("cola", "CoLA", ("sentence",), (8_551, 1_043),
+                     classes=("unacceptable", "acceptable"), metrics=("matthews",),
+                     headerless=("source", "label", "original judgement", "sentence")),
     "rte": GlueTask("rte", "RTE", ("sentence1",), (2_490, 277), ("sentence2",), _ENTAILMENT),
-}
+}  # fmt: skip
 
 
 def glue_task(config: DatasetConfig) -> GlueTask:
