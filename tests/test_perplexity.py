@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,12 +10,7 @@ from scipy.special import log_softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stat_repro.evaluation import perplexity as perplexity_module
-from stat_repro.evaluation.evaluate import evaluate_language
-from stat_repro.evaluation.perplexity import (
-    DenseModelError,
-    compare_language_models,
-    perplexity_of,
-)
+from stat_repro.evaluation.perplexity import DenseModelError, evaluate_language, perplexity_of
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -23,6 +19,15 @@ VOCABULARY = 50
 
 def means(values):
     return {name: float(value.mean(dtype="float64")) for name, value in values.items()}
+
+
+def compare_language_models(dense, pruned, windows, batch_size=4):
+    """The metrics of a comparison under names of their own."""
+    metrics = evaluate_language(dense, pruned, windows, {}, batch_size).metrics
+    found = {f"{who}_{name}": v for who in ("dense", "pruned") for name, v in metrics[who].items()}
+    protocol = metrics["protocol"]
+    counts = {"tokens": protocol["predicted_tokens"], "windows": protocol["windows"]}
+    return SimpleNamespace(**found, **metrics["fidelity"], **counts)
 
 
 def _llama(seed, dtype=torch.float32):

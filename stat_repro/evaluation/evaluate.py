@@ -1,4 +1,4 @@
-"""Task metrics or perplexity of both models, fidelity, and the protocol that defines them."""
+"""Task metrics of both models, fidelity, and the protocol that defines them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
-from stat_repro.evaluation.example_values import Evaluation, compact, sentence_values
+from stat_repro.evaluation.example_values import Evaluation, sentence_values
 from stat_repro.evaluation.fidelity import classification_fidelity, regression_fidelity
-from stat_repro.evaluation.perplexity import compare_language_models
 from stat_repro.evaluation.predictions import predicted_classes
 from stat_repro.metrics import load_metric
 
@@ -93,46 +92,3 @@ def evaluate_task(
         "protocol": {**protocol, **(conventions or {})},
     }
     return Evaluation(metrics, sentence_values(dense_logits, pruned_logits, references, task))
-
-
-def evaluate_language(
-    dense: nn.Module,
-    pruned: nn.Module,
-    windows: Tensor,
-    text: Mapping[str, Any],
-    batch_size: int = 4,
-) -> Evaluation:
-    """Perplexity of both models, and fidelity of the pruned one.
-
-    Args:
-        dense: Reference model.
-        pruned: Pruned model.
-        windows: Token ids, (N, W).
-        text: What the windows were cut from and how (`split`, `join`, ...), for the protocol.
-        batch_size: Windows per forward pass at most.
-
-    Returns:
-        Metrics: `dense` and `pruned` (`perplexity`, `nll`; inf for a model with outputs that are
-        not finite), `fidelity` (`kl`, `agreement`, per predicted token), `protocol`. Values per
-        window: see `LanguageComparison.per_window`.
-
-    Raises:
-        DenseModelError: The dense model's logits are not finite.
-        ValueError: No windows, windows too short, or vocabularies that differ.
-    """
-    label = "evaluating dense and pruned"
-    scores = compare_language_models(dense, pruned, windows, batch_size, label)
-    metrics = {
-        "dense": {"perplexity": scores.dense_perplexity, "nll": scores.dense_nll},
-        "pruned": {"perplexity": scores.pruned_perplexity, "nll": scores.pruned_nll},
-        "fidelity": {"kl": scores.kl, "agreement": scores.agreement},
-        "protocol": {
-            "task": "language_modeling",
-            "windows": scores.windows,
-            "tokens_per_window": windows.shape[1],
-            "predicted_tokens": scores.tokens,
-            **text,
-            "context": "every window on its own; its first token is not predicted",
-        },
-    }
-    return Evaluation(metrics, compact(scores.per_window))

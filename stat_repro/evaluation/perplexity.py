@@ -8,14 +8,13 @@ log-likelihood runs over all predicted tokens of all windows, and its exponentia
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stat_repro.evaluation.example_values import Evaluation, compact
 from stat_repro.evaluation.predictions import device_of
 from stat_repro.models.modes import evaluating
 from stat_repro.progress import Progress
@@ -37,41 +36,6 @@ def perplexity_of(nll: float) -> float:
         return math.exp(nll)
     except OverflowError:
         return math.inf
-
-
-@dataclass(frozen=True)
-class LanguageComparison:
-    """Scores of the dense and the pruned model on the same windows.
-
-    Attributes:
-        dense_nll: Mean negative log-likelihood per predicted token of the dense model, in nats.
-        pruned_nll: The same of the pruned model; inf if an output is not finite.
-        kl: Mean over the predicted tokens of KL(dense || pruned), in nats; inf likewise.
-        agreement: Share of predicted tokens where both models have the same most likely token.
-        tokens: Number of predicted tokens.
-        windows: Number of windows.
-        per_window: `dense_nll`, `nll` (of the pruned model), `kl` and `agree` of every window, each
-            a mean over its predicted tokens, float64 (N). All windows have equally many, so that
-            the values above are means over the windows.
-    """
-
-    dense_nll: float
-    pruned_nll: float
-    kl: float
-    agreement: float
-    tokens: int
-    windows: int
-    per_window: dict[str, NDArray[np.float64]]
-
-    @property
-    def dense_perplexity(self) -> float:
-        """exp(dense_nll)."""
-        return perplexity_of(self.dense_nll)
-
-    @property
-    def pruned_perplexity(self) -> float:
-        """exp(pruned_nll)."""
-        return perplexity_of(self.pruned_nll)
 
 
 def _check_windows(windows: Tensor, batch_size: int) -> None:
@@ -142,13 +106,13 @@ def _compare_chunk(dense: Tensor, pruned: Tensor, targets: Tensor, place: str) -
     )
 
 
-def compare_language_models(
+def evaluate_language(
     dense: nn.Module,
     pruned: nn.Module,
     windows: Tensor,
+    text: Mapping[str, Any],
     batch_size: int = 4,
-    label: str = "comparing the language models",
-) -> LanguageComparison:
+) -> Evaluation:
     """Perplexity of both models, KL and agreement per predicted token, in one pass over the text.
 
     Both models see the same batch before the next one, so that no logits are stored. A pruned
@@ -159,11 +123,16 @@ def compare_language_models(
         dense: Reference model.
         pruned: Model that is compared with it; may be on another device.
         windows: Token ids, (N, W).
+        text: What the windows were cut from and how (`split`, `join`, ...), for the protocol.
         batch_size: Windows per forward pass at most; does not change the result beyond rounding.
-        label: What the progress line says.
 
     Returns:
-        The comparison; log-softmax in float32 whatever the data types, sums in float64.
+        Metrics: `dense` and `pruned` (`perplexity`, `nll`: mean negative log-likelihood per
+        predicted token, in nats), `fidelity` (`kl` from dense to pruned in nats, `agreement`: share
+        with the same most likely token; means over the predicted tokens), `protocol`. Values per
+        window: `dense_nll`, `nll` (of the pruned model), `kl` and `agree`, each a mean over its
+        predicted tokens. All windows have equally many, so that the metrics are means over them.
+        Log-softmax in float32 whatever the data types, sums in float64.
 
     Raises:
         DenseModelError: The dense model's logits are not finite.
@@ -176,7 +145,7 @@ def compare_language_models(
         evaluating(dense),
         evaluating(pruned),
         torch.inference_mode(),
-        Progress(label, count, "windows") as progress,
+        Progress("evaluating dense and pruned", count, "windows") as progress,
     ):
         for batch in _window_batches(dense, windows, batch_size):
             dense_logits = _next_token_logits(dense, batch)
@@ -196,7 +165,20 @@ def compare_language_models(
                 sums[number] += chunk.cpu()
             progress.advance(len(batch))
     tokens = count * (window - 1)
-    dense_nll, pruned_nll, kl, agreement = (sums.sum(dim=0) / tokens).tolist()
+    dense_nll, nll, kl, agreement = (sums.sum(dim=0) / tokens).tolist()
+    metrics = {
+        "dense": {"perplexity": perplexity_of(dense_nll), "nll": dense_nll},
+        "pruned": {"perplexity": perplexity_of(nll), "nll": nll},
+        "fidelity": {"kl": kl, "agreement": agreement},
+        "protocol": {
+            "task": "language_modeling",
+            "windows": count,
+            "tokens_per_window": window,
+            "predicted_tokens": tokens,
+            **text,
+            "context": "every window on its own; its first token is not predicted",
+        },
+    }
     columns = (sums / (window - 1)).T.numpy()
     per_window = dict(zip(("dense_nll", "nll", "kl", "agree"), columns, strict=True))
-    return LanguageComparison(dense_nll, pruned_nll, kl, agreement, tokens, count, per_window)
+    return Evaluation(metrics, compact(per_window))

@@ -12,8 +12,8 @@ from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
 from stat_repro.data.batching import window_batches
 from stat_repro.data.text_data import TextData
 from stat_repro.data.windows import TokenWindows, check_window, token_windows
-from stat_repro.evaluation.evaluate import evaluate_language
 from stat_repro.evaluation.example_values import Evaluation
+from stat_repro.evaluation.perplexity import evaluate_language
 from stat_repro.evaluation.zero_shot import ZeroShotScores, evaluate_zero_shot
 from stat_repro.evaluation.zero_shot_tasks import load_tasks
 from stat_repro.workloads.base import CalibrationSet, digest_of, drawn_indices
