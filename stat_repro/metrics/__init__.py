@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import evaluate
 
-from stat_repro.metrics.modules import METRICS
+from stat_repro.metrics.modules import METRICS, TaskMetric
 
 
 def load_metric(name: str) -> evaluate.Metric:
@@ -24,4 +24,4 @@ def load_metric(name: str) -> evaluate.Metric:
     """
     if name not in METRICS:
         raise ValueError(f"metric: expected one of {', '.join(METRICS)}; got {name!r}")
-    return METRICS[name](keep_in_memory=True)
+    return TaskMetric(name)
