@@ -10,7 +10,7 @@ from pico_models import PICO_HEADS, PICO_NAMES, pico_batches, pico_model, pico_o
 from pico_surgery import pruned_of, whole
 from torch import nn
 
-import stat_repro
+import stat_repro.api
 from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.surgery.rebuilding import checked_adapter
 

@@ -32,8 +32,6 @@ class Site:
         producers: Modules whose rows are cut.
         consumer: Dotted name of the projection whose columns are cut.
         macs_per_unit: Multiply-accumulates per token of one unit in producers and consumer.
-        macs_per_unit_and_key: Further multiply-accumulates per token and attended position
-            (scores and weighted sum of attention; 0 for neurons).
         params_per_unit: Parameters of one unit in producers and consumer.
         queries_per_unit: Query heads of one unit; 0 for neurons.
     """
@@ -45,9 +43,16 @@ class Site:
     producers: tuple[Producer, ...]
     consumer: str
     macs_per_unit: int
-    macs_per_unit_and_key: int
     params_per_unit: int
     queries_per_unit: int = 0
+
+    @property
+    def macs_per_unit_and_key(self) -> int:
+        """Multiply-accumulates of one unit per token and attended position, beside the others.
+
+        Scores and weighted sum of attention; 0 for neurons.
+        """
+        return 2 * self.width if self.kind == "attention" else 0
 
     @property
     def key(self) -> tuple[int, SiteKind]:
@@ -81,7 +86,6 @@ class Adapter:
         model_type: `config.model_type` of the model.
         decoder: Whether the model is a causal decoder.
         backbone: Dotted name of the model without its task head ("" if it has no head).
-        num_layers: Transformer layers.
         sites: All sites by layer, attention before FFN.
         layer_names: Dotted names of the transformer layers.
         pre_norm: Whether a layer adds to the stream that it reads, with its norms inside the
@@ -93,12 +97,16 @@ class Adapter:
     model_type: str
     decoder: bool
     backbone: str
-    num_layers: int
     sites: tuple[Site, ...]
     layer_names: tuple[str, ...]
     pre_norm: bool
     norm_behind: bool
     norms: tuple[tuple[str, ...], ...]
+
+    @property
+    def num_layers(self) -> int:
+        """Transformer layers."""
+        return len(self.layer_names)
 
     def of_kind(self, kind: SiteKind) -> tuple[Site, ...]:
         """Sites of one kind, first layer first."""
@@ -153,59 +161,37 @@ def _site(
         raise UnsupportedModelError(
             f"{consumer}: expected {units} units of {width} columns; got {reader.in_features}"
         )
-    return Site(
-        layer=layer,
-        kind=kind,
-        units=units,
-        width=width,
-        producers=producers,
-        consumer=consumer,
-        macs_per_unit=macs + width * reader.out_features,
-        macs_per_unit_and_key=2 * width if kind == "attention" else 0,
-        params_per_unit=params + width * reader.out_features,
-        queries_per_unit=queries,
-    )
+    read = width * reader.out_features
+    return Site(layer, kind, units, width, producers, consumer, macs + read, params + read, queries)
 
 
-def _attention_site(model: nn.Module, layout: Layout, name: str, layer: int) -> Site:
-    """Heads, or key/value groups where several query heads share a key/value head."""
+def _sites(model: nn.Module, layout: Layout, layer: int, name: str) -> tuple[Site, Site]:
+    """Attention and FFN of a layer.
+
+    Units are heads, or key/value groups where several query heads share a key/value head; and
+    neurons, the columns that the last projection of the FFN reads.
+    """
+
+    def producers(parts: dict[str, tuple[int, ...]]) -> tuple[Producer, ...]:
+        norms = layout.head_norms
+        return tuple(Producer(f"{name}.{p}", rows, p in norms) for p, rows in parts.items())
+
     config = model.config
     head_dim = getattr(model.get_submodule(f"{name}.{layout.attention}"), layout.head_dim)
-    queries = linear(model, f"{name}.{layout.attention_output}").in_features // head_dim
+    reads_heads = f"{name}.{layout.attention_output}"
+    reads_neurons = f"{name}.{layout.ffn_output}"
+    queries = linear(model, reads_heads).in_features // head_dim
     rows = linear(model, f"{name}.{layout.key_value[0]}").out_features // head_dim
     groups = layout.groups(queries, rows)
     # A layer without heads does not show how many share a group; the config still does.
     heads: int = config.num_attention_heads  # type: ignore[union-attr,assignment]
     per_group_before = heads // getattr(config, "num_key_value_heads", heads)
     per_group = queries // groups if groups else per_group_before
-    parts = layout.attention_parts(per_group * head_dim, head_dim)
-    return _site(
-        model,
-        layer,
-        "attention",
-        units=groups,
-        width=per_group * head_dim,
-        producers=tuple(
-            Producer(f"{name}.{part}", rows, norm=part in layout.head_norms)
-            for part, rows in parts.items()
-        ),
-        consumer=f"{name}.{layout.attention_output}",
-        queries=per_group,
-    )
-
-
-def _ffn_site(model: nn.Module, layout: Layout, name: str, layer: int) -> Site:
-    """Neurons: the columns that the last projection of the FFN reads."""
-    return _site(
-        model,
-        layer,
-        "ffn",
-        units=linear(model, f"{name}.{layout.ffn_output}").in_features,
-        width=1,
-        producers=tuple(
-            Producer(f"{name}.{part}", rows) for part, rows in layout.ffn_parts(1).items()
-        ),
-        consumer=f"{name}.{layout.ffn_output}",
+    width, neurons = per_group * head_dim, linear(model, reads_neurons).in_features
+    of_heads = producers(layout.attention_parts(width, head_dim))
+    return (
+        _site(model, layer, "attention", groups, width, of_heads, reads_heads, per_group),
+        _site(model, layer, "ffn", neurons, 1, producers(layout.ffn_parts(1)), reads_neurons),
     )
 
 
@@ -258,19 +244,14 @@ def adapter_for(model: nn.Module) -> Adapter:
     backbone = next(name for name, module in model.named_modules() if module is base)
     stem = f"{backbone}." if backbone else ""
     layers = model.get_submodule(f"{stem}{layout.layers}")
-    num_layers = len(list(layers.children()))
-    names = tuple(f"{stem}{layout.layers}.{i}" for i in range(num_layers))
-    sites: list[Site] = []
-    for i, name in enumerate(names):
-        sites += [_attention_site(model, layout, name, i), _ffn_site(model, layout, name, i)]
+    names = tuple(f"{stem}{layout.layers}.{i}" for i in range(len([*layers.children()])))
     # Of the OPT family, OPT-350m alone normalises after the sums.
     pre_norm = layout.pre_norm and getattr(model.config, "do_layer_norm_before", True)
     return Adapter(
         model_type=model_type,
         decoder=layout.decoder,
         backbone=backbone,
-        num_layers=num_layers,
-        sites=tuple(sites),
+        sites=tuple(s for i, name in enumerate(names) for s in _sites(model, layout, i, name)),
         layer_names=names,
         pre_norm=pre_norm,
         norm_behind=layout.norm_behind,

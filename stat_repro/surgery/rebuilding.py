@@ -83,19 +83,20 @@ def _differences(expected: nn.Module, model: nn.Module) -> Iterator[tuple[str, A
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         wanted, got = (_parts(modules.get(name)) for modules in (ours, theirs))
         for part in [*wanted, *(part for part in got if part not in wanted)]:
-            if wanted.get(part, "none") != got.get(part, "none"):
-                what = f"{name or 'model'}{part}"
-                yield what, wanted.get(part, "none"), got.get(part, "none")
-        wanted, got = (_settings(modules.get(name)) for modules in (ours, theirs))
-        for key in wanted.keys() & got.keys():
-            if wanted[key] != got[key]:
-                yield f"{name or 'model'}.{key}", wanted[key], got[key]
+            both = part in wanted and part in got
+            expected_here, got_here = wanted.get(part, "none"), got.get(part, "none")
+            # A value that only one of them keeps says nothing of the other.
+            if expected_here != got_here and (both or not part.startswith(".")):
+                yield f"{name or 'model'}{part}", expected_here, got_here
         if name in theirs and not _same_frequencies(theirs[name]):
             yield f"{name}.inv_freq", "other frequencies", "those of an earlier config"
 
 
-def _parts(module: nn.Module | None) -> dict[str, str]:
-    """Class, parameters and buffers of a module, by what to call them behind its name."""
+def _parts(module: nn.Module | None) -> dict[str, Any]:
+    """Class, parameters, buffers and settings of a module, by what to call them behind its name.
+
+    Settings are values that it keeps: its own, or copies of the config's.
+    """
     if module is None:
         return {}
     kind = type(module)
@@ -105,7 +106,7 @@ def _parts(module: nn.Module | None) -> dict[str, str]:
     home = kind.__module__
     if home.endswith((".layers_stat", ".modeling_stat")):
         home = "layers_stat"
-    parts = {"": f"{kind.__qualname__} of {home}"}
+    parts: dict[str, Any] = {"": f"{kind.__qualname__} of {home}"}
     if vars(module).keys() & {"forward"} and not hasattr(module, "_hf_hook"):
         parts["'s forward pass"] = "a replacement"
     for key, value in module._parameters.items():
@@ -114,20 +115,14 @@ def _parts(module: nn.Module | None) -> dict[str, str]:
     for key in module._buffers:
         saved = "not saved" if key in module._non_persistent_buffers_set else "saved"
         parts[f", buffer {key}"] = saved
-    return parts
-
-
-def _settings(module: nn.Module | None) -> dict[str, Any]:
-    """Values that a module keeps: its own, or copies of the config's."""
-    kept: dict[str, Any] = {}
-    for key, value in ({} if module is None else vars(module)).items():
+    for key, value in vars(module).items():
         if key.startswith("_") or key in _NOT_COMPARED:
             continue
         if value is None or isinstance(value, bool | int | float | str | tuple):
-            kept[key] = value
+            parts[f".{key}"] = value
         elif hasattr(value, "__qualname__"):  # a function
-            kept[key] = value.__qualname__
-    return kept
+            parts[f".{key}"] = value.__qualname__
+    return parts
 
 
 def _same_frequencies(module: Any) -> bool:
