@@ -36,12 +36,15 @@ def text_and_tasks_overrides(folder):
     """Running text of the user and a tiny multiple-choice task; a third goes, a layer of three."""
     text = text_overrides(folder)
     tasks = [o for o in zero_shot_overrides(folder) if o.startswith("evaluation.zero_shot.")]
-    return [*text, *tasks, "calibration.examples=4", "ratio=0.3"]
+    return [*text, *tasks, "calibration.examples=4", "ratio=0.3", "pruning=stat,shortgpt"]
 
 
-def one_task_overrides(folder, name, task):
-    """One of the tasks that a study covers; all of them run in `bert_base_glue`."""
-    return [*glue_overrides(folder, name), f"dataset={task}"]
+def one_task_overrides(folder, name, task, methods):
+    """One of the tasks that a study covers, some of its methods.
+
+    All tasks run in `bert_base_glue`, all methods in `methods_minilm`.
+    """
+    return [*glue_overrides(folder, name), f"dataset={task}", f"pruning={methods}"]
 
 
 def calibration_text_overrides(folder):
@@ -54,7 +57,7 @@ def calibration_text_overrides(folder):
 SWEEPS = sorted((ROOT / "experiments" / "sweep").glob("*.yaml"))
 _QUICK_COST = ["cost.repeats=2", "cost.warmup=0", "cost.sequence_length=8"]
 # How each stored sweep becomes tiny: overrides of model and data, and how many points remain of it
-# at one ratio and seed. The variants that a study compares stay.
+# at one ratio and seed. The variants that a study compares stay, except where others run them too.
 SMALL = {
     "ablation_kinds_minilm": (lambda folder: [*sentence_overrides(folder), "ratio=0.2"], 3),
     "ablation_ridge_minilm": (
@@ -86,19 +89,22 @@ SMALL = {
     "cost_minilm": (lambda folder: [*sentence_overrides(folder), *_QUICK_COST], 2),
     "cost_smollm2": (lambda folder: [*text_overrides(folder), *_QUICK_COST], 1),
     "decoder_text": (lambda folder: [*text_overrides(folder), "calibration.examples=4"], 1),
-    "decoder_zero_shot": (text_and_tasks_overrides, 6),
+    "decoder_zero_shot": (text_and_tasks_overrides, 2),
     "distilbert_glue": (lambda folder: glue_overrides(folder, "distilbert"), 9),
     "distilbert_squad": (lambda folder: squad_overrides(folder, "distilbert"), 2),
-    "glue_distilminilm": (lambda folder: one_task_overrides(folder, "distilbert", "stsb"), 7),
+    "glue_distilminilm": (
+        lambda folder: one_task_overrides(folder, "distilbert", "stsb", "stat,flap"),
+        2,
+    ),
     "glue_layers": (
-        lambda folder: [*one_task_overrides(folder, "bert", "cola"), "ratio=0.3"],
+        lambda folder: [*one_task_overrides(folder, "bert", "cola", "shortgpt"), "ratio=0.3"],
         3,
     ),
-    "glue_minilm": (lambda folder: one_task_overrides(folder, "bert", "cola"), 7),
-    "glue_mpnet": (lambda folder: one_task_overrides(folder, "mpnet", "mrpc"), 7),
+    "glue_minilm": (lambda folder: one_task_overrides(folder, "bert", "cola", "stat,fisher"), 2),
+    "glue_mpnet": (lambda folder: one_task_overrides(folder, "mpnet", "mrpc", "stat,magnitude"), 2),
     "glue_tuning_seeds": (
-        lambda folder: [*one_task_overrides(folder, "bert", "rte"), "finetune.seed=1"],
-        6,
+        lambda folder: [*one_task_overrides(folder, "bert", "rte", "stat"), "finetune.seed=1"],
+        2,
     ),
     "llama2_7b_wikitext2": (zero_shot_overrides, 2),
     "methods_distilminilm": (sentence_overrides, 8),
@@ -122,10 +128,10 @@ SMALL = {
         lambda folder: [*squad_file_overrides(folder, "bert"), "calibration.examples=12"],
         1,
     ),
-    "squad_extra": (lambda folder: squad_parts_overrides(folder, "bert"), 6),
+    "squad_extra": (lambda folder: [*squad_parts_overrides(folder, "bert"), "pruning=stat"], 2),
     "stsb_similarity": (
-        lambda folder: [*similarity_overrides(folder), "model.name=one,two,three"],
-        15,
+        lambda folder: [*similarity_overrides(folder), "model.name=one", "pruning=stat,flap"],
+        2,
     ),
     "wikitext2_smollm2": (corpus_overrides, 2),
 }
