@@ -169,7 +169,7 @@ def in_turns(results: Sequence[T]) -> list[T]:
     return [shares[i % size][i // size] for i in range(sum(map(len, shares)))]
 
 
-def spread(items: Sequence[T], work: Callable[[T], R], label: str, unit: str = "sites") -> list[R]:
+def spread(items: Sequence[T], work: Callable[[T], R], label: str) -> list[R]:
     """`work` of every item, item i done by rank i modulo their number; all results everywhere.
 
     Results are exchanged after every turn, so that no rank holds more than one turn twice.
@@ -178,11 +178,10 @@ def spread(items: Sequence[T], work: Callable[[T], R], label: str, unit: str = "
         items: The same on every rank.
         work: What it returns must hold its tensors on the CPU where there are several ranks.
         label: What the progress line says.
-        unit: Plural name of the items.
     """
     place = world()
     results: list[R] = []
-    with Progress(label, len(items), unit) as progress:
+    with Progress(label, len(items), "sites") as progress:
         for start in range(0, len(items), place.size):
             turn = items[start : start + place.size]
             result: Any = work(turn[place.rank]) if place.rank < len(turn) else None

@@ -9,7 +9,7 @@ import torch
 
 from stat_repro.export.errors import ExportError
 from stat_repro.models.loading import load_config, load_model
-from stat_repro.models.modeling_stat import AUTO_CLASSES
+from stat_repro.models.modeling_stat import AUTO_OF
 
 _LISTS = {
     "query_heads_per_layer": "num_attention_heads",
@@ -28,11 +28,9 @@ def load_for_export(folder: Path) -> Any:
     """
     config: Any = load_config(folder)
     architecture = (config.architectures or ["none"])[0]
-    for heads in AUTO_CLASSES.values():
-        for auto, pruned in heads.items():
-            if pruned.__name__ == architecture:
-                return load_model(folder, auto, config.dtype or torch.float32).eval()
-    raise ExportError(f"{folder}: expected a pruned model; got {architecture}")
+    if architecture not in AUTO_OF:
+        raise ExportError(f"{folder}: expected a pruned model; got {architecture}")
+    return load_model(folder, AUTO_OF[architecture], config.dtype or torch.float32).eval()
 
 
 def write_stock(folder: Path, out: Path) -> None:

@@ -212,39 +212,35 @@ def _config_class(stock: Any, layout: Layout, heads: dict[Any, Any]) -> Any:
 
 # What `AutoModelForX.from_pretrained` gives for each config, here and in a saved folder.
 AUTO_CLASSES: dict[Any, dict[Any, Any]] = {}
+# The Auto class of each pruned class, by name: with trust_remote_code the class is a copy.
+AUTO_OF: dict[str, Any] = {}
 # By `config.model_type`, of the stock model and of its pruned form.
 LAYOUTS: dict[str, Layout] = {}
 
 
 def _make_classes() -> None:
-    """Make the classes of all architectures."""
-    for stock_config, layout in ARCHITECTURES.items():
-        heads = _stock_classes(stock_config, layout)
-        config = _config_class(stock_config, layout, heads)
-        AUTO_CLASSES[config] = {
-            auto: _made(stock, _SizesPerLayer, "Pruned", config_class=config)
-            for auto, stock in heads.items()
-        }
-        LAYOUTS.update(dict.fromkeys((stock_config.model_type, config.model_type), layout))
-
-
-def _register() -> None:
-    """Make the Auto classes know the pruned ones, and saving copy this file.
+    """Make the classes of all architectures, known to the Auto classes; saving copies this file.
 
     A copy in a model folder does not take the place of classes that are there already: what else
     the process loads without remote code stays what it was.
     """
     known = hf.models.auto.configuration_auto.CONFIG_MAPPING
-    for config_class, heads in AUTO_CLASSES.items():
-        new = __name__.startswith("stat_repro.") or config_class.model_type not in known
+    for stock_config, layout in ARCHITECTURES.items():
+        heads = _stock_classes(stock_config, layout)
+        config = _config_class(stock_config, layout, heads)
+        new = __name__.startswith("stat_repro.") or config.model_type not in known
         if new:
-            hf.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        config_class.register_for_auto_class()
-        for auto, model_class in heads.items():
+            hf.AutoConfig.register(config.model_type, config, exist_ok=True)
+        config.register_for_auto_class()
+        AUTO_CLASSES[config] = {}
+        for auto, stock in heads.items():
+            model = _made(stock, _SizesPerLayer, "Pruned", config_class=config)
             if new:
-                auto.register(config_class, model_class, exist_ok=True)
-            model_class.register_for_auto_class(auto.__name__)
+                auto.register(config, model, exist_ok=True)
+            model.register_for_auto_class(auto.__name__)
+            AUTO_CLASSES[config][auto] = model
+            AUTO_OF[model.__name__] = auto
+        LAYOUTS.update(dict.fromkeys((stock_config.model_type, config.model_type), layout))
 
 
 _make_classes()
-_register()

@@ -33,7 +33,7 @@ from stat_repro.report import CompressionReport, report_of
 from stat_repro.sharded.skeleton import CheckpointWeights, Skeleton, open_checkpoint
 from stat_repro.sharded.writer import ShardWriter
 from stat_repro.surgery.checkpoint import complete_folder, describe, plan_note
-from stat_repro.surgery.pruned_form import empty_pruned_model, supported_classes
+from stat_repro.surgery.pruned_form import empty_pruned_model
 from stat_repro.surgery.saved_tokenizer import save_tokenizer
 
 log = logging.getLogger("stat_repro")
@@ -124,7 +124,7 @@ def compress_checkpoint(
     where = resolve_device(device)
     watch = Stopwatch(where)
     with watch.stage("compress_s"), complete_folder(Path(output)) as partial:
-        skeleton = open_checkpoint(source, supported_classes(), where)
+        skeleton = open_checkpoint(source, where)
         adapter = adapter_for(skeleton.model)
         batches, _ = read_batches(skeleton.model, batches)
         counts = count_tokens(batches)

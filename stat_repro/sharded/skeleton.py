@@ -15,7 +15,7 @@ from stat_repro.models.adapter import Adapter, layout_of
 from stat_repro.models.loading import load_config, warn_unused
 from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.models.tensor_files import ShardedCheckpoint, TensorEntry, TensorFileError
-from stat_repro.surgery.pruned_form import heads_like
+from stat_repro.surgery.pruned_form import heads_like, supported_classes
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,20 @@ class Skeleton:
         }
 
 
-def open_checkpoint(
-    folder: Path, classes: Mapping[str, type[PreTrainedModel]], device: torch.device
-) -> Skeleton:
+def open_checkpoint(folder: Path, device: torch.device) -> Skeleton:
     """The model that a folder holds, without its weights.
 
     Args:
         folder: Hugging Face folder with safetensors weights, in one file or in several.
-        classes: Model classes by name; `architectures` of the config has to name one of them.
         device: Where the model will run.
 
     Raises:
         ModelLoadError: No usable configuration.
-        UnsupportedModelError: Another class, or quantised weights.
+        UnsupportedModelError: `architectures` of the config names no class that can be pruned, or
+            quantised weights.
         TensorFileError: Tensors that are missing or of another shape.
     """
-    config = load_config(folder)
+    config, classes = load_config(folder), supported_classes()
     names = getattr(config, "architectures", None) or ["none"]
     if names[0] not in classes:
         layout_of(config, str(folder))

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.models.adapter import Adapter, adapter_for
-from stat_repro.models.modeling_stat import AUTO_CLASSES
+from stat_repro.models.modeling_stat import AUTO_OF
 from stat_repro.models.tensor_files import add_metadata
 from stat_repro.paths import RECORD_FILE, without_paths
 from stat_repro.plan import PlanError, PruningPlan
@@ -168,15 +168,13 @@ def load_plan(folder: str | Path) -> PruningPlan:
 
 def auto_class_of(model: PreTrainedModel) -> str:
     """Name of the Auto class that loads a pruned model."""
-    for heads in AUTO_CLASSES.values():
-        for auto, pruned in heads.items():
-            # By name: a model loaded with trust_remote_code has a copy of the class.
-            if type(model).__name__ == pruned.__name__:
-                return auto.__name__
-    raise CheckpointError(
-        f"expected a pruned model (from stat_repro.compress or prune_model); got "
-        f"{type(model).__name__}, which save_pretrained saves"
-    )
+    name = type(model).__name__
+    if name not in AUTO_OF:
+        raise CheckpointError(
+            f"expected a pruned model (from stat_repro.compress or prune_model); got {name}, which "
+            "save_pretrained saves"
+        )
+    return AUTO_OF[name].__name__
 
 
 def _check_counts(adapter: Adapter, plan: PruningPlan) -> None:
