@@ -7,7 +7,8 @@ also table_comparison.*, each variant against a reference; where a study varies 
 examples, rows of a sketch or the ridge also figure_<model>_<dataset>_kl_by_<setting>.*; of the
 benchmark (study speed) a table, where measurements differ in one size only figure_growth.*, and of
 measurements on a GPU figure_gpu_stages.* and figure_inference.*.
-Needs no torch and takes seconds.
+Beside every table lies <table>.sources.csv, which names the runs of every cell, and beside every
+figure its numbers as csv, with the runs of every point. Needs no torch and takes seconds.
 """
 
 from __future__ import annotations
@@ -123,7 +124,8 @@ def build_speed(root: Path, study: str, out: Path) -> list[Path]:
     """
     records = results.load_speed(root)
     table, notes = reporting.speed_table(records), reporting.speed_notes(records)
-    files = _write(out / study / "table", table, study, notes, reporting.noted_csv(table, notes))
+    texts = (notes, reporting.noted_csv(table, notes), reporting.speed_sources(records))
+    files = _write(out / study / "table", table, study, *texts)
     for data, draw in (
         (reporting.growth_data(records), reporting.draw_growth),
         (reporting.stages_data(records), reporting.draw_stages),
@@ -160,15 +162,16 @@ def _tables(frame: pd.DataFrame, study: str, folder: Path) -> list[Path]:
         *(f"protocol of {line}" for line in reporting.protocol_lines(frame)),
         *reporting.record_lines(frame),
     ]
-    return _write(folder / "table", table, study, notes, reporting.to_csv(frame, notes))
+    texts = (notes, reporting.to_csv(frame, notes), reporting.table_sources(frame))
+    return _write(folder / "table", table, study, *texts)
 
 
 def _costs(frame: pd.DataFrame, study: str, folder: Path) -> list[Path]:
     """Tables and figures of the runs whose costs were measured."""
     table = reporting.cost_table(frame)
     notes = [*reporting.cost_notes(frame), *reporting.record_lines(frame)]
-    csv = reporting.cost_csv(frame, notes)
-    files = _write(folder / "table_cost", table, f"{study}, measured cost", notes, csv)
+    texts = (notes, reporting.cost_csv(frame, notes), reporting.cost_sources(frame))
+    files = _write(folder / "table_cost", table, f"{study}, measured cost", *texts)
     return files + _drawn(folder, reporting.draw_costs, reporting.cost_figure_data(frame))
 
 
@@ -185,16 +188,19 @@ def _comparison(
     made_from = reporting.record_lines(results.to_frame(records))
     notes = [*reporting.comparison_notes(comparisons), *made_from]
     csv = reporting.comparison_csv(comparisons, notes)
-    title = f"{stored.name}, paired comparison"
-    return _write(folder / "table_comparison", table, title, notes, csv)
+    title, sources = f"{stored.name}, paired comparison", reporting.comparison_sources(comparisons)
+    return _write(folder / "table_comparison", table, title, notes, csv, sources)
 
 
-def _write(stem: Path, table: pd.DataFrame, title: str, notes: list[str], csv: str) -> list[Path]:
-    """The three spellings of a table, `<stem>.md`, `.tex` and `.csv`."""
+def _write(
+    stem: Path, table: pd.DataFrame, title: str, notes: list[str], csv: str, sources: pd.DataFrame
+) -> list[Path]:
+    """The three spellings of a table, `<stem>.md`, `.tex` and `.csv`, and the runs behind it."""
     texts = {
         ".md": reporting.to_markdown(table, title, notes),
         ".tex": reporting.to_latex(table, title, notes),
         ".csv": csv,
+        ".sources.csv": reporting.noted_csv(sources, []),
     }
     for ending, text in texts.items():
         reporting.replace_file(stem.with_suffix(ending), text.encode())
@@ -217,6 +223,8 @@ def _drawn(folder: Path, draw: Callable[[Any], Any], figures: Sequence[Any]) -> 
     files = []
     for data in figures:
         files += reporting.save(draw(data), folder / data.name, data.records)
+        files.append(folder / f"{data.name}.csv")
+        reporting.replace_file(files[-1], reporting.noted_csv(data.table(), []).encode())
     return files
 
 

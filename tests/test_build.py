@@ -52,8 +52,8 @@ def test_build_is_complete_and_the_same_every_time(
     first = outputs(tmp_path / "a" / "made_up")
     names = [f"figure_pico_reviews_{q}" for q in ("accuracy", "kl", "agreement")]
     names += [f"figure_pico_prose_{q}" for q in ("perplexity", "kl", "agreement")]
-    figures = {f"{name}.{ending}" for name in names for ending in ("pdf", "png")}
-    assert set(first) == {"table.md", "table.tex", "table.csv", *figures}
+    figures = {f"{name}.{ending}" for name in names for ending in ("pdf", "png", "csv")}
+    assert set(first) == {"table.md", "table.tex", "table.csv", "table.sources.csv", *figures}
     for name in ("table.md", "table.tex", "table.csv"):
         text = first[name].decode()
         assert all(record.run_id in text.replace("\\_", "_") for record in records)
@@ -83,9 +83,11 @@ def test_build_adds_costs_of_the_runs_that_measured_them(tmp_path: Path, build: 
     assert build.main(arguments) == 0
     files = outputs(tmp_path / "out" / "made_up")
     assert {name for name in files if "cost" in name or "speedup" in name} == {
-        *(f"table_cost.{ending}" for ending in ("md", "tex", "csv")),
-        *(f"figure_pico_reviews_speedup.{ending}" for ending in ("pdf", "png")),
+        *(f"table_cost.{ending}" for ending in ("md", "tex", "csv", "sources.csv")),
+        *(f"figure_pico_reviews_speedup.{ending}" for ending in ("pdf", "png", "csv")),
     }
+    for name in ("table_cost.sources.csv", "figure_pico_reviews_speedup.csv"):
+        assert files[name].decode().endswith(f",{record.run_id}\n")
     text = files["table_cost.md"].decode()
     assert "1.25 (1.15 to 1.45)" in text
     assert f"record {record.run_id}" in text
@@ -102,7 +104,7 @@ def test_build_compares_variants_that_have_values_per_example(
     arguments = ["--results", str(tmp_path / "results"), "--out"]
     assert build.main([*arguments, str(tmp_path / "a")]) == 0
     first = outputs(tmp_path / "a" / "made_up")
-    names = {f"table_comparison.{ending}" for ending in ("md", "tex", "csv")}
+    names = {f"table_comparison.{ending}" for ending in ("md", "tex", "csv", "sources.csv")}
     assert {name for name in first if "comparison" in name} == names
     text = first["table_comparison.md"].decode()
     assert "reference of reviews (pico): STAT" in text

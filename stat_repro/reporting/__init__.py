@@ -8,6 +8,7 @@ from stat_repro.reporting.comparison import compare
 from stat_repro.reporting.comparison_table import (
     comparison_csv,
     comparison_notes,
+    comparison_sources,
     comparison_table,
 )
 from stat_repro.reporting.cost_figures import cost_figure_data, draw_costs
@@ -15,6 +16,7 @@ from stat_repro.reporting.costs import (
     cost_csv,
     cost_notes,
     cost_points,
+    cost_sources,
     cost_table,
     measured_runs,
 )
@@ -33,11 +35,12 @@ from stat_repro.reporting.points import (
     record_lines,
 )
 from stat_repro.reporting.setting_figures import draw_setting, setting_figures
-from stat_repro.reporting.speed_table import speed_notes, speed_table
+from stat_repro.reporting.speed_table import speed_notes, speed_sources, speed_table
 from stat_repro.reporting.tables import (
     noted_csv,
     result_table,
     summary_table,
+    table_sources,
     to_csv,
     to_latex,
     to_markdown,

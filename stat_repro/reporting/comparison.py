@@ -40,6 +40,8 @@ class Comparison:
         reference: Label of the reference.
         variant: Label of the variant.
         ratio: Ratio of both.
+        run_ids: Runs of the variant that were compared, seed by seed.
+        reference_ids: Those of the reference.
         seeds: Calibration seeds that both have, with values per example.
         examples: Evaluated examples N; 0 where left out.
         macs: Mean difference of the shares of MACs kept; None without common seeds.
@@ -58,6 +60,8 @@ class Comparison:
     reference: str
     variant: str
     ratio: float
+    run_ids: tuple[str, ...] = ()
+    reference_ids: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     examples: int = 0
     macs: float | None = None
@@ -181,6 +185,8 @@ def _point(
     left, right = ([side[s].record for s in kept or common] for side in sides)
     whole = any(fairness.removes_blocks(record) for record in (*left, *right))
     named = replace(empty, macs=fairness.mac_difference(left, right), whole_blocks=whole)
+    ids = [tuple(record.run_id for record in one) for one in (left, right)]
+    named = replace(named, reference_ids=ids[0], run_ids=ids[1])
     if not kept:
         return replace(named, left_out="no values per example")
     reasons = [fairness.identity_difference(a, b) for a, b in zip(left, right, strict=True)]

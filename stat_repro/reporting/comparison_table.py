@@ -12,6 +12,7 @@ import pandas as pd
 
 from stat_repro.reporting.bootstrap import CONFIDENCE, RESAMPLES, Estimate
 from stat_repro.reporting.comparison import MEASURED, Comparison
+from stat_repro.reporting.figure_data import joined_ids
 from stat_repro.reporting.styles import QuantityStyle, quantity_style
 from stat_repro.reporting.tables import MISSING, noted_csv
 
@@ -50,6 +51,16 @@ def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
     lines = [f"reference of {data} ({model}): {label}" for data, model, label in references]
     note = [_BLOCKS] if any(one.whole_blocks for one in comparisons) else []
     return [*lines, *_NOTES, *note]
+
+
+def comparison_sources(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """The runs that every row of `comparison_table` was made from, seed by seed."""
+    names = ("model", "dataset", "reference", "variant", "ratio")
+    return pd.DataFrame(
+        {name: getattr(one, name) for name in names}
+        | {"run_ids": joined_ids(one.run_ids), "reference_run_ids": joined_ids(one.reference_ids)}
+        for one in comparisons
+    )
 
 
 def comparison_csv(comparisons: Sequence[Comparison], notes: Sequence[str]) -> str:

@@ -80,6 +80,7 @@ def _series(points: pd.DataFrame) -> StyledLine:
     points = points.sort_values("ideal", ascending=False, kind="stable")
     return StyledLine(
         label=points.iloc[0]["variant"],
+        run_ids=tuple(points["run_ids"]),
         style=points.iloc[0]["style"],
         x=tuple(_PERCENT / points["ideal"]),
         y=tuple(points["speedup"]),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from stat_repro.reporting.figure_data import joined_ids
 from stat_repro.reporting.tables import noted_csv
 from stat_repro.reporting.variants import with_variants
 
@@ -40,8 +41,9 @@ def cost_points(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per variant, ratio, device, batch size and length, over the runs that measured it.
 
     Columns: what makes the point (`tokens` per example; `device` by its name, with CPU threads),
-    `n` runs, `warmup` and `repeats`; means in the record's units, each `_dense` and `_pruned`:
-    `params`, `size_bytes`, `macs_per_token`, `latency_s`, `tokens_per_s`, `peak_memory_bytes`;
+    `n` runs and their `run_ids`, `warmup` and `repeats`; means in the record's units, each `_dense`
+    and `_pruned`: `params`, `size_bytes`, `macs_per_token`, `latency_s`, `tokens_per_s`,
+    `peak_memory_bytes`;
     `speedup` with `speedup_low` (smallest lower quartile) and `speedup_high` (largest upper one);
     `ideal` and `bound`, the speed-ups that the MACs of the whole model and of the prunable part
     would give; `prunable_share` of the dense model's MACs; `style`, `order`.
@@ -56,10 +58,11 @@ def cost_points(frame: pd.DataFrame) -> pd.DataFrame:
     points = []
     for key, group in pd.DataFrame(rows).groupby(_POINT, sort=False):
         first = group.iloc[0]
-        numbers = group.drop(columns=[*_POINT, *_OF_THE_FIRST])
+        numbers = group.drop(columns=[*_POINT, *_OF_THE_FIRST, "run_id"])
         points.append(
             dict(zip(_POINT, key, strict=True))
-            | {"n": len(group), **{name: first[name] for name in _OF_THE_FIRST}}
+            | {"n": len(group), "run_ids": tuple(sorted(group["run_id"]))}
+            | {name: first[name] for name in _OF_THE_FIRST}
             | {name: statistics.fmean(column) for name, column in numbers.items()}
             | {"speedup_low": numbers["speedup_low"].min()}
             | {"speedup_high": numbers["speedup_high"].max()}
@@ -86,9 +89,15 @@ def cost_notes(frame: pd.DataFrame) -> list[str]:
     ]
 
 
+def cost_sources(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs that every row of `cost_table` was made from."""
+    points = cost_points(frame)
+    return points[_POINT].assign(run_ids=points["run_ids"].map(joined_ids))
+
+
 def cost_csv(frame: pd.DataFrame, notes: Sequence[str]) -> str:
     """The numbers behind `cost_table`; the notes are lines that start with `#`."""
-    return noted_csv(cost_points(frame).drop(columns=["style", "order"]), notes)
+    return noted_csv(cost_points(frame).drop(columns=["style", "order", "run_ids"]), notes)
 
 
 def _measured(run: Any) -> list[dict[str, Any]]:
@@ -110,7 +119,7 @@ def _measured(run: Any) -> list[dict[str, Any]]:
             both[f"peak_memory_bytes_{which}"] = entry["peak_memory_bytes"][which]
         rows.append(
             {
-                **{key: run[key] for key in (*_POINT[:4], "order", "style")},
+                **{key: run[key] for key in (*_POINT[:4], "order", "style", "run_id")},
                 # Times of two machines are never put together.
                 "device": entry["processor"] + words,
                 "batch": entry["batch_size"],

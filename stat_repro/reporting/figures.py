@@ -31,6 +31,8 @@ class Series(StyledLine):
         left_out: Ratios whose value is not finite; they have no point.
     """
 
+    COLUMNS = (*StyledLine.COLUMNS, "n", "ratios")
+
     n: tuple[int, ...]
     ratios: tuple[float, ...]
     left_out: tuple[float, ...]
@@ -119,6 +121,7 @@ def _series(group: pd.DataFrame, scale: float) -> Series:
     drawn = group[group["not_finite"] == 0].sort_values("mac_kept", kind="stable")
     return Series(
         label=first["variant"],
+        run_ids=tuple(drawn["run_ids"]),
         style=first["style"],
         x=tuple(_PERCENT * drawn["mac_kept"]),
         y=tuple(scale * drawn["mean"]),

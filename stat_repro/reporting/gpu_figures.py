@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from stat_repro.reporting.canvas import canvas
 from stat_repro.reporting.figure_data import FigureData, Line, file_stem
 from stat_repro.reporting.speed_table import shown_measurements, where_measured
@@ -29,9 +31,23 @@ _POINT = re.compile(r"speed-up ratio=(\S+) round_to=(\S+) (batch=\d+(?: compiled
 
 @dataclass(frozen=True)
 class StagesData(FigureData):
-    """Per bar its words, and (stage, median seconds) in order."""
+    """Per bar its words, and (stage, median seconds) in order; and the measurement of each."""
 
     bars: tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+    run_ids: tuple[str, ...]
+
+    def table(self) -> pd.DataFrame:
+        """One row per stage of a bar."""
+        return pd.DataFrame(
+            {
+                "panel": " ".join(words.split()),
+                "series": stage,
+                "seconds": seconds,
+                "run_ids": run_id,
+            }
+            for (words, stages), run_id in zip(self.bars, self.run_ids, strict=True)
+            for stage, seconds in stages
+        )
 
 
 @dataclass(frozen=True)
@@ -45,18 +61,19 @@ def stages_data(records: Sequence[SpeedRecord]) -> StagesData | None:
     """Bars of the compressions that were measured on a GPU; None if there are none."""
     shown = [r for r in records if "compress_s" in r.seconds and "calibrate_s" in r.seconds]
     shown = [r for r in shown if r.provenance.get("gpu")]
-    bars = [
+    bars = {
         (
             f"{_words(r)}\n{kind}",
             tuple((w, statistics.median(r.seconds[s])) for s, w in part.items()),
-        )
+        ): r.run_id
         for r in shown
         for kind, part in (("compression", _STAGES), ("its bare passes", _BARE))
         if part.keys() <= r.seconds.keys()
-    ]
+    }
     if not bars:
         return None
-    return StagesData(file_stem("gpu_stages"), "", shown_measurements(shown), tuple(bars))
+    made_from = shown_measurements(shown)
+    return StagesData(file_stem("gpu_stages"), "", made_from, tuple(bars), tuple(bars.values()))
 
 
 def draw_stages(data: StagesData) -> Any:
@@ -96,7 +113,10 @@ def inference_data(records: Sequence[SpeedRecord]) -> InferenceData | None:
                 lines = points.setdefault(condition, {})
                 lines.setdefault(f"round_to={rounding}", []).append((100 * (1 - kept), ratio))
         panels += [
-            (f"{_words(record)}\n{condition}", tuple(_line(*item) for item in lines.items()))
+            (
+                f"{_words(record)}\n{condition}",
+                tuple(_line(record, *item) for item in lines.items()),
+            )
             for condition, lines in points.items()
         ]
     if not panels:
@@ -130,10 +150,14 @@ def draw_inference(data: InferenceData) -> Any:
     return figure
 
 
-def _line(label: str, points: Sequence[tuple[float, dict[str, float]]]) -> Line:
+def _line(
+    record: SpeedRecord, label: str, points: Sequence[tuple[float, dict[str, float]]]
+) -> Line:
     x, ratios = zip(*sorted(points, key=lambda point: point[0]), strict=True)
     values = {key: tuple(one[key] for one in ratios) for key in ("median", "q25", "q75")}
-    return Line(label, x, values["median"], values["q25"], values["q75"])
+    return Line(
+        label, ((record.run_id,),) * len(x), x, values["median"], values["q25"], values["q75"]
+    )
 
 
 def _words(record: SpeedRecord) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stat_repro.reporting.canvas import canvas
-from stat_repro.reporting.figure_data import FigureData, file_stem
+from stat_repro.reporting.figure_data import FigureData, Points, file_stem
 from stat_repro.reporting.speed_table import shown_measurements
 from stat_repro.results.speed_record import SpeedRecord
 
@@ -28,18 +28,18 @@ _BOOKKEEPING = ("repeats", "warmup", "sweep", "authors_tokens")
 
 
 @dataclass(frozen=True)
-class GrowthSeries:
-    """One model and protocol along one axis, ascending in x.
+class GrowthSeries(Points):
+    """One model and protocol along one axis, ascending in x; labelled by what does not grow.
 
     Attributes:
-        label: Model, and what does not grow.
         x: Sizes.
         compress_s: Seconds of the whole compression, median over the turns and records.
         bare_s: Seconds of its two forward passes alone; None where they were not measured.
         peak_bytes: Largest peak of resident memory; None where the system does not tell.
     """
 
-    label: str
+    COLUMNS = ("x", "compress_s", "bare_s", "peak_bytes")
+
     x: tuple[int, ...]
     compress_s: tuple[float, ...]
     bare_s: tuple[float | None, ...]
@@ -110,6 +110,7 @@ def _series(group: Sequence[SpeedRecord], key: str) -> GrowthSeries:
         by_size.setdefault(int(record.protocol[key]), []).append(record)
     return GrowthSeries(
         label=_label(group[0], key),
+        run_ids=tuple(tuple(one.run_id for one in same_size) for same_size in by_size.values()),
         x=tuple(by_size),
         compress_s=tuple(
             statistics.median(s for one in same_size for s in one.seconds["compress_s"])

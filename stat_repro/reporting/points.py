@@ -25,8 +25,9 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     Quantities are the metrics of the pruned model, the fidelity, the two kept fractions and
     `compress_s`, in the order of the tables and in the record's units. Columns: `model, dataset,
     task, variant, ratio, quantity, n` (runs that measured it), `mean, std` (ddof 1), `low, high`
-    (extremes), `not_finite` (runs whose value is infinite or undefined), `dense` and `dense_std`
-    (over the variant's runs), `mac_kept` (mean), `headline`, `style`, `order`.
+    (extremes), `not_finite` (runs whose value is infinite or undefined), `run_ids` (of these runs),
+    `dense`, `dense_std` and `dense_ids` (over the variant's runs), `mac_kept` (mean), `headline`,
+    `style`, `order`.
 
     Raises:
         ReportError: As `with_variants`, and values that cannot be what their name says.
@@ -35,13 +36,15 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     sources = _sources(frame)
     rows = []
     for _, runs in frame.groupby(["model", "dataset", "variant"], sort=False):
-        dense = {q: _statistics(_values(runs, column)) for q, (_, column) in sources.items()}
+        dense = {q: _measured(runs, column) for q, (_, column) in sources.items()}
+        of_dense = {q: _statistics(list(values.values())) for q, values in dense.items()}
         for _, point in runs.groupby("ratio", sort=True):
             first = point.iloc[0]
             for quantity, (column, _) in sources.items():
-                values = _values(point, column)
-                if not values:
+                measured = _measured(point, column)
+                if not measured:
                     continue
+                values = list(measured.values())
                 _check_range(quantity, values)
                 rows.append(
                     {
@@ -50,8 +53,10 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
                         "headline": headline(first),
                         "quantity": quantity,
                         **_statistics(values),
-                        "dense": dense[quantity]["mean"],
-                        "dense_std": dense[quantity]["std"],
+                        "run_ids": tuple(sorted(measured)),
+                        "dense": of_dense[quantity]["mean"],
+                        "dense_std": of_dense[quantity]["std"],
+                        "dense_ids": tuple(sorted(dense[quantity])),
                         "mac_kept": statistics.fmean(point["mac_kept_fraction"]),
                     }
                 )
@@ -114,12 +119,14 @@ def _sources(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
     return {name: sources[name] for name in sorted(sources, key=quantity_order)}
 
 
-def _values(rows: pd.DataFrame, column: str) -> list[float]:
-    """Measured values; a nan counts as one only where the record holds a nan."""
+def _measured(rows: pd.DataFrame, column: str) -> dict[str, float]:
+    """Measured values by run; a nan counts as one only where the record holds a nan."""
     if column not in rows:
-        return []
-    pairs = zip(rows[column], rows["undefined"], strict=True)
-    return [float(v) for v, names in pairs if not pd.isna(v) or column in names.split(",")]
+        return {}
+    there = zip(rows["run_id"], rows[column], rows["undefined"], strict=True)
+    return {
+        run: float(v) for run, v, names in there if not pd.isna(v) or column in names.split(",")
+    }
 
 
 def _statistics(values: Sequence[float]) -> dict[str, Any]:

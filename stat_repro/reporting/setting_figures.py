@@ -106,19 +106,20 @@ def _series(rows: pd.DataFrame, values: Sequence[float | None]) -> tuple[Line, .
     rows = rows.assign(value=pd.Series(values, index=rows.index)).dropna(subset=["value"])
     series = []
     for (_, variant, ratio), group in rows.groupby(["order", "variant", "ratio"], sort=True):
-        points: dict[float | None, list[float]] = {}
-        for x, y in zip(group["setting"], group["value"], strict=True):
-            points.setdefault(None if pd.isna(x) else float(x), []).append(float(y))
+        points: dict[float | None, dict[str, float]] = {}
+        for x, y, run in zip(group["setting"], group["value"], group["run_id"], strict=True):
+            points.setdefault(None if pd.isna(x) else float(x), {})[run] = float(y)
         sizes = tuple(sorted(x for x in points if x is not None))
         shown = [points[x] for x in sizes] or [points[None]]
         counts = sorted({len(point) for point in shown})
         series.append(
             Line(
                 label=f"{variant}, ratio {ratio:g} (n={' to '.join(map(str, counts))})",
+                run_ids=tuple(tuple(sorted(point)) for point in shown),
                 x=sizes,
-                y=tuple(statistics.fmean(point) for point in shown),
-                low=tuple(min(point) for point in shown),
-                high=tuple(max(point) for point in shown),
+                y=tuple(statistics.fmean(point.values()) for point in shown),
+                low=tuple(min(point.values()) for point in shown),
+                high=tuple(max(point.values()) for point in shown),
             )
         )
     return tuple(series)

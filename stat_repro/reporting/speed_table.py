@@ -26,13 +26,10 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
     """
     rows = []
     for record in records:
-        sizes = record.protocol
-        shape = f"{record.shape}, {sizes['layers']} layers"
-        data = f"{sizes['examples']} x {sizes['length']}"
-        setting = f"{where_measured(record)}, n={sizes['repeats']}"
+        sizes, measurement = record.protocol, _measurement(record)
 
         def row(quantity: str, value: str, quartiles: str = "") -> None:
-            cells = {"shape": shape, "tokens": data, "setting": setting, "quantity": quantity}  # noqa: B023
+            cells = {**measurement, "quantity": quantity}  # noqa: B023
             rows.append({**cells, "value": value, "quartiles": quartiles})
 
         for name, ratio in record.ratios.items():
@@ -50,6 +47,21 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
         for name, size in record.memory.items():
             row(f"memory, {name} (MB)", "-" if size is None else f"{size / 1e6:.0f}")
     return pd.DataFrame(rows)
+
+
+def speed_sources(records: Sequence[SpeedRecord]) -> pd.DataFrame:
+    """The measurement that the rows of `speed_table` were made from."""
+    return pd.DataFrame({**_measurement(one), "run_ids": one.run_id} for one in records)
+
+
+def _measurement(record: SpeedRecord) -> dict[str, str]:
+    """The cells that all rows of one measurement share."""
+    sizes = record.protocol
+    return {
+        "shape": f"{record.shape}, {sizes['layers']} layers",
+        "tokens": f"{sizes['examples']} x {sizes['length']}",
+        "setting": f"{where_measured(record)}, n={sizes['repeats']}",
+    }
 
 
 def where_measured(record: SpeedRecord) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from stat_repro.reporting.figure_data import joined_ids
 from stat_repro.reporting.points import aggregate
 from stat_repro.reporting.styles import QuantityStyle, quantity_order, quantity_style
 from stat_repro.reporting.variants import ReportError
@@ -170,6 +171,24 @@ def to_csv(frame: pd.DataFrame, notes: Sequence[str]) -> str:
     # A mean that is nan was measured as such (see `aggregate`); other nan are absent.
     means = ["nan" if math.isnan(v) else repr(v) for v in points["mean"]]
     return noted_csv(points.assign(mean=means), notes)
+
+
+def table_sources(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs that every cell of `result_table` was made from.
+
+    One row per variant and column of the table, where quantities were measured by other runs also
+    one for these; `quantities` are named as in `to_csv`.
+    """
+    cells: dict[tuple[Any, ...], list[str]] = {}
+    for _, point in aggregate(frame).iterrows():
+        row = (point["model"], point["dataset"], point["variant"])
+        for column, ids in ((f"ratio {point['ratio']:g}", "run_ids"), ("dense", "dense_ids")):
+            if point[ids]:
+                names = cells.setdefault((*row, column, joined_ids(point[ids])), [])
+                names += [point["quantity"]] * (point["quantity"] not in names)
+    rows = [(*key[:4], " ".join(names), key[4]) for key, names in cells.items()]
+    columns = ["model", "dataset", "variant", "column", "quantities", "run_ids"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def noted_csv(table: pd.DataFrame, notes: Sequence[str], **options: Any) -> str:

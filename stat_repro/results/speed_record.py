@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class SpeedRecord:
             resident memory above what was there before the stage; null where it is unknown. On a
             GPU also `..._device` peaks: all that the allocator had handed out at once.
         provenance: As in a run's record.
+        run_id: Stem of the file that it was read from; no key of the document.
     """
 
     schema: str = SCHEMA
@@ -51,6 +52,7 @@ class SpeedRecord:
     ratios: dict[str, dict[str, float]]
     memory: dict[str, int | None]
     provenance: dict[str, Any]
+    run_id: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
@@ -58,6 +60,9 @@ class SpeedRecord:
         sizes, gpu = self.protocol, self.provenance.get("gpu")
         stem = f"{self.shape}-n{sizes['examples']}x{sizes['length']}-d{sizes['layers']}"
         return stem if gpu is None else f"{stem}-{sizes['dtype']}-{_slug(gpu['name'])}"
+
+
+_KEYS = {field.name for field in fields(SpeedRecord)} - {"run_id"}
 
 
 def _slug(text: str) -> str:
@@ -74,7 +79,8 @@ def save_speed(record: SpeedRecord, root: Path) -> Path:
     folder = root / SPEED_STUDY
     endings = itertools.chain([""], (f".repeat-{k}" for k in itertools.count(1)))
     names = (folder / f"{record.name}{ending}.json" for ending in endings)
-    return write_first_free(folder, names, to_text(stamped(asdict(record))).encode())
+    document = {key: value for key, value in asdict(record).items() if key in _KEYS}
+    return write_first_free(folder, names, to_text(stamped(document)).encode())
 
 
 def load_speed(root: Path) -> list[SpeedRecord]:
@@ -93,18 +99,17 @@ def load_speed(root: Path) -> list[SpeedRecord]:
 def _read(path: Path) -> SpeedRecord:
     try:
         data = from_text(path.read_text(encoding="utf-8"))
-        expected = {field.name for field in fields(SpeedRecord)}
         if (
             not isinstance(data, dict)
             or data.get("schema") != SCHEMA
-            or set(data) - {CONTENT} != expected
+            or set(data) - {CONTENT} != _KEYS
         ):
             got = data.get("schema") if isinstance(data, dict) else type(data).__name__
             raise RecordError(
-                f"expected schema {SCHEMA} with the keys {', '.join(sorted(expected))}; got {got!r}"
+                f"expected schema {SCHEMA} with the keys {', '.join(sorted(_KEYS))}; got {got!r}"
             )
         check_stamp(data)
     except (RecordError, UnicodeDecodeError) as err:
         raise RecordError(f"{path}: {err}") from err
     data.pop(CONTENT, None)
-    return SpeedRecord(**data)
+    return SpeedRecord(**data, run_id=path.stem)

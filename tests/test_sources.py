@@ -1,0 +1,54 @@
+"""Every cell of a table and every point of a figure names the runs that it was made from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+
+import pytest
+
+from stat_repro import reporting
+from stat_repro.paths import project_root, results_dir
+from stat_repro.results import load_records, to_frame
+
+OUT = project_root() / "paper_figures" / "out"
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("#")]
+    return list(csv.DictReader(io.StringIO("".join(lines))))
+
+
+@pytest.mark.parametrize("study", ["cost_minilm", "squad_dev_minilm"])
+def test_every_cell_is_the_mean_of_the_runs_that_it_names(study: str) -> None:
+    records = load_records(results_dir(), study)
+    known, frame, named = {record.run_id: record for record in records}, to_frame(records), {}
+    for _, row in reporting.table_sources(frame).iterrows():
+        for quantity in row["quantities"].split():
+            named[row["variant"], row["column"], quantity] = row["run_ids"].split()
+    for row in rows(reporting.to_csv(frame, ["a note"])):
+        ids = named.pop((row["variant"], f"ratio {row['ratio']}", row["quantity"]))
+        assert len(ids) == int(row["n"])
+        metrics = [known[i].metrics["pruned"] | known[i].metrics["fidelity"] for i in ids]
+        if row["quantity"] in metrics[0]:
+            values = [one[row["quantity"]] for one in metrics]
+            assert float(row["mean"]) == statistics.fmean(values)
+        if row["dense"]:
+            for run_id in named[row["variant"], "dense", row["quantity"]]:
+                value = known[run_id].metrics["dense"][row["quantity"]]
+                assert float(row["dense"]) == pytest.approx(value)
+    assert {column for _, column, _ in named} == {"dense"}
+
+
+def test_every_stored_table_and_figure_names_stored_runs() -> None:
+    stored = {path.stem for path in results_dir().glob("*/*.json")}
+    shown = [*OUT.glob("*/*.tex"), *OUT.glob("*/*.png")]
+    for path in (path for path in shown if path.parent.name != "local"):
+        ending = ".sources.csv" if path.suffix == ".tex" else ".csv"
+        beside = path.with_name(f"{path.stem}{ending}")
+        made_from = [one["run_ids"].split() for one in rows(beside.read_text("utf-8"))]
+        assert {run for ids in made_from for run in ids} <= stored, beside
+        # A variant that was left out of a comparison may have had nothing to be compared with.
+        assert any(made_from) if "comparison" in path.name else all(made_from), beside
+    assert len(shown) > 100
