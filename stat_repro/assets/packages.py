@@ -10,8 +10,7 @@ import gzip
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -177,17 +176,13 @@ def _unpack_texts(sdist: Path, out: Path) -> None:
             tarfile.open(fileobj=inner_file) as inner,
         ):
             for filename in TEXTS.values():
-                with (
-                    _member(inner, f"{VADER_FOLDER}/{filename}") as source,
-                    (out / filename).open("wb") as sink,
-                ):
-                    shutil.copyfileobj(source, sink)
+                with _member(inner, f"{VADER_FOLDER}/{filename}") as source:
+                    (out / filename).write_bytes(source.read())
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ConversionError(f"{sdist.name}: expected a gzipped tar archive; {error}") from error
 
 
-@contextmanager
-def _member(archive: tarfile.TarFile, name: str) -> Iterator[IO[bytes]]:
+def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     """A regular member of the archive by its exact name; links are refused."""
     try:
         info = archive.getmember(name)
@@ -196,5 +191,4 @@ def _member(archive: tarfile.TarFile, name: str) -> Iterator[IO[bytes]]:
     handle = archive.extractfile(info) if info.isreg() else None
     if handle is None:
         raise ConversionError(f"package: expected {name!r} to be a regular file")
-    with handle:
-        yield handle
+    return handle
