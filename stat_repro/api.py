@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from stat_repro.allocation.latency import LatencyTable
 from stat_repro.calibration.batches import (
     CalibrationBatch,
     CalibrationError,
@@ -21,11 +22,14 @@ from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHODS, ConfigError, PruningConfig
 from stat_repro.config.checks import MAX_SEED
 from stat_repro.config.pruning import check_target
+from stat_repro.cost.compare import timed_length
+from stat_repro.cost.latency_table import latency_table
 from stat_repro.measure import Stopwatch, memory_told
 from stat_repro.methods.base import MethodInput
 from stat_repro.methods.registry import PRUNE
 from stat_repro.methods.stat_layers import prune_by_layers
 from stat_repro.models.adapter import Adapter
+from stat_repro.parallel import exchange, world
 from stat_repro.plan import PruningPlan
 from stat_repro.report import CompressionReport, report_of
 from stat_repro.surgery.edit import prune_model
@@ -62,6 +66,7 @@ def compress(
     seed: int = 0,
     engine: str = "model",
     spill: str | Path | None = None,
+    latency: LatencyTable | None = None,
     **options: Any,
 ) -> Compression:
     """Prune a trained transformer to a share of its MACs, without training it.
@@ -93,6 +98,8 @@ def compress(
             of the FFNs, 4 F^2 bytes each and somewhat more, wait in a temporary file.
         spill: For `engine="layers"`: folder for those files and for the hidden states between two
             layers. By default the system's folder for temporary files, and hidden states in memory.
+        latency: For `budget="latency"`: a table of one's own. By default it is measured here, once
+            for a shape of model, device and inputs, and kept in the cache.
         **options: Fields of `stat_repro.config.PruningConfig`, such as `allocation="uniform"`.
 
     Returns:
@@ -111,6 +118,8 @@ def compress(
         raise ConfigError(f"seed: expected 0 to {MAX_SEED}; got {seed}")
     if spill is not None and engine != "layers":
         raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
+    if latency is not None and config.budget != "latency":
+        raise ConfigError(f"latency: expected budget=latency beside a table; got {config.budget}")
     adapter = checked_adapter(model)
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
@@ -127,6 +136,9 @@ def compress(
             _check_calibration(calibration, digest, model_digest(model), engine, config)
         if sequence_length is None:
             sequence_length = calibration.mean_length
+        if config.budget == "latency" and latency is None:
+            with watch.stage("latency_table_s"):
+                latency = _latency(model, config, sequence_length, round_to)
         request = MethodInput(
             model=model,
             adapter=adapter,
@@ -139,6 +151,7 @@ def compress(
             calibration=calibration,
             round_to=round_to,
             seed=seed,
+            latency=latency,
         )
         if engine == "layers":
             output = prune_by_layers(request, None if spill is None else Path(spill))
@@ -194,6 +207,20 @@ def _calibrated(
     return collect_statistics(
         model, adapter, batches, statistics=statistics, sketch=sketch, label=label
     )
+
+
+def _latency(
+    model: PreTrainedModel, config: PruningConfig, mean_length: float, round_to: int
+) -> LatencyTable:
+    """The table of the first process, which all follow."""
+    key = "pruning.latency_length"
+    length = timed_length(config.latency_length, model, mean_length, key)
+    first = world().rank == 0
+    tables = exchange(
+        latency_table(model, config.latency_batch, length, round_to) if first else None
+    )
+    assert tables[0] is not None
+    return tables[0]
 
 
 def _check_calibration(

@@ -123,10 +123,10 @@ def test_measured_costs_say_under_what_conditions(name):
 
 def test_a_length_beyond_the_positions_is_refused_before_the_work(tmp_path, monkeypatch):
     model = pico_model("bert")  # 40 positions
-    assert timed_length(CostConfig(sequence_length=40), model, 99.0) == 40
-    assert timed_length(CostConfig(), model, 22.6) == 23
+    assert timed_length(40, model, 99.0) == 40
+    assert timed_length(None, model, 22.6) == 23
     with pytest.raises(ConfigError, match="has 40 positions; got 41 tokens"):
-        timed_length(CostConfig(sequence_length=41), model, 5.0)
+        timed_length(41, model, 5.0)
     overrides = [*sentence_overrides(tmp_path), "cost=measured", "cost.sequence_length=41"]
     cache = SweepCache()
     monkeypatch.setattr(cache, "calibrated", lambda config: pytest.fail("worked first"))

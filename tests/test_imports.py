@@ -32,7 +32,19 @@ def part(name):
 
 # What the modules at the root may use; every room says it in its first docstring.
 ROOT = {
-    "api": {"calibration", "config", "measure", "methods", "models", "plan", "report", "surgery"},
+    "api": {
+        "allocation",
+        "calibration",
+        "config",
+        "cost",
+        "measure",
+        "methods",
+        "models",
+        "parallel",
+        "plan",
+        "report",
+        "surgery",
+    },
     "entry": set(),
     "measure": set(),
     "parallel": {"progress"},

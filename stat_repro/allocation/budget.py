@@ -40,7 +40,7 @@ class Budget:
             raise BudgetError(
                 f"ratio={self.ratio} with kinds={self.kinds}: expected a ratio below "
                 f"{self.open.total / self.costs.total:.3f}, the {self.kinds} share of the prunable "
-                "MACs"
+                f"{self.costs.measure}"
             )
 
     @cached_property

@@ -25,12 +25,14 @@ class UnitCosts:
         neuron: MACs per token of one neuron.
         heads: Attention units per layer.
         neurons: Neurons per layer.
+        measure: What the costs are, where it is not MACs per token.
     """
 
     head: float
     neuron: float
     heads: tuple[int, ...]
     neurons: tuple[int, ...]
+    measure: str = "MACs"
 
     @property
     def total(self) -> float:

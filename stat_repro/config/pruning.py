@@ -94,6 +94,11 @@ class PruningConfig(Section, name="pruning"):
             sizes; `fisher` weights them, in the choice of units and of sizes, by how much they
             change the model's output, which takes one backward pass per batch and no labels.
         authors_compat: Repeat the recorded slips of the authors' BERT script.
+        budget: What `ratio` is a share of: `macs`, the prunable MACs; or `latency`, the time that
+            all heads and neurons take on this device, from a table that is measured once.
+        latency_batch: Of `budget=latency`: examples per forward pass.
+        latency_length: Of `budget=latency`: tokens per example; null for the mean length at which
+            MACs are counted, rounded.
     """
 
     method: str = setting("stat", choices=METHODS)
@@ -111,6 +116,9 @@ class PruningConfig(Section, name="pruning"):
     sensitivity_tokens: int = setting(2048, low=1, of="stat_plus", later=True)
     curvature: str = setting("none", choices=("none", "fisher"), of="stat_plus", later=True)
     authors_compat: bool = False
+    budget: str = setting("macs", choices=("macs", "latency"), later=True)
+    latency_batch: int = setting(1, low=1, later=True)
+    latency_length: int | None = setting(None, low=1, later=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,7 +126,12 @@ class PruningConfig(Section, name="pruning"):
             self._check_compat()
         if METHODS[self.method].whole_layers:
             self._allow_only(
-                {**METHODS[self.method].defaults, "neuron_mac_share": None, "kinds": "all"},
+                {
+                    **METHODS[self.method].defaults,
+                    "neuron_mac_share": None,
+                    "kinds": "all",
+                    "budget": "macs",
+                },
                 f"pruning.method={self.method} removes whole layers, so it takes",
                 self.method,
             )
@@ -182,6 +195,14 @@ class PruningConfig(Section, name="pruning"):
                     f"method={owner}{other}; got method={self.method}, "
                     f"allocation={self.allocation}"
                 )
+        given = (self.latency_batch, self.latency_length) != (1, None)
+        fixed = self.authors_compat or self.neuron_mac_share is not None
+        if (given and self.budget == "macs") or (fixed and self.budget == "latency"):
+            raise ConfigError(
+                f"pruning.budget={self.budget}: expected latency where latency_batch or "
+                "latency_length is given, and macs where authors_compat or neuron_mac_share says "
+                "what units cost; choose one of them"
+            )
         if self.refit and self.correction not in LEAST_SQUARES:
             raise ConfigError(
                 "pruning.refit=true moves corrected consumers: expected correction=affine or "
@@ -194,6 +215,12 @@ class PruningConfig(Section, name="pruning"):
                 f"allocation=global and curvature=none; got allocation={self.allocation}, "
                 f"curvature={self.curvature}"
             )
+
+
+def counts_macs(pruning: PruningConfig, reason: str) -> None:
+    """Refuse a budget in time."""
+    if pruning.budget != "macs":
+        raise ConfigError(f"pruning.budget: expected macs, because {reason}; got {pruning.budget}")
 
 
 def check_target(

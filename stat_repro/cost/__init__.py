@@ -1,4 +1,4 @@
 """What a model costs: counted (MACs, parameters, bytes on disk) and measured (latency, memory).
 
-May use: allocation, config, measure, models, progress.
+May use: allocation, assets, config, measure, models, paths, plan, progress, surgery.
 """

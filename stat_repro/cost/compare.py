@@ -36,18 +36,21 @@ def counted_costs(
     }
 
 
-def timed_length(config: CostConfig, model: PreTrainedModel, mean_length: float) -> int:
-    """Tokens per example of the timed inputs.
+def timed_length(
+    given: int | None,
+    model: PreTrainedModel,
+    mean_length: float,
+    key: str = "cost.sequence_length",
+) -> int:
+    """Tokens per example of the timed inputs: what `key` says, else the mean, rounded.
 
     Raises:
         ConfigError: More than the model has positions for.
     """
-    length = config.sequence_length or max(1, round(mean_length))
+    length = given or max(1, round(mean_length))
     positions = positions_of(model.config)
     if positions is not None and length > positions:
-        raise ConfigError(
-            f"cost.sequence_length: the model has {positions} positions; got {length} tokens"
-        )
+        raise ConfigError(f"{key}: the model has {positions} positions; got {length} tokens")
     return length
 
 
@@ -76,7 +79,7 @@ def measured_costs(
     Raises:
         ConfigError: As `timed_length`.
     """
-    length = timed_length(config, dense, mean_length)
+    length = timed_length(config.sequence_length, dense, mean_length)
     macs = counted_costs(dense, pruned, length)
     shared = {
         "sequence_length": length,
@@ -99,7 +102,7 @@ def _measured(
     dense: PreTrainedModel, pruned: PreTrainedModel, config: CostConfig, batch: int, length: int
 ) -> dict[str, Any]:
     device = dense.device
-    inputs = _random_inputs(dense, batch, length)
+    inputs = random_inputs(dense, batch, length)
     forwards = _both(dense, pruned, lambda model: lambda: model(**inputs))
     with torch.inference_mode():
         seconds = time_in_turns(list(forwards.values()), device, config.warmup, config.repeats)
@@ -116,7 +119,7 @@ def _measured(
     }
 
 
-def _random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, Any]:
+def random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, Any]:
     """Random tokens of the vocabulary, none of them padding."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.config.vocab_size, (batch, length), generator=generator)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from stat_repro.allocation.allocate import Sizes
 from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.costs import unit_costs
+from stat_repro.allocation.latency import LatencyTable, within_latency
 from stat_repro.calibration.batches import CalibrationBatch
 from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.sketch import Sketch
@@ -38,6 +40,7 @@ class MethodInput:
         round_to: Neurons kept per layer are a multiple of this where the layer loses any.
         seed: Of methods that draw at random.
         sketch: Which sketch, where `statistics_kind` is `sketch`.
+        latency: What `ratio` is a share of; None for MACs.
     """
 
     model: nn.Module
@@ -51,23 +54,27 @@ class MethodInput:
     round_to: int = 1
     seed: int = 0
     sketch: Sketch | None = None
+    latency: LatencyTable | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    @property
-    def budget(self) -> Budget:
-        """What may stay.
+    def sized(self, allocate: Callable[[Budget], Sizes]) -> Sizes:
+        """What an allocation gives for the budget, in MACs or in time.
 
         Raises:
-            BudgetError: Nothing to prune, or the units that may go cost too little.
+            BudgetError: Nothing to prune, or a ratio that cannot be met.
         """
         costs = unit_costs(self.adapter, self.sequence_length)
         if self.config.neuron_mac_share is not None:
             costs = costs.with_neuron_share(self.config.neuron_mac_share)
-        return Budget(costs, self.ratio, self.config.min_units, self.config.kinds)
+        table = self.latency
+        if table is not None:
+            costs = table.prices(costs)
+        budget = Budget(costs, self.ratio, self.config.min_units, self.config.kinds)
+        return allocate(budget) if table is None else within_latency(budget, table, allocate)
 
     def statistics_of(self, site: Site) -> SiteStatistics:
         """Dense statistics of a site."""

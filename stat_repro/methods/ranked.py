@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from stat_repro.allocation.allocate import Sizes, allocate_ranked
+from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.rounding import final_sizes
 from stat_repro.config import METHODS
 from stat_repro.linalg.pivoting import check_finite
@@ -85,15 +86,19 @@ def prune_by_scores(
 
 def _sizes(request: MethodInput, scores: Scores, orders: Mapping[Key, torch.Tensor]) -> Sizes:
     """Units per layer by these scores, neurons rounded."""
-    config, budget, adapter = request.config, request.budget, request.adapter
+    config, adapter = request.config, request.adapter
     ordered = {key: values.cpu().double()[orders[key]].numpy() for key, values in scores.items()}
     heads = [ordered[site.key] for site in adapter.of_kind("attention")]
     neurons = [ordered[site.key] for site in adapter.of_kind("ffn")]
-    sizes = allocate_ranked(
-        budget.values("attention", heads),
-        budget.values("ffn", neurons),
-        budget,
-        uniform=config.allocation == "uniform",
-        split=METHODS[config.method].split,
-    )
-    return final_sizes(sizes, neurons, budget, request.round_to)
+
+    def allocated(budget: Budget) -> Sizes:
+        sizes = allocate_ranked(
+            budget.values("attention", heads),
+            budget.values("ffn", neurons),
+            budget,
+            uniform=config.allocation == "uniform",
+            split=METHODS[config.method].split,
+        )
+        return final_sizes(sizes, neurons, budget, request.round_to)
+
+    return request.sized(allocated)

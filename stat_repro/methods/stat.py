@@ -21,6 +21,7 @@ from torch import nn
 
 from stat_repro.allocation.allocate import Sizes, allocate_global, allocate_uniform
 from stat_repro.allocation.authors import AUTHORS_NEURON_SHARE, allocate_authors
+from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.rounding import final_sizes
 from stat_repro.allocation.scores import UnitErrors, Vector, decoder_scores, encoder_scores
 from stat_repro.calibration.capture import Calibration
@@ -238,7 +239,7 @@ def allocate(errors: UnitErrors, request: MethodInput) -> Sizes:
         ConfigError: `authors_compat` for a decoder.
         BudgetError: The ratio cannot be met.
     """
-    config, recipe, budget = request.config, request.config.recipe, request.budget
+    config, recipe = request.config, request.config.recipe
     if recipe == "auto":
         recipe = "decoder" if request.adapter.decoder else "encoder"
     if config.authors_compat and recipe == "decoder":
@@ -254,13 +255,17 @@ def allocate(errors: UnitErrors, request: MethodInput) -> Sizes:
         share = config.neuron_mac_share
         share = AUTHORS_NEURON_SHARE if share is None else share
         return allocate_authors(scores, request.ratio, share, config.balance_factor)
-    open_scores = UnitErrors(
-        tuple(budget.values("attention", scores.heads)),
-        tuple(budget.values("ffn", scores.neurons)),
-        tuple(budget.values("ffn", scores.neuron_tails, empty=1)),
-    )
-    if config.allocation == "uniform":
-        sizes = allocate_uniform(open_scores, budget)
-    else:
-        sizes = allocate_global(open_scores, budget, config.balance_factor)
-    return final_sizes(sizes, open_scores.neurons, budget, request.round_to)
+
+    def allocated(budget: Budget) -> Sizes:
+        open_scores = UnitErrors(
+            tuple(budget.values("attention", scores.heads)),
+            tuple(budget.values("ffn", scores.neurons)),
+            tuple(budget.values("ffn", scores.neuron_tails, empty=1)),
+        )
+        if config.allocation == "uniform":
+            sizes = allocate_uniform(open_scores, budget)
+        else:
+            sizes = allocate_global(open_scores, budget, config.balance_factor)
+        return final_sizes(sizes, open_scores.neurons, budget, request.round_to)
+
+    return request.sized(allocated)

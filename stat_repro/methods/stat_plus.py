@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from stat_repro.allocation.allocate import Sizes, allocate_ranked
+from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.losses import allocate_losses
 from stat_repro.allocation.rounding import final_sizes
 from stat_repro.allocation.scores import Vector
@@ -166,11 +167,11 @@ def _sizes(request: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Si
     """Units per layer by the configured allocation, neurons rounded."""
     if request.config.allocation == "stat":
         return sizes_of_stat(request, watch)
-    with watch.stage("allocate_s"):
-        budget, adapter = request.budget, request.adapter
 
+    def allocated(budget: Budget) -> Sizes:
         def values(of: Mapping[Key, Vector], kind: SiteKind, empty: int) -> list[Vector]:
-            return budget.values(kind, [of[site.key] for site in adapter.of_kind(kind)], empty)
+            of_kind = request.adapter.of_kind(kind)
+            return budget.values(kind, [of[site.key] for site in of_kind], empty)
 
         if request.config.allocation == "global":
             heads, neurons = (values(analysis.losses, kind, 1) for kind in ("attention", "ffn"))
@@ -184,6 +185,9 @@ def _sizes(request: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Si
             heads, steps = (values(rises, kind, 0) for kind in ("attention", "ffn"))
             sizes = allocate_ranked(heads, steps, budget, uniform=True, split="proportional")
         return final_sizes(sizes, steps, budget, request.round_to)
+
+    with watch.stage("allocate_s"):
+        return request.sized(allocated)
 
 
 def _fold_to_stream(

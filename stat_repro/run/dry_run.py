@@ -13,6 +13,7 @@ from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.costs import prunable_costs, unit_costs
 from stat_repro.calibration.capture import count_tokens
 from stat_repro.config import RunConfig
+from stat_repro.config.pruning import counts_macs
 from stat_repro.finetune.recipe import has_task_head
 from stat_repro.measure import resolve_device, synchronize
 from stat_repro.models.adapter import Adapter, adapter_for
@@ -94,6 +95,7 @@ def equal_shares(adapter: Adapter, config: RunConfig, length: float) -> PruningP
         BudgetError: A ratio that cannot be met.
     """
     costs, options = unit_costs(adapter, length), config.pruning
+    counts_macs(options, "a dry run times no model")
     budget = Budget(costs, config.ratio, options.min_units, options.kinds)
     heads, neurons = ([np.zeros(n) for n in units] for units in (costs.heads, costs.neurons))
     sizes = allocate_ranked(heads, neurons, budget, uniform=True, split="proportional")

@@ -96,7 +96,8 @@ def _compressed(
     with watch.stage("load_s"):
         dense = cache.dense(config)
     if config.cost.enabled:  # refuses a wrong length before the work
-        timed_length(config.cost, dense.loaded.model, dense.workload.sequence_length)
+        mean = dense.workload.sequence_length
+        timed_length(config.cost.sequence_length, dense.loaded.model, mean)
     calibrated = cache.calibrated(config)
     compression = compress(
         dense.loaded.model,

@@ -1,0 +1,137 @@
+"""A table of latencies for `pruning.budget=latency`, measured on the device that the model is on.
+
+The whole model runs, with some number of units in every layer; what a layer's attention or FFN
+takes is the difference to the model without any of them, by the number of layers. Times are shares
+of the dense model's in the same turn, so that a machine that changes its pace changes none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from stat_repro.allocation.latency import LatencyTable
+from stat_repro.assets.cache import build_once
+from stat_repro.cost.compare import random_inputs
+from stat_repro.cost.latency import processor_name, time_in_turns
+from stat_repro.models.adapter import Site, adapter_for
+from stat_repro.models.projections import linear
+from stat_repro.paths import cache_dir
+from stat_repro.plan import SiteKind
+from stat_repro.progress import track
+from stat_repro.surgery.edit import SiteEdit, temporarily_pruned
+
+_FILE = "table.json"
+_TURNS = 7
+# Passes of one model in one turn, as many as fit into this time.
+_TURN_S, _MOST = 0.3, 20
+_KINDS: tuple[SiteKind, SiteKind] = ("attention", "ffn")
+# Shares of a layer's units that are timed.
+_SHARES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+
+
+def latency_table(
+    model: PreTrainedModel, batch: int, length: int, round_to: int = 1
+) -> LatencyTable:
+    """The table of this model shape, from the cache or measured now.
+
+    Args:
+        model: Dense, in evaluation mode; its weights are left as they are.
+        batch: Examples per forward pass.
+        length: Tokens per example.
+        round_to: What the neurons kept per layer are rounded to; where 1, odd widths are timed, as
+            plans have them.
+    """
+    adapter, device = adapter_for(model), model.device
+    units = {kind: [s.units for s in adapter.of_kind(kind)] for kind in ("attention", "ffn")}
+    measured_on: dict[str, Any] = {
+        "model": type(model).__name__,
+        "hidden_size": model.config.hidden_size,
+        "heads": units["attention"],
+        "neurons": units["ffn"],
+        "head_width": adapter.sites[0].width,
+        "attention": model.config._attn_implementation,
+        "vocabulary": model.config.vocab_size,
+        "batch_size": batch,
+        "sequence_length": length,
+        "round_to": round_to,
+        "device": str(device),
+        "processor": processor_name(device),
+        "threads": torch.get_num_threads(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+    }
+    text = json.dumps(measured_on, sort_keys=True)
+    key = f"latency-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        times = _measured(model, random_inputs(model, batch, length), round_to)
+        (folder / _FILE).write_text(json.dumps(times) + "\n", encoding="utf-8")
+
+    folder = build_once(key, build, cache_dir() / "latency" / key)
+    times = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    heads, neurons = (tuple((u, s) for u, s in times[kind]) for kind in ("attention", "ffn"))
+    return LatencyTable(heads, neurons, times["dense_s"], measured_on)
+
+
+def _grid(units: int, round_to: int, kind: SiteKind) -> list[int]:
+    """Numbers of units that are timed, from none to all."""
+    if kind == "attention":
+        return sorted({round(share * units) for share in _SHARES})
+    inner = {int(share * units) // round_to * round_to for share in _SHARES[1:-1]}
+    odd = {width | 1 for width in inner} if round_to == 1 else inner
+    return sorted({0, *(width for width in odd if 0 < width < units), units})
+
+
+def _measured(model: PreTrainedModel, inputs: dict[str, Any], round_to: int) -> dict[str, Any]:
+    """Seconds beyond no units per layer, by kind and units; and of the dense model."""
+    adapter, device = adapter_for(model), model.device
+    grids = {
+        kind: _grid(max(site.units for site in adapter.of_kind(kind)), round_to, kind)
+        for kind in _KINDS
+    }
+
+    def seconds(repeats: int) -> float:
+        (times,) = time_in_turns([lambda: model(**inputs)], device, 1, repeats)
+        return statistics.median(times)
+
+    def shares(repeats: int, whole: float) -> dict[SiteKind, list[float]]:
+        """Of the dense model's time, by kind and place in the grid."""
+        found: dict[SiteKind, list[float]] = {kind: [] for kind in _KINDS}
+        for kind in _KINDS:
+            for units in grids[kind][:-1]:
+                edits = [_first_units(model, site, units) for site in adapter.of_kind(kind)]
+                with temporarily_pruned(model, adapter.of_kind(kind), edits):
+                    found[kind].append(seconds(repeats) / whole)
+        return found
+
+    with torch.inference_mode():
+        repeats = min(_MOST, max(1, int(_TURN_S / seconds(1))))
+        turns = track(range(_TURNS), "measuring latencies by units", unit="turns")
+        dense, found = zip(
+            *((whole := seconds(repeats), shares(repeats, whole)) for _ in turns), strict=True
+        )
+    times: dict[str, Any] = {"dense_s": (dense_s := statistics.median(dense))}
+    for kind in _KINDS:
+        columns = zip(*(turn[kind] for turn in found), strict=True)
+        middle = [*(statistics.median(column) for column in columns), 1.0]
+        # A pass with more units that was faster is noise.
+        rising = [min(middle[i:]) for i in range(len(middle))]
+        layers = sum(site.units > 0 for site in adapter.of_kind(kind)) or 1
+        beyond = [dense_s * (share - rising[0]) / layers for share in rising]
+        times[kind] = list(zip(grids[kind], beyond, strict=True))
+    return times
+
+
+def _first_units(model: PreTrainedModel, site: Site, units: int) -> SiteEdit:
+    """The first units of a site, with the weights that they have; fewer if it has fewer."""
+    kept = min(units, site.units)
+    weight = linear(model, site.consumer).weight.detach()[:, : kept * site.width]
+    return SiteEdit(site.layer, site.kind, tuple(range(kept)), weight)
