@@ -88,6 +88,14 @@ SMALL = {
     ),
     "cost_minilm": (lambda folder: [*sentence_overrides(folder), *_QUICK_COST], 2),
     "cost_smollm2": (lambda folder: [*text_overrides(folder), *_QUICK_COST], 1),
+    "latency_minilm": (
+        lambda folder: [
+            *sentence_overrides(folder),
+            "cost=counted",
+            "pruning.latency_length=8",
+        ],
+        1,
+    ),
     "decoder_text": (lambda folder: [*text_overrides(folder), "calibration.examples=4"], 1),
     "decoder_zero_shot": (text_and_tasks_overrides, 2),
     "distilbert_glue": (lambda folder: glue_overrides(folder, "distilbert"), 9),

@@ -91,7 +91,7 @@ def within_latency(
         )
     others = table.dense_s - units_s
     shares = {"target": target + others, "predicted": best_s + others}
-    told = {name: seconds / table.dense_s for name, seconds in shares.items()}
-    latency = {**told, "dense_s": table.dense_s, "units_s": units_s, "heads": table.heads,
+    of_dense = {name: seconds / table.dense_s for name, seconds in shares.items()}
+    latency = {**of_dense, "dense_s": table.dense_s, "units_s": units_s, "heads": table.heads,
                "neurons": table.neurons, "measured_on": table.measured_on}  # fmt: skip
     return replace(best, details={**best.details, "budget": "latency", "latency": latency})

@@ -104,23 +104,23 @@ def _measured(model: PreTrainedModel, inputs: dict[str, Any], round_to: int) -> 
 
     def shares(repeats: int, whole: float) -> dict[SiteKind, list[float]]:
         """Of the dense model's time, by kind and place in the grid."""
-        found: dict[SiteKind, list[float]] = {kind: [] for kind in _KINDS}
+        by_kind: dict[SiteKind, list[float]] = {kind: [] for kind in _KINDS}
         for kind in _KINDS:
             for units in grids[kind][:-1]:
                 edits = [_first_units(model, site, units) for site in adapter.of_kind(kind)]
                 with temporarily_pruned(model, adapter.of_kind(kind), edits):
-                    found[kind].append(seconds(repeats) / whole)
-        return found
+                    by_kind[kind].append(seconds(repeats) / whole)
+        return by_kind
 
     with torch.inference_mode():
         repeats = min(_MOST, max(1, int(_TURN_S / seconds(1))))
         turns = track(range(_TURNS), "measuring latencies by units", unit="turns")
-        dense, found = zip(
+        dense, timed = zip(
             *((whole := seconds(repeats), shares(repeats, whole)) for _ in turns), strict=True
         )
     times: dict[str, Any] = {"dense_s": (dense_s := statistics.median(dense))}
     for kind in _KINDS:
-        columns = zip(*(turn[kind] for turn in found), strict=True)
+        columns = zip(*(turn[kind] for turn in timed), strict=True)
         middle = [*(statistics.median(column) for column in columns), 1.0]
         # A pass with more units that was faster is noise.
         rising = [min(middle[i:]) for i in range(len(middle))]
