@@ -66,7 +66,7 @@ gpu: $(if $(GPU_PYTHON),,$(STAMP))
 	@cat $(GPU_RESULTS)/out/speed/table.md
 
 paper: $(STAMP)
-	$(BIN)/python paper_figures/build.py
+	$(BIN)/python paper_figures/build.py --jobs 0
 	$(BIN)/python paper_figures/results_page.py
 
 docs: $(STAMP)

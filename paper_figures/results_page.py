@@ -130,6 +130,8 @@ def _markdown(table: pd.DataFrame) -> str:
 def _links(study: str, folder: Path) -> list[str]:
     links = {
         "full table": folder / "table.md",
+        "all tasks": folder / "table_tasks.md",
+        "captions": folder / "captions.md",
         "paired comparison": folder / "table_comparison.md",
         "measured cost": folder / "table_cost.md",
         "numbers": folder / "table.csv",

@@ -169,22 +169,23 @@ def test_growth_is_shown_along_each_size_that_was_varied(tmp_path, build):
     assert wide.protocol["num_attention_heads"] == 8
     assert wide.protocol["intermediate_size"] == 40
 
-    data = reporting.growth_data(records)
-    assert [words for words, _ in data.panels] == ["calibration examples", "hidden size"]
-    (examples,), (width,) = (series for _, series in data.panels)
-    assert examples.x == (3, 6)
-    assert width.x == (24, 48)
+    data = reporting.growth_figure(records)
+    assert [panel.x_label for panel in data.panels] == 2 * ["calibration examples", "hidden size"]
+    times, wide_times, peaks, wide_peaks = (panel.lines for panel in data.panels)
+    assert {line.x for line in (*times, *peaks)} == {(3.0, 6.0)}
+    assert {line.x for line in (*wide_times, *wide_peaks)} == {(24.0, 48.0)}
     base = next(record for record in records if record.name == "tiny-n6x9-d2")
-    assert examples.compress_s[1] == width.compress_s[0] == base.seconds["compress_s"][0]
-    assert examples.bare_s[1] == base.seconds["forward_s"][0] + base.seconds["forward_folded_s"][0]
-    assert examples.peak_bytes[1] == base.memory["compress_peak"]
-    assert examples.label == "BERT, 24 wide, 2 layers, x 9 tokens"
+    assert times[0].y[1] == wide_times[0].y[0] == base.seconds["compress_s"][0]
+    assert times[1].y[1] == base.seconds["forward_s"][0] + base.seconds["forward_folded_s"][0]
+    assert peaks[0].y[1] == base.memory["compress_peak"] / 1e9
+    assert times[0].label == "BERT, 24 wide, 2 layers, x 9 tokens: compression"
+    assert times[0].run_ids[1] == (base.run_id,)
 
     out = tmp_path / "out"
     assert build.main([*stored, "--out", str(out), "--study", "speed"]) == 0
     assert (out / "speed" / "figure_growth.png").stat().st_size > 0
-    assert reporting.growth_data([base]) is None
+    assert reporting.growth_figure([base]) is None
     odd = replace(wide, seconds={"compress_s": [2.0]}, memory={"process_peak": None})
-    drawn = reporting.growth_data([base, odd])
-    assert drawn.panels[0][1][0].bare_s[1] is None
-    assert reporting.draw_growth(drawn)
+    drawn = reporting.growth_figure([base, odd])
+    assert drawn.panels[0].lines[1].x == (24.0,)
+    assert reporting.draw(drawn)

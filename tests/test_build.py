@@ -50,10 +50,14 @@ def test_build_is_complete_and_the_same_every_time(
     assert "ValueError: it broke" in printed
     assert str(tmp_path / "a" / "made_up") in printed
     first = outputs(tmp_path / "a" / "made_up")
-    names = [f"figure_pico_reviews_{q}" for q in ("accuracy", "kl", "agreement")]
-    names += [f"figure_pico_prose_{q}" for q in ("perplexity", "kl", "agreement")]
+    names = [f"figure_pico_{q}" for q in ("metric", "kl", "agreement")]
     figures = {f"{name}.{ending}" for name in names for ending in ("pdf", "png", "csv")}
-    assert set(first) == {"table.md", "table.tex", "table.csv", "table.sources.csv", *figures}
+    endings = ("md", "tex", "csv", "sources.csv")
+    tables = {f"{name}.{ending}" for name in ("table", "table_tasks") for ending in endings}
+    assert set(first) == {*tables, "captions.md", *figures}
+    captions = first["captions.md"].decode()
+    assert all(f"## {name}\n\npico: " in captions for name in names)
+    assert 'Protocol of reviews (pico): join="\\n", split="test"' in captions
     for name in ("table.md", "table.tex", "table.csv"):
         text = first[name].decode()
         assert all(record.run_id in text.replace("\\_", "_") for record in records)
@@ -61,8 +65,13 @@ def test_build_is_complete_and_the_same_every_time(
     digest = first["table.md"].decode().partition("sorted ids ")[2][:16]
     assert digest.encode() in first["table.tex"]
 
-    # In a new process, with another seed of Python's hash.
-    command = [sys.executable, str(ROOT / "paper_figures" / "build.py"), *arguments]
+    # In a new process, with another seed of Python's hash, settings of matplotlib that are the
+    # user's, and neither torch nor transformers.
+    code = "import runpy, sys; sys.modules['torch'] = sys.modules['transformers'] = None; "
+    code += "sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    script = str(ROOT / "paper_figures" / "build.py")
+    command = [sys.executable, "-c", code, script, *arguments]
+    (tmp_path / "matplotlibrc").write_text("font.family: serif\nlines.linewidth: 7\n")
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     done = subprocess.run(
         [*command, str(tmp_path / "b"), "--study", "made_up"],

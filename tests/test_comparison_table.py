@@ -81,16 +81,18 @@ def test_methods_of_one_study_stay_apart_in_figures() -> None:
     ]
     runs += [made.run(sentences(9, 0.8, 0.05), pruning={"allocation": "uniform"})]
     frame = made.frame(runs)
-    data = reporting.figure_data(frame, "pico", "reviews", "kl")
-    assert data is not None
-    assert data.log
-    looks = {(s.style.colour, s.style.marker, s.style.line) for s in data.series}
-    assert len(looks) == len(data.series) == len(METHOD_DEFAULTS) + 1
+    (data,) = (f for f in reporting.metric_figures(frame) if f.name == "figure_pico_reviews_kl")
+    (panel,) = data.panels
+    assert panel.log
+    looks = {(s.style.colour, s.style.marker, s.style.line) for s in panel.lines}
+    assert len(looks) == len(panel.lines) == len(METHOD_DEFAULTS) + 1
     figure = reporting.draw(data)
     axes = figure.axes[0]
     assert axes.get_yscale() == "log"
-    assert len(axes.get_legend().get_texts()) == len(METHOD_DEFAULTS) + 1
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == len(METHOD_DEFAULTS) + 1
     figure.draw_without_rendering()
-    legend = axes.get_legend().get_window_extent()
-    assert legend.x0 > axes.get_window_extent().x1  # so that it hides no series
-    assert legend.x1 < figure.bbox.x1
+    shown = legend.get_window_extent()
+    assert shown.y1 < axes.get_window_extent().y0  # so that it hides no series
+    assert shown.x0 >= figure.bbox.x0
+    assert shown.x1 <= figure.bbox.x1

@@ -84,13 +84,14 @@ def test_figure_has_a_panel_per_condition_and_a_look_per_variant() -> None:
         for r in (0.6, 0.3)
         for step in (1, 8)
     ]
-    (data,) = reporting.cost_figure_data(measured(*records))
+    (data,) = reporting.cost_figures(measured(*records))
     assert data.name == "figure_pico_reviews_speedup"
     assert [panel.title for panel in data.panels] == [
         "batch 1, 128 tokens\nPico 1, 2 threads",
         "batch 32, 128 tokens\nPico 1, 2 threads",
     ]
-    plain, rounded = data.panels[0].series
+    assert data.title == "Speed-up of pico"
+    plain, rounded = data.panels[0].lines[2:]
     assert [plain.label, rounded.label] == ["STAT, round_to=1", "STAT, round_to=8"]
     assert plain.x == pytest.approx((52.0, 76.0))
     assert plain.y == pytest.approx((1.6, 1.3))
@@ -100,21 +101,22 @@ def test_figure_has_a_panel_per_condition_and_a_look_per_variant() -> None:
     assert plain.style == styles.variant_style("stat", "global", "lstsq", False, ())
     assert rounded.style.colour == plain.style.colour
     assert rounded.style.line != plain.style.line
-    axes = reporting.draw_costs(data).axes
+    figure = reporting.draw(data)
+    axes = figure.axes
     assert len(axes) == 2
     ideal, bound = axes[1].get_lines()[:2]
     assert ideal.get_ydata()[0] == pytest.approx(1 / 0.52)
     assert bound.get_ydata()[0] == pytest.approx(1 / 0.4)
     assert (ideal.get_ydata()[-1], bound.get_ydata()[-1]) == pytest.approx((1, 1))
-    legend = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend[2:] == ["STAT, round_to=1", "STAT, round_to=8"]
 
 
 def test_figure_is_the_same_every_time(tmp_path: Path) -> None:
     frame = measured(measured_record(cost_entry(0.5, 1.25)))
     for folder in ("a", "b"):
-        (data,) = reporting.cost_figure_data(frame)
-        reporting.save(reporting.draw_costs(data), tmp_path / folder / data.name, data.records)
+        (data,) = reporting.cost_figures(frame)
+        reporting.save(reporting.draw(data), tmp_path / folder / data.name, data.records)
     for ending in ("pdf", "png"):
         name = f"figure_pico_reviews_speedup.{ending}"
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

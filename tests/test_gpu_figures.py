@@ -45,28 +45,33 @@ def test_a_gpu_is_part_of_a_records_name_and_of_the_table(folder):
 
 def test_bars_are_the_stages_on_a_gpu(folder):
     records = results.load_speed(folder)
-    assert reporting.stages_data(records) is None  # a CPU
+    assert reporting.stages_figure(records) is None  # a CPU
     there = [replace(r, provenance={**r.provenance, "gpu": GPU}) for r in records]
-    data = reporting.stages_data(there)
-    (_, stages), (_, bare) = data.bars
+    data = reporting.stages_figure(there)
+    (panel,) = data.panels
+    stages, bare = ([line for line in panel.lines if place in line.x] for place in (0.0, 1.0))
     (record,) = (r for r in there if r.shape == "tiny")
-    assert sum(s for _, s in stages) <= 1.5 * max(record.seconds["compress_s"])
-    assert [words for words, _ in bare] == ["bare first pass", "bare second pass"]
-    figure = reporting.draw_stages(data)
+    assert sum(line.y[0] for line in stages) == pytest.approx(100)
+    seconds = float(panel.ticks[0][1].split(", ")[-1].removesuffix(" s"))
+    assert seconds <= 1.5 * max(record.seconds["compress_s"])
+    assert [line.label for line in bare] == ["bare first pass", "bare second pass"]
+    figure = reporting.draw(data)
     assert len(figure.axes[0].patches) == len(stages) + len(bare)
 
 
 def test_lines_are_the_speedups_against_what_is_removed(folder):
     records = results.load_speed(folder)
-    data = reporting.inference_data(records)
+    data = reporting.inference_figure(records)
     (record,) = (r for r in records if "mac_kept" in r.protocol)
-    assert [words.rpartition("\n")[2] for words, _ in data.panels] == ["batch=1", "batch=3"]
-    for words, lines in data.panels:
+    assert [one.title.rpartition("\n")[2] for one in data.panels] == ["batch=1", "batch=3"]
+    for panel in data.panels:
+        words, (level, *lines) = panel.title, panel.lines
+        assert (level.x, level.y) == ((), (1.0,))
         assert [line.label for line in lines] == ["round_to=1", "round_to=4"]
         for line in lines:
             name = f"speed-up ratio=0.5 {line.label} {words.rpartition(chr(10))[2]}"
             assert line.y[-1] == record.ratios[name]["median"]
             kept = record.protocol["mac_kept"][f"ratio=0.5 {line.label}"]
             assert line.x[-1] == pytest.approx(100 * (1 - kept))
-    assert len(reporting.draw_inference(data).axes) == 2
-    assert reporting.inference_data([r for r in records if r is not record]) is None
+    assert len(reporting.draw(data).axes) == 2
+    assert reporting.inference_figure([r for r in records if r is not record]) is None

@@ -12,7 +12,7 @@ from made_up_records import language_record, make_config, make_failure, make_rec
 
 from stat_repro import reporting, results
 from stat_repro.config import PruningConfig
-from stat_repro.reporting import ReportError, variants
+from stat_repro.reporting import ReportError, styles, task_table, variants
 
 
 def test_seeds_are_put_together() -> None:
@@ -190,42 +190,76 @@ def test_notes_name_protocol_and_records() -> None:
 
 def test_figure_numbers() -> None:
     records = sweep({0.5: [0.7, 0.8], 0.3: [0.85, 0.87]})
-    data = reporting.figure_data(results.to_frame(records), "pico", "reviews", "accuracy")
-    assert data is not None
-    assert data.dense == (90.0,)
-    assert data.y_label == "accuracy (%)\nsplit=test"
-    assert not data.log
-    (series,) = data.series
+    figures = reporting.metric_figures(results.to_frame(records))
+    assert [figure.name.removeprefix("figure_pico_reviews_") for figure in figures] == [
+        "accuracy",
+        "kl",
+        "agreement",
+    ]
+    data = figures[0]
+    assert data.title == "pico on reviews"
+    assert 'split="test"' in data.caption
+    assert "Mean of 2 calibration seeds" in data.caption
+    (panel,) = data.panels
+    assert panel.y_label == "accuracy (%)"
+    assert not panel.log
+    dense, series = panel.lines
+    assert (dense.x, dense.y) == ((), (90.0,))
+    assert set(dense.run_ids[0]) == {record.run_id for record in records}
     assert series.label == "STAT"
     assert series.x == pytest.approx((49.0, 69.0))
     assert series.y == pytest.approx((75.0, 86.0))
     assert series.low == pytest.approx((70.0, 85.0))
     assert series.high == pytest.approx((80.0, 87.0))
-    assert (series.ratios, series.n) == ((0.5, 0.3), (2, 2))
-    assert reporting.figure_data(results.to_frame(records), "pico", "reviews", "f1") is None
+    assert [len(ids) for ids in series.run_ids] == [2, 2]
+    assert set(series.run_ids[1]) == {r.run_id for r in records if r.ratio == 0.3}
+    rows = data.table().set_index("series").loc["STAT"]
+    assert rows["y"].tolist() == pytest.approx([75.0, 86.0])
 
 
 def test_figure_of_perplexity_is_logarithmic_and_tells_what_it_leaves_out() -> None:
     records = [language_record(p, ratio=r) for p, r in ((60.0, 0.1), (90.0, 0.3), (math.inf, 0.5))]
-    data = reporting.figure_data(results.to_frame(records), "pico", "prose", "perplexity")
-    assert data is not None
-    assert data.log
-    assert data.series[0].ratios == (0.3, 0.1)
-    assert data.series[0].left_out == (0.5,)
-    axes = reporting.draw(data).axes[0]
+    data = reporting.metric_figures(results.to_frame(records))[0]
+    assert data.name == "figure_pico_prose_perplexity"
+    assert "One calibration seed" in data.caption
+    (panel,) = data.panels
+    assert panel.log
+    assert panel.lines[1].x == pytest.approx((69.0, 89.0))
+    figure = reporting.draw(data)
+    axes = figure.axes[0]
     assert axes.get_yscale() == "log"
-    assert [t.get_text() for t in axes.get_legend().get_texts()] == [
+    assert axes.get_title() == "pico on prose"
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [
         "dense",
-        "STAT (n=1); not finite at 0.5",
+        "STAT; not finite at 50 %",
     ]
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["90\n(0.1)", "70\n(0.3)", "50\n(0.5)"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["50", "70", "90"]
     dense = axes.get_lines()[0]
     assert list(dense.get_ydata()) == [50.0, 50.0]
 
 
 def test_divergence_of_zero_is_drawn_on_a_linear_axis() -> None:
     records = [make_record(fidelity={"kl": kl}, ratio=r) for kl, r in ((0.0, 0.0), (0.1, 0.5))]
-    data = reporting.figure_data(results.to_frame(records), "pico", "reviews", "kl")
-    assert data is not None
-    assert not data.log
-    assert data.dense == ()
+    data = reporting.metric_figures(results.to_frame(records))[1]
+    assert data.name.endswith("_kl")
+    (panel,) = data.panels
+    assert not panel.log
+    assert all(line.style != styles.DENSE for line in panel.lines)
+
+
+def test_several_data_sets_of_a_model_share_a_figure_and_a_table() -> None:
+    records = [*sweep({0.3: [0.8, 0.9]}), language_record(61.5, ratio=0.3)]
+    figures = reporting.metric_figures(results.to_frame(records))
+    assert [f.name for f in figures] == [f"figure_pico_{q}" for q in ("metric", "kl", "agreement")]
+    assert [panel.title for panel in figures[0].panels] == ["prose", "reviews"]
+    assert [panel.y_label for panel in figures[0].panels] == ["token perplexity", "accuracy (%)"]
+    points = task_table.task_points(results.to_frame(records))
+    table = task_table.task_table(points)
+    assert table[task_table.GROUP].tolist() == ["100", "70"]
+    assert table["method"].tolist() == ["dense", "STAT"]
+    assert table["reviews (accuracy)"].tolist() == ["90.0", "85.0 ± 7.1"]
+    assert "another model" in task_table.task_notes(points)[1]
+    assert task_table.task_points(results.to_frame(records[:2])).empty
+    latex = reporting.to_latex(table, "t", [], group=task_table.GROUP)
+    assert latex.startswith("% t\n\\begin{tabular}{lllrr}")
+    assert latex.count("\\midrule") == 2

@@ -35,19 +35,18 @@ def test_seeds_are_put_together_along_the_setting_and_methods_kept_apart():
     ]
     (figure,) = reporting.setting_figures(records)
     assert figure.name == "figure_pico_reviews_kl_by_examples"
-    assert figure.x_label == "calibration examples"
-    ((words, log, series),) = figure.panels
-    assert words == "KL from dense (nats)"
-    assert log
-    assert [one.label for one in series] == [
-        "STAT, ratio 0.5 (n=1 to 2)",
-        "Fisher, ratio 0.5 (n=1 to 2)",
-    ]
+    (panel,) = figure.panels
+    assert panel.x_label == "calibration examples"
+    assert panel.y_label == "KL from dense (nats)"
+    assert panel.log
+    series = panel.lines
+    assert [one.label for one in series] == ["STAT, 50 % of MACs", "Fisher, 50 % of MACs"]
+    assert "Mean of 1 to 2 calibration seeds" in figure.caption
     assert series[0].x == (16, 64, 256)
     assert series[0].y == pytest.approx((0.6, 0.2, 0.05))
     assert (series[0].low, series[0].high) == ((0.5, 0.1, 0.05), (0.7, 0.3, 0.05))
     assert series[1].y == pytest.approx((1.2, 0.4, 0.1))
-    assert reporting.draw_setting(figure).axes[0].get_yscale() == "log"
+    assert reporting.draw(figure).axes[0].get_yscale() == "log"
 
 
 def test_a_sketch_is_shown_beside_the_exact_statistics():
@@ -61,7 +60,7 @@ def test_a_sketch_is_shown_beside_the_exact_statistics():
     ]
     (figure,) = reporting.setting_figures(records)
     assert figure.name.endswith("_kl_by_sketch_size")
-    kl, shared, error = (series for _, _, series in figure.panels)
+    kl, shared, error = (panel.lines for panel in figure.panels)
     by_kind = {one.x: one for one in kl}
     assert by_kind[()].y == (0.02,)
     assert by_kind[8, 16, 32].y == pytest.approx((0.09, 0.05, 0.03))
@@ -69,7 +68,7 @@ def test_a_sketch_is_shown_beside_the_exact_statistics():
     assert {one.x: one.y for one in shared} == {(): (100.0,), (8, 16, 32): (0.0, 50.0, 100.0)}
     assert {one.x: one.y for one in error}[()] == (0.4,)
     assert {one.x: one.y for one in error}[8, 16, 32] == pytest.approx((0.1, 0.2, 0.3))
-    assert len(reporting.draw_setting(figure).axes) == 3
+    assert len(reporting.draw(figure).axes) == 3
 
 
 def test_a_ridge_of_zero_has_its_place():
@@ -78,7 +77,7 @@ def test_a_ridge_of_zero_has_its_place():
         for ridge, kl in ((0.0, 0.3), (0.001, 0.2), (0.1, 0.4))
     ]
     (figure,) = reporting.setting_figures(records)
-    axes = reporting.draw_setting(figure).axes[0]
+    axes = reporting.draw(figure).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.001", "0.1"]
 
 
@@ -89,7 +88,7 @@ def test_two_values_make_no_figure():
 
 @pytest.mark.parametrize(("low", "high"), [(0.11, 0.29), (0.02, 1.5), (4e-5, 0.5), (1.0, 900.0)])
 def test_a_logarithmic_axis_has_some_numbers_and_not_too_many(low, high):
-    with canvas(4, 4, "made up") as figure:
+    with canvas(4, 4) as figure:
         axes = figure.add_subplot()
         axes.plot([0, 1], [low, high])
         log_axis(axes)

@@ -11,18 +11,23 @@ from stat_repro import config as schema
 from stat_repro import reporting, results
 from stat_repro.config import PruningConfig
 from stat_repro.reporting import styles
+from stat_repro.reporting.figure_data import Line
+from stat_repro.results import RunRecord
+
+
+def variants_shown(*records: RunRecord) -> list[Line]:
+    """The lines of the figure of the metric, without that of the dense model."""
+    figure = reporting.metric_figures(results.to_frame(records))[0]
+    return [line for line in figure.panels[0].lines if line.style != styles.DENSE]
 
 
 def test_a_method_keeps_its_look() -> None:
-    alone = reporting.figure_data(results.to_frame([make_record()]), "pico", "reviews", "accuracy")
+    (alone,) = variants_shown(make_record())
     uniform = make_record(pruning=PruningConfig(allocation="uniform"))
-    frame = results.to_frame([uniform, make_record()])
-    both = reporting.figure_data(frame, "pico", "reviews", "accuracy")
-    assert alone is not None
-    assert both is not None
-    assert [s.label for s in both.series] == ["STAT, global", "STAT, uniform"]
-    assert both.series[0].style == alone.series[0].style
-    assert both.series[0].style.colour != both.series[1].style.colour
+    both = variants_shown(uniform, make_record())
+    assert [s.label for s in both] == ["STAT, global", "STAT, uniform"]
+    assert both[0].style == alone.style
+    assert both[0].style.colour != both[1].style.colour
     plain = styles.variant_style("stat", "global", "lstsq", False, ())
     other = styles.variant_style("stat", "global", "lstsq", False, ("min_units=0",))
     assert other.colour == plain.colour
@@ -73,9 +78,7 @@ def test_whole_blocks_are_labelled_by_their_name_alone() -> None:
     blocks = PruningConfig(method="shortgpt", **schema.METHOD_DEFAULTS["shortgpt"])
     flap = PruningConfig(method="flap", correction="bias")
     records = [make_record(), make_record(pruning=blocks), make_record(pruning=flap)]
-    data = reporting.figure_data(results.to_frame(records), "pico", "reviews", "accuracy")
-    assert data is not None
-    assert [series.label for series in data.series] == [
+    assert [series.label for series in variants_shown(*records)] == [
         "STAT",
         "FLAP",
         "ShortGPT",
@@ -85,8 +88,7 @@ def test_whole_blocks_are_labelled_by_their_name_alone() -> None:
 def test_a_method_in_one_form_has_its_name_alone_if_that_is_the_form_of_its_paper() -> None:
     def labels(*prunings):
         records = [make_record(pruning=PruningConfig(**options)) for options in prunings]
-        data = reporting.figure_data(results.to_frame(records), "pico", "reviews", "accuracy")
-        return [series.label for series in data.series]
+        return [series.label for series in variants_shown(*records)]
 
     flap = {"method": "flap", "correction": "bias"}
     plus = {"method": "stat_plus", "correction": "affine", "refit": True}
@@ -128,7 +130,6 @@ def test_zero_shot_accuracies_are_shown_in_percent() -> None:
 
 def test_names_become_file_names() -> None:
     record = replace(make_record(), model="org/model 1.5b", dataset="movie_reviews")
-    frame = results.to_frame([record])
-    data = reporting.figure_data(frame, "org/model 1.5b", "movie_reviews", "accuracy")
-    assert data is not None
+    data = reporting.metric_figures(results.to_frame([record]))[0]
     assert data.name == "figure_org-model-1.5b_movie_reviews_accuracy"
+    assert data.title == "org/model 1.5b on movie reviews"

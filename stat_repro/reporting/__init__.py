@@ -3,7 +3,7 @@
 May use: config, paths, results, scratch.
 """
 
-from stat_repro.reporting.canvas import save
+from stat_repro.reporting.canvas import draw, save
 from stat_repro.reporting.comparison import compare
 from stat_repro.reporting.comparison_table import (
     comparison_csv,
@@ -11,7 +11,7 @@ from stat_repro.reporting.comparison_table import (
     comparison_sources,
     comparison_table,
 )
-from stat_repro.reporting.cost_figures import cost_figure_data, draw_costs
+from stat_repro.reporting.cost_figures import cost_figures
 from stat_repro.reporting.costs import (
     cost_csv,
     cost_notes,
@@ -20,21 +20,13 @@ from stat_repro.reporting.costs import (
     cost_table,
     measured_runs,
 )
-from stat_repro.reporting.figures import draw, figure_data
-from stat_repro.reporting.gpu_figures import (
-    draw_inference,
-    draw_stages,
-    inference_data,
-    stages_data,
-)
-from stat_repro.reporting.growth import draw_growth, growth_data
-from stat_repro.reporting.points import (
-    aggregate,
-    headline,
-    protocol_lines,
-    record_lines,
-)
-from stat_repro.reporting.setting_figures import draw_setting, setting_figures
+from stat_repro.reporting.figures import metric_figures
+from stat_repro.reporting.layer_figures import layer_figures
+from stat_repro.reporting.outputs import Outputs, speed_outputs, study_outputs, write_outputs
+from stat_repro.reporting.points import aggregate, headline, protocol_lines, record_lines
+from stat_repro.reporting.report_page import StudyPage, report_page, study_page
+from stat_repro.reporting.setting_figures import setting_figures
+from stat_repro.reporting.speed_figures import growth_figure, inference_figure, stages_figure
 from stat_repro.reporting.speed_table import speed_notes, speed_sources, speed_table
 from stat_repro.reporting.tables import (
     noted_csv,

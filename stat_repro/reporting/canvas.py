@@ -1,90 +1,121 @@
-"""How all figures are drawn: fonts, the line about the records, the files."""
+"""How all figures are drawn: sizes of a paper's columns, fonts, legends, and the files."""
 
 from __future__ import annotations
 
 import io
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stat_repro.paths import cache_dir
-from stat_repro.reporting.figure_data import StyledLine
+from stat_repro.reporting.figure_data import Figure, Line, Panel, rounded
 from stat_repro.scratch import replace_file
 
-_DPI = 160
-_RC: dict[str, Any] = {
-    "font.size": 9,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 8,
-    "axes.grid": True,
-    "grid.alpha": 0.4,
-    "grid.linewidth": 0.6,
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "stat_repro",
+_DPI = 200
+_RC: Any = {
+    # A font that comes with matplotlib, so that no machine takes another one.
+    **{"font.family": "DejaVu Sans", "font.size": 7, "axes.titlesize": 8, "figure.titlesize": 8.5},
+    **{"axes.labelsize": 7, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5, "legend.fontsize": 6.5},
+    **{"axes.grid": True, "grid.alpha": 0.35, "grid.linewidth": 0.5, "axes.axisbelow": True},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6},
+    **{"lines.linewidth": 1.1, "lines.markersize": 3.2, "legend.frameon": False},
+    **{"pdf.fonttype": 42, "svg.hashsalt": "stat_repro"},
 }
+_SINGLE, _DOUBLE = 3.3, 6.9  # inches: one and two columns of a paper
+_HEIGHTS = {"lines": (1.95, 0), "rows": (0.6, 0.15), "stack": (0.6, 0.36), "cells": (0.7, 0.2)}
+_LEGEND_LINE, _CHARACTER, _HANDLE = 0.145, 0.046, 0.42  # inches
+_TICK_GAP = 0.24  # inches that a tick label needs for itself
+_WRITTEN = 12  # columns of a heat map whose cells have room for numbers
 
 
 @contextmanager
-def canvas(width: float, height: float, records: str) -> Iterator[Any]:
+def canvas(width: float, height: float) -> Iterator[Any]:
     """A `matplotlib.figure.Figure` in the project's look, to be drawn on inside the `with`.
 
     Args:
         width: Inches.
         height: Inches.
-        records: Which records are shown; a small line at the bottom.
     """
-    matplotlib = _matplotlib()
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    with _look():
+        from matplotlib.figure import Figure as Drawing
 
-    with matplotlib.rc_context(_RC):
-        # The margin at the bottom is for the line about the records.
-        layout = ConstrainedLayoutEngine(rect=(0, 0.025, 1, 0.975))
-        figure = Figure(figsize=(width, height), layout=layout)
-        yield figure
-        figure.text(0.995, 0.002, records, ha="right", va="bottom", fontsize=5, color="0.4")
+        yield Drawing(figsize=(width, height), layout="constrained")
 
 
-def plot_variant(axes: Any, line: StyledLine, label: str) -> None:
-    """The line of a variant, with its colour, marker and line style."""
-    style = line.style
-    axes.plot(
-        *(line.x, line.y),
-        **{"color": style.colour, "marker": style.marker, "linestyle": style.line},
-        **{"markersize": 4.5, "linewidth": 1.4, "label": label},
-    )
+def draw(data: Figure) -> Any:
+    """The `matplotlib.figure.Figure` of the numbers, made without global state."""
+    panels, several = data.panels, len(data.panels) > 1
+    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    labels = dict.fromkeys(line.label for panel in panels for line in _in_legend(panel))
+    longest = _HANDLE + _CHARACTER * max(map(len, labels), default=0)
+    narrow = not several and panels[0].kind == "lines" and longest < _SINGLE
+    width = _SINGLE if narrow else _DOUBLE
+    side_by_side = max(1, min(len(labels), int(width / longest)))
+    spare = rows * columns > len(panels) and longest < width / columns
+    height = max(_height(panel) for panel in panels) * rows + 0.2 * several
+    height += 0 if spare else _LEGEND_LINE * math.ceil(len(labels) / side_by_side)
+    with canvas(width, height) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            {"lines": _lines, "rows": _rows, "stack": _stack, "cells": _cells}[panel.kind](
+                axes, panel
+            )
+            axes.set_title(panel.title if several else data.title)
+            _set_ticks(axes, panel, _TICK_GAP / (width / columns))
+        if several:
+            figure.suptitle(data.title)
+        if labels:
+            drawn = [axes.get_legend_handles_labels() for axes in grid.flat]
+            handles = {label: h for pair in drawn for h, label in zip(*pair, strict=True)}
+            shown = [handles[label] for label in labels]
+            if spare:
+                grid.flat[-1].legend(shown, labels, loc="center")
+            else:
+                place = {"loc": "outside lower center", "ncols": side_by_side}
+                figure.legend(shown, labels, **place)
+    return figure
 
 
-def log_axis(axes: Any) -> None:
-    """Logarithmic y with plain numbers, for what is drawn: also less than a decade, also many."""
+def log_axis(axes: Any, name: Literal["x", "y"] = "y") -> None:
+    """Logarithmic with plain numbers, for what is drawn: also less than a decade, also many."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    subs = (1, 1.5, 2, 3, 5, 7) if high < 100 * low else (1, 3)
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set(**{f"{name}scale": "log"})
+    axis = axes.yaxis if name == "y" else axes.xaxis
+    low, high = axis.get_view_interval()
+    subs = (1, 1.5, 2, 3, 5, 7) if high < 30 * low else (1, 3) if high < 3e3 * low else (1,)
+    axis.set_major_locator(LogLocator(base=10, subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Any, stem: Path, records: str) -> list[Path]:
     """Write `<stem>.pdf` and `<stem>.png`, byte for byte the same for the same numbers.
 
+    The same versions of matplotlib and Pillow are needed (requirements.lock): the first places and
+    rasterises letters and lines and writes its version into the PDF, the second chooses the colours
+    and packs the PNG.
+
     Args:
-        figure: What was drawn on a `canvas`.
+        figure: What `draw` gave.
         stem: Path without ending.
         records: Goes into the metadata of both files.
 
     Returns:
         The files.
     """
-    matplotlib = _matplotlib()
     # Dates would make every build differ.
     metadata = {"CreationDate": None, "Subject": records}
     pdf, png = io.BytesIO(), io.BytesIO()
-    with matplotlib.rc_context(_RC):
+    with _look():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # both files have the places that were just found
         figure.savefig(pdf, format="pdf", metadata=metadata)
         figure.savefig(png, format="png", dpi=_DPI)
     files = []
@@ -93,6 +124,111 @@ def save(figure: Any, stem: Path, records: str) -> list[Path]:
         files.append(stem.with_name(f"{stem.name}.{ending}"))
         replace_file(files[-1], content)
     return files
+
+
+def _in_legend(panel: Panel) -> list[Line]:
+    """Rows and cells are named on their axis."""
+    named = panel.kind in ("lines", "stack")
+    return [one for one in panel.lines if one.label and (named or (one.y and not one.x))]
+
+
+def _height(panel: Panel) -> float:
+    """Inches, with title and axis labels."""
+    least, each = _HEIGHTS[panel.kind]
+    count = len(panel.lines) if panel.kind == "cells" else len(panel.ticks)
+    return max(least + each * count, 1.5)
+
+
+def _values(values: Sequence[float]) -> list[float | None]:
+    return [rounded(value) for value in values]
+
+
+def _look_of(line: Line) -> dict[str, Any]:
+    style = line.style
+    look = {"color": style.colour, "marker": style.marker or None, "linestyle": style.line}
+    return {**look, "label": line.label or "_"}
+
+
+def _lines(axes: Any, panel: Panel) -> None:
+    for line in panel.lines:
+        x, y, low, high = (_values(v) for v in (line.x, line.y, line.low, line.high))
+        if y and not x:
+            axes.axhline(y[0], **{**_look_of(line), "marker": None})
+            continue
+        axes.plot(x, y, **_look_of(line))
+        if line.bars:
+            axes.vlines(x, low, high, color=line.style.colour)
+        elif low != high:
+            axes.fill_between(x, low, high, color=line.style.colour, alpha=0.18, linewidth=0)
+    axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
+    if panel.log:
+        log_axis(axes)
+
+
+def _rows(axes: Any, panel: Panel) -> None:
+    for line in panel.lines:
+        x, y, low, high = (_values(v) for v in (line.x, line.y, line.low, line.high))
+        if y and not x:
+            axes.axvline(y[0], **{**_look_of(line), "marker": None})
+            continue
+        axes.plot(y, x, **{**_look_of(line), "linestyle": "", "markersize": 4})
+        axes.hlines(x, low, high, color=line.style.colour, alpha=0.6)
+    axes.set(xlabel=panel.y_label, ylim=(len(panel.ticks) - 0.4, -0.6))
+    if panel.log:
+        log_axis(axes, "x")
+
+
+def _stack(axes: Any, panel: Panel) -> None:
+    start: dict[float, float] = {}
+    for line in panel.lines:
+        left = [start.get(place, 0.0) for place in line.x]
+        axes.barh(line.x, line.y, left=left, color=line.style.colour, label=line.label)
+        start |= {place: a + b for place, a, b in zip(line.x, left, line.y, strict=True)}
+    axes.set_xlabel(panel.y_label)
+    axes.invert_yaxis()
+
+
+def _cells(axes: Any, panel: Panel) -> None:
+    values = [_values(line.y) for line in panel.lines]
+    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    axes.grid(visible=False)
+    axes.set_yticks(range(len(values)), [line.label for line in panel.lines])
+    axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
+    if len(values[0]) <= _WRITTEN:
+        for row, cells in enumerate(values):
+            for column, value in enumerate(cells):
+                ink = "white" if (value or 0) < 50 else "black"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink)
+    else:
+        axes.figure.colorbar(image, ax=axes, pad=0.02)
+
+
+def _set_ticks(axes: Any, panel: Panel, gap: float) -> None:
+    """The panel's ticks; on x those that have room (`gap`: share of the axis that one needs)."""
+    if panel.kind in ("rows", "stack"):
+        axes.set_yticks(*zip(*panel.ticks, strict=True))
+        return
+    if panel.x_scale == "log2":
+        axes.set_xscale("log", base=2)
+    elif panel.x_scale != "linear":
+        # What is not 0 is on a logarithmic axis, and 0 has its place as well.
+        sizes = [place for place, _ in panel.ticks if place > 0]
+        linear = {"linthresh": min(sizes)} if panel.x_scale == "symlog" else {}
+        axes.set_xscale(panel.x_scale, **linear)
+    from matplotlib.ticker import NullLocator
+
+    kept: list[tuple[float, str]] = []
+    transform = axes.transScale.transform
+    places = [float(transform((place, 1))[0]) for place, _ in panel.ticks]
+    low, high = (float(transform((end, 1))[0]) for end in axes.get_xlim())
+    last = -math.inf
+    for place, tick in sorted(zip(places, panel.ticks, strict=True)):
+        if place - last >= gap * (high - low):
+            kept.append(tick)
+            last = place
+    if kept:
+        axes.set_xticks(*zip(*kept, strict=True))
+        axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _with_palette(png: io.BytesIO, records: str) -> bytes:
@@ -106,12 +242,19 @@ def _with_palette(png: io.BytesIO, records: str) -> bytes:
     return out.getvalue()
 
 
-def _matplotlib() -> Any:
-    """Matplotlib, with its font cache in the project's cache folder unless the user has one."""
+@contextmanager
+def _look() -> Iterator[None]:
+    """Matplotlib with our settings and nobody else's.
+
+    Its font cache is in the project's cache folder unless the user has one.
+    """
     if "MPLCONFIGDIR" not in os.environ:
         folder = cache_dir() / "matplotlib"
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["MPLCONFIGDIR"] = str(folder)
     import matplotlib
 
-    return matplotlib
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        with matplotlib.rc_context(_RC):
+            yield

@@ -1,100 +1,114 @@
-"""What all figures consist of before they are drawn: names, records, lines of numbers."""
+"""What all figures consist of before they are drawn: panels with lines, rows, bars or cells."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import pandas as pd
 
 from stat_repro.reporting.styles import VariantStyle
 
+Kind = Literal["lines", "rows", "stack", "cells"]
+
 
 @dataclass(frozen=True)
-class Points:
+class Line:
     """What is drawn of one variant, and from which runs.
 
     Attributes:
         label: The variant.
+        style: Its look.
         run_ids: Of every point the runs whose values it shows.
+        x: What the points are drawn against, ascending; empty for a line across the whole panel.
+        y: Values, of several seeds their mean.
+        low: Lower end of what is shown around them; empty for nothing.
+        high: Upper end.
+        bars: Whether the ends are shown as bars and not as a band.
     """
-
-    # The fields that hold one value per point.
-    COLUMNS: ClassVar[tuple[str, ...]]
 
     label: str
+    style: VariantStyle
     run_ids: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Line(Points):
-    """One variant in a figure: points, ascending in x.
-
-    Attributes:
-        x: What it is drawn against.
-        y: Values, of several seeds their mean.
-        low: Lower end of what is shown around them.
-        high: Upper end.
-    """
-
-    COLUMNS: ClassVar[tuple[str, ...]] = ("x", "y", "low", "high")
-
     x: tuple[float, ...]
     y: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    bars: bool = False
 
 
 @dataclass(frozen=True)
-class StyledLine(Line):
-    """A line in the look that its variant has in every figure."""
+class Panel:
+    """One pair of axes.
 
-    style: VariantStyle
+    Attributes:
+        title: Its words, where a figure has several.
+        x_label: Words of what the points are drawn against.
+        y_label: Words of the values, with unit.
+        lines: In the order of the legend.
+        kind: `lines`; `rows`, where x is a place from top to bottom and values go to the right;
+            `stack`, the same with bars one after the other; or `cells`, where every line is a row
+            of a heat map with values in percent.
+        log: Whether the values are on a logarithmic axis.
+        x_scale: As matplotlib names it, or `log2`.
+        ticks: Places on x and their words; none for those of matplotlib.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    kind: Kind = "lines"
+    log: bool = False
+    x_scale: str = "linear"
+    ticks: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True)
-class FigureData:
+class Figure:
     """Everything a figure shows.
 
     Attributes:
         name: File name without ending.
-        title: Model and data set.
+        title: In words.
         records: Count and hash of the records shown.
+        caption: What is shown, and the protocol.
+        panels: From left to right, then down.
     """
 
     name: str
     title: str
     records: str
+    caption: str
+    panels: tuple[Panel, ...]
 
     def table(self) -> pd.DataFrame:
         """One row per point: `panel`, `series`, the values that are drawn, and `run_ids`."""
-        return pd.DataFrame(_rows(self, ""))
+        return pd.DataFrame(self._rows())
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for panel in self.panels:
+            for line in panel.lines:
+                # A line across the whole panel has a value, but no place.
+                points = zip_longest(line.x, line.y, line.low, line.high, line.run_ids)
+                for x, y, low, high, ids in points:
+                    shown = {"x": x, "y": y, "low": low, "high": high}
+                    shown = {key: rounded(value) for key, value in shown.items()}
+                    words = {"panel": " ".join(panel.title.split()), "series": line.label}
+                    yield {**words, **shown, "run_ids": joined_ids(ids)}
+
+
+def rounded(value: float | None) -> float | None:
+    """Nine digits: what is shown must not depend on the last bit, which machines round apart."""
+    return None if value is None else float(f"{value:.9g}")
 
 
 def joined_ids(run_ids: tuple[str, ...]) -> str:
     """Run ids as a cell of a table; an id has no blanks."""
     return " ".join(run_ids)
-
-
-def _rows(part: Any, panel: str) -> Iterator[dict[str, Any]]:
-    """The points inside a part of a figure; a panel has a title, or words before its lines."""
-    if isinstance(part, Points):
-        columns = [getattr(part, name) for name in part.COLUMNS]
-        # A line across the whole panel has a value, but no place.
-        for ids, *values in zip_longest(part.run_ids, *columns):
-            point = dict(zip(part.COLUMNS, values, strict=True))
-            words = " ".join(panel.split())
-            yield {"panel": words, "series": part.label, **point, "run_ids": joined_ids(ids)}
-    elif isinstance(part, tuple):
-        words = next((one for one in part if isinstance(one, str)), panel)
-        for one in part:
-            yield from _rows(one, words)
-    elif is_dataclass(part):
-        for field in fields(part):
-            yield from _rows(getattr(part, field.name), getattr(part, "title", panel))
 
 
 def file_stem(*parts: str) -> str:

@@ -1,159 +1,124 @@
-"""Figures as functions of a frame of records: first plain numbers, then their drawing."""
+"""Figures of metrics: against the share of MACs kept, one panel per data set."""
 
 from __future__ import annotations
 
 import math
-import textwrap
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import canvas, log_axis, plot_variant
-from stat_repro.reporting.figure_data import FigureData, StyledLine, file_stem
-from stat_repro.reporting.points import aggregate, protocol_text, record_lines
-from stat_repro.reporting.styles import quantity_style
+from stat_repro.reporting.figure_data import Figure, Line, Panel, file_stem
+from stat_repro.reporting.points import aggregate, protocol_lines, record_lines
+from stat_repro.reporting.styles import DENSE, in_words, quantity_style
 
 _PERCENT = 100.0
-_TICK_GAP = 0.06  # share of the x axis that a tick label needs for itself
-_LABEL_CHARACTERS = 44  # that fit beside the y axis
-_LEGEND_INSIDE = 4  # series whose legend leaves room for them inside the axes
-_LEGEND_LINE = 0.185  # inches
+# Beside the task's headline: zero-shot tasks where there are some, and how far the pruned model is
+# from the dense one, which is far less noisy than accuracy.
+_FURTHER = ("zero_shot_mean", "kl", "agreement", "mse_to_dense")
+# What stands in the file name of a figure with several data sets, whose metrics differ.
+_METRIC = "metric"
 
 
-@dataclass(frozen=True)
-class Series(StyledLine):
-    """One variant: a point per ratio, values of the seeds against MACs kept in percent.
-
-    Attributes:
-        n: Seeds per point.
-        ratios: Ratio of each point.
-        left_out: Ratios whose value is not finite; they have no point.
-    """
-
-    COLUMNS = (*StyledLine.COLUMNS, "n", "ratios")
-
-    n: tuple[int, ...]
-    ratios: tuple[float, ...]
-    left_out: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class MetricFigure(FigureData):
-    """One metric against MACs kept.
-
-    Attributes:
-        quantity: Name of the metric.
-        y_label: Its words, with unit and protocol.
-        log: Whether y is logarithmic.
-        dense: Values of the dense model, one if all variants share it, in shown units.
-        series: One per variant, in the order of the legend.
-    """
-
-    quantity: str
-    y_label: str
-    log: bool
-    dense: tuple[float, ...]
-    series: tuple[Series, ...]
-
-
-def figure_data(
-    frame: pd.DataFrame, model: str, dataset: str, quantity: str
-) -> MetricFigure | None:
-    """Numbers of the figure of one metric against MACs kept; None where nothing was measured.
+def metric_figures(
+    frame: pd.DataFrame, points: pd.DataFrame | None = None, others: Sequence[str] = ()
+) -> list[Figure]:
+    """A figure per model of the task's metric and of every distance to the dense model.
 
     Args:
         frame: Successful runs, as `stat_repro.results.to_frame` gives them.
-        model: Label of the model.
-        dataset: Label of the data set.
-        quantity: Name of a metric, as in `stat_repro.reporting.styles.QUANTITIES`.
+        points: What `aggregate` makes of them.
+        others: Further quantities to show.
     """
-    rows = frame[(frame["model"] == model) & (frame["dataset"] == dataset)]
-    points = aggregate(rows)
-    points = points[points["quantity"] == quantity]
-    if points.empty:
-        return None
+    figures = []
+    for model, of_model in aggregate(frame if points is None else points).groupby("model"):
+        datasets = of_model["dataset"].unique().tolist()
+        for quantity in (_METRIC, *_FURTHER, *others):
+            wanted = of_model["headline"] if quantity == _METRIC else quantity
+            shown = of_model[of_model["quantity"] == wanted]
+            if shown.empty:
+                continue
+            panels = tuple(_panel(group) for _, group in shown.groupby("dataset", sort=False))
+            rows = frame[(frame["model"] == model) & frame["dataset"].isin(set(shown["dataset"]))]
+            title = in_words(str(model))
+            names = [str(model), quantity]
+            if len(datasets) == 1:
+                title += f" on {in_words(datasets[0])}"
+                names = [str(model), datasets[0], shown.iloc[0]["quantity"]]
+            caption = _caption(title, shown, panels, rows)
+            records = record_lines(rows)[0]
+            figures.append(Figure(file_stem(*names), title, records, caption, panels))
+    return figures
+
+
+def spread_words(counts: Sequence[int]) -> str:
+    """What is shown of several seeds."""
+    fewest, most = min(counts), max(counts)
+    if most == 1:
+        return "One calibration seed"
+    number = str(most) if fewest == most else f"{fewest} to {most}"
+    return f"Mean of {number} calibration seeds; shaded: from the lowest to the highest"
+
+
+def _caption(title: str, points: pd.DataFrame, panels: Sequence[Panel], rows: pd.DataFrame) -> str:
+    labels = dict.fromkeys(panel.y_label for panel in panels)
+    words = [f"{title}: {', '.join(labels)}"]
+    if panels[0].kind == "lines":
+        words[0] += " against the share of the prunable MACs that is kept"
+    else:
+        ratios = ", ".join(f"{_PERCENT * (1 - r):g}" for r in sorted(set(points["ratio"])))
+        words[0] += f" at {ratios} % of the prunable MACs"
+    words.append(spread_words(points["n"].tolist()))
+    if any(line.style == DENSE for panel in panels for line in panel.lines):
+        words.append("Dashed: the dense model")
+    return ". ".join([*words, *(f"Protocol of {line}" for line in protocol_lines(rows))]) + "."
+
+
+def _panel(points: pd.DataFrame) -> Panel:
+    """One quantity on one data set: lines, or rows where every variant has one ratio."""
+    quantity = points.iloc[0]["quantity"]
     style = quantity_style(quantity)
-    dense = sorted({float(f"{v * style.scale:.9g}") for v in points["dense"] if math.isfinite(v)})
-    series = [_series(group, style.scale) for _, group in points.groupby("variant", sort=False)]
-    protocols = sorted(set(rows["metrics.protocol"]))
-    protocol = protocol_text(protocols[0], brief=True) if len(protocols) == 1 else "see the table"
-    lowest = min((y for one in series for y in one.low), default=0.0)
-    return MetricFigure(
-        name=file_stem(model, dataset, quantity),
-        title=f"{model}, {dataset}",
-        records=record_lines(rows)[0],
-        quantity=quantity,
-        y_label=f"{style.label}\n{protocol}",
+    groups = [group for _, group in points.groupby("variant", sort=False)]
+    single = len(groups) > 1 and all(len(group) == 1 for group in groups)
+    lines = tuple(
+        _line(group, style.scale, place if single else None) for place, group in enumerate(groups)
+    )
+    dense: dict[float, tuple[str, ...]] = {}
+    for value, ids in zip(points["dense"], points["dense_ids"], strict=True):
+        if math.isfinite(value):
+            key = float(f"{value * style.scale:.9g}")
+            dense[key] = tuple(sorted({*dense.get(key, ()), *ids}))
+    levels = tuple(Line("dense", DENSE, (dense[y],), (), (y,)) for y in sorted(dense))
+    if single:
+        ticks = tuple((float(i), line.label) for i, line in enumerate(lines))
+    else:
+        ratios = sorted(points["ratio"].unique())
+        ticks = tuple((_PERCENT * (1 - r), f"{_PERCENT * (1 - r):.3g}") for r in ratios)
+    lowest = min((y for line in lines for y in line.low), default=0.0)
+    return Panel(
+        title=in_words(points.iloc[0]["dataset"]),
+        x_label="" if single else "MACs kept (%)",
+        y_label=style.label,
+        lines=levels + lines,
+        kind="rows" if single else "lines",
         # A divergence of zero (ratio 0) has no logarithm.
         log=style.log and lowest > 0,
-        dense=tuple(dense),
-        series=tuple(series),
+        ticks=ticks,
     )
 
 
-def draw(data: MetricFigure) -> Any:
-    """The `matplotlib.figure.Figure` of the numbers, made without global state."""
-    crowded = len(data.series) > _LEGEND_INSIDE
-    height = max(3.9, _LEGEND_LINE * (len(data.series) + len(data.dense) + 2))
-    with canvas(8.4 if crowded else 5.6, height, data.records) as figure:
-        axes = figure.add_subplot()
-        for value in data.dense:
-            axes.axhline(value, color="black", linestyle="--", linewidth=1, label="dense")
-        for series in data.series:
-            _draw_series(axes, series)
-        if data.log:
-            log_axis(axes)
-        _ratio_ticks(axes, data)
-        axes.set_xlabel("MACs kept (%), and the ratio that was asked for")
-        label, _, protocol = data.y_label.partition("\n")
-        axes.set_ylabel("\n".join([label, *textwrap.wrap(protocol, _LABEL_CHARACTERS)]))
-        axes.set_title(data.title)
-        if crowded:
-            axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
-        else:
-            axes.legend(fontsize=8)
-    return figure
-
-
-def _series(group: pd.DataFrame, scale: float) -> Series:
+def _line(group: pd.DataFrame, scale: float, place: int | None) -> Line:
     first = group.iloc[0]
     drawn = group[group["not_finite"] == 0].sort_values("mac_kept", kind="stable")
-    return Series(
-        label=first["variant"],
-        run_ids=tuple(drawn["run_ids"]),
+    left_out = group.loc[group["not_finite"] > 0, "ratio"]
+    label = first["variant"]
+    if len(left_out):
+        label += f"; not finite at {', '.join(f'{_PERCENT * (1 - r):g} %' for r in left_out)}"
+    return Line(
+        label=label,
         style=first["style"],
-        x=tuple(_PERCENT * drawn["mac_kept"]),
+        run_ids=tuple(drawn["run_ids"]),
+        x=tuple(_PERCENT * drawn["mac_kept"]) if place is None else (float(place),) * len(drawn),
         y=tuple(scale * drawn["mean"]),
         low=tuple(scale * drawn["low"]),
         high=tuple(scale * drawn["high"]),
-        n=tuple(int(n) for n in drawn["n"]),
-        ratios=tuple(drawn["ratio"]),
-        left_out=tuple(group.loc[group["not_finite"] > 0, "ratio"]),
     )
-
-
-def _draw_series(axes: Any, series: Series) -> None:
-    label = series.label
-    if series.n:
-        fewest, most = min(series.n), max(series.n)
-        label += f" (n={most})" if fewest == most else f" (n={fewest} to {most})"
-    if series.left_out:
-        label += f"; not finite at {', '.join(f'{r:g}' for r in series.left_out)}"
-    plot_variant(axes, series, label)
-    if any(n > 1 for n in series.n):
-        colour = series.style.colour
-        axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.18, linewidth=0)
-
-
-def _ratio_ticks(axes: Any, data: MetricFigure) -> None:
-    ratios = sorted({r for one in data.series for r in one.ratios + one.left_out})
-    places: list[float] = []
-    labels = []
-    low, high = axes.get_xlim()
-    for ratio in ratios:
-        place = _PERCENT * (1 - ratio)
-        if all(abs(place - other) >= _TICK_GAP * (high - low) for other in places):
-            places.append(place)
-            labels.append(f"{place:.3g}\n({ratio:g})")
-    axes.set_xticks(places, labels)

@@ -16,11 +16,12 @@ from stat_repro.reporting.variants import ReportError, with_variants
 
 _GROUP = ["model", "dataset", "variant", "ratio"]
 _LISTED_IDS = 400
-_BRIEF_CHARACTERS = 12
 
 
 def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per model, data set, variant, ratio and quantity, over the seeds.
+
+    What this function gave is returned as it is, so that those who have it can hand it on.
 
     Quantities are the metrics of the pruned model, the fidelity, the two kept fractions and
     `compress_s`, in the order of the tables and in the record's units. Columns: `model, dataset,
@@ -32,6 +33,8 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ReportError: As `with_variants`, and values that cannot be what their name says.
     """
+    if "quantity" in frame:
+        return frame
     frame = with_variants(frame)
     sources = _sources(frame)
     rows = []
@@ -92,19 +95,9 @@ def protocol_lines(frame: pd.DataFrame) -> list[str]:
     return [f"{', '.join(names)}: {protocol_text(text)}" for text, names in where.items()]
 
 
-def protocol_text(protocol: str, *, brief: bool = False) -> str:
-    """A stored protocol as `key=value` pairs; `brief` leaves out sentences and the task."""
-    items = json.loads(protocol).items()
-    if brief:
-        items = {k: v for k, v in items if k != "task" and _is_brief(v)}.items()
-    # Text is quoted as in JSON, so that a line end used as a joint can be seen.
-    return ", ".join(
-        f"{key}={v if brief and str(v).strip() else json.dumps(v)}" for key, v in items
-    )
-
-
-def _is_brief(value: Any) -> bool:
-    return len(str(value)) <= _BRIEF_CHARACTERS and str(value).isprintable()
+def protocol_text(protocol: str) -> str:
+    """A stored protocol as `key=value` pairs; text as in JSON, so that joints can be seen."""
+    return ", ".join(f"{key}={json.dumps(value)}" for key, value in json.loads(protocol).items())
 
 
 def _sources(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:

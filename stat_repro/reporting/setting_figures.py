@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.canvas import canvas, log_axis
-from stat_repro.reporting.figure_data import FigureData, Line, file_stem
-from stat_repro.reporting.points import record_lines
+from stat_repro.reporting.figure_data import Figure, Line, Panel, file_stem
+from stat_repro.reporting.figures import spread_words
+from stat_repro.reporting.points import protocol_lines, record_lines
+from stat_repro.reporting.styles import in_words, numbered_style, quantity_style
 from stat_repro.reporting.variants import with_variants
 from stat_repro.results import RunRecord, to_frame
 
@@ -23,25 +22,9 @@ _SETTINGS = {
 }
 _KL = "metrics.fidelity.kl"
 _LEAST = 3  # values of the setting that make a figure
-_FADED = 0.18
-_HALF_WIDTH = 38  # characters of a legend line that fit beside another one below one panel
 
 
-@dataclass(frozen=True)
-class SettingFigure(FigureData):
-    """Values against the setting.
-
-    Attributes:
-        x_label: The setting.
-        panels: Words of the y axis, whether it is logarithmic, and a line per variant and ratio:
-            values of the seeds against the setting, without x where there is no such setting.
-    """
-
-    x_label: str
-    panels: tuple[tuple[str, bool, tuple[Line, ...]], ...]
-
-
-def setting_figures(records: Sequence[RunRecord]) -> list[SettingFigure]:
+def setting_figures(records: Sequence[RunRecord]) -> list[Figure]:
     """One figure per model, data set and setting of which a study has at least three values.
 
     Args:
@@ -58,63 +41,54 @@ def setting_figures(records: Sequence[RunRecord]) -> list[SettingFigure]:
                 continue
             # Runs that differ in the setting alone are one series.
             runs = with_variants(rows.assign(**{column: None})).assign(setting=list(rows[column]))
-            panels = [("KL from dense (nats)", True, _series(runs, runs[_KL].tolist()))]
+            values = {quantity_style("kl").label: runs[_KL].tolist()}
             if column.endswith("sketch_size"):
-                panels += _sketch_panels(runs, known)
+                values |= _beside_exact(runs, known)
+            panels = tuple(
+                _panel(label, words, _series(runs, shown)) for label, shown in values.items()
+            )
+            title = f"{in_words(str(model))} on {in_words(str(dataset))}"
+            seeds = runs.groupby(["variant", "ratio", "setting"], dropna=False).size().tolist()
+            caption = ". ".join(
+                [f"{title}: {'; '.join(values)} against the {words}", spread_words(seeds)]
+                + [f"Protocol of {line}" for line in protocol_lines(rows)]
+            )
             name = file_stem(str(model), str(dataset), "kl_by", column.rpartition(".")[2])
-            lines = record_lines(rows)[0]
-            figures.append(SettingFigure(name, f"{model}, {dataset}", lines, words, tuple(panels)))
+            figures.append(Figure(name, title, record_lines(rows)[0], f"{caption}.", panels))
     return figures
 
 
-def draw_setting(data: SettingFigure) -> Any:
-    """The `matplotlib.figure.Figure` of the numbers, made without global state."""
-    columns = len(data.panels)
-    with canvas(1.4 + 3.9 * columns, 4.2, data.records) as figure:
-        for axes, (words, log, series) in zip(
-            figure.subplots(1, columns, squeeze=False)[0], data.panels, strict=True
-        ):
-            for number, one in enumerate(series):
-                colour = f"C{number}"
-                if not one.x:
-                    axes.axhline(one.y[0], color=colour, linestyle="--", label=one.label)
-                    continue
-                axes.plot(one.x, one.y, color=colour, marker="o", markersize=4, label=one.label)
-                axes.fill_between(one.x, one.low, one.high, color=colour, alpha=_FADED, linewidth=0)
-            sizes = sorted({x for one in series for x in one.x})
-            # A ridge of 0 has its place on the axis as well.
-            axes.set_xscale("log" if sizes[0] > 0 else "symlog", **_linear_part(sizes))
-            axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
-            axes.minorticks_off()
-            axes.set_xlabel(data.x_label)
-            axes.set_ylabel(words)
-            if log:
-                log_axis(axes)
-        figure.suptitle(data.title)
-        handles, labels = axes.get_legend_handles_labels()
-        fit = max(map(len, labels), default=0) <= _HALF_WIDTH * columns
-        figure.legend(handles, labels, fontsize=7, loc="outside lower left", ncols=2 if fit else 1)
-    return figure
-
-
-def _linear_part(sizes: Sequence[float]) -> dict[str, float]:
-    return {} if sizes[0] > 0 else {"linthresh": sizes[1]}
+def _panel(label: str, words: str, series: tuple[Line, ...]) -> Panel:
+    sizes = sorted({x for one in series for x in one.x})
+    return Panel(
+        # In a row of panels the values of each are its title.
+        title=label,
+        x_label=words,
+        y_label=label,
+        lines=series,
+        log=label == quantity_style("kl").label,
+        # A ridge of 0 has its place on the axis as well.
+        x_scale="log" if sizes[0] > 0 else "symlog",
+        ticks=tuple((size, f"{size:g}") for size in sizes),
+    )
 
 
 def _series(rows: pd.DataFrame, values: Sequence[float | None]) -> tuple[Line, ...]:
     """Series of these values, one per row; rows without a value are left out."""
     rows = rows.assign(value=pd.Series(values, index=rows.index)).dropna(subset=["value"])
-    series = []
-    for (_, variant, ratio), group in rows.groupby(["order", "variant", "ratio"], sort=True):
+    series: list[Line] = []
+    for (_, variant, _), group in rows.groupby(["order", "variant", "ratio"], sort=True):
         points: dict[float | None, dict[str, float]] = {}
         for x, y, run in zip(group["setting"], group["value"], group["run_id"], strict=True):
             points.setdefault(None if pd.isna(x) else float(x), {})[run] = float(y)
         sizes = tuple(sorted(x for x in points if x is not None))
         shown = [points[x] for x in sizes] or [points[None]]
-        counts = sorted({len(point) for point in shown})
+        label = f"{variant}, {100 * (1 - group.iloc[0]['ratio']):g} % of MACs"
         series.append(
             Line(
-                label=f"{variant}, ratio {ratio:g} (n={' to '.join(map(str, counts))})",
+                label=label,
+                # Without a setting it is a level, to compare with.
+                style=numbered_style(len(series), *(("o", "-") if sizes else ("", "--"))),
                 run_ids=tuple(tuple(sorted(point)) for point in shown),
                 x=sizes,
                 y=tuple(statistics.fmean(point.values()) for point in shown),
@@ -125,9 +99,7 @@ def _series(rows: pd.DataFrame, values: Sequence[float | None]) -> tuple[Line, .
     return tuple(series)
 
 
-def _sketch_panels(
-    rows: pd.DataFrame, known: dict[str, RunRecord]
-) -> list[tuple[str, bool, tuple[Line, ...]]]:
+def _beside_exact(rows: pd.DataFrame, known: dict[str, RunRecord]) -> dict[str, list[float | None]]:
     """What a sketch does to pivots and errors, beside the exact statistics of the same study."""
     runs = [known[run_id] for run_id in rows["run_id"]]
     exact = {
@@ -135,12 +107,12 @@ def _sketch_panels(
         for run in runs
         if run.config["calibration"]["statistics"] == "gram"
     }
-    common = [_common_neurons(run, exact.get((run.ratio, run.seed))) for run in runs]
-    errors = [_ffn_error(run) for run in runs]
-    return [
-        ("neurons kept as by the exact statistics (%)", False, _series(rows, common)),
-        ("mean relative FFN error, by the statistics taken", False, _series(rows, errors)),
-    ]
+    return {
+        "neurons kept as by exact statistics (%)": [
+            _common_neurons(run, exact.get((run.ratio, run.seed))) for run in runs
+        ],
+        "mean relative FFN error": [_ffn_error(run) for run in runs],
+    }
 
 
 def _common_neurons(run: RunRecord, exact: RunRecord | None) -> float | None:

@@ -72,6 +72,22 @@ CORRECTION_LABELS = {
 }
 
 
+# Names of models and data sets as a title says them; others are shown as they are.
+_WORDS = {
+    **{"minilm": "MiniLM", "distilminilm": "MiniLM as DistilBERT", "smollm2": "SmolLM2"},
+    **{"mpnet_base": "MPNet", "bert_base": "BERT-base", "distilbert": "DistilBERT"},
+    **{"movie_reviews": "movie reviews", "nyt_editorials": "NYT editorials", "c4": "C4"},
+    **{"wikitext2": "WikiText-2", "squad_dev": "SQuAD (dev)", "squad": "SQuAD"},
+    **{"mrpc": "MRPC", "rte": "RTE", "cola": "CoLA", "sst2": "SST-2", "stsb": "STS-B"},
+    **{"qnli": "QNLI", "qqp": "QQP", "mnli": "MNLI", "stsb_similarity": "STS-B, by cosine"},
+}
+
+
+def in_words(name: str) -> str:
+    """A model or data set as a title says it: `glue_mrpc` is MRPC."""
+    return _WORDS.get(name, _WORDS.get(name.removeprefix("glue_"), name.replace("_", " ")))
+
+
 @dataclass(frozen=True)
 class VariantStyle:
     """Look of a series: colour (hex), marker and line style of matplotlib, place in the legend."""
@@ -80,6 +96,10 @@ class VariantStyle:
     marker: str
     line: str
     order: int
+
+
+# The dense model, in every figure.
+DENSE = VariantStyle("#444444", "", "--", -1)
 
 
 # Forms of STAT with a colour each, by method, allocation, correction and authors_compat. Colours:
@@ -98,6 +118,9 @@ _OTHER_ORDER = 1000  # after all that is listed
 _OTHER_COLOURS = ("#56B4E9", "#882255", "#999933", "#44AA99", "#AA4499", "#661100")
 _OTHER_MARKERS = ("P", "X", "*", "<", ">", "p")
 _OTHER_LINES = ("--", ":", "-.")
+_NUMBERED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+# Points of cividis, which colour-blind readers see as others do.
+_GRADED = ((0, 34, 78), (75, 84, 108), (124, 123, 120), (180, 168, 111), (240, 220, 80))
 
 
 def quantity_style(name: str) -> QuantityStyle:
@@ -150,6 +173,21 @@ def variant_style(
         line=_OTHER_LINES[number % len(_OTHER_LINES)],
         marker=_OTHER_MARKERS[number // len(_OTHER_LINES) % len(_OTHER_MARKERS)],
     )
+
+
+def numbered_style(number: int, marker: str = "o", line: str = "-") -> VariantStyle:
+    """Look of what is no variant, by its place in the legend."""
+    colour = _NUMBERED[number % len(_NUMBERED)]
+    return VariantStyle(colour, marker, line, number)
+
+
+def graded_style(share: float) -> VariantStyle:
+    """Look of one of many in an order, by its place among them from 0 to 1: from blue to yellow."""
+    place = share * (len(_GRADED) - 1)
+    start = min(int(place), len(_GRADED) - 2)
+    low, high = _GRADED[start], _GRADED[start + 1]
+    mixed = (round(a + (b - a) * (place - start)) for a, b in zip(low, high, strict=True))
+    return VariantStyle("#" + "".join(f"{part:02x}" for part in mixed), "o", "-", start)
 
 
 def _method_style(method: str, allocation: str, correction: str) -> VariantStyle:

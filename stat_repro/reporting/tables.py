@@ -152,12 +152,25 @@ def to_markdown(table: pd.DataFrame, title: str, notes: Sequence[str]) -> str:
     return "\n".join([f"# {title}", "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
 
 
-def to_latex(table: pd.DataFrame, title: str, notes: Sequence[str]) -> str:
-    """A booktabs `tabular`, with title and notes as comments above it."""
-    columns = "l" * len(_ROW) + "r" * (len(table.columns) - len(_ROW))
+def to_latex(
+    table: pd.DataFrame, title: str, notes: Sequence[str], *, group: str | None = None
+) -> str:
+    """A booktabs `tabular`, with title and notes as comments above it.
+
+    Args:
+        table: Text cells.
+        title: First comment.
+        notes: Further comments.
+        group: Column whose next value starts another group of rows; those up to it are words.
+    """
+    words = len(_ROW) if group is None else list(table.columns).index(group) + 2
+    columns = "l" * words + "r" * (len(table.columns) - words)
+    starts = [False] * len(table) if group is None else table[group].ne(table[group].shift())
     lines = [f"% {note}" for note in (title, *notes)]
     lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(list(table.columns))]
-    lines += [r"\midrule", *(_latex_row(row) for row in table.values.tolist()), r"\bottomrule"]
+    for number, (row, start) in enumerate(zip(table.values.tolist(), starts, strict=True)):
+        lines += [r"\midrule"] * (number == 0 or start) + [_latex_row(row)]
+    lines.append(r"\bottomrule")
     return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 
