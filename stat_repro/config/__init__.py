@@ -12,7 +12,7 @@ from stat_repro.config.data import (
     EvaluationConfig,
 )
 from stat_repro.config.methods import METHOD_DEFAULTS, METHODS
-from stat_repro.config.model import FinetuneConfig, ModelConfig
+from stat_repro.config.model import RECOVERIES, FinetuneConfig, ModelConfig, RecoveryConfig
 from stat_repro.config.pruning import (
     ALLOCATIONS,
     CORRECTIONS,

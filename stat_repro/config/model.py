@@ -1,4 +1,4 @@
-"""The dense model: where it comes from, and how an encoder without a task head gets one."""
+"""The dense model: where it comes from, how an encoder gets a task head, how pruning is healed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from stat_repro.config.checks import MAX_SEED, Section, setting
+
+RECOVERIES = ("none", "distill", "finetune", "lora")
 
 
 @dataclass
@@ -52,5 +54,40 @@ class FinetuneConfig(Section, name="finetune"):
     learning_rate: float = setting(5e-5, above=0)
     warmup_fraction: float = setting(0.1, low=0, high=1)
     weight_decay: float = 0.01
+    seed: int = setting(0, low=0, high=MAX_SEED)
+    bfloat16: bool = False
+
+
+@dataclass
+class RecoveryConfig(Section, name="recovery"):
+    """Training of the pruned model, in which its sizes stay. Dropout is off.
+
+    Attributes:
+        method: `none`; `distill`: towards outputs and hidden states of the dense model, on the
+            training text without its labels; `finetune`: the loss of the task, with labels (of
+            running text the next token); `lora`: the same for low-rank adapters only, which are
+            merged afterwards.
+        steps: Batches that are trained on.
+        batch_size: Sentences or windows per step.
+        learning_rate: Peak of the linear warm-up and decay.
+        warmup_fraction: Share of the steps that warm up.
+        weight_decay: AdamW decay of matrices (biases and norms have none).
+        hidden_weight: `distill`: weight of the hidden states' relative squared error, the mean
+            over the layers; the divergence of the outputs has weight 1.
+        temperature: `distill`: logits are divided by it.
+        rank: `lora`: of the adapters.
+        seed: Seed of the order of batches and of the adapters.
+        bfloat16: Autocast the forward passes to bfloat16.
+    """
+
+    method: str = setting("none", choices=RECOVERIES)
+    steps: int = setting(200, low=0)
+    batch_size: int = setting(32, low=1)
+    learning_rate: float = setting(1e-4, above=0)
+    warmup_fraction: float = setting(0.1, low=0, high=1)
+    weight_decay: float = setting(0.01, low=0)
+    hidden_weight: float = setting(1.0, low=0)
+    temperature: float = setting(1.0, above=0)
+    rank: int = setting(16, low=1)
     seed: int = setting(0, low=0, high=MAX_SEED)
     bfloat16: bool = False

@@ -18,7 +18,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 from stat_repro.config.checks import MAX_SEED, ConfigError, Section, setting
 from stat_repro.config.data import CostConfig, DatasetConfig, EvaluationConfig
 from stat_repro.config.methods import METHODS
-from stat_repro.config.model import FinetuneConfig, ModelConfig
+from stat_repro.config.model import FinetuneConfig, ModelConfig, RecoveryConfig
 from stat_repro.config.pruning import CalibrationConfig, PruningConfig, check_target
 
 TRACKING_MODES = ("offline", "online", "disabled")
@@ -59,6 +59,7 @@ class RunConfig(Section):
     finetune: FinetuneConfig = setting(FinetuneConfig)
     calibration: CalibrationConfig = setting(CalibrationConfig)
     pruning: PruningConfig = setting(PruningConfig)
+    recovery: RecoveryConfig = setting(RecoveryConfig, later=True)
     evaluation: EvaluationConfig = setting(EvaluationConfig)
     tracking: TrackingConfig = setting(TrackingConfig, neutral=True)
     cost: CostConfig = setting(CostConfig, later=True)
@@ -94,6 +95,7 @@ class RunConfig(Section):
             raise ConfigError(
                 f"evaluation.split: {data.source} has only a test part; got {split!r}"
             )
+        self._check_recovery()
         if METHODS[self.pruning.method].reads_labels and data.task == "question_answering":
             raise ConfigError(
                 f"pruning.method={self.pruning.method} learns from labels of classes, numbers or "
@@ -109,6 +111,19 @@ class RunConfig(Section):
                 f"dataset.calibration_split and evaluation.split: expected two different parts, "
                 f"because a model must not be calibrated on what it is evaluated on; got {split!r} "
                 "for both"
+            )
+
+    def _check_recovery(self) -> None:
+        method, task = self.recovery.method, self.dataset.task
+        if method in ("finetune", "lora") and task in ("question_answering", "similarity"):
+            raise ConfigError(
+                f"recovery.method={method} learns from labels of classes, numbers or running "
+                f"text: expected another dataset.task; got {task} (choose recovery=distill)"
+            )
+        if method != "none" and self.dtype not in ("float32", "float64"):
+            raise ConfigError(
+                f"recovery.method={method} trains the weights: expected dtype=float32 or float64; "
+                f"got {self.dtype}; choose recovery.bfloat16=true for the speed of bfloat16"
             )
 
 
@@ -212,6 +227,8 @@ def result_config(config: RunConfig) -> dict[str, Any]:
     data = _identifying(config, RunConfig())
     if not config.cost.enabled:
         data.pop("cost", None)
+    if config.recovery.method == "none":
+        data.pop("recovery", None)
     if config.dataset.task == "language_modeling":
         del data["finetune"]
     return data

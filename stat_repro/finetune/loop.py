@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from stat_repro.config import FinetuneConfig
+from stat_repro.config import FinetuneConfig, RecoveryConfig
 from stat_repro.data.batching import pad_batch
 from stat_repro.evaluation.predictions import device_of, to_device
 from stat_repro.finetune.training_data import TrainingData
@@ -63,16 +63,6 @@ def _epoch_batches(
         yield batches[index]
 
 
-def _optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
-
-
 def learning_rate_factor(step: int, steps: int, warmup_fraction: float) -> float:
     """Share of the peak rate in step 0 <= `step` < `steps`: linear up, then linear down.
 
@@ -82,6 +72,77 @@ def learning_rate_factor(step: int, steps: int, warmup_fraction: float) -> float
     if step < warmup:
         return (step + 1) / warmup
     return (steps - step) / max(1, steps - warmup)
+
+
+def _optimizer(model: nn.Module, config: FinetuneConfig | RecoveryConfig) -> torch.optim.AdamW:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+class Optimization:
+    """AdamW with linear warm-up and decay and clipped gradients; its state can be kept.
+
+    Args:
+        model: Its trainable parameters are changed.
+        config: Learning rate, warm-up and weight decay.
+        steps: Number of all steps.
+
+    Attributes:
+        done: Steps so far.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: FinetuneConfig | RecoveryConfig, steps: int
+    ) -> None:
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._config, self._steps, self.done = config, steps, 0
+        self._optimizer = _optimizer(model, config)
+
+    def step(self, loss: Tensor, place: str) -> float:
+        """One step down the gradient of this loss, whose value is returned; errors say the place.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
+        config, value = self._config, loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"fine-tuning: expected a finite loss; got {value} in {place} "
+                f"(learning_rate={config.learning_rate} too large?)"
+            )
+        factor = learning_rate_factor(self.done, self._steps, config.warmup_fraction)
+        for group in self._optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._parameters, GRADIENT_NORM)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.done += 1
+        return value
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and moments, by a name that the same model gives again."""
+        state = {str(i): p.detach().contiguous() for i, p in enumerate(self._parameters)}
+        for index, moments in self._optimizer.state_dict()["state"].items():
+            state |= {f"{index}.{name}": tensor for name, tensor in moments.items()}
+        return state
+
+    def resume(self, state: dict[str, Tensor], done: int) -> None:
+        """Go on where `state` was taken, after `done` steps."""
+        kept = self._optimizer.state_dict()
+        with torch.no_grad():
+            for index, parameter in enumerate(self._parameters):
+                parameter.copy_(state[str(index)])
+        for key, tensor in state.items():
+            index_text, _, name = key.partition(".")
+            if name:
+                kept["state"].setdefault(int(index_text), {})[name] = tensor
+        self._optimizer.load_state_dict(kept)
+        self.done = done
 
 
 def train(
@@ -113,23 +174,14 @@ def train(
     lengths = [len(example["input_ids"]) for example in examples.encoded]
     count = len(lengths)
     device = device_of(model)
-    optimizer = _optimizer(model, config)
     steps = config.epochs * math.ceil(count / config.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, steps, config.warmup_fraction)
-    )
+    optimization = Optimization(model, config, steps)
 
-    def step(batch: list[int]) -> float:
+    def step(batch: list[int], place: str) -> float:
         inputs = to_device(pad_batch(tokenizer, examples.encoded, batch), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
             outputs = model(**inputs)
-        loss = examples.loss(outputs, inputs, batch)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        return loss.item()
+        return optimization.step(examples.loss(outputs, inputs, batch), place)
 
     losses = []
     model.train()
@@ -137,12 +189,7 @@ def train(
         for epoch in range(1, config.epochs + 1):
             total = 0.0
             for batch in _epoch_batches(lengths, config.batch_size, generator):
-                loss = step(batch)
-                if not math.isfinite(loss):
-                    raise TrainingError(
-                        f"fine-tuning: expected a finite loss; got {loss} in epoch {epoch} "
-                        f"(learning_rate={config.learning_rate} too large?)"
-                    )
+                loss = step(batch, f"epoch {epoch}")
                 total += loss * len(batch)
                 progress.advance(len(batch), f"epoch {epoch}/{config.epochs}, loss {loss:.3f}")
             losses.append(total / count)

@@ -21,6 +21,8 @@ SCHEMA_VERSION = 1
 
 STATUSES = ("ok", "failed")
 METRIC_GROUPS = ("dense", "pruned", "fidelity", "protocol")
+# What only runs with a recovery have.
+BEFORE_RECOVERY = "before_recovery"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*")
 _REPEAT_SUFFIX = re.compile(r"\.repeat-\d+$")
 
@@ -42,11 +44,14 @@ class RunRecord:
         param_kept_fraction: Realised share of all parameters of the model that is kept; likewise.
         metrics: `dense` and `pruned` (the same metric names, plain fractions and not percent),
             `fidelity` (`kl` in nats and `agreement`, or what the task has instead), `protocol`
-            (the definition of the metrics: split, sizes, how text was joined). Empty if failed.
+            (the definition of the metrics: split, sizes, how text was joined). With a recovery
+            also `before_recovery`, `pruned` and `fidelity` in one as they were before it. Empty if
+            failed.
         timings: Seconds per stage; `compress_s` (calibration, plan and surgery) at least.
+            `recover_s` and `recover_cpu_s`: training of the pruned model.
         costs: MACs per token and parameters (whole model and prunable part) and size, dense and
             pruned, with the `sequence_length` they hold for; `round_to`; `measured` where latency
-            was timed.
+            was timed; `recovery`: steps, examples and tokens that it was trained on.
         memory: Peak memory in bytes.
         site_errors: One entry per pruned site: layer, kind, sizes, errors.
         plan: The pruning plan, as `PruningPlan.to_masks` (older records: as `to_dict`), to be read
@@ -86,7 +91,7 @@ class RunRecord:
             value = getattr(self, key)
             if value is not None and not 0 <= value <= 1:
                 raise RecordError(f"{self.run_id}: {key}: expected 0 to 1; got {value}")
-        unknown = sorted(set(self.metrics) - set(METRIC_GROUPS))
+        unknown = sorted(set(self.metrics) - {*METRIC_GROUPS, BEFORE_RECOVERY})
         if unknown:
             raise RecordError(
                 f"{self.run_id}: metrics: unknown keys {unknown}; valid: {', '.join(METRIC_GROUPS)}"
@@ -231,7 +236,7 @@ def _check_complete(record: RunRecord) -> None:
         raise RecordError(
             f"{record.run_id}: metrics: dense has {sorted(dense)}, pruned has {sorted(pruned)}"
         )
-    measured = {f"metrics.{group}": record.metrics[group] for group in METRIC_GROUPS[:3]}
+    measured = {f"metrics.{k}": v for k, v in record.metrics.items() if k != "protocol"}
     for group, values in {**measured, "timings": record.timings}.items():
         for name, value in values.items():
             number = isinstance(value, numbers.Real) and not isinstance(value, bool)

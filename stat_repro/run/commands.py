@@ -73,6 +73,8 @@ def parser() -> argparse.ArgumentParser:
     add("--examples", type=at_least(1), help="sentences or windows to calibrate on (512 or 128)")
     add("--seed", type=at_least(0), help="of the draw of these (0)")
     add("--round-to", type=at_least(1), help="multiple that kept neurons are rounded to (1)")
+    names = [name for name in options_of("recovery") if name != "none"]
+    add("--heal", choices=names, help="train the pruned model afterwards, see docs/recovery.md")
     add("--dry-run", action="store_true", help="say what would be done, and how long it takes")
     add = command("eval", _eval, "evaluate a saved model", "my-model-40 --data test.csv")
     _add_model_and_data(add)

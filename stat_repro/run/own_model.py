@@ -110,6 +110,7 @@ def run_config(options: argparse.Namespace, model: str | None = None) -> RunConf
     given = {key: getattr(options, option, None) for option, key in _KEYS.items()}
     values = {key: value for key, value in given.items() if value is not None}
     groups = {"pruning": getattr(options, "method", "stat"), "model": name}
+    groups["recovery"] = getattr(options, "heal", None) or "none"
     if Path(name).expanduser().exists() or name not in options_of("model"):
         groups["model"] = "hf"
         values |= {"model.path": name, "model.name": _label(name)}

@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from stat_repro.api import Compression, compress
 from stat_repro.config import ConfigError, RunConfig, to_dict
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
+from stat_repro.evaluation.example_values import Evaluation
+from stat_repro.finetune.recovery import check_recovery
 from stat_repro.measure import (
     Stopwatch,
     describe_gpu,
@@ -24,7 +26,8 @@ from stat_repro.parallel import world
 from stat_repro.paths import without_paths
 from stat_repro.results.example_files import describe_examples, encode_examples
 from stat_repro.results.provenance import collect
-from stat_repro.results.record import RunRecord, describe_error
+from stat_repro.results.record import BEFORE_RECOVERY, RunRecord, describe_error
+from stat_repro.run.healing import recovered
 from stat_repro.run.identity import identify, recorded
 from stat_repro.run.sweep_cache import CalibratedModel, DenseModel, SweepCache, sketch_of
 from stat_repro.surgery.checkpoint import PLAN_FILE, save_pruned
@@ -67,16 +70,17 @@ def run_experiment(
         dense, calibrated, compression = _compressed(config, cache, watch)
         if world().rank > 0:
             return None
-        with watch.stage("evaluate_s"):
-            evaluation = dense.workload.evaluate(
-                dense.loaded.model,
-                compression.model,
-                cache.dense_outputs(config),
-                config.evaluation,
-            )
+        evaluation = _evaluated(config, cache, dense, compression, watch)
+        if recovery := recovered(config, dense, compression):
+            watch.seconds |= {f"recover_{key}": recovery.pop(key) for key in ("cpu_s", "s")}
+            before = evaluation.metrics
+            evaluation = _evaluated(config, cache, dense, compression, watch)
+            evaluation.metrics[BEFORE_RECOVERY] = before["pruned"] | before["fidelity"]
         memory = peak_memory(dense.loaded.model.device)  # of the run, without the cost stage
         with watch.stage("cost_s"):
             costs = _costs(config, dense, compression)
+            if recovery:
+                costs["recovery"] = recovery
     kept = encode_examples(evaluation.examples) if config.evaluation.keep_examples else None
     measured = {
         "config": recorded(config, dense.base_hash),
@@ -95,6 +99,7 @@ def _compressed(
     """The part of a run that ends with the pruned model."""
     with watch.stage("load_s"):
         dense = cache.dense(config)
+    check_recovery(config.recovery)
     if config.cost.enabled:  # refuses a wrong length before the work
         mean = dense.workload.sequence_length
         timed_length(config.cost.sequence_length, dense.loaded.model, mean)
@@ -113,6 +118,19 @@ def _compressed(
         **asdict(config.pruning),
     )
     return dense, calibrated, compression
+
+
+def _evaluated(
+    config: RunConfig,
+    cache: SweepCache,
+    dense: DenseModel,
+    compression: Compression,
+    watch: Stopwatch,
+) -> Evaluation:
+    """Both models on the evaluated part."""
+    with watch.stage("evaluate_s"):
+        outputs, model = cache.dense_outputs(config), dense.loaded.model
+        return dense.workload.evaluate(model, compression.model, outputs, config.evaluation)
 
 
 def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder: Path) -> None:
@@ -137,6 +155,7 @@ def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder:
             "the model that is saved"
         )
     if world().rank == 0:
+        recovered(config, dense, compression)
         experiment = Experiment(record, compression, dense.loaded.tokenizer, None)
         save_model(config, experiment, folder)
 
@@ -244,6 +263,7 @@ def save_model(config: RunConfig, experiment: Experiment, folder: Path) -> None:
             "macs_per_token": record.costs["macs_per_token"],
             "size_bytes": record.costs["size_bytes"],
             "metrics": record.metrics,
+            "recovery": {"method": config.recovery.method, **record.costs.get("recovery", {})},
             "calibration": {
                 "data": record.dataset,
                 **report.summary["calibration"],

@@ -69,6 +69,7 @@ def model_card(
         method=plan.method,
         ratio=_cell(summary["ratio"]) if summary.get("ratio") is not None else None,
         auto_class=auto_class,
+        recovery=summary.get("recovery", {}),
         measured=_before_and_after(summary),
         protocol=_flat(summary.get("metrics", {}).get("protocol", {})),
         calibration=_flat(summary.get("calibration", {})),
@@ -93,7 +94,9 @@ def _licence(*folders: Path) -> dict[str, str]:
 def _before_and_after(summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Dense and pruned value by quantity; what is of both models stands under pruned."""
     rows: dict[str, dict[str, str]] = {}
-    for key, value in _flat({k: v for k, v in summary.items() if k != "calibration"}).items():
+    for key, value in _flat(
+        {k: v for k, v in summary.items() if k not in ("calibration", "recovery")}
+    ).items():
         parts = key.split(".")
         if "protocol" not in parts:
             column = next((part for part in parts if part in _MODELS), "pruned")

@@ -64,7 +64,7 @@ class PaddedWorkload:
         self.data, self.config, self.tokenizer = data, config, tokenizer
         self.fingerprint: dict[str, str] = dict(data.fingerprint)
         self.sequence_length = float(np.mean([len(row["input_ids"]) for row in pool]))
-        self._pool, self._labels = pool, labels
+        self._pool, self._labels, self.rows = pool, labels, len(pool)
 
     def calibration(
         self, config: CalibrationConfig, seed: int, *, labels: bool = False

@@ -70,6 +70,7 @@ class WindowWorkload:
             windows = cut(window)
         self.sequence_length = float(window)
         self._evaluation, self._pool = windows[0], windows[1].ids
+        self.rows = len(self._pool)
 
     def calibration(
         self, config: CalibrationConfig, seed: int, *, labels: bool = False
