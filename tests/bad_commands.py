@@ -41,6 +41,7 @@ prune in/llama | the following arguments are required: --data, --out
 prune in/llama --data in/a.txt --out in/a.txt | expected a folder that can be written
 prune in/llama --data in/a.txt --out out --ratio 1 | expected 0 <= ratio < 1; got 1
 prune in/llama --data in/a.txt --out out --method magic | invalid choice: 'magic'
+prune in/llama --data in/a.txt --out out --heal magic | invalid choice: 'magic'
 prune in/llama --data in/a.txt --out out --dtype int8 | invalid choice: 'int8'
 prune in/llama --data in/a.txt --out out --round-to 0 | expected an integer of at least 1; got 0
 prune in/llama --data in/a.txt --out out --examples 0 | expected an integer of at least 1; got 0

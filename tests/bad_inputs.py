@@ -83,6 +83,12 @@ dataset.held_out=1 | dataset.held_out: expected a value of more than 0 and less 
 dataset.calibration_split=test | expected two different parts
 finetune.warmup_fraction=2 | warmup_fraction: expected a value of at least 0 and at most 1; got 2
 finetune.learning_rate=0 | finetune.learning_rate: expected a value of more than 0; got 0
+recovery.learning_rate=0 | recovery.learning_rate: expected a value of more than 0; got 0
+recovery.temperature=0 | recovery.temperature: expected a value of more than 0; got 0
+recovery.warmup_fraction=2 | warmup_fraction: expected a value of at least 0 and at most 1; got 2
+recovery=finetune dataset=squad | recovery=distill
+recovery=lora dataset=stsb_similarity | expected another dataset.task; got similarity
+recovery=distill dtype=bfloat16 | expected dtype=float32 or float64; got bfloat16
 cost.batch_sizes=[] | cost.batch_sizes: expected at least one batch size; got none
 evaluation.zero_shot.tasks=[arc_easy] | expected dataset.task=language_modeling
 dataset=nyt_editorials evaluation.split=validation | has only a test part; got 'validation'

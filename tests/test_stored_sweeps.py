@@ -54,6 +54,11 @@ def calibration_text_overrides(folder):
     return [*other_text_overrides(folder), *swept]
 
 
+def few_healed_overrides(folder):
+    """One method, one step of each recovery."""
+    return [*sentence_overrides(folder), "pruning=stat", "recovery.steps=1"]
+
+
 SWEEPS = sorted((ROOT / "experiments" / "sweep").glob("*.yaml"))
 _QUICK_COST = ["cost.repeats=2", "cost.warmup=0", "cost.sequence_length=8"]
 # How each stored sweep becomes tiny: overrides of model and data, and how many points remain of it
@@ -114,6 +119,8 @@ SMALL = {
         lambda folder: [*one_task_overrides(folder, "bert", "rte", "stat"), "finetune.seed=1"],
         2,
     ),
+    "healing_distilminilm": (few_healed_overrides, 2),
+    "healing_minilm": (few_healed_overrides, 2),
     "llama2_7b_wikitext2": (zero_shot_overrides, 2),
     "methods_distilminilm": (sentence_overrides, 8),
     "methods_minilm": (sentence_overrides, 7),
