@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from pico_config import CONF
 from pico_project import sentence_overrides
+from ranks import command_in_ranks
 
 from stat_repro.config import ConfigError, RunConfig
 from stat_repro.run import launchers
@@ -144,3 +145,12 @@ def test_variables_that_torchrun_would_not_set_are_named(variables, key, monkeyp
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"^{key}: expected what torchrun sets"):
         launchers.several_processes()
+
+
+def test_commands_of_one_process_are_refused_under_torchrun_with_one_message(tmp_path):
+    arguments = ["prune", "model", "--data", "mine.csv", "--out", str(tmp_path / "pruned")]
+    ranks = command_in_ranks(arguments, tmp_path)
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    said = [line for rank in ranks for line in rank.stderr.splitlines() if "expected" in line]
+    assert len(said) == 1
+    assert "expected one process; got several, as torchrun starts them; choose" in said[0]

@@ -11,7 +11,7 @@ from typing import Any
 from stat_repro.entry import guarded
 from stat_repro.export.errors import ExportError
 
-_FORMATS = {"gguf": ".gguf", "onnx": ".onnx", "stock": "-stock"}
+_FORMATS = {"gguf": ".gguf", "onnx": ".onnx", "stock": "-stock", "decilm": "-decilm"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace) -> None:
+    from transformers import AutoTokenizer
+
+    from stat_repro.export.decilm import write_decilm
     from stat_repro.export.gguf_file import write_gguf
     from stat_repro.export.onnx_file import write_onnx
     from stat_repro.export.stock import write_stock
@@ -37,8 +40,10 @@ def _export(options: argparse.Namespace) -> None:
         write_gguf(folder, out, options.quantise)
     elif options.format == "onnx":
         write_onnx(folder, out)
-    else:
-        write_stock(folder, out)
+    else:  # folders, to which the tokenizer belongs
+        (write_stock if options.format == "stock" else write_decilm)(folder, out)
+        if (folder / "tokenizer_config.json").is_file():
+            AutoTokenizer.from_pretrained(folder).save_pretrained(out)
     print(f"{out}: written, {_size(out) / 1e6:.1f} MB")
 
 
@@ -59,7 +64,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--format",
         required=True,
         choices=_FORMATS,
-        help="gguf: llama.cpp; onnx: onnxruntime; stock: no code of this package",
+        help="gguf: llama.cpp; onnx: onnxruntime; stock: no code of this package; decilm: vLLM",
     )
     add("--quantise", choices=("Q8_0", "Q4_K_M"), help="of gguf (the type of the weights)")
     add("--out", type=Path, metavar="PATH", help="what is written (named as the folder)")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from stat_repro.export.errors import ExportError
+from stat_repro.export.errors import ExportError, check_gated
 from stat_repro.export.gguf_tokenizer import add_tokenizer
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.configuration_stat import Layout
@@ -28,9 +28,6 @@ from stat_repro.scratch import scratch
 log = logging.getLogger("stat_repro")
 
 TYPES = ("Q8_0", "Q4_K_M")
-_FAMILIES = ("llama", "mistral", "qwen2")
-# Rotary positions that are factors of the usual frequencies.
-_ROTARY = ("default", "linear", "llama3")
 _BLOCKS = {"Q8_0": 32, "Q4_K_M": 256}
 _FILE_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -49,7 +46,7 @@ def write_gguf(folder: Path, out: Path, quantise: str | None = None) -> None:
         ModelLoadError: A folder that cannot be loaded.
     """
     config: Any = load_config(folder)
-    _check_config(config)
+    check_gated(config, "gguf", "llama.cpp")
     dtype = config.dtype if config.dtype in _FILE_TYPES else torch.float32
     model = load_model(folder, AutoModelForCausalLM, dtype)
     _warn_of_widths(model, quantise)
@@ -64,23 +61,6 @@ def write_gguf(folder: Path, out: Path, quantise: str | None = None) -> None:
         with scratch(out.parent, f"{stem}.{quantise}", folder=False) as small:
             _quantise(plain, small)
             os.replace(small, out)
-
-
-def _check_config(config: Any) -> None:
-    """Refuse what architecture `deci` of llama.cpp does not have."""
-    rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    facts = {
-        "model_type": (config.model_type.removeprefix("stat_"), _FAMILIES),
-        "hidden_act": (getattr(config, "hidden_act", None), ("silu",)),
-        "sliding_window": (getattr(config, "sliding_window", None), (None,)),
-        "rope_type": (rotary, _ROTARY),
-    }
-    for name, (got, possible) in facts.items():
-        if got not in possible:
-            raise ExportError(
-                f"--format gguf, {name}: expected {' or '.join(map(str, possible))}, which "
-                f"llama.cpp holds with sizes per layer; got {got}; choose --format onnx"
-            )
 
 
 def _warn_of_widths(model: Any, quantise: str | None) -> None:

@@ -33,6 +33,12 @@ def load_for_export(folder: Path) -> Any:
     return load_model(folder, AUTO_OF[architecture], config.dtype or torch.float32).eval()
 
 
+def stock_values(config: Any) -> dict[str, Any]:
+    """The values of a pruned model's config that the stock one has as well."""
+    dropped = {*_OURS, *_LISTS, "attention_output_bias_per_layer", "ffn_output_bias_per_layer"}
+    return {name: value for name, value in config.to_dict().items() if name not in dropped}
+
+
 def write_stock(folder: Path, out: Path) -> None:
     """Write a pruned model with a stock class of transformers.
 
@@ -43,8 +49,6 @@ def write_stock(folder: Path, out: Path) -> None:
     Raises:
         ExportError: Layers of different sizes, or sizes that the stock class cannot have.
     """
-    from transformers import AutoTokenizer
-
     model = load_for_export(folder)
     config = model.config
     sizes = {}
@@ -67,9 +71,7 @@ def write_stock(folder: Path, out: Path) -> None:
     if 0 in sizes.values():
         raise ExportError(f"--format stock: expected heads and neurons in all layers; got {sizes}")
     stock: Any = type(model).__bases__[1]
-    dropped = {*_OURS, *_LISTS, "attention_output_bias_per_layer", "ffn_output_bias_per_layer"}
-    values = {name: value for name, value in config.to_dict().items() if name not in dropped}
-    plain = stock(stock.config_class(**values | sizes)).to(model.dtype)
+    plain = stock(stock.config_class(**stock_values(config) | sizes)).to(model.dtype)
     has, wants = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (model, plain))
     if has != wants:
         name = sorted(has.items() ^ wants.items())[0][0]
@@ -80,5 +82,3 @@ def write_stock(folder: Path, out: Path) -> None:
         )
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(out)
-    if (folder / "tokenizer_config.json").is_file():
-        AutoTokenizer.from_pretrained(folder).save_pretrained(out)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from stat_repro.config import ConfigError
 from stat_repro.config.run import DTYPES
 from stat_repro.entry import at_least, folder, guarded, share
 from stat_repro.paths import results_dir
 from stat_repro.run.compose import options_of
+from stat_repro.run.launchers import several_processes
 
 _RUNS = "Anything else is a run or a sweep (docs/sweeps.md): stat-repro ratio=0.5"
 
@@ -22,7 +24,19 @@ def main(argv: Sequence[str]) -> int:
 
         return export(argv[1:])
     options = parser().parse_args(argv)
+    if several_processes():
+        from stat_repro.parallel import joined, world
+
+        with joined():  # torchrun would end the others before one has said why
+            return guarded(_refuse, str) if world().rank == 0 else 1
     return guarded(lambda: options.work(options), lambda: "the same command starts again")
+
+
+def _refuse() -> None:
+    raise ConfigError(
+        "stat-repro prune, eval, runs and show: expected one process; got several, as torchrun "
+        "starts them; choose the same command without it, or torchrun run.py for a run"
+    )
 
 
 def _prune(options: argparse.Namespace) -> None:

@@ -1,0 +1,117 @@
+"""A pruned decoder as a folder for vLLM's DeciLMForCausalLM.
+
+That one has FFNs of any width per layer, as many query heads in all layers, layers without
+attention behind the first, layers without FFN, and biases in all layers or in none.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stat_repro.export.errors import ExportError, check_gated
+from stat_repro.export.stock import load_for_export, stock_values
+from stat_repro.models.modeling_stat import LAYOUTS
+from stat_repro.models.projections import linear
+
+_CODE = Path(__file__).with_name("configuration_decilm.py")
+
+
+def write_decilm(folder: Path, out: Path) -> None:
+    """Write a pruned Llama, Mistral without window or Qwen2; vLLM loads it as remote code.
+
+    Args:
+        folder: Of the pruned model.
+        out: New folder.
+
+    Raises:
+        ExportError: Sizes, biases or an architecture that this class of vLLM does not have.
+        ModelLoadError: A folder that cannot be loaded.
+    """
+    model = load_for_export(folder)
+    config = model.config
+    check_gated(config, "decilm", "vLLM's DeciLM")
+    queries = config.query_heads_per_layer
+    if not queries[0] or len({*queries} - {0}) != 1:
+        raise ExportError(
+            "--format decilm, query_heads_per_layer: expected the same count in all layers that "
+            f"have heads, the first among them; got {queries}; choose kinds=ffn or "
+            "allocation=uniform when pruning, or --format gguf"
+        )
+    groups, neurons = config.kv_heads_per_layer, config.ffn_size_per_layer
+    by_layer = [
+        {
+            "attention": {"no_op": not q, "n_heads_in_group": q // g if q else None},
+            "ffn": {"no_op": not f, "intermediate_size": f or None},
+        }
+        for q, g, f in zip(queries, groups, neurons, strict=True)
+    ]
+    tensors, biases = _tensors(model)
+    values = stock_values(config) | biases
+    values |= {
+        "num_attention_heads": queries[0],
+        "num_key_value_heads": groups[0],
+        "block_configs": by_layer,
+        "model_type": "nemotron-nas",
+        "architectures": ["DeciLMForCausalLM"],
+        "auto_map": {"AutoConfig": f"{_CODE.stem}.DeciLMConfig"},
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    out.mkdir(parents=True)
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    shutil.copy(_CODE, out)
+    (out / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def _tensors(model: Any) -> tuple[dict[str, Tensor], dict[str, bool]]:
+    """The weights by vLLM's names, and which biases there are: zeros where a layer has none."""
+    config, layout = model.config, LAYOUTS[model.config.model_type]
+    tied = config.tie_word_embeddings
+    layers = f"model.{layout.layers}."
+    state = {
+        name: tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(layers) and not (tied and name == "lm_head.weight")
+    }
+    # What is biased together: key in the config, its projections.
+    together = {
+        "qkv_bias": (layout.query, *layout.key_value),
+        "attention_bias": (layout.attention_output,),
+        "mlp_bias": (*layout.ffn_inputs, layout.ffn_output),
+    }
+    modules_of_layers = list(model.base_model.get_submodule(layout.layers))
+    biases = {
+        key: any(
+            linear(layer, name).bias is not None for layer in modules_of_layers for name in names
+        )
+        for key, names in together.items()
+    }
+    for i, layer in enumerate(modules_of_layers):
+        for key, names in together.items():
+            modules = {name: linear(layer, name) for name in names}
+            if not all(module.weight.numel() for module in modules.values()):
+                if any(m.bias is not None and bool(m.bias.any()) for m in modules.values()):
+                    raise ExportError(
+                        f"--format decilm, layer {i}: expected no bias where no unit is left; got "
+                        f"one of {', '.join(modules)}; choose a correction without biases"
+                    )
+                continue
+            for name, module in modules.items():
+                state[f"{layers}{i}.{name}.weight"] = module.weight.detach().contiguous()
+                if biases[key]:
+                    zeros = torch.zeros(module.out_features, dtype=module.weight.dtype)
+                    bias = zeros if module.bias is None else module.bias.detach().contiguous()
+                    state[f"{layers}{i}.{name}.bias"] = bias
+        norms = {layout.attention_output: "input_layernorm"}
+        norms[layout.ffn_output] = "post_attention_layernorm"
+        for name, norm in norms.items():
+            if linear(layer, name).weight.numel():
+                weight = layer.get_submodule(norm).weight.detach()
+                state[f"{layers}{i}.{norm}.weight"] = weight.contiguous()
+    return state, biases
