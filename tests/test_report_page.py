@@ -1,0 +1,99 @@
+"""The report page in a real browser, where there is one, and plotly: skipped elsewhere."""
+
+import importlib.util
+import json
+import time
+
+import pytest
+from browser import CHROMIUM, browser
+from made_up_records import language_record, make_config, make_record, sweep
+
+from stat_repro import results
+from stat_repro.config import PruningConfig
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, build):
+    if importlib.util.find_spec("plotly") is None:
+        pytest.skip("plotly is not installed (pip install '.[report]')")
+    folder = tmp_path_factory.mktemp("report")
+    nasty = PruningConfig(method="flap", correction="bias")
+    records = [*sweep({0.3: [0.8, 0.9], 0.5: [0.7, 0.6], 0.7: [0.5]}), language_record(61.5)]
+    records += sweep({0.3: [0.7]}, pruning=nasty)
+    records += [make_record(config=make_config(study="second"))]
+    for record in records:
+        results.save_record(record, folder / "results")
+    for name in ("a", "b"):
+        arguments = ["--results", str(folder / "results"), "--report", str(folder / name)]
+        assert build.main(arguments) == 0
+    assert (folder / "a").read_bytes() == (folder / "b").read_bytes()
+    path = folder / "report.html"
+    (folder / "a").rename(path)
+    return path
+
+
+def test_the_page_holds_its_data_and_asks_for_nothing(report):
+    text = report.read_text(encoding="utf-8")
+    data = json.loads(text.partition('type="application/json">')[2].partition("</script>")[0])
+    assert [study["name"] for study in data["studies"]] == ["made_up", "second"]
+    shown = data["studies"][0]
+    for figure in shown["figures"]:
+        assert set(figure["run_ids"]) <= set(shown["records"])
+    table = shown["tables"][0]
+    assert all(table["runs"])
+    assert "default-src 'none'" in text
+    assert "{{" not in text.partition("<script>")[0]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_the_page_works_in_a_browser(report, tmp_path):
+    with browser(tmp_path / "profile") as page:
+        page.open(report)
+        assert page.run("document.querySelectorAll('h2').length") == 3  # claims, two studies
+        # A filter leaves the rows with its words, a head sorts them.
+        rows = "[...document.querySelectorAll('#made_up ~ div table')][0].tBodies[0].rows"
+        shown = f"[...{rows}].filter(row => !row.hidden)"
+        everything = page.run(f"{shown}.length")
+        page.run(
+            "const input = document.querySelector('#made_up ~ div input'); input.value = 'FLAP acc';"
+            "input.dispatchEvent(new Event('input'))"
+        )
+        assert page.run(f"{shown}.map(row => row.cells[2].textContent)") == ["FLAP"]
+        assert 1 < everything
+        page.run("input.value = ''; input.dispatchEvent(new Event('input'))")
+        page.run(
+            "document.querySelectorAll('#made_up ~ div table')[0].querySelectorAll('th button')[4].click()"
+        )
+        dense = page.run(f"{shown}.map(row => parseFloat(row.cells[4].textContent)).filter(x => x)")
+        assert len(dense) > 2
+        assert dense == sorted(dense)
+        # Figures are drawn, and a point leads to its records, from there to one of them.
+        for _ in range(200):
+            if page.run("document.querySelectorAll('.plot .main-svg').length"):
+                break
+            time.sleep(0.05)
+        ids = page.run("(node => { const ids = node.data.at(-1).customdata[0];"
+                       "node.emit('plotly_click', {points: [{customdata: ids}]}); return ids; })"
+                       "([...document.querySelectorAll('.plot')].find(node => node.ready_))")  # fmt: skip
+        page.run("new Promise(done => setTimeout(done, 100))")
+        text = page.run("document.getElementById('record').textContent")
+        assert all(run_id in text for run_id in ids)
+        page.run(f"location.hash = address('made_up', ['{ids[0]}'])")
+        page.run("new Promise(done => setTimeout(done, 100))")
+        text = page.run("document.getElementById('record').textContent")
+        assert f"results/made_up/{ids[0]}.json" in text
+        page.key("Escape")
+        assert page.run("document.getElementById('record').hidden")
+        # Dark and light are different, and print is light.
+        paper = "getComputedStyle(document.body).backgroundColor"
+        looks = []
+        for scheme, media in (("light", ""), ("dark", ""), ("dark", "print")):
+            feature = {"name": "prefers-color-scheme", "value": scheme}
+            page.call("Emulation.setEmulatedMedia", media=media, features=[feature])
+            looks.append(page.run(paper))
+        assert looks[0] == looks[2] != looks[1]
+        assert page.of_kind("Log.entryAdded") == []
+        assert page.of_kind("Runtime.exceptionThrown") == []
+        assert page.of_kind("Runtime.consoleAPICalled") == []
+        asked = {event["request"]["url"] for event in page.of_kind("Network.requestWillBeSent")}
+        assert {url for url in asked if not url.startswith("data:")} == {report.as_uri()}
