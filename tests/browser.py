@@ -10,13 +10,12 @@ import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Page:
-    """One page: `page.run(script)` is the value of an expression; `events` all that was reported."""
+    """One page: `run(script)` is the value of an expression; `events` all that was reported."""
 
     def __init__(self, write: int, read: int) -> None:
         self._write, self._read, self._rest = write, read, b""

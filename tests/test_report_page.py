@@ -51,19 +51,17 @@ def test_the_page_works_in_a_browser(report, tmp_path):
         page.open(report)
         assert page.run("document.querySelectorAll('h2').length") == 3  # claims, two studies
         # A filter leaves the rows with its words, a head sorts them.
-        rows = "[...document.querySelectorAll('#made_up ~ div table')][0].tBodies[0].rows"
-        shown = f"[...{rows}].filter(row => !row.hidden)"
+        page.run("first = document.querySelector('#made_up ~ div table'); 0")
+        page.run("input = document.querySelector('#made_up ~ div input'); 0")
+        page.run("type = text => { input.value = text; input.dispatchEvent(new Event('input')) }")
+        shown = "[...first.tBodies[0].rows].filter(row => !row.hidden)"
         everything = page.run(f"{shown}.length")
-        page.run(
-            "const input = document.querySelector('#made_up ~ div input'); input.value = 'FLAP acc';"
-            "input.dispatchEvent(new Event('input'))"
-        )
+        page.run("type('FLAP acc')")
         assert page.run(f"{shown}.map(row => row.cells[2].textContent)") == ["FLAP"]
-        assert 1 < everything
-        page.run("input.value = ''; input.dispatchEvent(new Event('input'))")
-        page.run(
-            "document.querySelectorAll('#made_up ~ div table')[0].querySelectorAll('th button')[4].click()"
-        )
+        assert everything > 1
+        page.run("type('')")
+        assert page.run(f"{shown}.length") == everything
+        page.run("first.querySelectorAll('th button')[4].click()")
         dense = page.run(f"{shown}.map(row => parseFloat(row.cells[4].textContent)).filter(x => x)")
         assert len(dense) > 2
         assert dense == sorted(dense)
@@ -72,9 +70,9 @@ def test_the_page_works_in_a_browser(report, tmp_path):
             if page.run("document.querySelectorAll('.plot .main-svg').length"):
                 break
             time.sleep(0.05)
-        ids = page.run("(node => { const ids = node.data.at(-1).customdata[0];"
-                       "node.emit('plotly_click', {points: [{customdata: ids}]}); return ids; })"
-                       "([...document.querySelectorAll('.plot')].find(node => node.ready_))")  # fmt: skip
+        page.run("node = [...document.querySelectorAll('.plot')].find(node => node.ready_); 0")
+        page.run("point = {customdata: node.data.at(-1).customdata[0]}")
+        ids = page.run("node.emit('plotly_click', {points: [point]}); point.customdata")
         page.run("new Promise(done => setTimeout(done, 100))")
         text = page.run("document.getElementById('record').textContent")
         assert all(run_id in text for run_id in ids)
