@@ -161,6 +161,8 @@ def _lines(axes: Any, panel: Panel) -> None:
         elif low != high:
             axes.fill_between(x, low, high, color=line.style.colour, alpha=0.18, linewidth=0)
     axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
+    if panel.from_zero:
+        axes.set_ylim(bottom=0)
     if panel.log:
         log_axis(axes)
 

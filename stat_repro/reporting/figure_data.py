@@ -54,6 +54,7 @@ class Panel:
             of a heat map with values in percent.
         log: Whether the values are on a logarithmic axis.
         x_scale: As matplotlib names it, or `log2`.
+        from_zero: Whether the axis of the values starts at 0.
         ticks: Places on x and their words; none for those of matplotlib.
     """
 
@@ -63,6 +64,7 @@ class Panel:
     lines: tuple[Line, ...]
     kind: Kind = "lines"
     log: bool = False
+    from_zero: bool = False
     x_scale: str = "linear"
     ticks: tuple[tuple[float, str], ...] = ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -47,6 +48,9 @@ def setting_figures(records: Sequence[RunRecord]) -> list[Figure]:
             panels = tuple(
                 _panel(label, words, _series(runs, shown)) for label, shown in values.items()
             )
+            if len(panels) > 1:
+                # The titles of the panels say what the values are.
+                panels = tuple(replace(panel, y_label="") for panel in panels)
             title = f"{in_words(str(model))} on {in_words(str(dataset))}"
             seeds = runs.groupby(["variant", "ratio", "setting"], dropna=False).size().tolist()
             caption = ". ".join(
@@ -61,7 +65,6 @@ def setting_figures(records: Sequence[RunRecord]) -> list[Figure]:
 def _panel(label: str, words: str, series: tuple[Line, ...]) -> Panel:
     sizes = sorted({x for one in series for x in one.x})
     return Panel(
-        # In a row of panels the values of each are its title.
         title=label,
         x_label=words,
         y_label=label,

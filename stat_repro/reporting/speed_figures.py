@@ -79,7 +79,11 @@ def growth_figure(records: Sequence[SpeedRecord]) -> Figure | None:
             (peaks, "peak memory (GB)", memory, False),
         ):
             shown = tuple(line for line in lines if line.x)
-            panels.append(Panel("", words, label, shown, log=log, x_scale="log2", ticks=ticks))
+            panels.append(
+                Panel(
+                    "", words, label, shown, log=log, from_zero=not log, x_scale="log2", ticks=ticks
+                )
+            )
     if not times:
         return None
     caption = (
