@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import transformers as hf
 from pico_models import pico_model, random_plan, selection_edits
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from transformers import PreTrainedModel
 
 from stat_repro.surgery.edit import prune_model
@@ -27,22 +37,60 @@ WIDE = {
 }
 
 
-def byte_tokenizer(digits: bool = True) -> hf.PreTrainedTokenizerFast:
-    """Byte-level BPE as SmolLM2 has it, with 319 tokens at most."""
+# How byte-level tokenizers cut words, by llama.cpp's name; digits go by up to three, or one by one.
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
+_SPLIT = _WORDS + r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+_DIGITS = {"llama-bpe": r"\p{N}{1,3}", "qwen2": r"\p{N}"}
+TOKENIZERS = ("gpt-2", "smollm", *_DIGITS, "sentencepiece")
+
+
+def byte_tokenizer(kind: str = "smollm") -> hf.PreTrainedTokenizerFast:
+    """Byte-level BPE as SmolLM2 or another family has it, with 319 tokens at most."""
     tokenizer = Tokenizer(models.BPE())
-    cuts: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
-    cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts) if digits else cuts[0]
+    cuts: list[Any] = {
+        "gpt-2": [],
+        "smollm": [pre_tokenizers.Digits(individual_digits=True)],
+        **{
+            name: [pre_tokenizers.Split(Regex(_SPLIT % digits), "isolated")]
+            for name, digits in _DIGITS.items()
+        },
+    }[kind]
+    cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind not in _DIGITS))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts) if cuts[1:] else cuts[0]
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=310,
-        special_tokens=["<s>", "</s>", "<pad>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+    return _trained(tokenizer, pre_tokenizers.ByteLevel.alphabet())
+
+
+def piece_tokenizer() -> hf.PreTrainedTokenizerFast:
+    """BPE as SentencePiece makes it: a mark for spaces, and bytes for what it does not know."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
     )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    special = ["<s>", "</s>", "<pad>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    return _trained(tokenizer, list("etaonsrd"), special, unk_token="<unk>")
+
+
+def _trained(
+    tokenizer: Tokenizer,
+    alphabet: list[str],
+    special: Sequence[str] = ("<s>", "</s>", "<pad>"),
+    **names: str,
+) -> hf.PreTrainedTokenizerFast:
+    trainer = trainers.BpeTrainer(
+        vocab_size=310, special_tokens=list(special), initial_alphabet=alphabet,
+        limit_alphabet=20 if names else 1000, show_progress=False,
+    )  # fmt: skip
     tokenizer.train_from_iterator([TEXT] * 4, trainer)
+    if names:  # bytes are usual tokens of SentencePiece
+        content = json.loads(tokenizer.to_str())
+        content["added_tokens"] = content["added_tokens"][:4]
+        tokenizer = Tokenizer.from_str(json.dumps(content))
     return hf.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **names
     )
 
 

@@ -6,7 +6,6 @@ are the tests that docs/serving.md shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from pico_models import (
     pico_outputs,
 )
 from pico_surgery import pruned_of
+from ranks import run_ranks
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -56,14 +56,6 @@ def close(model: PreTrainedModel, changed: nn.Module, error: float) -> None:
     relative = (got - expected).norm() / expected.norm()
     assert bool(torch.isfinite(got).all())
     assert float(relative) < error
-
-
-@pytest.fixture
-def process_group() -> Iterator[None]:
-    store = dist.HashStore()
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
@@ -110,28 +102,51 @@ def test_torch_quantize_dynamic(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
-def test_fully_sharded_data_parallel(name: str, process_group: None) -> None:
+def test_fully_sharded_data_parallel(name: str, tmp_path: Path) -> None:
     from torch.distributed.fsdp import fully_shard
 
     model = model_of(name)
     batch = pico_batches(model, 1)[0]
     expected = pico_outputs(model, batch)
-    mesh = dist.init_device_mesh("cpu", (1,))
-    for module in model.modules():
-        if isinstance(module, hf.modeling_layers.GradientCheckpointingLayer):
-            fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    torch.testing.assert_close(pico_outputs(model, batch), expected)
-    model.train()(**batch).logits.sum().backward()
-    torch.optim.AdamW(model.parameters()).step()
+
+    def work() -> torch.Tensor:
+        mesh = dist.init_device_mesh("cpu", (2,))
+        for module in model.modules():
+            if isinstance(module, hf.modeling_layers.GradientCheckpointingLayer):
+                fully_shard(module, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        outputs = pico_outputs(model, batch)
+        model.train()(**batch).logits.sum().backward()
+        torch.optim.AdamW(model.parameters()).step()
+        return outputs
+
+    for outputs in run_ranks(work, tmp_path):
+        assert isinstance(outputs, torch.Tensor), outputs
+        torch.testing.assert_close(outputs, expected)
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
-def test_distributed_data_parallel(name: str, process_group: None) -> None:
-    model = model_of(name).train()
-    parallel = nn.parallel.DistributedDataParallel(model)
-    for batch in pico_batches(model, 2):  # the second pass finds unused parameters
-        parallel(**batch).logits.sum().backward()
+def test_distributed_data_parallel(name: str, tmp_path: Path) -> None:
+    model = model_of(name)
+    batches = pico_batches(model, 4)
+
+    def gradients(of: nn.Module, given: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        for batch in given:  # the second pass finds unused parameters
+            of(**batch).logits.sum().backward()
+        named = model.named_parameters()
+        return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+    def work() -> dict[str, torch.Tensor]:
+        rank = dist.get_rank()
+        return gradients(nn.parallel.DistributedDataParallel(model), batches[rank::2])
+
+    ranks = run_ranks(work, tmp_path)
+    alone = gradients(model, batches)
+    for rank in ranks:
+        assert isinstance(rank, dict), rank
+        assert rank.keys() == alone.keys()
+        for key, gradient in alone.items():
+            torch.testing.assert_close(rank[key], gradient / 2, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
