@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import scipy.linalg
 import torch
 
-# Columns per panel: with 8 panels or more at most 9/16 of the full product is computed. On a GPU
-# wider ones, as a product of few columns does not fill it.
-_PANEL = 384
+# Columns per panel of a sum: with 16 panels 17/32 of the full product are computed. On a GPU wider
+# ones, as a product of few columns does not fill it.
+_CPU_PANEL = 192
 _GPU_PANEL = 2048
+# Of what is copied or read.
+_PANEL = 384
 
 
 def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> None:
@@ -20,7 +23,8 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
     exact, so that only adding up the rows rounds. bfloat16 rows go to the matrix units of the GPU,
     which cut off instead of rounding: the error grows with the rows, and with 1,024 of them is
     2.5e-6 of the lengths of two columns (H100; 5e-8 for float16, added up in plain float32), a
-    twentieth of what counts as noise of such rows (`pivoting.NOISE_RTOL`).
+    twentieth of what counts as noise of such rows (`pivoting.NOISE_RTOL`). float32 rows make an
+    error of 3e-7 of these lengths, which only sites far above it can bear (`are_independent`).
 
     What is below the diagonal means nothing until `mirror`. The symmetric update of BLAS (dsyrk,
     from scipy) is a quarter faster on one thread, but on two its threads and those of torch slow
@@ -29,13 +33,13 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
 
     Args:
         total: Shape (F, F).
-        rows: Shape (r, F), on the same device: of the type of the sum or, on CUDA for a float64
-            sum, bfloat16 or float16.
+        rows: Shape (r, F), on the same device: of the type of the sum or, for a float64 sum,
+            float32, and on CUDA bfloat16 or float16.
         alpha: Factor of the product.
     """
     if rows.numel() == 0:
         return
-    width = _GPU_PANEL if total.is_cuda else _PANEL
+    width = _GPU_PANEL if total.is_cuda else _CPU_PANEL
     for start in range(0, total.shape[0], width):
         panel = slice(start, start + width)
         left, right = rows[:, panel].T, rows[:, start:]
@@ -50,13 +54,34 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
 
 @contextmanager
 def _plain_float32() -> Iterator[None]:
-    """No TensorFloat-32 in float32 products, whatever the user has allowed elsewhere."""
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    """No TensorFloat-32 or bfloat16 in float32 products, whatever the user has allowed elsewhere."""
+    kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
+def are_independent(gram: torch.Tensor, share: float) -> bool:
+    """Whether the correlations of the columns have no eigenvalue up to this share.
+
+    Then every combination of columns of length 1 keeps more than this share of its squares.
+
+    Args:
+        gram: G of shape (F, F), float64, on the CPU; what is below the diagonal is not read.
+        share: > 0.
+    """
+    if not bool((gram.diagonal() > 0).all()):
+        return False
+    scale = gram.diagonal().rsqrt()
+    correlations = (gram * scale[:, None]).mul_(scale)
+    correlations.diagonal().sub_(share)
+    # Column by column, as LAPACK reads it, this is the lower triangle.
+    return not scipy.linalg.lapack.dpotrf(correlations.numpy().T, lower=1, overwrite_a=1)[1]
 
 
 def upper_panels(total: torch.Tensor) -> Iterator[torch.Tensor]:
