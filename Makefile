@@ -58,13 +58,7 @@ GPU_RUN := $(or $(GPU_PYTHON),$(BIN)/python)
 gpu: $(if $(GPU_PYTHON),,$(STAMP))
 	@$(GPU_RUN) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else \
 		f"make gpu: expected a CUDA device; torch {torch.__version__} has none here")'
-	$(GPU_RUN) -m pytest -m gpu -n 4 tests/test_on_devices.py tests/test_golden.py tests/test_linalg.py
-	$(GPU_RUN) -m stat_repro.bench bert_base --device cuda --authors-tokens 4096 \
-		--sweep 0.2,0.3,0.4,0.5,0.6,0.7 --results $(GPU_RESULTS)
-	$(GPU_RUN) -m stat_repro.bench llama2_7b --layers $(GPU_LAYERS) --device cuda --dtype bfloat16 \
-		--repeats 1 --warmup 0 --authors-tokens 0 --save $(GPU_RESULTS) --results $(GPU_RESULTS)
-	$(GPU_RUN) paper_figures/build.py --results $(GPU_RESULTS) --out $(GPU_RESULTS)/out
-	@cat $(GPU_RESULTS)/out/speed/table.md
+	$(GPU_RUN) experiments/gpu.py --layers $(GPU_LAYERS) --results $(GPU_RESULTS)
 
 paper: $(STAMP)
 	$(BIN)/python paper_figures/build.py --jobs 0

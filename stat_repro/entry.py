@@ -22,7 +22,7 @@ Number = TypeVar("Number", int, float)
 
 # Beside the errors that this package defines: what the system or the libraries below refuse.
 _EXPECTED = (OSError, MemoryError, BrokenExecutor)
-_LIBRARIES = ("stat_repro", "hydra", "omegaconf", "safetensors", "safetensors_rust")
+_LIBRARIES = ("stat_repro", "hydra", "omegaconf", "safetensors", "safetensors_rust", "submitit")
 
 
 class Terminated(KeyboardInterrupt):

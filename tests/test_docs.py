@@ -69,7 +69,6 @@ def test_runs_compose(page, command):
 
 def test_other_commands_exist():
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    scripts = {path.name for path in (ROOT / "paper_figures").glob("*.py")}
     modules = {f"stat_repro.{module.__name__.split('.')[1]}" for module in (bench, sharded)}
     for page, command in commands():
         words = [word for word in shlex.split(command) if "_NUM_THREADS=" not in word]
@@ -78,7 +77,7 @@ def test_other_commands_exist():
         elif words[:2] == ["python", "-m"]:
             assert words[2] in modules, (page, command)
         elif words[0] == "python" and words[1] != "run.py":
-            assert Path(words[1]).name in scripts, (page, command)
+            assert (ROOT / words[1]).is_file(), (page, command)
 
 
 def test_commands_without_hydra_are_those_that_it_reads():

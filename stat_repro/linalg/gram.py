@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import scipy.linalg
 import torch
@@ -54,8 +55,9 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
 
 @contextmanager
 def _plain_float32() -> Iterator[None]:
-    """No TensorFloat-32 or bfloat16 in float32 products, whatever the user has allowed elsewhere."""
-    kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    """No TensorFloat-32 or bfloat16 in float32 products, whatever is allowed elsewhere."""
+    backends: Any = torch.backends
+    kinds = backends.cuda.matmul, backends.mkldnn.matmul
     before = [kind.fp32_precision for kind in kinds]
     for kind in kinds:
         kind.fp32_precision = "ieee"

@@ -60,8 +60,10 @@ def check(config: DictConfig) -> None:
             "launcher: slurm expected the commands of Slurm (srun) on this machine; got none; "
             "choose launcher=slurm_local or joblib"
         )
-    if target.endswith("SlurmLauncher") and config.hydra.launcher.get("gpus_per_node"):
-        _check_gpus(config.hydra.launcher.partition)
+    if target.endswith("SlurmLauncher"):
+        if config.hydra.launcher.get("gpus_per_node"):
+            _check_gpus(config.hydra.launcher.partition)
+        _watch_queue_without_accounts()
     if several_processes() and target != _BASIC:
         raise SystemExit(
             "launcher: expected basic, because torchrun started several processes, which work on "
@@ -88,6 +90,35 @@ def _check_gpus(partition: str | None) -> None:
             f"hydra.launcher.gpus_per_node is set; got {', '.join(names)}; choose "
             f"launcher=slurm_cpu, or one of: {', '.join(with_gpus) or 'none here'}"
         )
+
+
+def _watch_queue_without_accounts() -> None:
+    """Take the states of jobs from the queue if Slurm has no accounting database.
+
+    submitit asks `sacct` alone. Where that fails, it would wait for ever for a job that was
+    cancelled or killed.
+    """
+    if subprocess.run(["sacct", "--noheader"], capture_output=True, check=False).returncode == 0:
+        return
+    from submitit.slurm import slurm
+
+    class QueueWatcher(slurm.SlurmInfoWatcher):
+        """A job that has left the queue is over, however it ended."""
+
+        def _make_command(self) -> list[str] | None:
+            waiting = self._registered - self._finished
+            asked = ["squeue", "--array", "--noheader", "--format=%i|%T|%N"]
+            return asked if waiting else None
+
+        def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
+            text = string if isinstance(string, str) else string.decode()
+            names = ("JobID", "State", "NodeList")
+            rows = [dict(zip(names, line.split("|"), strict=True)) for line in text.splitlines()]
+            queue = {row["JobID"]: row for row in rows}
+            over = {"State": "NOT IN THE QUEUE", "NodeList": ""}
+            return {job: queue.get(job, {"JobID": job, **over}) for job in self._registered}
+
+    slurm.SlurmJob.watcher = QueueWatcher(delay_s=30)
 
 
 def several_processes() -> bool:
