@@ -42,7 +42,7 @@ KILLS = (
     Kill("fine-tuning", "trains a head and keeps it in the cache", 30),
     Kill("sharded", "prunes a checkpoint layer by layer", 99),
     Kill("spill", "keeps activations in files", 65),
-    Kill("saving", "saves a pruned model", 26),
+    Kill("saving", "saves a pruned model", 37),
     Kill("table", "replaces a table", 6),
 )
 

@@ -105,6 +105,8 @@ def model_folder(name: str) -> Path:
     }
     if name not in builders:
         raise AssetError(f"model asset: expected one of {', '.join(builders)}; got {name!r}")
+    if name == "distilminilm":
+        model_folder("minilm")  # what it is made from is looked at too
     return build_once(name, builders[name])
 
 

@@ -49,10 +49,11 @@ def _panel(title: str, points: pd.DataFrame) -> Panel:
     lowest = min(x for one in series for x in one.x) / _PERCENT
     kept = [lowest + (1 - lowest) * i / _CURVE_POINTS for i in range(_CURVE_POINTS + 1)]
     x = tuple(_PERCENT * k for k in kept)
-    none = ((),) * len(x)
+    # Range and share of what the MACs promise are those of all runs of the panel.
+    runs = (tuple(sorted({run for one in points["run_ids"] for run in one})),) * len(x)
     promises = (
-        Line("ideal (whole model)", _IDEAL, none, x, tuple(1 / k for k in kept)),
-        Line("bound (prunable part)", _BOUND, none, x,
+        Line("ideal (whole model)", _IDEAL, runs, x, tuple(1 / k for k in kept)),
+        Line("bound (prunable part)", _BOUND, runs, x,
              tuple(share / (share - 1 + k) for k in kept)),
     )  # fmt: skip
     return Panel(title, "MACs of the whole model kept (%)", "measured speed-up", promises + series)
