@@ -17,17 +17,15 @@ import torch
 from transformers import PreTrainedModel
 
 from stat_repro.api import compress
-from stat_repro.bench import inference, sharded
+from stat_repro.bench import common, inference, sharded
 from stat_repro.bench.shapes import SHAPES, random_batches
 from stat_repro.bench.stages import Bench
 from stat_repro.config.pruning import ENGINES
 from stat_repro.cost.latency import spread
 from stat_repro.entry import at_least, folder, number_list, share
-from stat_repro.measure import describe_gpu, resolve_device
+from stat_repro.measure import resolve_device
 from stat_repro.models.adapter import adapter_for
-from stat_repro.paths import results_dir
 from stat_repro.progress import track
-from stat_repro.results import collect
 from stat_repro.results.speed_record import SpeedRecord
 
 # Quotients of one turn's stages: numerator, denominators.
@@ -49,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    return inference.measured(options, measure)
+    return common.measured(options, options.shape, measure)
 
 
 def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
@@ -86,13 +84,7 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
         seconds=seconds,
         ratios=_ratios(seconds),
         memory=_memory(model, [memory for _, memory in turns]),
-        provenance=collect(
-            device=str(device),
-            dtypes={"model": options.dtype},
-            data_hashes={},
-            model_hash=None,
-            gpu=describe_gpu(device),
-        ),
+        provenance=common.provenance(options, options.dtype),
     )
 
 
@@ -121,7 +113,10 @@ def _memory(
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m stat_repro.bench", description=__doc__)
+    keys = ("examples", "length", "batch-size", "layers", "width")
+    sizes = dict.fromkeys(keys, "instead of the shape's")
+    sizes["threads"] = "of torch; BLAS takes OPENBLAS_NUM_THREADS"
+    parser = common.parser("", __doc__, sizes)
     add: Any = parser.add_argument
     add("shape", nargs="+", choices=sorted(SHAPES), metavar="SHAPE", help=", ".join(SHAPES))
     add("--repeats", type=at_least(1), default=5, help="turns that are timed (5)")
@@ -138,14 +133,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         type=at_least(0),
         help="rows of one FFN for the authors' QR (all); 0: none",
     )
-    for key in ("examples", "length", "batch-size", "layers", "width"):
-        add(f"--{key}", type=at_least(1), help="instead of the shape's")
-    add("--threads", type=at_least(1), help="of torch; BLAS takes OPENBLAS_NUM_THREADS")
     add("--engine", choices=ENGINES, default="model", help="as calibration.engine (model)")
     add("--save", type=folder, help="save the pruned model here, timed, and remove it again")
-    add("--device", default="cpu")
-    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    add("--results", type=folder, default=results_dir(), help="folder of the records")
     options = parser.parse_args(argv)
     if options.width is not None:
         try:

@@ -16,37 +16,19 @@ import torch
 from transformers import PreTrainedModel
 
 from stat_repro.api import compress
+from stat_repro.bench import common
 from stat_repro.bench.shapes import SHAPES, random_batches
-from stat_repro.config.run import DTYPES
 from stat_repro.cost.latency import spread, time_in_turns
-from stat_repro.entry import at_least, folder, guarded, number_list, share
-from stat_repro.measure import describe_gpu, memory_told, resolve_device
-from stat_repro.paths import results_dir
+from stat_repro.entry import at_least, number_list, share
+from stat_repro.measure import memory_told, resolve_device
 from stat_repro.progress import track
-from stat_repro.results import collect
-from stat_repro.results.speed_record import SpeedRecord, save_speed
+from stat_repro.results.speed_record import SpeedRecord
 
 
 def main(argv: Sequence[str]) -> int:
     """One record for every shape."""
-    return measured(_parse(argv), measure)
-
-
-def measured(
-    options: argparse.Namespace, measure: Callable[[str, argparse.Namespace], SpeedRecord]
-) -> int:
-    """Measure `options.shape`, one after the other, and store each; the exit status."""
-    done: list[str] = []
-
-    def work() -> None:
-        for name in options.shape:
-            record = measure(name, options)
-            print(f"{name}: written to {save_speed(record, options.results)}")
-            done.append(name)
-            for ratio, v in record.ratios.items():
-                print(f"  {ratio}: {v['median']:.2f} ({v['q25']:.2f} to {v['q75']:.2f})")
-
-    return guarded(work, lambda: f"{len(done)} of {len(options.shape)} shapes measured and stored")
+    options = _parse(argv)
+    return common.measured(options, options.shape, measure)
 
 
 @memory_told()
@@ -93,13 +75,7 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
         seconds=seconds,
         ratios=speedups,
         memory={"parameters": sum(p.nbytes for p in dense.parameters())},
-        provenance=collect(
-            device=str(device),
-            dtypes={"model": options.dtype},
-            data_hashes={},
-            model_hash=None,
-            gpu=describe_gpu(device),
-        ),
+        provenance=common.provenance(options, options.dtype),
     )
 
 
@@ -115,9 +91,7 @@ def _forward(
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m stat_repro.bench inference", description=__doc__
-    )
+    parser = common.parser("inference", __doc__, {"layers": "instead of the shape's"})
     add: Any = parser.add_argument
     add("shape", nargs="+", choices=sorted(SHAPES), metavar="SHAPE", help=", ".join(SHAPES))
     add("--ratios", type=number_list(share), default=[0.3, 0.5, 0.7], help="0.3,0.5,0.7")
@@ -126,10 +100,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--compile", type=number_list(at_least(1)), default=[], help="also compiled, for these "
         "values of --round-to: 1,64")  # fmt: skip
     add("--length", type=at_least(2), default=128, help="tokens per example (128)")
-    add("--layers", type=at_least(1), help="instead of the shape's")
     add("--repeats", type=at_least(1), default=10, help="timed passes of each model (10)")
     add("--warmup", type=at_least(0), default=2, help="passes before them (2)")
-    add("--device", default="cpu")
-    add("--dtype", default="float32", choices=DTYPES)
-    add("--results", type=folder, default=results_dir(), help="folder of the records")
     return parser.parse_args(argv)

@@ -20,22 +20,19 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from stat_repro.bench import common
 from stat_repro.calibration.spill import gram_file_bytes
-from stat_repro.config.run import DTYPES
-from stat_repro.entry import at_least, folder, guarded, share
+from stat_repro.entry import at_least, folder, share
 from stat_repro.measure import (
     Stopwatch,
-    describe_gpu,
     peak_memory,
     process_peak_rss_bytes,
     resolve_device,
 )
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.tensor_files import INDEX_FILE, ShardedCheckpoint
-from stat_repro.paths import results_dir
 from stat_repro.progress import track
-from stat_repro.results import collect
-from stat_repro.results.speed_record import SpeedRecord, save_speed
+from stat_repro.results.speed_record import SpeedRecord
 from stat_repro.scratch import scratch
 from stat_repro.sharded.compress import compress_checkpoint, compute_dtype
 
@@ -43,27 +40,19 @@ from stat_repro.sharded.compress import compress_checkpoint, compute_dtype
 def main(argv: Sequence[str]) -> int:
     """One record for every depth."""
     options = _parse(argv)
-    done: list[str] = []
-
-    def work() -> None:
-        for layers in options.layers:
-            record = measure(layers, options)
-            path = save_speed(record, options.results)
-            done.append(record.name)
-            peak = record.memory["process_peak"]
-            shown = "not known" if peak is None else f"{peak / 1e9:.2f} GB"
-            print(f"{record.name}: peak {shown}, {record.seconds['compress_s'][0]:.0f} s; {path}")
-
-    return guarded(work, lambda: f"{len(done)} of {len(options.layers)} depths measured and stored")
+    return common.measured(options, options.layers, measure)
 
 
-def write_checkpoint(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> PreTrainedModel:
+def write_checkpoint(
+    folder: Path, config: LlamaConfig, dtype: torch.dtype, device: torch.device | None = None
+) -> PreTrainedModel:
     """A random checkpoint with one shard per layer; never more than one shard in memory.
 
     Args:
         folder: An empty folder.
         config: Its shape.
         dtype: Of all tensors.
+        device: Where they are drawn; a GPU takes seconds for what takes a CPU minutes.
 
     Returns:
         The model on the meta device.
@@ -74,7 +63,7 @@ def write_checkpoint(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> P
     for name in model.state_dict():
         parts = name.split(".")
         groups.setdefault(parts[2] if parts[1] == "layers" else name, []).append(name)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device or "cpu").manual_seed(0)
     places: dict[str, str] = {}
     for number, names in enumerate(track(groups.values(), "making the checkpoint", unit="shards")):
         shard = {name: _random(model.get_parameter(name), dtype, generator) for name in names}
@@ -91,8 +80,8 @@ def write_checkpoint(folder: Path, config: LlamaConfig, dtype: torch.dtype) -> P
 def _random(like: torch.Tensor, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     if like.ndim == 1:
         return torch.ones(like.shape, dtype=dtype)
-    tensor = torch.empty(like.shape, dtype=dtype)
-    return tensor.normal_(0.0, like.shape[1] ** -0.5, generator=generator)
+    tensor = torch.empty(like.shape, dtype=dtype, device=generator.device)
+    return tensor.normal_(0.0, like.shape[1] ** -0.5, generator=generator).cpu()
 
 
 def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
@@ -111,7 +100,8 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
         for folder in ("dense", "spill"):
             (work / folder).mkdir()
         with watch.stage("make_checkpoint_s"):
-            model = write_checkpoint(work / "dense", config, torch.bfloat16)
+            device = resolve_device(options.device)
+            model = write_checkpoint(work / "dense", config, torch.bfloat16, device)
         # A fresh process, because a peak is that of all that a process has done.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             try:
@@ -143,13 +133,7 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
             "process_peak": report["peak"],
             **report["device_memory"],
         },
-        provenance=collect(
-            device=report["device"],
-            dtypes={"model": "bfloat16"},
-            data_hashes={},
-            model_hash=None,
-            gpu=report["gpu"],
-        ),
+        provenance=common.provenance(options, "bfloat16"),
     )
 
 
@@ -181,8 +165,6 @@ def _prune(work: Path, options: argparse.Namespace) -> dict[str, Any]:
         "seconds": result.report.timings,
         "start": start,
         "peak": process_peak_rss_bytes(),
-        "device": str(device),
-        "gpu": describe_gpu(device),
         "device_memory": device_memory,
         "compute_dtype": str(compute_dtype(stored, device, options.dtype)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
@@ -190,7 +172,10 @@ def _prune(work: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m stat_repro.bench sharded", description=__doc__)
+    threads = {"threads": "of torch; BLAS takes OPENBLAS_NUM_THREADS"}
+    parser = common.parser("sharded", __doc__, threads)
+    # The checkpoint's, if none is given; on the CPU float32.
+    parser.set_defaults(dtype=None)
     add: Any = parser.add_argument
     add("--layers", type=at_least(1), nargs="+", default=[4], help="depths, one record each (4)")
     add("--width", type=at_least(1), default=4096, help="hidden size (4096)")
@@ -203,14 +188,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--batch-size", type=at_least(1), default=1, help="examples per forward pass (1)")
     add("--ratio", type=share, default=0.3, help="share of the prunable MACs removed (0.3)")
     add("--no-spill", dest="spill", action="store_false", help="nothing waits in files")
-    add("--device", default="cpu")
-    add(
-        "--dtype",
-        choices=DTYPES,
-        help="that the calibration computes in (the checkpoint's; CPU: float32)",
-    )
-    add("--threads", type=at_least(1), help="of torch; BLAS takes OPENBLAS_NUM_THREADS")
     add("--work", type=folder, default=Path(tempfile.gettempdir()),
         help="existing folder for checkpoint and files (system's temporary folder)")  # fmt: skip
-    add("--results", type=folder, default=results_dir(), help="folder of the records")
     return parser.parse_args(argv)
