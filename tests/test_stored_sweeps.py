@@ -98,8 +98,13 @@ SMALL = {
             *sentence_overrides(folder),
             "cost=counted",
             "pruning.latency_length=8",
+            "pruning.min_units=0",  # so that any times of a tiny model can be met
         ],
         1,
+    ),
+    "latency_smollm2": (
+        lambda folder: [*text_overrides(folder), *_QUICK_COST, "pruning.min_units=0"],
+        2,
     ),
     "decoder_text": (lambda folder: [*text_overrides(folder), "calibration.examples=4"], 1),
     "decoder_zero_shot": (text_and_tasks_overrides, 2),
