@@ -59,6 +59,12 @@ def few_healed_overrides(folder):
     return [*sentence_overrides(folder), "pruning=stat", "recovery.steps=1"]
 
 
+def healed_text_overrides(folder):
+    """One method without the adapters, which need a package; all recoveries run in their test."""
+    small = ["calibration.examples=4", "pruning=stat", "recovery=distill", "recovery.steps=1"]
+    return [*corpus_overrides(folder), *small]
+
+
 SWEEPS = sorted((ROOT / "experiments" / "sweep").glob("*.yaml"))
 _QUICK_COST = ["cost.repeats=2", "cost.warmup=0", "cost.sequence_length=8"]
 # How each stored sweep becomes tiny: overrides of model and data, and how many points remain of it
@@ -126,6 +132,7 @@ SMALL = {
     ),
     "healing_distilminilm": (few_healed_overrides, 2),
     "healing_minilm": (few_healed_overrides, 2),
+    "healing_smollm2": (healed_text_overrides, 1),
     "llama2_7b_wikitext2": (zero_shot_overrides, 2),
     "methods_distilminilm": (sentence_overrides, 8),
     "methods_minilm": (sentence_overrides, 7),

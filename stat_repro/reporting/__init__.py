@@ -21,6 +21,7 @@ from stat_repro.reporting.costs import (
     measured_runs,
 )
 from stat_repro.reporting.figures import metric_figures
+from stat_repro.reporting.healing_figures import healing_figures
 from stat_repro.reporting.layer_figures import layer_figures
 from stat_repro.reporting.outputs import Outputs, speed_outputs, study_outputs, write_outputs
 from stat_repro.reporting.points import aggregate, headline, protocol_lines, record_lines

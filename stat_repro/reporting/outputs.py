@@ -21,6 +21,7 @@ from stat_repro.reporting.cost_figures import cost_figures
 from stat_repro.reporting.costs import cost_csv, cost_notes, cost_sources, cost_table, measured_runs
 from stat_repro.reporting.figure_data import Figure
 from stat_repro.reporting.figures import metric_figures
+from stat_repro.reporting.healing_figures import healing_figures
 from stat_repro.reporting.layer_figures import layer_figures
 from stat_repro.reporting.points import aggregate, protocol_lines, record_lines
 from stat_repro.reporting.setting_figures import setting_figures
@@ -118,8 +119,9 @@ def study_outputs(
         title = f"{study}, all tasks"
         tables.append(Table("table_tasks", title, cells, notes, csv, sources, task_table.GROUP))
     others = ("compress_s",) if study.startswith(_TIME_STUDIES) else ()
-    figures = metric_figures(frame, points, others) + setting_figures(records)
-    figures += layer_figures(records)
+    # Of many recoveries and budgets the time is what there is to see.
+    figures = healing_figures(frame) or metric_figures(frame, points, others)
+    figures += setting_figures(records) + layer_figures(records)
     measured = measured_runs(frame)
     if not measured.empty:
         notes = [*cost_notes(measured), *record_lines(measured)]

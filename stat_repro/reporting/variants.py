@@ -20,8 +20,9 @@ from stat_repro.reporting.styles import CORRECTION_LABELS, variant_style
 # Settings that have a column of a table to themselves.
 _COLUMNS = ("ratio", "seed", "model.name", "dataset.name", "pruning.method")
 _PROTOCOL = "metrics.protocol"
+_RECOVERY = "recovery.method"
 # Settings whose value says what they are about.
-_VALUE_ONLY = ("pruning.recipe", "pruning.allocation")
+_VALUE_ONLY = ("pruning.recipe", "pruning.allocation", _RECOVERY)
 # `authors_compat` and methods that remove whole layers take one value of these only.
 _SET = ("pruning.allocation", "pruning.correction", "pruning.ridge", "pruning.min_units")
 _DEFAULTS = {
@@ -122,6 +123,12 @@ def _differing(group: pd.DataFrame) -> dict[str, str]:
     # Another example count is another protocol anyway; show the cause and not the consequence.
     if len(named) > 1 and _explained(group, differing):
         named.pop(_PROTOCOL, None)
+    if _RECOVERY in named:
+        # What a kind of recovery always has here goes without saying.
+        kinds = group.groupby(named[_RECOVERY], dropna=False)
+        said = [c for n, c in named.items() if n != _RECOVERY and n.startswith("recovery.")]
+        alike = {c for c in said if (kinds[c].nunique(dropna=False) == 1).all()}
+        named = {n: c for n, c in named.items() if c not in alike}
     return dict(sorted(named.items(), key=lambda item: not item[0].startswith("pruning.")))
 
 

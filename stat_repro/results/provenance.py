@@ -17,7 +17,7 @@ from stat_repro import paths
 # The packages that can change a number.
 CORE_PACKAGES = (
     *("stat-repro", "torch", "transformers", "tokenizers", "safetensors", "accelerate", "gguf"),
-    *("numpy", "scipy", "scikit-learn", "datasets", "evaluate", "hydra-core", "omegaconf"),
+    *("numpy", "scipy", "scikit-learn", "datasets", "evaluate", "hydra-core", "omegaconf", "peft"),
 )
 
 # Weights, configuration, tokenizer and code: what `from_pretrained` reads.

@@ -1,0 +1,73 @@
+"""The figures of recovery, from made-up records."""
+
+import pytest
+from made_up_records import make_config, make_record
+
+from stat_repro import reporting
+from stat_repro.config import PruningConfig, RecoveryConfig
+from stat_repro.reporting.variants import with_variants
+from stat_repro.results import to_frame
+
+
+def healed(method, steps, after, *, recovery="distill", before=0.6, ratio=0.5, seconds=10.0):
+    record = make_record(
+        {"accuracy": after},
+        config=make_config(recovery=RecoveryConfig(method=recovery, steps=steps)),
+        pruning=PruningConfig(method=method),
+        ratio=ratio,
+        fidelity={"kl": 1 - after, "agreement": after},
+        timings={"compress_s": 2.0, "recover_s": seconds},
+    )
+    record.metrics["before_recovery"] = {"accuracy": before, "kl": 1 - before}
+    return record
+
+
+def test_lines_go_from_the_pruned_model_through_the_budgets():
+    records = [
+        healed("stat", 40, 0.8, seconds=40.0),
+        healed("stat", 10, 0.7),
+        healed("random", 10, 0.4, before=0.1),
+        healed("stat", 10, 0.75, recovery="finetune"),
+        healed("stat", 10, 0.5, ratio=0.7),
+    ]
+    accuracy, kl = reporting.healing_figures(to_frame(records))
+    assert accuracy.name == "figure_pico_reviews_accuracy_by_time"
+    half, more = accuracy.panels
+    assert (half.title, more.title) == ("50 % of MACs removed", "70 % of MACs removed")
+    lines = {line.label: line for line in half.lines}
+    assert sorted(lines) == ["STAT, distill", "STAT, finetune", "dense", "random, distill"]
+    line = lines["STAT, distill"]
+    assert line.x == (2, 12, 42)
+    assert line.y == pytest.approx((60, 70, 80))
+    assert [len(ids) for ids in line.run_ids] == [2, 1, 1]
+    assert lines["STAT, finetune"].style.line != line.style.line
+    assert lines["random, distill"].style.colour != line.style.colour
+    assert lines["random, distill"].y == pytest.approx((10, 40))
+    assert kl.panels[0].log
+    assert {one.label for one in kl.panels[0].lines} == set(lines) - {"dense"}
+    assert len(reporting.draw(accuracy).axes) == 2
+
+
+def test_a_study_of_recovery_has_them_in_place_of_those_by_macs():
+    outputs = reporting.study_outputs("made_up", [healed("stat", 10, 0.7)], {})
+    assert [figure.name.removeprefix("figure_pico_reviews_") for figure in outputs.figures] == [
+        "accuracy_by_time",
+        "kl_by_time",
+    ]
+    assert reporting.healing_figures(to_frame([make_record()])) == []
+
+
+def test_what_belongs_to_a_kind_of_recovery_is_not_said_beside_it():
+    runs = [
+        healed("stat", steps, 0.7, recovery=kind)
+        for kind in ("distill", "lora")
+        for steps in (1, 2)
+    ]
+    for run in runs:
+        run.config["recovery"]["learning_rate"] = {"distill": 1e-4, "lora": 1e-3}[
+            run.config["recovery"]["method"]
+        ]
+    labels = set(with_variants(to_frame(runs))["variant"])
+    assert labels == {
+        f"STAT, {kind}, recovery.steps={steps}" for kind in ("distill", "lora") for steps in (1, 2)
+    }
