@@ -136,6 +136,9 @@ def test_a_dry_run_counts_and_writes_nothing(place, capsys, monkeypatch):
         (tokens,) = re.findall(r"calibration: \d+ examples of \w+, ([\d,]+) tokens", text)
         assert f"with {tokens} tokens" in done
         shutil.rmtree(place / "small")
+    healed = (*words, "--heal", "distill", "--set", "recovery.steps=7", "--dry-run")
+    text = carried_out("prune", model, "--data", data, *healed, capsys=capsys)
+    assert "loading, 7 steps of training and evaluation come on top" in text
 
 
 def test_the_work_is_that_of_the_formulas_of_the_document():

@@ -206,6 +206,12 @@ def test_settings_of_no_recovery_name_no_other_run(tmp_path):
     )
 
 
+def test_batches_are_as_large_as_those_of_the_calibration(tmp_path):
+    for overrides, size in ((sentence_overrides, 32), (text_overrides, 4)):
+        config = compose_here([*overrides(tmp_path), "recovery=distill"])
+        assert config.recovery.batch_size == config.dataset.calibration_batch_size == size
+
+
 def test_adapters_need_their_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ConfigError, match=r"expected the package peft; got none .* pip install"):

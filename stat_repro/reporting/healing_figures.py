@@ -60,6 +60,8 @@ def _panel(runs: pd.DataFrame, name: str) -> Panel:
         lines.append(Line("dense", DENSE, ids, (), (style.scale * statistics.fmean(runs[dense]),)))
     for (_, _, kind), group in runs.groupby(["order", "variant", "recovery"]):
         lines.append(_line(group, str(kind), name))
+    seconds = [x for line in lines for x in line.x]
+    places = [k * 10**power for power in range(-2, 7) for k in (1, 2, 3, 5)]
     return Panel(
         title=f"{100 * runs.iloc[0]['ratio']:g} % of MACs removed",
         x_label="pruning and training (s)",
@@ -67,6 +69,7 @@ def _panel(runs: pd.DataFrame, name: str) -> Panel:
         lines=tuple(lines),
         log=style.log,
         x_scale="log",
+        ticks=tuple((x, f"{x:g}") for x in places if min(seconds) <= x <= max(seconds)),
     )
 
 

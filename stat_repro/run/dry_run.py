@@ -56,6 +56,8 @@ def forecast(config: RunConfig) -> str:
     device = resolve_device(config.device)
     speeds = [_speed(device, kind) for kind in (getattr(torch, config.dtype), torch.float64)]
     seconds = passes / speeds[0] + float64 / speeds[1]
+    trained = config.recovery.method != "none"
+    further = f", {config.recovery.steps} steps of training" if trained else ""
     return "\n".join(
         [
             "Dry run: nothing was pruned or written. Counted, not measured:",
@@ -72,7 +74,7 @@ def forecast(config: RunConfig) -> str:
             "TFLOP in float64 (docs/scaling.md)",
             f"time: about {seconds:,.0f} s at the speed of large matrix products here, "
             f"timed just now ({speeds[0] / 1e9:,.0f} and {speeds[1] / 1e9:,.0f} GFLOP/s on "
-            f"{device}); loading and evaluation come on top",
+            f"{device}); loading{further} and evaluation come on top",
         ]
     )
 
