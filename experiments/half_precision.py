@@ -31,7 +31,7 @@ from stat_repro.run.compose import compose_run, prepare  # noqa: E402
 from stat_repro.run.sweep_cache import SweepCache  # noqa: E402
 
 RATIOS = (0.3, 0.5, 0.7)
-MODELS = {"smollm2": "wikitext2", "minilm": "movie_reviews"}
+MODELS = {"smollm2": "nyt_editorials", "minilm": "movie_reviews"}
 
 
 class Float64Sum(GramSum):
