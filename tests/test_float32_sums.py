@@ -5,7 +5,12 @@ import torch
 from pico_models import pico_model
 
 from stat_repro.calibration import collectors
-from stat_repro.calibration.collectors import FLOAT32_SHARE, FLOAT64_ROWS, GPU_BUFFER_ROWS, GramSum
+from stat_repro.calibration.collectors import (
+    FLOAT32_BUFFER_ROWS,
+    FLOAT32_SHARE,
+    FLOAT64_ROWS,
+    GramSum,
+)
 from stat_repro.linalg.gram import are_independent
 from stat_repro.linalg.pivoting import pivoted_cholesky
 from stat_repro.models.adapter import adapter_for
@@ -14,7 +19,7 @@ SITE = adapter_for(pico_model("bert")).site(0, "ffn")
 CPU = torch.device("cpu")
 
 
-def activations(rows=FLOAT64_ROWS + 3 * GPU_BUFFER_ROWS + 17, dtype=torch.float32):
+def activations(rows=FLOAT64_ROWS + 3 * FLOAT32_BUFFER_ROWS + 17, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     lengths = torch.logspace(-3, 3, SITE.columns)
     return (torch.randn(rows, SITE.columns, generator=generator) * lengths + lengths).to(dtype)

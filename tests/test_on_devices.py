@@ -26,7 +26,7 @@ from pico_runs import compose_here, findings, run_one
 import stat_repro
 from stat_repro import parallel
 from stat_repro.calibration.capture import collect_statistics
-from stat_repro.calibration.collectors import GramSum
+from stat_repro.calibration.collectors import FLOAT32_SHARE, GramSum
 from stat_repro.calibration.statistics import GramStatistics
 from stat_repro.linalg.interpolative import _independent_factor, _kept_factor
 from stat_repro.linalg.pivoting import NOISE_RTOL
@@ -136,7 +136,10 @@ def test_sums_of_a_type_are_exact_enough(dtype, device, shortened_float32):
     assert (mine.tokens, mine.dtype) == (5000, dtype)
     lengths = exact.diagonal().sqrt()
     error = ((mine.gram.cpu() - exact) / lengths[:, None] / lengths).abs().max()
-    assert float(error) < max(NOISE_RTOL[dtype] / 5, 1e-13)
+    # These columns are independent enough for float32 products on the CPU, and a tenth of the
+    # share that says so is their bound; tests/test_float32_sums.py has columns that are not.
+    cpu_products = FLOAT32_SHARE / 10 if device.type == "cpu" and dtype != torch.float64 else 0.0
+    assert float(error) < max(NOISE_RTOL[dtype] / 5, 1e-13, cpu_products)
     torch.testing.assert_close(mine.sums.cpu(), rows.double().sum(dim=0))
     order = mine.pivot_columns(torch.ones(300)).order.cpu()
     same = GramStatistics(exact, 5000, dtype)

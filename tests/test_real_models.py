@@ -116,7 +116,7 @@ from stat_repro.measure import peak_memory
 folder = model_folder("minilm")
 model = AutoModel.from_pretrained(folder)
 batches = movie_batches(AutoTokenizer.from_pretrained(folder), 256)
-for examples in (32, 256):  # a peak never falls: the smaller number comes first
+for examples in (96, 256):  # a peak never falls: the smaller number comes first
     seen = calibrate(model, batches[: examples // 32]).examples
     print(seen, peak_memory(model.device)["process_peak_rss_bytes"])
 """
@@ -125,6 +125,7 @@ for examples in (32, 256):  # a peak never falls: the smaller number comes first
 def test_calibration_memory_does_not_grow_with_the_examples(request):
     # glibc raises its own threshold for mapped blocks as it goes, and then keeps freed ones: noise
     # of 3 % and more. Fixed, freed blocks go back, and what is measured is what the code holds.
+    # 96 examples are 3,694 tokens: enough for the change to float32 sums, which costs some memory.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(request.path.parent)],
@@ -135,5 +136,5 @@ def test_calibration_memory_does_not_grow_with_the_examples(request):
         env=environment,
     )
     peaks = {int(seen): int(peak) for seen, peak in map(str.split, done.stdout.splitlines())}
-    assert set(peaks) == {32, 256}
-    assert peaks[256] == pytest.approx(peaks[32], rel=0.05), peaks
+    assert set(peaks) == {96, 256}
+    assert peaks[256] == pytest.approx(peaks[96], rel=0.05), peaks

@@ -24,15 +24,15 @@ from stat_repro.parallel import exchange, sum_over_ranks
 # cost memory traffic. A sketch draws for this many rows at a time, so another value is another
 # sketch.
 BUFFER_ROWS = 256
-# On a GPU, where every product means some kernels, and of float32 products on the CPU; more rows
-# would cost accuracy (`rank_update`).
+# On a GPU, where every product means some kernels; more rows would cost accuracy (`rank_update`).
 GPU_BUFFER_ROWS = 1024
 # On the CPU this many rows, and twice as many as there are columns, are multiplied in float64. The
 # others are multiplied in float32 if the correlations of these have no eigenvalue up to this share:
-# the error of float32 products is about 1e-6 of the largest one (spectral norm; 3e-7 for a single
+# the error of float32 products is about 1e-6 of the largest one (spectral norm; 5e-7 for a single
 # entry by the lengths of its columns). MiniLM on movie_reviews: of six FFNs one stays below.
 FLOAT64_ROWS = 2048
 FLOAT32_SHARE = 1e-5
+FLOAT32_BUFFER_ROWS = 2 * BUFFER_ROWS  # as many bytes as before
 
 
 class Collector(Protocol):
@@ -133,7 +133,7 @@ class GramSum(_BufferedSum):
             and self._dtype is not torch.float64
             and are_independent(self._gram, FLOAT32_SHARE)
         ):
-            self._buffer = torch.empty((GPU_BUFFER_ROWS, self._columns), dtype=torch.float32)
+            self._buffer = torch.empty((FLOAT32_BUFFER_ROWS, self._columns), dtype=torch.float32)
 
     def finish(self) -> GramStatistics:
         """G and the sums of all rows, over all processes of the run."""

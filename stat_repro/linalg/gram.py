@@ -25,7 +25,7 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
     which cut off instead of rounding: the error grows with the rows, and with 1,024 of them is
     2.5e-6 of the lengths of two columns (H100; 5e-8 for float16, added up in plain float32), a
     twentieth of what counts as noise of such rows (`pivoting.NOISE_RTOL`). float32 rows make an
-    error of 3e-7 of these lengths, which only sites far above it can bear (`are_independent`).
+    error of 5e-7 of these lengths, which only sites far above it can bear (`are_independent`).
 
     What is below the diagonal means nothing until `mirror`. The symmetric update of BLAS (dsyrk,
     from scipy) is a quarter faster on one thread, but on two its threads and those of torch slow
