@@ -64,6 +64,26 @@ def test_a_classifier_and_its_table(place, capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["distill", "finetune"])
+def test_a_model_is_healed_after_pruning(kind, place, capsys):
+    words = ("prune", "my model", "--data", "reviews.csv", "--examples", "40", "--ratio", "0.4")
+    carried_out(*words, "--out", "plain", capsys=capsys)
+    heal = ("--heal", kind, "--set", "recovery.steps=3", "--out", "healed")
+    text = carried_out(*words, *heal, capsys=capsys)
+    assert f"then trained ({kind}) for 3 steps on " in text
+    plain, healed = (
+        json.loads((place / name / "record.json").read_text()) for name in ("plain", "healed")
+    )
+    assert healed["plan"]["layers"] == plain["plan"]["layers"]
+    before, after = plain["metrics"]["fidelity"]["kl"], healed["metrics"]["fidelity"]["kl"]
+    assert healed["metrics"]["before_recovery"]["kl"] == before != after
+    (line,) = (line for line in text.splitlines() if line.startswith("KL from dense"))
+    assert line.split()[-3:] == [f"{before:.4f}", f"{after:.4f}", "-"]
+    assert (
+        f"It was trained after that (recovery `{kind}`)" in (place / "healed/README.md").read_text()
+    )
+
+
 def test_eval_takes_what_did_not_calibrate(place, capsys):
     words = ("prune", "my model", "--data", "reviews.csv", "--examples", "40", "--out", "small")
     pruned = carried_out(*words, "--ratio", "0.4", capsys=capsys)

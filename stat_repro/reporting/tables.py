@@ -103,24 +103,32 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     return table if several else table.drop(columns="variant")
 
 
+_BEFORE = "before recovery"
+
+
 def before_and_after(
     costs: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]
 ) -> pd.DataFrame:
-    """Text cells: dense and pruned side by side.
+    """Text cells: dense and pruned side by side; with a recovery also pruned before it.
 
     Args:
         costs: As a record has them.
         metrics: As a record has them.
     """
     rows = []
-    none = dict.fromkeys(("dense", "pruned", "left"), MISSING)
+    healed = {_BEFORE: MISSING} if "before_recovery" in metrics else {}
+    none = {"dense": MISSING, **healed, "pruned": MISSING, "left": MISSING}
     for key, (label, scale, decimals) in _COSTS.items():
         if both := costs.get(key):
             cells = {name: f"{value * scale:,.{decimals}f}" for name, value in both.items()}
-            rows.append({"": label, **cells, "left": f"{both['pruned'] / both['dense']:.1%}"})
+            left = {"left": f"{both['pruned'] / both['dense']:.1%}"}
+            rows.append({"": label, **none, **cells, **left})
     scores: dict[str, dict[str, float]] = {}
-    for name, values in (("dense", "dense"), ("pruned", "pruned"), ("pruned", "fidelity")):
-        for quantity, value in metrics[values].items():
+    for name, values in (
+        ("dense", "dense"), ("pruned", "pruned"), ("pruned", "fidelity"),
+        (_BEFORE, "before_recovery"),
+    ):  # fmt: skip
+        for quantity, value in metrics.get(values, {}).items():
             scores.setdefault(quantity, {})[name] = value
     for quantity in sorted(scores, key=quantity_order):
         style = quantity_style(quantity)

@@ -59,11 +59,17 @@ def prune(options: argparse.Namespace) -> None:
     record, auto = experiment.record, auto_class_of(experiment.compression.model)
     costs, protocol = record.costs, record.metrics["protocol"]
     evaluated = protocol.get("examples") or f"{protocol.get('windows')} windows"
+    trained = ""
+    if healed := costs.get("recovery"):
+        trained = (
+            f"then trained ({config.recovery.method}) for {healed['steps']} steps on "
+            f"{healed['tokens']:,} tokens\n"
+        )
     print(
         f"\n{to_text(before_and_after(costs, record.metrics))}\n"
         f"calibrated on {costs['calibration_examples']} examples of {record.dataset} with "
         f"{costs['calibration_tokens']:,} tokens (seed {record.seed}), evaluated on {evaluated}"
-        f"{' that were held out' if 'held_out' in protocol else ''}\n"
+        f"{' that were held out' if 'held_out' in protocol else ''}\n{trained}"
         f"what was done and measured: {folder / 'README.md'}\n\nLoad it:\n\n"
         f"    import stat_repro\n    from transformers import {auto}, AutoTokenizer\n\n"
         f'    model = {auto}.from_pretrained("{folder}")\n'
