@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,3 +147,36 @@ def test_options_that_do_not_go_together_are_refused():
     usual = RunConfig()
     timed = dataclasses.replace(usual, pruning=PruningConfig(budget="latency"))
     assert run_id(timed) != run_id(usual)
+
+
+def test_stored_models_take_the_time_that_was_asked_for():
+    """Within 5 %, on the machine that measured them; docs/findings.md prints both."""
+    root = Path(__file__).resolve().parents[1]
+    page = (root / "docs" / "findings.md").read_text(encoding="utf-8")
+    stored = [
+        json.loads(path.read_text())
+        for study in ("latency_minilm", "latency_smollm2")
+        for path in sorted((root / "results" / study).glob("*.json"))
+    ]
+    shown = {}
+    for record in stored:
+        budget = record["config"]["pruning"]["budget"]
+        heads, neurons = (
+            sum(layer[f"kept_{kind}"] for layer in record["plan"]["layers"])
+            for kind in ("heads", "neurons")
+        )
+        (measured,) = record["costs"]["measured"]
+        share = 1 / measured["speedup"]["median"]
+        asked = "-"
+        if budget == "latency":
+            target = record["plan"]["details"]["latency"]["target"]
+            assert abs(share / target - 1) < 0.05, record["run_id"]
+            asked = f"{100 * target:.1f} %"
+        name = {"minilm": "MiniLM", "smollm2": "SmolLM2"}[record["model"]]
+        by = "latency" if budget == "latency" else "MACs"
+        shares = f"{100 * share:.1f} % | {100 * record['mac_kept_fraction']:.1f} %"
+        row = f"| {name}, {100 * record['ratio']:g} % by {by} | {asked} | {shares} | "
+        row += f"{heads} | {neurons:,} |"
+        assert row in page, row
+        shown[record["model"], record["ratio"], budget] = heads, neurons
+    assert shown["smollm2", 0.2, "latency"] != shown["smollm2", 0.2, "macs"]
