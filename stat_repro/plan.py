@@ -18,8 +18,8 @@ order).
 
 from __future__ import annotations
 
-import itertools
 import json
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -35,7 +35,7 @@ class PlanError(ValueError):
 
 
 def _check_indices(indices: tuple[int, ...], units: int, what: str) -> None:
-    if any(b <= a for a, b in itertools.pairwise(indices)):
+    if any(map(operator.ge, indices, indices[1:])):
         raise PlanError(f"{what}: kept indices must be strictly ascending, got {list(indices)}")
     if indices and (indices[0] < 0 or indices[-1] >= units):
         raise PlanError(

@@ -4,7 +4,7 @@ May use: config, paths, results, scratch.
 """
 
 from stat_repro.reporting.canvas import draw, save
-from stat_repro.reporting.comparison import compare
+from stat_repro.reporting.comparison import compare, compare_pairs
 from stat_repro.reporting.comparison_table import (
     comparison_csv,
     comparison_notes,

@@ -16,6 +16,7 @@ from stat_repro.reporting.variants import ReportError, with_variants
 from stat_repro.results import RunRecord, to_frame
 
 Values = Mapping[str, NDArray[Any]]
+Side = Sequence[tuple[RunRecord, Values | None]]
 
 # Per task: the metric, and the distance to the dense model.
 MEASURED = {
@@ -128,6 +129,27 @@ def compare(
     return _measured(entries, resamples)
 
 
+def compare_pairs(
+    pairs: Sequence[tuple[Side, Side]], records: Sequence[RunRecord], resamples: int = RESAMPLES
+) -> list[Comparison]:
+    """Chosen runs against others, labelled by their methods.
+
+    Args:
+        pairs: Runs of one variant at one ratio, and those that they are compared with.
+        records: All runs at hand, which tell what a unit costs.
+        resamples: Draws of the bootstrap.
+    """
+    entries, units = [], fairness.units(records)
+    for pair in pairs:
+        runs, others = ([_Run(*run, "", (), None) for run in side] for side in pair)
+        first, method = runs[0].record, others[0].record.method
+        empty = Comparison(
+            first.model, first.dataset, first.task, method, first.method, first.ratio
+        )
+        entries.append(_point(empty, others, runs, units[first.provenance.get("model_hash")]))
+    return _measured(entries, resamples)
+
+
 def _runs(records: Sequence[RunRecord], values: Mapping[str, Values]) -> list[_Run]:
     frame = with_variants(to_frame(records))
     rows = frame[["variant", "extras", "order"]].itertuples(index=False)
@@ -156,18 +178,14 @@ def _against(reference: str, group: Sequence[_Run]) -> list[Comparison | _Pair]:
     for run in group:
         points.setdefault((run.order, run.variant, run.record.ratio), []).append(run)
     references = {key[2]: runs for key, runs in points.items() if key[1] == reference}
-    units: dict[Any, fairness.Unit] = {}
-    entries = []
+    entries, units = [], fairness.units([run.record for run in group])
     for key in sorted(points):
         if key[1] == reference:
             continue
         first = points[key][0].record
         empty = Comparison(first.model, first.dataset, first.task, reference, key[1], key[2])
-        dense = first.provenance.get("model_hash")
-        if dense not in units:
-            same = [r.record for r in group if r.record.provenance.get("model_hash") == dense]
-            units[dense] = fairness.unit_shares(same)
-        entries.append(_point(empty, references.get(key[2], []), points[key], units[dense]))
+        unit = units[first.provenance.get("model_hash")]
+        entries.append(_point(empty, references.get(key[2], []), points[key], unit))
     return entries
 
 

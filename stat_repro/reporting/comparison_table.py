@@ -104,7 +104,7 @@ def _row(one: Comparison) -> dict[str, str]:
         "difference": _cell(one.metric, style, marked=marked),
     }
     if one.task == "language_modeling":
-        row["perplexity ratio"] = _ratio(_exponential(one.metric), marked=marked)
+        row["perplexity ratio"] = _ratio(exponential(one.metric), marked=marked)
     row[f"{words} difference"] = _cell(one.fidelity, quantity_style(distance), marked=marked)
     row[f"{words} ratio"] = _ratio(one.fidelity_ratio, marked=marked)
     if one.task not in ("regression", "similarity"):
@@ -117,7 +117,7 @@ def _name(value: str) -> str:
     return _QUANTITY.get(value, value)
 
 
-def _exponential(estimate: Estimate | None) -> Estimate | None:
+def exponential(estimate: Estimate | None) -> Estimate | None:
     """Of a difference of log-likelihoods: how many times the perplexity of the reference.
 
     In decimal digits: the last bit of a float exponential depends on the processor.

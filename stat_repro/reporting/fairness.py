@@ -8,10 +8,12 @@ neuron; a whole layer where that is the unit).
 from __future__ import annotations
 
 import operator
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean
+from typing import Any
 
 from stat_repro.results import RunRecord
 
@@ -58,6 +60,14 @@ def unit_shares(records: Sequence[RunRecord]) -> Unit:
         return Unit(None, None)
     whole = [layer.heads * costs[0] + layer.neurons * costs[1] for layer in layers]
     return Unit(float(max(costs)), float(max(whole)))
+
+
+def units(records: Sequence[RunRecord]) -> dict[Any, Unit]:
+    """Costs of units (`unit_shares`) by the hash of the dense model."""
+    by_dense = defaultdict(list)
+    for record in records:
+        by_dense[record.provenance.get("model_hash")].append(record)
+    return {dense: unit_shares(same) for dense, same in by_dense.items()}
 
 
 def _least_squares(

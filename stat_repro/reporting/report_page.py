@@ -39,12 +39,18 @@ def study_page(outputs: Outputs, records: Sequence[RunRecord | SpeedRecord]) -> 
     return StudyPage(outputs.study, [_table(one) for one in outputs.tables], figures, facts)
 
 
-def report_page(pages: Sequence[StudyPage], claims: Mapping[str, str]) -> str:
+def report_page(
+    pages: Sequence[StudyPage],
+    claims: Mapping[str, str],
+    verdicts: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The whole file.
 
     Args:
         pages: Its studies.
         claims: What studies claim, by their name.
+        verdicts: Tables at its top, as `docs/claims.py` writes them: `title`, `columns`, `rows` of
+            text, per row the `runs` behind it (`<study>/<run_id>`), and `notes`.
 
     Raises:
         ReportError: plotly, whose script draws the figures, is not installed.
@@ -57,10 +63,17 @@ def report_page(pages: Sequence[StudyPage], claims: Mapping[str, str]) -> str:
     count = sum(len(page.records) for page in pages)
     claimed = {"title": "What every study claims", "columns": ["study", "claim"], "notes": []}
     rows = [[page.name, claims[page.name]] for page in pages if page.name in claims]
+    known = {f"{page.name}/{run}" for page in pages for run in page.records}
     data = {
         "made": f"{len(pages)} studies, {count} records. A point, or the last cell of a row, "
         "shows the records behind it. Nothing on this page leaves it.",
-        "claims": {**claimed, "rows": rows, "runs": []},
+        "claims": [
+            *(
+                {**one, "runs": [[r for r in runs if r in known] for runs in one["runs"]]}
+                for one in verdicts
+            ),
+            {**claimed, "rows": rows, "runs": []},
+        ],
         "studies": studies,
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
