@@ -30,7 +30,7 @@ from stat_repro.results.strict_json import to_text
 
 DOCS = Path(__file__).parent
 DATA, PAGE, REPORT = (DOCS / f"claims.{ending}" for ending in ("yaml", "md", "json"))
-_COLUMNS = ("measured", "settings", "value", "taken over", "holds if", "verdict", "study")
+_COLUMNS = ("measured", "settings", "value", "holds if", "verdict", "taken over", "study")
 _BEFORE = "before_recovery."
 _RULES = """\
 A check compares a number from the records with a bound. It holds if the whole interval meets the
@@ -153,7 +153,7 @@ def _row(check: Check, result: Measured | Missing) -> Row:
     studies = sorted({one["study"] for one in (check.measure, check.other) if one})
     settings = ", ".join(_setting(key, value) for key, value in shared.items())
     said = f"{verdict}: {why}" if why else verdict
-    cells = (_words(check, shared), settings, value, over, check.rule(), said, ", ".join(studies))
+    cells = (_words(check, shared), settings, value, check.rule(), said, over, ", ".join(studies))
     missing = check.measure["study"] if result == NO_RECORD else ""
     return Row(cells, verdict, missing, records)
 

@@ -147,7 +147,7 @@ def test_values_over_seeds_and_lists(claims, tmp_path):
     check = "{study: made_up, value: compress_s, ratio: [0.3, 0.5]}\n          at_most: 45\n"
     judged, _ = judge(claims, tmp_path, ONE + check)
     assert [row.cells[2] for row in judged[0].rows] == ["23.3 [10.0, 40.0]"] * 2
-    assert [row.cells[3] for row in judged[0].rows] == ["lowest and highest of 3 seeds"] * 2
+    assert [row.cells[5] for row in judged[0].rows] == ["lowest and highest of 3 seeds"] * 2
     assert [row.cells[1] for row in judged[0].rows] == ["30 % removed", "50 % removed"]
     assert judged[0].verdict == "holds"
     with pytest.raises(claims.ClaimError, match=r"0: expected settings that leave one record of a"):

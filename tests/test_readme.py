@@ -39,7 +39,7 @@ def test_code_prunes_saves_and_loads(tmp_path, monkeypatch):
 
 
 STORED = ROOT / "paper_figures" / "out"
-STUDIES = sorted(path.name for path in (ROOT / "results").iterdir() if path.name != "local")
+STUDIES = sorted({path.parent.name for path in (ROOT / "results").glob("*/*")} - {"local"})
 
 
 def drawn(figure, stem, records):

@@ -12,6 +12,14 @@ from stat_repro import results
 from stat_repro.config import PruningConfig
 
 
+def verdicts(records):
+    """A table as docs/claims.py writes it: rows of two studies, and of one that is not here."""
+    both = [f"{record.study}/{record.run_id}" for record in (records[0], records[-1])]
+    table = {"title": "What the claims rest on", "columns": ["claim", "verdict"], "notes": ["so"]}
+    rows = [["P1", "holds"], ["O1", "does not hold"]]
+    return {**table, "rows": rows, "runs": [both, ["elsewhere/run"]]}
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, build):
     if importlib.util.find_spec("plotly") is None:
@@ -23,8 +31,11 @@ def report(tmp_path_factory, build):
     records += [make_record(config=make_config(study="second"))]
     for record in records:
         results.save_record(record, folder / "results")
+    claims = folder / "claims.json"
+    claims.write_text(json.dumps({"checks": verdicts(records)}), encoding="utf-8")
     for name in ("a", "b"):
         arguments = ["--results", str(folder / "results"), "--report", str(folder / name)]
+        arguments += ["--claims", str(claims)]
         assert build.main(arguments) == 0
     assert (folder / "a").read_bytes() == (folder / "b").read_bytes()
     path = folder / "report.html"
@@ -41,6 +52,10 @@ def test_the_page_holds_its_data_and_asks_for_nothing(report):
         assert set(figure["run_ids"]) <= set(shown["records"])
     table = shown["tables"][0]
     assert all(table["runs"])
+    first, second = data["claims"]
+    assert (first["title"], first["rows"][0]) == ("What the claims rest on", ["P1", "holds"])
+    assert [len(runs) for runs in first["runs"]] == [2, 0]
+    assert [row[0] for row in second["rows"]] == ["made_up", "second"]
     assert "default-src 'none'" in text
     assert "{{" not in text.partition("<script>")[0]
 
@@ -82,6 +97,16 @@ def test_the_page_works_in_a_browser(report, tmp_path):
         assert f"results/made_up/{ids[0]}.json" in text
         page.key("Escape")
         assert page.run("document.getElementById('record').hidden")
+        # A claim comes first, and leads to its records in two studies.
+        page.run("claim = document.querySelector('#claims ~ div table tbody tr'); 0")
+        assert page.run("claim.textContent") == "P1holds2"
+        page.run("claim.querySelector('a').click()")
+        page.run("new Promise(done => setTimeout(done, 100))")
+        page.run("document.querySelectorAll('#record li a')[1].click()")
+        page.run("new Promise(done => setTimeout(done, 100))")
+        text = page.run("document.getElementById('record').textContent")
+        assert "results/second/" in text
+        page.key("Escape")
         # Dark and light are different, and print is light.
         paper = "getComputedStyle(document.body).backgroundColor"
         looks = []
