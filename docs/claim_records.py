@@ -39,6 +39,7 @@ DERIVED = {
     "heads_kept": lambda run: _kept((len(one.kept_heads), one.heads) for one in run.layers),
     "neurons_kept": lambda run: _kept((len(one.kept_neurons), one.neurons) for one in run.layers),
     "macs_kept": lambda run: run.mac_kept_fraction,
+    "time_in_all": lambda run: run.timings["compress_s"] + run.timings.get("recover_s", 0.0),
     "training_steps": lambda run: run.costs.get("recovery", {}).get("steps", 0),
     "uses_gradients": lambda run: (
         METHODS[run.method].reads_gradients or run.config["pruning"].get("curvature") == "fisher"
@@ -61,12 +62,10 @@ class ClaimError(ValueError):
 
 @dataclass(frozen=True)
 class Missing:
-    """Why there is no value."""
+    """Why there is no value, and the study where a record is missing, if that is why."""
 
     reason: str
-
-
-NO_RECORD = Missing("no record")
+    study: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class Records:
                 f"expected settings that leave one record of a seed in {study}; got {words}, which "
                 f"leave several, such as {twice[0]}; choose further settings"
             )
-        return there or NO_RECORD
+        return there or Missing("no record", study)
 
     def runs(self, study: str) -> list[tuple[RunRecord, dict[str, str]]]:
         """Runs that ended well with all their settings; none where there is no such study."""

@@ -32,6 +32,7 @@ _STYLES = {
     "macs_kept": QuantityStyle("MACs kept (%)", 100, 2, fraction=True),
     "time_kept": QuantityStyle("share of the dense model's time (%)", 100, 1, fraction=True),
     "time_asked": QuantityStyle("share asked for (%)", 100, 1, fraction=True),
+    "time_in_all": QuantityStyle("time to prune and train (s)", decimals=1),
     "training_steps": QuantityStyle("training steps", decimals=0),
     "uses_gradients": QuantityStyle("uses gradients (1) or not (0)", decimals=0),
     "speedup": QuantityStyle("times as fast as dense", decimals=2),

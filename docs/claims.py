@@ -18,7 +18,7 @@ from typing import Any
 # Before the package is imported: it would import torch, to register the pruned architectures.
 os.environ["STAT_REPRO_LIGHT"] = "1"
 
-from claim_records import DENSE, NO_RECORD, SERVED, ClaimError, Missing, Records, Selection, text
+from claim_records import DENSE, SERVED, ClaimError, Missing, Records, Selection, text
 from claim_rules import FAILS, HOLDS, OPEN, OPERATIONS, Check, Claim, read_claims, style, together
 from claim_values import Measured, measured
 
@@ -154,7 +154,7 @@ def _row(check: Check, result: Measured | Missing) -> Row:
     settings = ", ".join(_setting(key, value) for key, value in shared.items())
     said = f"{verdict}: {why}" if why else verdict
     cells = (_words(check, shared), settings, value, check.rule(), said, over, ", ".join(studies))
-    missing = check.measure["study"] if result == NO_RECORD else ""
+    missing = result.study if isinstance(result, Missing) else ""
     return Row(cells, verdict, missing, records)
 
 
@@ -172,12 +172,11 @@ def _words(check: Check, shared: Selection) -> str:
     label = check.style.label if check.operation != "divided_by" else quantity
     if check.operation == "minus" and unit == "%)":
         label = f"{quantity} (points)"
-    sides = [_side(one, shared)]
+    sides = [_side(one, shared), *([_side(other, shared)] if other else [])]
     if other and style(other["value"]) != check.style:
         label = f"{quantity} {word} {style(other['value']).label.partition(' (')[0]}"
-    elif other:
-        sides = [f"{sides[0]} {word} {_side(other, shared)}"]
-    return ": ".join(filter(None, [label, *sides]))
+        sides = list(dict.fromkeys(sides))
+    return ": ".join(filter(None, [label, f" {word} ".join(sides)]))
 
 
 def _side(one: Selection, shared: Selection) -> str:
@@ -226,13 +225,12 @@ def _link(row: Row) -> str:
 
 def _commands(one: Judged) -> Iterator[str]:
     """What would make the records that are missing."""
-    studies: dict[str, list[str]] = {}
     for study in dict.fromkeys(row.missing for row in one.rows if row.missing):
-        command = one.claim.command or sweep_header(study).get("Command", "")
-        studies.setdefault(command, []).append(f"`{study}`")
-    for command, names in studies.items():
-        made = f"are made by `{command}`" if command else "have no command yet"
-        yield f"Missing records of {', '.join(names)} {made}.\n"
+        made = f"`{one.claim.command}`" if one.claim.command else "no command yet"
+        if sweep_header(study):
+            needs = f"[what it needs](../experiments/sweep/{study}.yaml)"
+            made = f"`python run.py -m sweep={study}` ({needs})"
+        yield f"Missing records of `{study}`: {made}.\n"
 
 
 def _tally(one: Judged) -> str:

@@ -121,7 +121,7 @@ def test_missing_records_and_those_that_do_not_compare(claims, tmp_path):
     judged, page = judge(claims, tmp_path)
     assert [one.verdict for one in judged] == ["not testable here", "holds"]
     assert "not testable here: no record" in page
-    assert "Missing records of `made_up` are made by `python run.py study=made_up`." in page
+    assert "Missing records of `made_up`: `python run.py study=made_up`." in page
     shutil.rmtree(tmp_path / "results")
     judged, page = judge(claims, tmp_path)
     assert [one.verdict for one in judged] == ["not testable here"] * 2
