@@ -18,21 +18,8 @@ from stat_repro.run.account import Outcome, Sweep
 
 
 @pytest.fixture
-def ends(tmp_path, monkeypatch, capsys):
-    """`ends(points, outcomes)`: a sweep of so many points; is all well, and what it says."""
-
-    def of(points, *outcomes):
-        monkeypatch.setattr(account, "_sweep", Sweep(tmp_path / "hydra", points))
-        for outcome in outcomes:
-            account.keep(outcome)
-        return account.tell(), capsys.readouterr().out
-
-    return of
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """`elsewhere(num, folder, outcome)`: a point that runs in another process than the sweep."""
+def keeps(tmp_path, monkeypatch):
+    """`keeps(num, folder, outcome)`: how the point of this number and output folder ended."""
 
     def keeps(num, folder, outcome):
         hydra = SimpleNamespace(
@@ -40,11 +27,23 @@ def elsewhere(tmp_path, monkeypatch):
             job=SimpleNamespace(num=num),
         )
         monkeypatch.setattr(account.HydraConfig, "get", lambda: hydra)
-        monkeypatch.setattr(account, "_sweep", None)
         account.keep(outcome)
         return tmp_path / "hydra" / folder / f"outcome-{num}.json"
 
     return keeps
+
+
+@pytest.fixture
+def ends(tmp_path, monkeypatch, capsys, keeps):
+    """`ends(points, outcomes)`: a sweep of so many points; is all well, and what it says."""
+
+    def of(points, *outcomes):
+        monkeypatch.setattr(account, "_sweep", Sweep(tmp_path / "hydra", points))
+        for num, outcome in enumerate(outcomes):
+            keeps(num, str(num), outcome)
+        return account.tell(), capsys.readouterr().out
+
+    return of
 
 
 def stored(tmp_path, **changes):
@@ -79,35 +78,35 @@ def test_a_point_without_an_outcome_is_told(ends, tmp_path):
     "folders", [("0", "1"), ("run_0", "run_1"), ("a/ratio=0.3", "b"), ("", "")]
 )
 def test_points_of_other_processes_are_read_whatever_their_folders_are(
-    folders, ends, elsewhere, tmp_path
+    folders, ends, keeps, tmp_path
 ):
     sweep = Sweep(tmp_path / "hydra", 2)
-    elsewhere(0, folders[0], stored(tmp_path, ratio=0.3))
-    elsewhere(1, folders[1], FAILED)
+    keeps(0, folders[0], stored(tmp_path, ratio=0.3))
+    keeps(1, folders[1], FAILED)
     assert [o.status for o in sweep.all_outcomes()] == ["ok", "failed"]
 
 
-def test_outcomes_of_an_earlier_sweep_do_not_count(ends, elsewhere, tmp_path):
-    elsewhere(0, "0", FAILED)
-    elsewhere(1, "1", FAILED)
+def test_outcomes_of_an_earlier_sweep_do_not_count(ends, keeps, tmp_path):
+    keeps(0, "0", FAILED)
+    keeps(1, "1", FAILED)
     good, text = ends(1, stored(tmp_path, ratio=0.3))
     assert good
     assert "failed" not in text
 
 
 @pytest.mark.parametrize("text", ["", '{"point": "x"', "[]", '{"point": "x"}', "\udcff"])
-def test_a_torn_outcome_is_a_failure(text, elsewhere, tmp_path):
+def test_a_torn_outcome_is_a_failure(text, keeps, tmp_path):
     sweep = Sweep(tmp_path / "hydra", 1)
-    elsewhere(0, "0", FAILED).write_bytes(text.encode("utf-8", "surrogateescape"))
+    keeps(0, "0", FAILED).write_bytes(text.encode("utf-8", "surrogateescape"))
     (outcome,) = sweep.all_outcomes()
     assert outcome.status == "failed"
     assert "outcome-0.json" in outcome.point
     assert "cannot be read" in outcome.error
 
 
-def test_an_outcome_that_cannot_be_written_stops_nothing(elsewhere, tmp_path, caplog):
+def test_an_outcome_that_cannot_be_written_stops_nothing(keeps, tmp_path, caplog):
     (tmp_path / "hydra").write_text("a file in the way")
-    elsewhere(0, "0", FAILED)
+    keeps(0, "0", FAILED)
     assert "cannot be kept" in caplog.text
 
 
@@ -137,13 +136,13 @@ def test_text_for_a_number_in_a_record_reaches_the_exit_status(ends, tmp_path):
     ],
 )
 def test_a_sweep_that_ends_early_says_how_far_it_came(
-    end, status, told, tmp_path, monkeypatch, capsys
+    end, status, told, tmp_path, monkeypatch, capsys, keeps
 ):
     def sweep():
         monkeypatch.setattr(account, "_sweep", Sweep(tmp_path / "hydra", 3))
-        account.keep(stored(tmp_path, ratio=0.3))
+        keeps(0, "0", stored(tmp_path, ratio=0.3))
         if isinstance(end, OSError):
-            account.keep(FAILED)
+            keeps(1, "1", FAILED)
         raise end
 
     try:

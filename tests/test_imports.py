@@ -111,7 +111,7 @@ def test_only_the_command_line_knows_the_pipeline():
         for path in PACKAGE.rglob("*.py")
         if any(m.startswith("stat_repro.run.pipeline") for m in imports_of(path))
     }
-    assert users == {"cli.py"}
+    assert users == {"points.py"}
 
 
 def test_no_pickle_in_the_package():

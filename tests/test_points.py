@@ -10,7 +10,7 @@ from made_up_records import make_config, make_record
 
 from stat_repro.config import TrackingConfig
 from stat_repro.results import load_records
-from stat_repro.run import cli, pipeline
+from stat_repro.run import pipeline, points
 from stat_repro.run.pipeline import Experiment
 from stat_repro.surgery.checkpoint import complete_folder
 
@@ -45,7 +45,7 @@ def project(tmp_path, monkeypatch):
     def point(**settings):
         places = {"results": str(tmp_path / "results"), "save_to": str(tmp_path / "models")}
         tracking = TrackingConfig(mode="disabled")
-        return cli._run("a point", make_config(tracking=tracking, **(places | settings)))
+        return points.run("a point", make_config(tracking=tracking, **(places | settings)))
 
     point.done = done
     return point

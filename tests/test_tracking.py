@@ -27,11 +27,12 @@ import logging
 logging.basicConfig(level=logging.WARNING)
 from made_up_records import make_record
 from stat_repro.config import TrackingConfig
-from stat_repro.run.tracking import mirror
+from stat_repro.run import tracking
+tracking.project_root = lambda: Path(sys.argv[1])
 import os
 before = dict(os.environ)
 for ratio in (0.3, 0.5):
-    mirror(make_record(ratio=ratio), TrackingConfig(), Path(sys.argv[1]))
+    tracking.mirror(make_record(ratio=ratio), TrackingConfig())
 assert dict(os.environ) == before, "the environment was left changed"
 """
 
@@ -56,6 +57,7 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STAT_REPRO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tracking, "project_root", lambda: tmp_path / "runs")
     return tmp_path / "cache"
 
 
@@ -87,7 +89,7 @@ def test_offline_run_holds_the_record_and_touches_nothing_else(tmp_path: Path, c
         "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
         "STAT_REPRO_LIGHT": "1",
     }
-    command = [sys.executable, "-c", OFFLINE_RUN, str(project / "wandb")]
+    command = [sys.executable, "-c", OFFLINE_RUN, str(project)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(home.iterdir()) == []
@@ -119,7 +121,7 @@ def test_disabled_does_not_import_wandb(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # an import would raise, and be told
-    tracking.mirror(make_record(), TrackingConfig(mode="disabled"), tmp_path / "x")
+    tracking.mirror(make_record(), TrackingConfig(mode="disabled"))
     assert caplog.text == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -147,7 +149,7 @@ def test_failure_is_one_warning(
         folder.write_text("a file where a folder should be")
     before = dict(os.environ)
     record = make_record()
-    tracking.mirror(record, TrackingConfig(), folder)
+    tracking.mirror(record, TrackingConfig())
     (entry,) = caplog.records
     assert entry.levelno == logging.WARNING
     message = entry.getMessage()
@@ -170,7 +172,7 @@ def test_arguments_and_environment(
     monkeypatch.setenv("WANDB_DIR", "mine")
     monkeypatch.delenv("WANDB_CONFIG_DIR", raising=False)
     record = make_record()
-    tracking.mirror(record, TrackingConfig(mode=mode, project="p", entity="e"), tmp_path / "runs")
+    tracking.mirror(record, TrackingConfig(mode=mode, project="p", entity="e"))
     (call,), (inside,) = fake_wandb.calls, fake_wandb.environments
     assert (call["mode"], call["project"], call["entity"]) == (mode, "p", "e")
     assert (call["name"], call["group"]) == (record.run_id, "made_up")
@@ -188,7 +190,7 @@ def test_arguments_and_environment(
 
 
 def test_failed_run_is_mirrored_as_failed(tmp_path: Path, fake_wandb: SimpleNamespace) -> None:
-    tracking.mirror(make_failure(), TrackingConfig(), tmp_path)
+    tracking.mirror(make_failure(), TrackingConfig())
     assert fake_wandb.finished == [1]
     assert fake_wandb.summary["error"] == "ValueError: it broke\nhere"
     assert "mac_kept_fraction" not in fake_wandb.summary

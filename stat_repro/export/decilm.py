@@ -71,47 +71,37 @@ def write_decilm(folder: Path, out: Path) -> None:
 
 def _tensors(model: Any) -> tuple[dict[str, Tensor], dict[str, bool]]:
     """The weights by vLLM's names, and which biases there are: zeros where a layer has none."""
-    config, layout = model.config, LAYOUTS[model.config.model_type]
-    tied = config.tie_word_embeddings
-    layers = f"model.{layout.layers}."
-    state = {
-        name: tensor.contiguous()
-        for name, tensor in model.state_dict().items()
-        if not name.startswith(layers) and not (tied and name == "lm_head.weight")
-    }
-    # What is biased together: key in the config, its projections.
-    together = {
-        "qkv_bias": (layout.query, *layout.key_value),
-        "attention_bias": (layout.attention_output,),
-        "mlp_bias": (*layout.ffn_inputs, layout.ffn_output),
-    }
-    modules_of_layers = list(model.base_model.get_submodule(layout.layers))
+    layout = LAYOUTS[model.config.model_type]
+    state = {name: t.contiguous() for name, t in model.state_dict().items() if t.numel()}
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    # What is biased together: key in the config, its projections, the norm before them.
+    attention, ffn = "input_layernorm", "post_attention_layernorm"
+    together = (
+        ("qkv_bias", (layout.query, *layout.key_value), attention),
+        ("attention_bias", (layout.attention_output,), attention),
+        ("mlp_bias", (*layout.ffn_inputs, layout.ffn_output), ffn),
+    )
+    layers = list(model.base_model.get_submodule(layout.layers))
     biases = {
-        key: any(
-            linear(layer, name).bias is not None for layer in modules_of_layers for name in names
-        )
-        for key, names in together.items()
+        key: any(linear(layer, name).bias is not None for layer in layers for name in names)
+        for key, names, _ in together
     }
-    for i, layer in enumerate(modules_of_layers):
-        for key, names in together.items():
-            modules = {name: linear(layer, name) for name in names}
-            if not all(module.weight.numel() for module in modules.values()):
-                if any(m.bias is not None and bool(m.bias.any()) for m in modules.values()):
+    for i, layer in enumerate(layers):
+        place = f"model.{layout.layers}.{i}."
+        for key, names, norm in together:
+            for name in names:
+                weight = linear(layer, name).weight
+                if weight.numel():
+                    if biases[key]:
+                        zeros = torch.zeros(len(weight), dtype=weight.dtype)
+                        state.setdefault(f"{place}{name}.bias", zeros)
+                    continue
+                state.pop(f"{place}{norm}.weight", None)
+                bias = state.pop(f"{place}{name}.bias", None)
+                if bias is not None and bias.any():
                     raise ExportError(
                         f"--format decilm, layer {i}: expected no bias where no unit is left; got "
-                        f"one of {', '.join(modules)}; choose a correction without biases"
+                        f"one of {', '.join(names)}; choose a correction without biases"
                     )
-                continue
-            for name, module in modules.items():
-                state[f"{layers}{i}.{name}.weight"] = module.weight.detach().contiguous()
-                if biases[key]:
-                    zeros = torch.zeros(module.out_features, dtype=module.weight.dtype)
-                    bias = zeros if module.bias is None else module.bias.detach().contiguous()
-                    state[f"{layers}{i}.{name}.bias"] = bias
-        norms = {layout.attention_output: "input_layernorm"}
-        norms[layout.ffn_output] = "post_attention_layernorm"
-        for name, norm in norms.items():
-            if linear(layer, name).weight.numel():
-                weight = layer.get_submodule(norm).weight.detach()
-                state[f"{layers}{i}.{norm}.weight"] = weight.contiguous()
     return state, biases

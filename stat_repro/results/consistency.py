@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from stat_repro.config import RunConfig, from_dict, run_id
-from stat_repro.results.record import RunRecord
+from stat_repro.results.record import RunRecord, labels
 from stat_repro.results.strict_json import RecordError
 
 _DATA_FILES = ("train", "validation", "test", "path", "calibration_path")
@@ -22,14 +22,7 @@ def check_consistency(record: RunRecord) -> None:
         PlanError: The plan contradicts itself.
     """
     config = from_dict(record.config)
-    expected = {
-        "model": config.model.name,
-        "dataset": config.dataset.name,
-        "method": config.pruning.method,
-        "ratio": config.ratio,
-        "seed": config.seed,
-    }
-    for key, value in expected.items():
+    for key, value in labels(config).items():
         _same(key, value, getattr(record, key), "config")
     _check_run_id(record, config)
     if record.status == "ok":

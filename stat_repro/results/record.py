@@ -9,9 +9,10 @@ from __future__ import annotations
 import numbers
 import re
 import traceback
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from stat_repro.config import RunConfig
 from stat_repro.paths import text_without_paths
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.results import strict_json
@@ -70,14 +71,14 @@ class RunRecord:
     method: str
     ratio: float
     seed: int
-    mac_kept_fraction: float | None
-    param_kept_fraction: float | None
-    metrics: dict[str, dict[str, Any]]
-    timings: dict[str, Any]
-    costs: dict[str, Any]
-    memory: dict[str, Any]
-    site_errors: list[Any]
-    plan: dict[str, Any]
+    mac_kept_fraction: float | None = None
+    param_kept_fraction: float | None = None
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    timings: dict[str, Any] = field(default_factory=dict)
+    costs: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+    site_errors: list[Any] = field(default_factory=list)
+    plan: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any]
     provenance: dict[str, Any]
     error: dict[str, str] | None = None
@@ -167,6 +168,17 @@ class RunRecord:
 
 
 _FIELDS = fields(RunRecord)
+
+
+def labels(config: RunConfig) -> dict[str, Any]:
+    """The keys of a record that repeat its configuration."""
+    return {
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "method": config.pruning.method,
+        "ratio": config.ratio,
+        "seed": config.seed,
+    }
 
 
 def describe_error(error: BaseException) -> dict[str, str]:

@@ -209,11 +209,11 @@ def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else list(scalars))
 
 
-def flatten(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+def flatten(value: Any, name: str, separator: str = ".") -> Iterator[tuple[str, Any]]:
     """The values of nested JSON data, each with its dotted name; a list is one value, as JSON."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from flatten(inner, f"{name}.{key}" if name else key)
+            yield from flatten(inner, f"{name}{separator}{key}" if name else key, separator)
     elif isinstance(value, (list, tuple)):
         yield name, json.dumps(value, sort_keys=True)
     else:

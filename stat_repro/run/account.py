@@ -1,8 +1,8 @@
 """How every point of a sweep ended: kept where the point runs, told when the sweep is over.
 
 Hydra goes on after whatever a callback raises, so its callback here only opens the account, and
-`stat_repro.run.cli` closes it. Points that run in the sweep's own process are kept in memory; those
-in other processes (see `launchers`) leave a file in Hydra's output folder.
+`stat_repro.run.cli` closes it. A point, which may run in another process (see `launchers`), leaves
+a file in Hydra's output folder.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,29 +45,25 @@ class Outcome:
 
 @dataclass
 class Sweep:
-    """The account of one sweep, in the process that started it.
+    """The account of one sweep.
 
     Attributes:
         folder: Hydra's folder of the sweep.
         points: How many points it has; None where only its sweeper knows.
-        outcomes: Of the points that ran in this process.
-        process: This process.
         before: Files of earlier sweeps in the folder, with the times of their last change.
     """
 
     folder: Path
     points: int | None
-    outcomes: list[Outcome] = field(default_factory=list)
-    process: int = field(default_factory=os.getpid)
     before: dict[Path, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.before = self._files()
 
     def all_outcomes(self) -> list[Outcome]:
-        """Those of this process, then those of others; one that cannot be read is a failure."""
+        """In the order of the points; one that cannot be read is a failure."""
         files = [file for file, time in self._files().items() if self.before.get(file) != time]
-        return [*self.outcomes, *map(_read, sorted(files, key=lambda f: (len(f.name), f.name)))]
+        return [_read(file) for file in sorted(files, key=lambda f: (len(f.name), f.name))]
 
     def _files(self) -> dict[Path, int]:
         return {file: file.stat().st_mtime_ns for file in self.folder.rglob("outcome-*.json")}
@@ -92,9 +87,6 @@ class SweepAccount(Callback):
 
 def keep(outcome: Outcome) -> None:
     """Note how a point of a sweep ended; if that is impossible, the sweep goes on."""
-    if _sweep is not None and _sweep.process == os.getpid():
-        _sweep.outcomes.append(outcome)
-        return
     hydra = HydraConfig.get()
     try:
         folder = Path(hydra.runtime.output_dir)

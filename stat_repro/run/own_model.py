@@ -25,9 +25,9 @@ from stat_repro.measure import resolve_device
 from stat_repro.models.loading import checkpoint_folder, load_checkpoint, read_config
 from stat_repro.paths import RECORD_FILE
 from stat_repro.reporting.tables import before_and_after, to_text
-from stat_repro.run.cli import prune_into
 from stat_repro.run.compose import compose_run, options_of
 from stat_repro.run.dry_run import forecast
+from stat_repro.run.points import prune_into
 from stat_repro.run.sweep_cache import load_data, within_positions, workload_of
 from stat_repro.surgery.checkpoint import auto_class_of, check_unused
 

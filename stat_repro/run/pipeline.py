@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from stat_repro.api import Compression, compress
-from stat_repro.config import ConfigError, RunConfig, to_dict
+from stat_repro.config import CalibrationConfig, ConfigError, RunConfig, to_dict
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.evaluation.example_values import Evaluation
-from stat_repro.finetune.recovery import check_recovery
+from stat_repro.finetune.recovery import check_recovery, recover
 from stat_repro.measure import (
     Stopwatch,
     describe_gpu,
@@ -26,8 +25,7 @@ from stat_repro.parallel import world
 from stat_repro.paths import without_paths
 from stat_repro.results.example_files import describe_examples, encode_examples
 from stat_repro.results.provenance import collect
-from stat_repro.results.record import BEFORE_RECOVERY, RunRecord, describe_error
-from stat_repro.run.healing import recovered
+from stat_repro.results.record import BEFORE_RECOVERY, RunRecord, describe_error, labels
 from stat_repro.run.identity import identify, recorded
 from stat_repro.run.sweep_cache import CalibratedModel, DenseModel, SweepCache, sketch_of
 from stat_repro.surgery.checkpoint import PLAN_FILE, save_pruned
@@ -70,11 +68,17 @@ def run_experiment(
         dense, calibrated, compression = _compressed(config, cache, watch)
         if world().rank > 0:
             return None
-        evaluation = _evaluated(config, cache, dense, compression, watch)
-        if recovery := recovered(config, dense, compression):
+
+        def evaluated() -> Evaluation:
+            with watch.stage("evaluate_s"):
+                outputs, model = cache.dense_outputs(config), dense.loaded.model
+                return dense.workload.evaluate(model, compression.model, outputs, config.evaluation)
+
+        evaluation = evaluated()
+        if recovery := _recovered(config, dense, compression):
             watch.seconds |= {f"recover_{key}": recovery.pop(key) for key in ("cpu_s", "s")}
             before = evaluation.metrics
-            evaluation = _evaluated(config, cache, dense, compression, watch)
+            evaluation = evaluated()
             evaluation.metrics[BEFORE_RECOVERY] = before["pruned"] | before["fidelity"]
         memory = peak_memory(dense.loaded.model.device)  # of the run, without the cost stage
         with watch.stage("cost_s"):
@@ -82,14 +86,22 @@ def run_experiment(
             if recovery:
                 costs["recovery"] = recovery
     kept = encode_examples(evaluation.examples) if config.evaluation.keep_examples else None
-    measured = {
-        "config": recorded(config, dense.base_hash),
-        "metrics": without_paths(evaluation.metrics),
-        "costs": costs,
-        "memory": memory,
-        "provenance": _provenance(config, dense, calibrated, kept),
-    }
-    record = _record(config, name, calibrated, compression, measured, watch)
+    report = compression.report
+    record = RunRecord(
+        run_id=name,
+        **labels(config),
+        status="ok",
+        mac_kept_fraction=report.mac_kept_fraction,
+        param_kept_fraction=report.param_kept_fraction,
+        metrics=without_paths(evaluation.metrics),
+        timings=_timings(watch.seconds, report.timings, calibrated.seconds),
+        costs=costs,
+        memory=memory,
+        site_errors=[asdict(error) for error in report.site_errors],
+        plan=compression.plan.to_masks(),
+        config=recorded(config, dense.base_hash),
+        provenance=_provenance(config, dense, calibrated, kept),
+    )
     return Experiment(record, compression, dense.loaded.tokenizer, kept)
 
 
@@ -120,17 +132,21 @@ def _compressed(
     return dense, calibrated, compression
 
 
-def _evaluated(
-    config: RunConfig,
-    cache: SweepCache,
-    dense: DenseModel,
-    compression: Compression,
-    watch: Stopwatch,
-) -> Evaluation:
-    """Both models on the evaluated part."""
-    with watch.stage("evaluate_s"):
-        outputs, model = cache.dense_outputs(config), dense.loaded.model
-        return dense.workload.evaluate(model, compression.model, outputs, config.evaluation)
+def _recovered(config: RunConfig, dense: DenseModel, compression: Compression) -> dict[str, Any]:
+    """Train the pruned model on the training part of the data set; what `recover` says of it.
+
+    Nothing without a recovery.
+    """
+    recovery = config.recovery
+    if recovery.method == "none":
+        return {}
+    # The whole training part, in an order of its own.
+    drawn = CalibrationConfig(examples=dense.workload.rows, batch_size=recovery.batch_size)
+    labelled = recovery.method != "distill"
+    training = dense.workload.calibration(drawn, recovery.seed, labels=labelled)
+    return recover(
+        dense.loaded.model, compression.model, training.batches, training.digest, recovery
+    )
 
 
 def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder: Path) -> None:
@@ -155,7 +171,7 @@ def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder:
             "the model that is saved"
         )
     if world().rank == 0:
-        recovered(config, dense, compression)
+        _recovered(config, dense, compression)
         experiment = Experiment(record, compression, dense.loaded.tokenizer, None)
         save_model(config, experiment, folder)
 
@@ -175,64 +191,34 @@ def _costs(config: RunConfig, dense: DenseModel, compression: Compression) -> di
     return costs
 
 
-def _record(
-    config: RunConfig,
-    name: str,
-    calibrated: CalibratedModel,
-    compression: Compression,
-    measured: dict[str, Any],
-    watch: Stopwatch,
-) -> RunRecord:
-    report = compression.report
-    # Points of a sweep share statistics and their analysis; each counts their time as if it had run
-    # alone.
-    timings = {**watch.seconds, **report.timings}
-    timings["calibrate_s"] = calibrated.seconds + report.timings.get("calibrate_s", 0.0)
-    timings["compress_s"] += calibrated.seconds + timings.pop("shared_s", 0.0)
-    return RunRecord(
-        **_common_fields(config, name),
-        status="ok",
-        mac_kept_fraction=report.mac_kept_fraction,
-        param_kept_fraction=report.param_kept_fraction,
-        **measured,
-        timings=timings,
-        site_errors=[asdict(error) for error in report.site_errors],
-        plan=compression.plan.to_masks(),
-        error=None,
-    )
+def _timings(
+    run: dict[str, float], compression: dict[str, float], calibration: float
+) -> dict[str, float]:
+    """Seconds of all stages.
 
-
-def _common_fields(config: RunConfig, name: str) -> dict[str, Any]:
-    """The fields of a record that do not depend on success."""
-    return {
-        "run_id": name,
-        "model": config.model.name,
-        "dataset": config.dataset.name,
-        "method": config.pruning.method,
-        "ratio": config.ratio,
-        "seed": config.seed,
-    }
+    Points of a sweep share statistics and their analysis; each counts their time as if it had run
+    alone.
+    """
+    timings = {**run, **compression}
+    timings["calibrate_s"] = calibration + compression.get("calibrate_s", 0.0)
+    timings["compress_s"] += calibration + timings.pop("shared_s", 0.0)
+    return timings
 
 
 def _provenance(
     config: RunConfig, dense: DenseModel, calibrated: CalibratedModel, examples: bytes | None
 ) -> dict[str, Any]:
+    device, processes = dense.loaded.model.device, world().size
     return collect(
-        device=_device_in_words(dense.loaded.model.device),
+        device=str(device) if processes == 1 else f"{device.type}, {processes} processes",
         dtypes={"model": config.dtype, "statistics": "float64", "factorisation": "float64"},
         data_hashes={**dense.workload.fingerprint, "calibration": calibrated.examples.digest},
         model_hash=dense.model_hash,
         base_model_hash=dense.base_hash,
         finetuned=dense.finetuned,
         examples=None if examples is None else describe_examples(examples),
-        gpu=describe_gpu(dense.loaded.model.device),
+        gpu=describe_gpu(device),
     )
-
-
-def _device_in_words(device: torch.device) -> str:
-    """The device, and how many processes worked on the run if there were several."""
-    processes = world().size
-    return str(device) if processes == 1 else f"{device.type}, {processes} processes"
 
 
 def output_folder(config: RunConfig, name: str) -> Path | None:
@@ -280,17 +266,10 @@ def save_model(config: RunConfig, experiment: Experiment, folder: Path) -> None:
 def failed_record(config: RunConfig, name: str, error: BaseException) -> RunRecord:
     """The record of a run that raised."""
     return RunRecord(
-        **_common_fields(config, name),
-        config=without_paths(to_dict(config)),
+        run_id=name,
+        **labels(config),
         status="failed",
-        mac_kept_fraction=None,
-        param_kept_fraction=None,
-        metrics={},
-        timings={},
-        costs={},
-        memory={},
-        site_errors=[],
-        plan={},
+        config=without_paths(to_dict(config)),
         provenance=collect(
             device=config.device, dtypes={"model": config.dtype}, data_hashes={}, model_hash=None
         ),

@@ -83,9 +83,13 @@ class SweepCache:
             # The old value is freed first; all other values belong to the dense model.
             self._values.pop(kind, None)
             if kind == "dense":
-                self._values.clear()
+                self.clear()
             self._values[kind] = (text, make())
         return self._values[kind][1]
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._values.clear()
 
     def dense(self, config: RunConfig) -> DenseModel:
         """The dense model with its task head, and its data."""
@@ -95,11 +99,8 @@ class SweepCache:
         """Outputs of the dense model, for the evaluations of several pruned ones."""
         dense = self.dense(config)
         key = {**_dense_key(config), "evaluation": asdict(config.evaluation)}
-        return self._shared(
-            "outputs",
-            key,
-            lambda: dense.workload.dense_outputs(dense.loaded.model, config.evaluation),
-        )
+        outputs, model = dense.workload.dense_outputs, dense.loaded.model
+        return self._shared("outputs", key, lambda: outputs(model, config.evaluation))
 
     def calibrated(self, config: RunConfig) -> CalibratedModel:
         """The calibration set of this seed, with what the run's method needs."""
@@ -133,23 +134,17 @@ def _load_dense(config: RunConfig) -> DenseModel:
     device = resolve_device(config.device)
     with first_rank_first():  # it downloads and trains; the others use its files
         config = within_positions(config)
-        checkpoint, data = _prepared(config, device)
-    model_hash = hash_files(checkpoint.folder)
+        given = checkpoint_folder(config.model)
+        base_hash = hash_files(given)
+        folder, data = _prepared(config, given, base_hash, device)
+    model_hash = base_hash if folder == given else hash_files(folder)
     same_everywhere("weights of the dense model (sha256)", model_hash)
+    code = config.model.trust_remote_code
     loaded = load_checkpoint(
-        checkpoint.folder,
-        config.dataset.task,
-        config.dtype,
-        device,
-        trust_remote_code=config.model.trust_remote_code,
+        folder, config.dataset.task, config.dtype, device, trust_remote_code=code
     )
-    return DenseModel(
-        loaded=loaded,
-        workload=workload_of(data, loaded, config),
-        base_hash=checkpoint.base_hash,
-        model_hash=model_hash,
-        finetuned=checkpoint.finetuned,
-    )
+    workload = workload_of(data, loaded, config)
+    return DenseModel(loaded, workload, base_hash, model_hash, finetuned=folder != given)
 
 
 def within_positions(config: RunConfig) -> RunConfig:
@@ -163,21 +158,10 @@ def within_positions(config: RunConfig) -> RunConfig:
     return replace(config, dataset=replace(config.dataset, **{key: most}))  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    """A folder with a model for the task; the other fields as in `DenseModel`."""
-
-    folder: Path
-    base_hash: str
-    finetuned: bool
-
-
 def _prepared(
-    config: RunConfig, device: torch.device
-) -> tuple[_Checkpoint, TaskData | QuestionData | TextData]:
-    """Checkpoint and data on this machine; the head is trained if there is none."""
-    folder = checkpoint_folder(config.model)
-    base_hash = hash_files(folder)
+    config: RunConfig, folder: Path, base_hash: str, device: torch.device
+) -> tuple[Path, TaskData | QuestionData | TextData]:
+    """A checkpoint for the task, and its data; the head is trained if there is none."""
     has_head = has_task_head(folder, config.dataset.task)
     _check_override(config, has_head)
     if config.dataset.task == "language_modeling" and not has_head:
@@ -187,23 +171,16 @@ def _prepared(
         )
     data = load_data(config)
     if has_head or isinstance(data, TextData):
-        return _Checkpoint(folder, base_hash, False), data
+        return folder, data
     if not config.finetune.enabled:
         raise ConfigError(
             f"model.path: expected a trained {config.dataset.task} head where finetune=none; got "
             f"{config.model.path}; choose a task checkpoint (model=hf model.path=...) or "
             "finetune=standard"
         )
-    folder = task_checkpoint(
-        folder,
-        base_hash,
-        data,
-        config.finetune,
-        config.dataset.max_length,
-        device,
-        config.dataset.answers.stride,
-    )
-    return _Checkpoint(folder, base_hash, True), data
+    length, stride = config.dataset.max_length, config.dataset.answers.stride
+    trained = task_checkpoint(folder, base_hash, data, config.finetune, length, device, stride)
+    return trained, data
 
 
 def load_data(config: RunConfig) -> TaskData | QuestionData | TextData:

@@ -8,44 +8,41 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from stat_repro.config import TrackingConfig
 from stat_repro.entry import line_of
 from stat_repro.paths import cache_dir, project_root
 from stat_repro.results.record import RunRecord
+from stat_repro.results.store import flatten
 
 _LOG = logging.getLogger(__name__)
 
 _INIT_SECONDS = 60.0
 
 
-def mirror(record: RunRecord, config: TrackingConfig, folder: Path | None = None) -> None:
+def mirror(record: RunRecord, config: TrackingConfig) -> None:
     """Write a stored record to W&B, as `config.mode` says.
 
-    `disabled` does not even import wandb. `offline` writes `<folder>/offline-run-*`, which
-    `wandb sync` can send later; it needs no login and opens no connection. `online` sends to the
-    account that wandb is logged in to. Written or sent are config, provenance and plan sizes, and
-    as summary all numbers of metrics, costs, timings and memory; no code, no machine statistics, no
-    name of the machine, no console output.
+    `disabled` does not even import wandb. `offline` writes `wandb/offline-run-*` in the project
+    root, which `wandb sync` can send later; it needs no login and opens no connection. `online`
+    sends to the account that wandb is logged in to. Written or sent are config, provenance and plan
+    sizes, and as summary all numbers of metrics, costs, timings and memory; no code, no machine
+    statistics, no name of the machine, no console output.
 
     Args:
         record: The record, already stored.
         config: Mode, project and entity.
-        folder: Folder of the runs, `wandb/` of the project root if None. In a folder of another
-            name wandb makes a subfolder `wandb`.
     """
     if config.mode == "disabled":
         return
-    if folder is None:
-        parent = project_root()
-    else:
-        parent = folder.parent if folder.name == "wandb" else folder
+    parent = project_root()
+    # Also variables that wandb sets are gone afterwards: they would tie child processes to the
+    # service of this one.
     try:
-        with _environment(config.mode, parent):
+        with patch.dict(os.environ, _variables(config.mode, parent)):
             _write(record, config, parent)
     # No failure of any type may touch the stored run.
     except Exception as err:
@@ -80,19 +77,14 @@ def mirrored_summary(record: RunRecord) -> dict[str, Any]:
     }
     groups: dict[str, Any] = {k: v for k, v in record.metrics.items() if k != "protocol"}
     groups |= {"timings": record.timings, "costs": record.costs, "memory": record.memory}
-    for group, values in groups.items():
-        summary |= {f"{group}/{name}": value for name, value in _numbers(values, "")}
+    summary |= flatten(groups, "", "/")
     if record.error is not None:
         summary["error"] = f"{record.error['type']}: {record.error['message']}"
-    return {name: value for name, value in summary.items() if value is not None}
+    return {name: value for name, value in summary.items() if name == "error" or _counts(value)}
 
 
-def _numbers(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield f"{prefix}{name}", value
+def _counts(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _write(record: RunRecord, config: TrackingConfig, parent: Path) -> None:
@@ -130,9 +122,8 @@ def _write(record: RunRecord, config: TrackingConfig, parent: Path) -> None:
     run.finish(exit_code=0 if record.status == "ok" else 1)
 
 
-@contextmanager
-def _environment(mode: str, parent: Path) -> Iterator[None]:
-    """Set the variables of wandb inside the `with`; afterwards they are as before."""
+def _variables(mode: str, parent: Path) -> dict[str, str]:
+    """The environment of wandb, whose folders are made."""
     cache = cache_dir() / "wandb"
     variables = {
         # The mode as a variable too: the argument alone does not stop telemetry threads.
@@ -152,16 +143,4 @@ def _environment(mode: str, parent: Path) -> Iterator[None]:
         if key.endswith("_DIR"):
             Path(path).mkdir(parents=True, exist_ok=True)
     (parent / "wandb").mkdir(exist_ok=True)
-    before = _wandb_variables()
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        # Also those that wandb sets, which would tie child processes to the service of this one.
-        for key in _wandb_variables():
-            del os.environ[key]
-        os.environ.update(before)
-
-
-def _wandb_variables() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}
+    return variables
