@@ -164,7 +164,9 @@ def test_a_measured_record_is_json_and_another_run(tmp_path):
 
 def test_measuring_comes_after_the_run_and_its_peak_memory(tmp_path, monkeypatch):
     order = []
-    monkeypatch.setattr(pipeline, "peak_memory", lambda device: order.append("memory") or {})
+    monkeypatch.setattr(
+        pipeline.measure, "peak_memory", lambda device: order.append("memory") or {}
+    )
     monkeypatch.setattr(pipeline, "measured_costs", lambda *given: order.append("costs") or [])
     config = compose_here([*sentence_overrides(tmp_path), "cost=measured"])
     record = pipeline.run_experiment(config, SweepCache()).record

@@ -61,10 +61,10 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
     batches = random_batches(model, examples, length, batch_size)
     tokens = examples * length
     rows = tokens if options.authors_tokens is None else min(tokens, options.authors_tokens)
-    bench = Bench(model, batches, options.ratio, options.sweep, rows, options.engine, options.save)
+    bench = Bench(model, batches, rows, options)
     tiny = SHAPES["tiny"].build(2, 9, torch.float32, device)
     compress(tiny, random_batches(tiny, 6, 9, 4))  # loads libraries before the clock starts
-    bench.wake()
+    bench.forward(batches[:1])
     for _ in range(options.warmup):
         bench.turn()
     turns = [bench.turn() for _ in track(range(options.repeats), f"measuring {name}", unit="turns")]
@@ -78,13 +78,13 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
         "threads": torch.get_num_threads(),
         "thread_variables": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
     }
-    return SpeedRecord(
+    return common.record(
+        options,
         shape=name if options.width is None else f"{name}-w{options.width}",
         protocol=protocol,
         seconds=seconds,
         ratios=_ratios(seconds),
         memory=_memory(model, [memory for _, memory in turns]),
-        provenance=common.provenance(options, options.dtype),
     )
 
 

@@ -53,13 +53,19 @@ def measured(
     return guarded(work, lambda: f"{len(done)} of {len(asked)} measured and stored")
 
 
-def provenance(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
-    """Of a measurement on random weights."""
+def record(options: argparse.Namespace, **found: Any) -> SpeedRecord:
+    """A measurement on random weights: what was found, and where.
+
+    Args:
+        options: Of the command.
+        **found: The other keys of the record.
+    """
     device = resolve_device(options.device)
-    return collect(
+    place = collect(
         device=str(device),
-        dtypes={"model": dtype},
+        dtypes={"model": found["protocol"]["dtype"]},
         data_hashes={},
         model_hash=None,
         gpu=describe_gpu(device),
     )
+    return SpeedRecord(**found, provenance=place)

@@ -69,13 +69,13 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
         **{"warmup": options.warmup, "repeats": options.repeats, "dtype": options.dtype},
         **{"threads": torch.get_num_threads(), "mac_kept": kept},
     }
-    return SpeedRecord(
+    return common.record(
+        options,
         shape=f"inference_{name}",
         protocol=protocol,
         seconds=seconds,
         ratios=speedups,
         memory={"parameters": sum(p.nbytes for p in dense.parameters())},
-        provenance=common.provenance(options, options.dtype),
     )
 
 

@@ -20,15 +20,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from stat_repro import measure
 from stat_repro.bench import common
 from stat_repro.calibration.spill import gram_file_bytes
 from stat_repro.entry import at_least, folder, share
-from stat_repro.measure import (
-    Stopwatch,
-    peak_memory,
-    process_peak_rss_bytes,
-    resolve_device,
-)
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.tensor_files import INDEX_FILE, ShardedCheckpoint
 from stat_repro.progress import track
@@ -40,7 +35,7 @@ from stat_repro.sharded.compress import compress_checkpoint, compute_dtype
 def main(argv: Sequence[str]) -> int:
     """One record for every depth."""
     options = _parse(argv)
-    return common.measured(options, options.layers, measure)
+    return common.measured(options, options.layers, measure_depth)
 
 
 def write_checkpoint(
@@ -84,7 +79,7 @@ def _random(like: torch.Tensor, dtype: torch.dtype, generator: torch.Generator) 
     return tensor.normal_(0.0, like.shape[1] ** -0.5, generator=generator).cpu()
 
 
-def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
+def measure_depth(layers: int, options: argparse.Namespace) -> SpeedRecord:
     """Make a checkpoint of this depth and prune it in a process of its own."""
     shape = {
         "hidden_size": options.width,
@@ -95,12 +90,12 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
     }
     positions = max(options.window, 4096)
     config = LlamaConfig(**shape, num_hidden_layers=layers, max_position_embeddings=positions)
-    watch = Stopwatch()
+    watch = measure.Stopwatch()
     with scratch(options.work, "stat_repro_bench", folder=True) as work:
         for folder in ("dense", "spill"):
             (work / folder).mkdir()
         with watch.stage("make_checkpoint_s"):
-            device = resolve_device(options.device)
+            device = measure.resolve_device(options.device)
             model = write_checkpoint(work / "dense", config, torch.bfloat16, device)
         # A fresh process, because a peak is that of all that a process has done.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -120,7 +115,8 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
         **{"threads": report["threads"], "spill": options.spill},
         "thread_variables": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
     }
-    return SpeedRecord(
+    return common.record(
+        options,
         shape=f"sharded_{options.width}x{options.neurons}",
         protocol=protocol,
         seconds={key: [value] for key, value in {**watch.seconds, **report["seconds"]}.items()},
@@ -133,7 +129,6 @@ def measure(layers: int, options: argparse.Namespace) -> SpeedRecord:
             "process_peak": report["peak"],
             **report["device_memory"],
         },
-        provenance=common.provenance(options, "bfloat16"),
     )
 
 
@@ -147,7 +142,7 @@ def _prune(work: Path, options: argparse.Namespace) -> dict[str, Any]:
         torch.set_num_threads(options.threads)
     size = (-(-options.tokens // options.window), options.window)
     ids = torch.randint(1, options.vocabulary, size, generator=torch.Generator().manual_seed(0))
-    start = process_peak_rss_bytes()
+    start = measure.process_peak_rss_bytes()
     result = compress_checkpoint(
         work / "dense",
         work / "pruned",
@@ -157,14 +152,14 @@ def _prune(work: Path, options: argparse.Namespace) -> dict[str, Any]:
         dtype=options.dtype,
         spill=work / "spill" if options.spill else None,
     )
-    device = resolve_device(options.device)
-    peak = peak_memory(device).get("cuda_peak_allocated_bytes")
+    device = measure.resolve_device(options.device)
+    peak = measure.peak_memory(device).get("cuda_peak_allocated_bytes")
     device_memory = {} if peak is None else {"process_device": peak}
     stored = ShardedCheckpoint(work / "dense").float_dtype
     return {
         "seconds": result.report.timings,
         "start": start,
-        "peak": process_peak_rss_bytes(),
+        "peak": measure.process_peak_rss_bytes(),
         "device_memory": device_memory,
         "compute_dtype": str(compute_dtype(stored, device, options.dtype)).removeprefix("torch."),
         "threads": torch.get_num_threads(),

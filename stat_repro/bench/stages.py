@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import scipy.linalg
 import torch
 from transformers import PreTrainedModel
 
-import stat_repro
-from stat_repro.api import Compression
+from stat_repro import measure
+from stat_repro.api import Compression, calibrate, compress
 from stat_repro.calibration.batches import CalibrationBatch
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.calibration.collectors import GramSum
-from stat_repro.measure import (
-    Stopwatch,
-    peak_memory,
-    process_peak_rss_bytes,
-    reset_cuda_peak_memory,
-    reset_process_peak_rss,
-)
 from stat_repro.models.adapter import Adapter, Site, adapter_for
 from stat_repro.models.projections import linear
 from stat_repro.scratch import scratch
@@ -45,20 +38,16 @@ class Bench:
     Attributes:
         model: In evaluation mode; not changed.
         batches: Inputs without padding.
-        ratio: Share of the prunable MACs that is removed.
-        sweep: Ratios of a sweep that shares one calibration; may be empty.
         authors_tokens: Rows of the FFN that is decomposed the authors' way; 0 leaves it out.
-        engine: As in `compress`.
-        save: Folder that the pruned model is saved in and removed from again; None leaves it out.
+        options: Of the command: `ratio` and `engine` as in `compress`; `sweep`, ratios of a sweep
+            that shares one calibration, may be empty; `save`, a folder that the pruned model is
+            saved in and removed from again, or None.
     """
 
     model: PreTrainedModel
     batches: Sequence[CalibrationBatch]
-    ratio: float
-    sweep: Sequence[float]
     authors_tokens: int
-    engine: str = "model"
-    save: Path | None = None
+    options: argparse.Namespace
 
     @cached_property
     def adapter(self) -> Adapter:
@@ -67,37 +56,33 @@ class Bench:
 
     def turn(self) -> tuple[dict[str, float], dict[str, int | None]]:
         """Seconds of every stage, and peak memory in bytes, each measured once."""
-        device = self.model.device
-        watch = Stopwatch(device)
+        device, asked = self.model.device, self.options
+        watch = measure.Stopwatch(device)
         memory: dict[str, int | None] = {}
         with watch.stage("forward_s"), _peak(memory, "forward", device):
-            self._forward(self.batches)
+            self.forward(self.batches)
         with watch.stage("compress_s"), _peak(memory, "compress", device):
-            result = self._compressed(self.ratio)
+            result = compress(self.model, self.batches, ratio=asked.ratio, engine=asked.engine)
         with self._folded(result), watch.stage("forward_folded_s"):
-            self._forward(self.batches)
-        if self.save is not None:
+            self.forward(self.batches)
+        if asked.save is not None:
             with (
                 watch.stage("save_s"),
-                scratch(self.save, "stat_repro_bench", folder=True) as folder,
+                scratch(asked.save, "stat_repro_bench", folder=True) as folder,
             ):
                 save_pruned(result.model, folder / "pruned", plan=result.plan, base_model="random")
-        seconds = {**watch.seconds, **{k: result.report.timings[k] for k in COMPRESSION_STAGES}}
-        if self.sweep:
-            seconds["sweep_s"] = self._sweep_seconds()
+        if asked.sweep:
+            with watch.stage("sweep_s"):
+                shared = calibrate(self.model, self.batches)
+                for ratio in asked.sweep:
+                    compress(self.model, self.batches, ratio=ratio, calibration=shared)
         if self.authors_tokens:
-            seconds |= self._ffn_both_ways(result)
-        return seconds, memory
-
-    def wake(self) -> None:
-        """One batch, so that libraries and kernels are loaded before the clock starts."""
-        self._forward(self.batches[:1])
-
-    def _compressed(self, ratio: float) -> Compression:
-        return stat_repro.compress(self.model, self.batches, ratio=ratio, engine=self.engine)
+            self._ffn_both_ways(result, watch)
+        stages = {key: result.report.timings[key] for key in COMPRESSION_STAGES}
+        return {**watch.seconds, **stages}, memory
 
     @torch.inference_mode()
-    def _forward(self, batches: Sequence[CalibrationBatch]) -> None:
+    def forward(self, batches: Sequence[CalibrationBatch]) -> None:
         """The passes that calibration makes, without taking anything from them."""
         options = {"use_cache": False} if self.adapter.decoder else {}
         backbone = self.model.get_submodule(self.adapter.backbone)
@@ -113,20 +98,12 @@ class Bench:
             edits.append(SiteEdit(*site.key, result.plan.layers[site.layer].kept_neurons, weight))
         return temporarily_pruned(self.model, sites, evenly_sized(sites, edits))
 
-    def _sweep_seconds(self) -> float:
-        watch = Stopwatch(self.model.device)
-        with watch.stage("sweep_s"):
-            shared = stat_repro.calibrate(self.model, self.batches)
-            for ratio in self.sweep:
-                stat_repro.compress(self.model, self.batches, ratio=ratio, calibration=shared)
-        return watch.seconds["sweep_s"]
-
-    def _ffn_both_ways(self, result: Compression) -> dict[str, float]:
+    def _ffn_both_ways(self, result: Compression, watch: measure.Stopwatch) -> None:
         """The first layer's FFN after its forward pass: Gram matrix, and QR of what was stored."""
         site, rows = self.adapter.site(0, "ffn"), self._rows
         weight = linear(self.model, site.consumer).weight.detach()
         kept = len(result.plan.layers[0].kept_neurons)
-        watch, there = Stopwatch(self.model.device), rows.to(self.model.device)
+        there = rows.to(self.model.device)
         with watch.stage("gram_ffn_s"):
             by_gram(there, weight, kept, site)
         del there
@@ -136,7 +113,6 @@ class Bench:
         )
         with watch.stage("authors_ffn_s"):
             by_authors(rows, weight, kept)
-        return watch.seconds
 
     @cached_property
     def _rows(self) -> torch.Tensor:
@@ -181,10 +157,10 @@ def _peak(peaks: dict[str, int | None], name: str, device: torch.device) -> Iter
 
     On a CUDA device also all that its allocator has handed out at once, the model included.
     """
-    reset_cuda_peak_memory(device)
-    before = process_peak_rss_bytes() if reset_process_peak_rss() else None
+    measure.reset_cuda_peak_memory(device)
+    before = measure.process_peak_rss_bytes() if measure.reset_process_peak_rss() else None
     yield
-    after = process_peak_rss_bytes()
+    after = measure.process_peak_rss_bytes()
     peaks[name] = None if before is None or after is None else after - before
-    if (peak := peak_memory(device).get("cuda_peak_allocated_bytes")) is not None:
+    if (peak := measure.peak_memory(device).get("cuda_peak_allocated_bytes")) is not None:
         peaks[f"{name}_device"] = peak

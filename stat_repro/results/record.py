@@ -190,23 +190,25 @@ def describe_error(error: BaseException) -> dict[str, str]:
     }
 
 
+# What a value must be, by the words of its annotation.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (numbers.Integral,),
+    "float": (numbers.Real,),
+    "dict": (dict,),
+    "list": (list, tuple),
+    "None": (type(None),),
+}
+
+
 def _check_types(record: RunRecord) -> None:
-    text, table = (str,), (dict,)
-    expected: dict[str, tuple[type, ...]] = {
-        **dict.fromkeys(("run_id", "status", "model", "dataset", "method"), text),
-        **dict.fromkeys(("schema_version", "seed"), (numbers.Integral,)),
-        "ratio": (numbers.Real,),
-        **dict.fromkeys(("mac_kept_fraction", "param_kept_fraction"), (numbers.Real, type(None))),
-        **dict.fromkeys(("metrics", "timings", "costs", "memory"), table),
-        **dict.fromkeys(("plan", "config", "provenance"), table),
-        "site_errors": (list, tuple),
-        "error": (dict, type(None)),
-    }
-    for key, types in expected.items():
-        value = getattr(record, key)
+    for one in _FIELDS:
+        words = str(one.type).split(" | ")
+        types = tuple(kind for word in words for kind in _KINDS[word.partition("[")[0]])
+        value = getattr(record, one.name)
         if not isinstance(value, types) or isinstance(value, bool):
-            names = " or ".join(t.__name__ for t in types)
-            raise RecordError(f"{key}: expected {names}; got {value!r}")
+            names = " or ".join(kind.__name__ for kind in types)
+            raise RecordError(f"{one.name}: expected {names}; got {value!r}")
     for group, values in record.metrics.items():
         if not isinstance(values, dict):
             raise RecordError(f"metrics.{group}: expected dict; got {values!r}")

@@ -14,15 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from stat_repro.config import SPEED_STUDY
+from stat_repro.results import strict_json
 from stat_repro.results.store import StudyError
-from stat_repro.results.strict_json import (
-    CONTENT,
-    RecordError,
-    check_stamp,
-    from_text,
-    stamped,
-    to_text,
-)
+from stat_repro.results.strict_json import RecordError
 from stat_repro.results.writing import write_first_free
 
 SCHEMA = "stat_repro.speed/1"
@@ -80,7 +74,8 @@ def save_speed(record: SpeedRecord, root: Path) -> Path:
     endings = itertools.chain([""], (f".repeat-{k}" for k in itertools.count(1)))
     names = (folder / f"{record.name}{ending}.json" for ending in endings)
     document = {key: value for key, value in asdict(record).items() if key in _KEYS}
-    return write_first_free(folder, names, to_text(stamped(document)).encode())
+    text = strict_json.to_text(strict_json.stamped(document))
+    return write_first_free(folder, names, text.encode())
 
 
 def load_speed(root: Path) -> list[SpeedRecord]:
@@ -98,18 +93,15 @@ def load_speed(root: Path) -> list[SpeedRecord]:
 
 def _read(path: Path) -> SpeedRecord:
     try:
-        data = from_text(path.read_text(encoding="utf-8"))
-        if (
-            not isinstance(data, dict)
-            or data.get("schema") != SCHEMA
-            or set(data) - {CONTENT} != _KEYS
-        ):
+        data = strict_json.from_text(path.read_text(encoding="utf-8"))
+        keys = set(data) - {strict_json.CONTENT} if isinstance(data, dict) else {}
+        if keys != _KEYS or data["schema"] != SCHEMA:
             got = data.get("schema") if isinstance(data, dict) else type(data).__name__
             raise RecordError(
                 f"expected schema {SCHEMA} with the keys {', '.join(sorted(_KEYS))}; got {got!r}"
             )
-        check_stamp(data)
+        strict_json.check_stamp(data)
     except (RecordError, UnicodeDecodeError) as err:
         raise RecordError(f"{path}: {err}") from err
-    data.pop(CONTENT, None)
+    data.pop(strict_json.CONTENT, None)
     return SpeedRecord(**data, run_id=path.stem)

@@ -16,15 +16,8 @@ from stat_repro.config import RunConfig
 from stat_repro.config.pruning import counts_macs
 from stat_repro.finetune.recipe import has_task_head
 from stat_repro.measure import resolve_device, synchronize
+from stat_repro.models import loading
 from stat_repro.models.adapter import Adapter, adapter_for
-from stat_repro.models.loading import (
-    TASK_CLASSES,
-    LoadedModel,
-    checkpoint_folder,
-    explained_refusal,
-    load_config,
-    load_tokenizer,
-)
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.reporting.tables import before_and_after, to_text
 from stat_repro.run.sweep_cache import load_data, within_positions, workload_of
@@ -79,15 +72,15 @@ def forecast(config: RunConfig) -> str:
     )
 
 
-def _without_weights(config: RunConfig, labels: Sequence[str] | None) -> LoadedModel:
+def _without_weights(config: RunConfig, labels: Sequence[str] | None) -> loading.LoadedModel:
     """The model of a run on the meta device; a head that is not trained yet has these labels."""
-    folder, task = checkpoint_folder(config.model), config.dataset.task
-    settings = load_config(folder)
+    folder, task = loading.checkpoint_folder(config.model), config.dataset.task
+    settings = loading.load_config(folder)
     if labels is not None and not has_task_head(folder, task):
         settings.num_labels = len(labels)
-    with torch.device("meta"), explained_refusal(folder, task):
-        model = TASK_CLASSES[task].from_config(settings, dtype=getattr(torch, config.dtype))
-    return LoadedModel(model.eval(), load_tokenizer(folder), folder)
+    with torch.device("meta"), loading.explained_refusal(folder, task):
+        model = loading.TASK_CLASSES[task].from_config(settings, dtype=getattr(torch, config.dtype))
+    return loading.LoadedModel(model.eval(), loading.load_tokenizer(folder), folder)
 
 
 def equal_shares(adapter: Adapter, config: RunConfig, length: float) -> PruningPlan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -74,21 +75,16 @@ def _with_contents(config: RunConfig) -> RunConfig:
 def _task_content(path: str) -> str:
     """The content of a folder of zero-shot tasks: task files, their functions and data."""
     folder = Path(path).expanduser()
-    if not folder.is_dir():
-        return path
-    read = [file for file in folder.rglob("*") if file.suffix.lower() in _TASK_ENDINGS]
-    return _digest(sorted((str(file.relative_to(folder)), file) for file in read))
+    return _digest(_files_in(folder, _TASK_ENDINGS)) if folder.is_dir() else path
 
 
 def _data_content(data: DatasetConfig, path: str) -> str:
     """The content of a benchmark's local file or folder; a name on the hub unchanged."""
     folder = Path(path).expanduser()
-    if not folder.is_dir():
-        return _file_content(path)
-    return _digest(_data_files(data, folder))
+    return _digest(_data_files(data, folder)) if folder.is_dir() else _file_content(path)
 
 
-def _digest(files: list[tuple[str, Path]]) -> str:
+def _digest(files: Iterable[tuple[str, Path]]) -> str:
     digest = hashlib.sha256()
     for name, file in files:
         digest.update(f"{name}\0{_file_content(str(file))}\n".encode())
@@ -108,7 +104,11 @@ def _data_files(data: DatasetConfig, folder: Path) -> list[tuple[str, Path]]:
         corpora = [CORPORA[n] for n in {name, data.calibration_corpus} if n in CORPORA]
         read = {file for corpus in corpora for file in files_of(corpus, folder)}
         return sorted((str(f.relative_to(folder)), f) for f in content_files(sorted(read)))
-    files = [file for file in folder.rglob("*") if file.suffix.lower() in _DATA_ENDINGS]
+    return _files_in(folder, _DATA_ENDINGS)
+
+
+def _files_in(folder: Path, endings: tuple[str, ...]) -> list[tuple[str, Path]]:
+    files = [file for file in folder.rglob("*") if file.suffix.lower() in endings]
     return sorted((str(file.relative_to(folder)), file) for file in files if file.is_file())
 
 

@@ -8,19 +8,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from stat_repro import measure
 from stat_repro.api import Compression, compress
 from stat_repro.config import CalibrationConfig, ConfigError, RunConfig, to_dict
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.finetune.recovery import check_recovery, recover
-from stat_repro.measure import (
-    Stopwatch,
-    describe_gpu,
-    memory_told,
-    peak_memory,
-    reset_cuda_peak_memory,
-    resolve_device,
-)
 from stat_repro.parallel import world
 from stat_repro.paths import without_paths
 from stat_repro.results.example_files import describe_examples, encode_examples
@@ -48,7 +41,7 @@ class Experiment:
     examples: bytes | None
 
 
-@memory_told()
+@measure.memory_told()
 def run_experiment(
     config: RunConfig, cache: SweepCache, name: str | None = None
 ) -> Experiment | None:
@@ -62,8 +55,8 @@ def run_experiment(
         name: Its `run_id`, if `identify` was called already.
     """
     name = identify(config) if name is None else name
-    watch = Stopwatch()
-    reset_cuda_peak_memory(resolve_device(config.device))
+    watch = measure.Stopwatch()
+    measure.reset_cuda_peak_memory(measure.resolve_device(config.device))
     with watch.stage("total_s"):
         dense, calibrated, compression = _compressed(config, cache, watch)
         if world().rank > 0:
@@ -80,7 +73,8 @@ def run_experiment(
             before = evaluation.metrics
             evaluation = evaluated()
             evaluation.metrics[BEFORE_RECOVERY] = before["pruned"] | before["fidelity"]
-        memory = peak_memory(dense.loaded.model.device)  # of the run, without the cost stage
+        # Of the run, without the cost stage.
+        memory = measure.peak_memory(dense.loaded.model.device)
         with watch.stage("cost_s"):
             costs = _costs(config, dense, compression)
             if recovery:
@@ -106,7 +100,7 @@ def run_experiment(
 
 
 def _compressed(
-    config: RunConfig, cache: SweepCache, watch: Stopwatch
+    config: RunConfig, cache: SweepCache, watch: measure.Stopwatch
 ) -> tuple[DenseModel, CalibratedModel, Compression]:
     """The part of a run that ends with the pruned model."""
     with watch.stage("load_s"):
@@ -163,7 +157,7 @@ def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder:
     Raises:
         ConfigError: The plan is not that of the record.
     """
-    dense, _, compression = _compressed(config, cache, Stopwatch())
+    dense, _, compression = _compressed(config, cache, measure.Stopwatch())
     if compression.plan.layers != record.layers:
         raise ConfigError(
             f"save_to: expected the plan of the stored record {record.run_id}; got another one, as "
@@ -217,7 +211,7 @@ def _provenance(
         base_model_hash=dense.base_hash,
         finetuned=dense.finetuned,
         examples=None if examples is None else describe_examples(examples),
-        gpu=describe_gpu(device),
+        gpu=measure.describe_gpu(device),
     )
 
 
