@@ -58,9 +58,8 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
             before, after = time_in_turns(forwards, device, warmup, options.repeats)
             key = f"{point} batch={size}{' compiled' if compiled else ''}"
             seconds |= {f"dense {key}": before, f"pruned {key}": after}
-            speedups[f"speed-up {key}"] = spread(
-                [a / b for a, b in zip(before, after, strict=True)]
-            )
+            quotients = [a / b for a, b in zip(before, after, strict=True)]
+            speedups[f"speed-up {key}"] = spread(quotients)
             torch.compiler.reset()
     protocol = {
         **{"layers": layers, "examples": max(options.batch_sizes), "length": options.length},

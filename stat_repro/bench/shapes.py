@@ -71,24 +71,26 @@ def random_batches(
     return [{"input_ids": part.to(model.device)} for part in tokens.split(batch_size)]
 
 
+def sizes_of(width: int, heads: int, neurons: int, words: int, **others: int) -> dict[str, int]:
+    """Values of a configuration.
+
+    Args:
+        width: Hidden size.
+        heads: Attention heads.
+        neurons: Of an FFN.
+        words: Of the vocabulary.
+        **others: Further values.
+    """
+    values = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": neurons}
+    return {**values, "vocab_size": words, **others}
+
+
 def _bert(width: int, heads: int, neurons: int, **sizes: int) -> Shape:
-    config = {
-        "hidden_size": width,
-        "num_attention_heads": heads,
-        "intermediate_size": neurons,
-        "vocab_size": 30522,
-    }
-    return Shape(BertForSequenceClassification, config, **sizes)
+    return Shape(BertForSequenceClassification, sizes_of(width, heads, neurons, 30522), **sizes)
 
 
 def _llama(width: int, heads: int, groups: int, neurons: int, **sizes: int) -> Shape:
-    config = {
-        "hidden_size": width,
-        "num_attention_heads": heads,
-        "num_key_value_heads": groups,
-        "intermediate_size": neurons,
-        "vocab_size": _DECODER_VOCABULARY,
-    }
+    config = sizes_of(width, heads, neurons, _DECODER_VOCABULARY, num_key_value_heads=groups)
     return Shape(LlamaForCausalLM, config, **sizes)
 
 

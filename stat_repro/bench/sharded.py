@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from stat_repro import measure
 from stat_repro.bench import common
+from stat_repro.bench.shapes import sizes_of
 from stat_repro.calibration.spill import gram_file_bytes
 from stat_repro.entry import at_least, folder, share
 from stat_repro.models.adapter import adapter_for
@@ -81,13 +82,10 @@ def _random(like: torch.Tensor, dtype: torch.dtype, generator: torch.Generator) 
 
 def measure_depth(layers: int, options: argparse.Namespace) -> SpeedRecord:
     """Make a checkpoint of this depth and prune it in a process of its own."""
-    shape = {
-        "hidden_size": options.width,
-        "num_attention_heads": options.heads,
-        "num_key_value_heads": options.groups or options.heads,
-        "intermediate_size": options.neurons,
-        "vocab_size": options.vocabulary,
-    }
+    heads, groups = options.heads, options.groups or options.heads
+    shape = sizes_of(
+        options.width, heads, options.neurons, options.vocabulary, num_key_value_heads=groups
+    )
     positions = max(options.window, 4096)
     config = LlamaConfig(**shape, num_hidden_layers=layers, max_position_embeddings=positions)
     watch = measure.Stopwatch()

@@ -66,10 +66,8 @@ class Bench:
         with self._folded(result), watch.stage("forward_folded_s"):
             self.forward(self.batches)
         if asked.save is not None:
-            with (
-                watch.stage("save_s"),
-                scratch(asked.save, "stat_repro_bench", folder=True) as folder,
-            ):
+            place = scratch(asked.save, "stat_repro_bench", folder=True)
+            with watch.stage("save_s"), place as folder:
                 save_pruned(result.model, folder / "pruned", plan=result.plan, base_model="random")
         if asked.sweep:
             with watch.stage("sweep_s"):

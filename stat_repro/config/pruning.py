@@ -124,17 +124,11 @@ class PruningConfig(Section, name="pruning"):
         super().__post_init__()
         if self.authors_compat:
             self._check_compat()
-        if METHODS[self.method].whole_layers:
-            self._allow_only(
-                {
-                    **METHODS[self.method].defaults,
-                    "neuron_mac_share": None,
-                    "kinds": "all",
-                    "budget": "macs",
-                },
-                f"pruning.method={self.method} removes whole layers, so it takes",
-                self.method,
-            )
+        method = METHODS[self.method]
+        if method.whole_layers:
+            wanted = {**method.defaults, "neuron_mac_share": None, "kinds": "all", "budget": "macs"}
+            reason = f"pruning.method={self.method} removes whole layers, so it takes"
+            self._allow_only(wanted, reason, self.method)
         self._check_combination()
 
     @property
@@ -162,11 +156,9 @@ class PruningConfig(Section, name="pruning"):
 
     def _check_compat(self) -> None:
         wanted = {"method": "stat", "allocation": "global", "correction": "lstsq", "ridge": 0.0}
-        self._allow_only(
-            {**wanted, "min_units": 0, "kinds": "all", "scaling": "consumer"},
-            "pruning.authors_compat=true repeats the authors' script, which knows",
-            "stat_authors",
-        )
+        wanted |= {"min_units": 0, "kinds": "all", "scaling": "consumer"}
+        reason = "pruning.authors_compat=true repeats the authors' script, which knows"
+        self._allow_only(wanted, reason, "stat_authors")
         if self.recipe == "decoder":
             raise ConfigError(
                 "pruning.authors_compat=true repeats the BERT script: expected recipe=auto or "

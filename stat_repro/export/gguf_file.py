@@ -78,15 +78,13 @@ def _warn_of_widths(model: Any, quantise: str | None) -> None:
 def _write(model: Any, folder: Path, path: Path, kind: gguf.GGMLQuantizationType) -> None:
     """The whole file, matrices in this type and vectors in float32."""
     config, layout = model.config, LAYOUTS[model.config.model_type]
-    head_size = (
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
+    usual = config.hidden_size // config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or usual
     layers = list(model.base_model.get_submodule(layout.layers))
     parts = [_layer(layer, layout, head_size, i, len(layers)) for i, layer in enumerate(layers)]
     writer = gguf.GGUFWriter(path, "deci")
-    writer.add_file_type(
-        gguf.LlamaFileType[f"{'ALL' if kind.name == 'F32' else 'MOSTLY'}_{kind.name}"]
-    )
+    share = "ALL" if kind.name == "F32" else "MOSTLY"
+    writer.add_file_type(gguf.LlamaFileType[f"{share}_{kind.name}"])
     writer.add_name(Path(config.name_or_path or folder).name)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numbers
 import re
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -24,6 +25,7 @@ STATUSES = ("ok", "failed")
 METRIC_GROUPS = ("dense", "pruned", "fidelity", "protocol")
 # What only runs with a recovery have.
 BEFORE_RECOVERY = "before_recovery"
+_FRACTIONS = ("mac_kept_fraction", "param_kept_fraction")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]*")
 _REPEAT_SUFFIX = re.compile(r"\.repeat-\d+$")
 
@@ -86,24 +88,8 @@ class RunRecord:
     def __post_init__(self) -> None:
         _check_types(self)
         _check_names(self)
-        if not 0 <= self.ratio < 1:
-            raise RecordError(f"{self.run_id}: ratio: expected 0 <= ratio < 1; got {self.ratio}")
-        for key in ("mac_kept_fraction", "param_kept_fraction"):
-            value = getattr(self, key)
-            if value is not None and not 0 <= value <= 1:
-                raise RecordError(f"{self.run_id}: {key}: expected 0 to 1; got {value}")
-        unknown = sorted(set(self.metrics) - {*METRIC_GROUPS, BEFORE_RECOVERY})
-        if unknown:
-            raise RecordError(
-                f"{self.run_id}: metrics: unknown keys {unknown}; valid: {', '.join(METRIC_GROUPS)}"
-            )
-        if self.status == "ok":
-            _check_complete(self)
-        elif self.error is None or set(self.error) != {"type", "message", "traceback"}:
-            raise RecordError(
-                f"{self.run_id}: error: a failed run needs the keys type, message and traceback; "
-                f"got {None if self.error is None else sorted(self.error)}"
-            )
+        for problem in _problems(self):
+            raise RecordError(f"{self.run_id}: {problem}")
 
     @property
     def study(self) -> str:
@@ -233,30 +219,41 @@ def _check_names(record: RunRecord) -> None:
         raise RecordError(f"{record.run_id}: config.dataset.task: expected a task; got {dataset!r}")
 
 
-def _check_complete(record: RunRecord) -> None:
+def _problems(record: RunRecord) -> Iterator[str]:
+    """What contradicts the schema in a record whose values have the right types."""
+    if not 0 <= record.ratio < 1:
+        yield f"ratio: expected 0 <= ratio < 1; got {record.ratio}"
+    for key in _FRACTIONS:
+        value = getattr(record, key)
+        if value is not None and not 0 <= value <= 1:
+            yield f"{key}: expected 0 to 1; got {value}"
+    if unknown := sorted(set(record.metrics) - {*METRIC_GROUPS, BEFORE_RECOVERY}):
+        yield f"metrics: unknown keys {unknown}; valid: {', '.join(METRIC_GROUPS)}"
+    if record.status == "ok":
+        yield from _problems_of_results(record)
+    elif record.error is None or set(record.error) != {"type", "message", "traceback"}:
+        got = None if record.error is None else sorted(record.error)
+        yield f"error: a failed run needs the keys type, message and traceback; got {got}"
+
+
+def _problems_of_results(record: RunRecord) -> Iterator[str]:
     """A run that is ok has measured everything."""
     lacking = [f"metrics.{group}" for group in METRIC_GROUPS if not record.metrics.get(group)]
     if "compress_s" not in record.timings:
         lacking.append("timings.compress_s")
     if not record.plan:
         lacking.append("plan")
-    lacking += [
-        key for key in ("mac_kept_fraction", "param_kept_fraction") if getattr(record, key) is None
-    ]
+    lacking += [key for key in _FRACTIONS if getattr(record, key) is None]
     if lacking:
-        raise RecordError(f"{record.run_id}: status ok, but without {', '.join(lacking)}")
-    dense, pruned = set(record.metrics["dense"]), set(record.metrics["pruned"])
+        yield f"status ok, but without {', '.join(lacking)}"
+    dense, pruned = sorted(record.metrics["dense"]), sorted(record.metrics["pruned"])
     if dense != pruned:
-        raise RecordError(
-            f"{record.run_id}: metrics: dense has {sorted(dense)}, pruned has {sorted(pruned)}"
-        )
+        yield f"metrics: dense has {dense}, pruned has {pruned}"
     measured = {f"metrics.{k}": v for k, v in record.metrics.items() if k != "protocol"}
     for group, values in {**measured, "timings": record.timings}.items():
         for name, value in values.items():
             number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if value is not None and not number:
-                raise RecordError(
-                    f"{record.run_id}: {group}.{name}: expected a number or null; got {value!r}"
-                )
+                yield f"{group}.{name}: expected a number or null; got {value!r}"
     if record.error is not None:
-        raise RecordError(f"{record.run_id}: status ok, but error is {record.error!r}")
+        yield f"status ok, but error is {record.error!r}"

@@ -242,10 +242,8 @@ def _check_place(record: RunRecord, path: Path) -> None:
     match = (_FAILED if is_failed else _REPEAT).fullmatch(path.stem)
     run_id = path.stem if match is None else match["run_id"]
     folder = Path(record.study, "failed") if is_failed else Path(record.study)
-    if (
-        run_id != record.run_id
-        or path.absolute().parent.parts[-len(folder.parts) :] != folder.parts
-    ):
+    place = path.absolute().parent.parts[-len(folder.parts) :]
+    if (run_id, place) != (record.run_id, folder.parts):
         raise RecordError(
             f"the content belongs to run {record.run_id} ({record.status}) of study "
             f"{record.study}, which is stored under {folder}/"

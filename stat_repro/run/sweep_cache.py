@@ -119,14 +119,11 @@ class SweepCache:
 
 def _dense_key(config: RunConfig) -> dict[str, Any]:
     language = config.dataset.task == "language_modeling"
-    return {
-        # Of a text only the evaluated part is loaded, of a table all parts.
-        "split": config.evaluation.split if language else None,
-        "model": asdict(config.model),
-        "dataset": asdict(config.dataset),
-        "finetune": asdict(config.finetune),
-        "device": config.device,
-        "dtype": config.dtype,
+    # Of a text only the evaluated part is loaded, of a table all parts.
+    key = {"split": config.evaluation.split if language else None}
+    values = asdict(config)
+    return key | {
+        name: values[name] for name in ("model", "dataset", "finetune", "device", "dtype")
     }
 
 
