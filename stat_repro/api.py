@@ -114,7 +114,12 @@ def compress(
     """
     config = pruning_config(method, options)
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind=statistics, engine=engine)
-    _check_call(config, seed, engine, spill, latency)
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed: expected 0 to {MAX_SEED}; got {seed}")
+    if spill is not None and engine != "layers":
+        raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
+    if latency is not None and config.budget != "latency":
+        raise ConfigError(f"latency: expected budget=latency beside a table; got {config.budget}")
     adapter = checked_adapter(model)
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
@@ -131,7 +136,9 @@ def compress(
             _check_calibration(calibration, digest, model_digest(model), engine, config)
         if sequence_length is None:
             sequence_length = calibration.mean_length
-        latency = _latency(model, config, latency, sequence_length, round_to, watch)
+        if latency is None and config.budget == "latency":
+            with watch.stage("latency_table_s"):
+                latency = _latency_of(model, config, sequence_length, round_to)
         request = MethodInput(
             model=model,
             adapter=adapter,
@@ -202,40 +209,14 @@ def _calibrated(
     )
 
 
-def _latency(
-    model: PreTrainedModel,
-    config: PruningConfig,
-    given: LatencyTable | None,
-    mean_length: float,
-    round_to: int,
-    watch: Stopwatch,
+def _latency_of(
+    model: PreTrainedModel, config: PruningConfig, mean_length: float, round_to: int
 ) -> LatencyTable | None:
-    """The table that is given, or for a budget in time that of the first process for all."""
-    if given is not None or config.budget != "latency":
-        return given
-    key = "pruning.latency_length"
-    length = timed_length(config.latency_length, model, mean_length, key)
+    """The table that the first process measures, for all."""
+    length = timed_length(config.latency_length, model, mean_length, "pruning.latency_length")
     first = world().rank == 0
-    with watch.stage("latency_table_s"):
-        tables = exchange(
-            latency_table(model, config.latency_batch, length, round_to) if first else None
-        )
-    return tables[0]
-
-
-def _check_call(
-    config: PruningConfig,
-    seed: int,
-    engine: str,
-    spill: str | Path | None,
-    latency: LatencyTable | None,
-) -> None:
-    if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed: expected 0 to {MAX_SEED}; got {seed}")
-    if spill is not None and engine != "layers":
-        raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
-    if latency is not None and config.budget != "latency":
-        raise ConfigError(f"latency: expected budget=latency beside a table; got {config.budget}")
+    table = latency_table(model, config.latency_batch, length, round_to) if first else None
+    return exchange(table)[0]
 
 
 def _check_calibration(
