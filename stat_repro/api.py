@@ -114,12 +114,7 @@ def compress(
     """
     config = pruning_config(method, options)
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind=statistics, engine=engine)
-    if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed: expected 0 to {MAX_SEED}; got {seed}")
-    if spill is not None and engine != "layers":
-        raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
-    if latency is not None and config.budget != "latency":
-        raise ConfigError(f"latency: expected budget=latency beside a table; got {config.budget}")
+    _check(config, seed, engine, spill, latency)
     adapter = checked_adapter(model)
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
@@ -128,14 +123,12 @@ def compress(
             check_head(model)
             check_labels(model, batches)
         if calibration is None:
+            wanted = config.needs_statistics(engine)
             with watch.stage("calibrate_s"):
-                calibration = _calibrated(
-                    model, adapter, batches, statistics, sketch, config.needs_statistics(engine)
-                )
+                calibration = _calibrated(model, adapter, batches, statistics, sketch, wanted)
         else:
             _check_calibration(calibration, digest, model_digest(model), engine, config)
-        if sequence_length is None:
-            sequence_length = calibration.mean_length
+        sequence_length = calibration.mean_length if sequence_length is None else sequence_length
         if latency is None and config.budget == "latency":
             with watch.stage("latency_table_s"):
                 latency = _latency_of(model, config, sequence_length, round_to)
@@ -217,6 +210,15 @@ def _latency_of(
     first = world().rank == 0
     table = latency_table(model, config.latency_batch, length, round_to) if first else None
     return exchange(table)[0]
+
+
+def _check(config: PruningConfig, seed: int, engine: str, spill: object, latency: object) -> None:
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed: expected 0 to {MAX_SEED}; got {seed}")
+    if spill is not None and engine != "layers":
+        raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
+    if latency is not None and config.budget != "latency":
+        raise ConfigError(f"latency: expected budget=latency beside a table; got {config.budget}")
 
 
 def _check_calibration(

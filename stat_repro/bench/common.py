@@ -53,19 +53,19 @@ def measured(
     return guarded(work, lambda: f"{len(done)} of {len(asked)} measured and stored")
 
 
-def record(options: argparse.Namespace, **found: Any) -> SpeedRecord:
-    """A measurement on random weights: what was found, and where.
+def record(options: argparse.Namespace, **keys: Any) -> SpeedRecord:
+    """A measurement on random weights: its keys, and where it was made.
 
     Args:
         options: Of the command.
-        **found: The other keys of the record.
+        **keys: The other keys of the record.
     """
     device = resolve_device(options.device)
     place = collect(
         device=str(device),
-        dtypes={"model": found["protocol"]["dtype"]},
+        dtypes={"model": keys["protocol"]["dtype"]},
         data_hashes={},
         model_hash=None,
         gpu=describe_gpu(device),
     )
-    return SpeedRecord(**found, provenance=place)
+    return SpeedRecord(**keys, provenance=place)
