@@ -109,8 +109,7 @@ def measure_depth(layers: int, options: argparse.Namespace) -> SpeedRecord:
         **{"length": options.window, "batch_size": options.batch_size, "model_type": "llama"},
         **shape,
         **{"ratio": options.ratio, "repeats": 1},
-        **{"dtype": "bfloat16", "compute_dtype": report["compute_dtype"]},
-        **{"threads": report["threads"], "spill": options.spill},
+        **{"dtype": "bfloat16", "spill": options.spill, **report["protocol"]},
         "thread_variables": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
     }
     return common.record(
@@ -123,9 +122,7 @@ def measure_depth(layers: int, options: argparse.Namespace) -> SpeedRecord:
             "parameters": 2 * model.num_parameters(),
             "statistics": sum(8 * columns**2 for columns in sizes),
             "gram_files": layers * gram_file_bytes(config.intermediate_size),
-            "process_start": report["start"],
-            "process_peak": report["peak"],
-            **report["device_memory"],
+            **report["memory"],
         },
     )
 
@@ -134,7 +131,7 @@ def _prune(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Prune `<work>/dense` with random tokens, in a process of its own.
 
     Returns:
-        Seconds by stage, peak resident memory before and after, and what it was computed with.
+        `seconds` by stage; `memory`, peaks before and after; `protocol`, what it was computed with.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -151,17 +148,13 @@ def _prune(work: Path, options: argparse.Namespace) -> dict[str, Any]:
         spill=work / "spill" if options.spill else None,
     )
     device = measure.resolve_device(options.device)
-    peak = measure.peak_memory(device).get("cuda_peak_allocated_bytes")
-    device_memory = {} if peak is None else {"process_device": peak}
-    stored = ShardedCheckpoint(work / "dense").float_dtype
-    return {
-        "seconds": result.report.timings,
-        "start": start,
-        "peak": measure.process_peak_rss_bytes(),
-        "device_memory": device_memory,
-        "compute_dtype": str(compute_dtype(stored, device, options.dtype)).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-    }
+    memory = {"process_start": start, "process_peak": measure.process_peak_rss_bytes()}
+    if (peak := measure.peak_memory(device).get("cuda_peak_allocated_bytes")) is not None:
+        memory["process_device"] = peak
+    computed = compute_dtype(ShardedCheckpoint(work / "dense").float_dtype, device, options.dtype)
+    protocol: dict[str, Any] = {"compute_dtype": str(computed).removeprefix("torch.")}
+    protocol["threads"] = torch.get_num_threads()
+    return {"seconds": result.report.timings, "memory": memory, "protocol": protocol}
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
