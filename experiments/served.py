@@ -25,9 +25,10 @@ import torch
 from transformers import AutoModel
 
 import stat_repro
-from stat_repro.cost.latency import processor_name, spread
+from stat_repro.cost.latency import spread
 from stat_repro.export.gguf_file import write_gguf
 from stat_repro.export.onnx_file import write_onnx
+from stat_repro.measure import processor_name
 from stat_repro.models.loading import checkpoint_folder
 from stat_repro.paths import results_dir
 from stat_repro.results import collect

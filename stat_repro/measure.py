@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -182,6 +184,26 @@ def peak_memory(device: torch.device) -> dict[str, int | None]:
     if device.type == "cuda":
         peaks["cuda_peak_allocated_bytes"] = torch.cuda.max_memory_allocated(device)
     return peaks
+
+
+def processor_name(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The name of the processor, as the driver or the system gives it.
+
+    Args:
+        device: Device that computes.
+        cpuinfo: Where Linux describes the CPU; without such a file `platform` is used.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def describe_hardware(device: torch.device) -> dict[str, Any]:
+    """What computes, as provenance has it: `gpu` (`describe_gpu`), `processor` and `threads`."""
+    name, threads = processor_name(device), torch.get_num_threads()
+    return {"gpu": describe_gpu(device), "processor": name, "threads": threads}
 
 
 def describe_gpu(device: torch.device) -> dict[str, str | int] | None:

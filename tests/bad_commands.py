@@ -34,6 +34,15 @@ runs --results in/records --study ../x | study '../x': not found
 runs --results in/records --study good --where rigde=1 | expected key=value .* got 'rigde'
 runs --results in/records --study damaged | damaged
 runs --results in/records --compare good/pico nope | run 'nope': expected
+verify nope --all --results in/records | study 'nope': not found
+verify ../x --all --results in/records | study '../x': not found
+verify speed --all --results in/records | study speed holds no runs but measurements
+verify damaged --all --results in/records | damaged
+verify good --point nope --results in/records | run 'good/nope': expected a run stored under
+verify good --point damaged/pico --results in/records | run 'good/damaged/pico': expected
+verify good --random 2 --results in/records | --random: expected at most 1, the points of good
+verify good --all --seed 1 --results in/records | --seed: expected only together with --random
+verify good --all --keep in/records/new --results in/records | --keep: expected a folder outside
 """
 
 COMMANDS_USAGE = r"""
@@ -51,4 +60,12 @@ show | the following arguments are required: run
 runs --where | expected at least one argument
 runs --compare good/pico | expected 2 arguments
 runs nope | unrecognized arguments
+verify --all | the following arguments are required: study
+verify good | one of the arguments --point --random --all is required
+verify good --random 0 | expected an integer of at least 1; got 0
+verify good --random much | expected an integer of at least 1; got much
+verify good --random 1 --all | argument --all: not allowed with argument --random
+verify good --point pico --random 1 | argument --random: not allowed with argument --point
+verify good --random 1 --seed -1 | expected an integer of at least 0; got -1
+verify good --all --keep in/a.txt | expected a folder that can be written
 """

@@ -12,11 +12,13 @@ from pico_project import sentence_overrides, text_overrides
 from pico_runs import compose_here
 from pico_surgery import pruned_of
 
+from stat_repro import measure
 from stat_repro.config import ConfigError, CostConfig
 from stat_repro.cost import compare, latency
 from stat_repro.cost.compare import measured_costs, timed_length
 from stat_repro.cost.count import whole_model_macs
-from stat_repro.cost.latency import processor_name, spread, time_in_turns
+from stat_repro.cost.latency import spread, time_in_turns
+from stat_repro.measure import processor_name
 from stat_repro.run import pipeline
 from stat_repro.run.sweep_cache import SweepCache
 
@@ -69,10 +71,10 @@ def test_the_processor_that_was_timed_has_its_name(tmp_path, monkeypatch):
         "processor\t: 0\nmodel name\t: Pico: 1\nprocessor\t: 1\nmodel name\t: Pico: 1\n"
     )
     assert processor_name(CPU, described) == "Pico: 1"
-    monkeypatch.setattr(latency.platform, "processor", lambda: "")
-    monkeypatch.setattr(latency.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(measure.platform, "processor", lambda: "")
+    monkeypatch.setattr(measure.platform, "machine", lambda: "arm64")
     assert processor_name(CPU, tmp_path / "nowhere") == "arm64"
-    monkeypatch.setattr(latency.platform, "processor", lambda: "Pico 2")
+    monkeypatch.setattr(measure.platform, "processor", lambda: "Pico 2")
     assert processor_name(CPU, tmp_path / "nowhere") == "Pico 2"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Pico {device}")
     assert processor_name(torch.device("cuda:1")) == "Pico cuda:1"

@@ -1,6 +1,7 @@
 """`stat-repro runs` and `show`: stored runs on the terminal, and the command that repeats one."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import hydra
 import pytest
-from made_up_records import make_config, make_failure, make_record, sweep
+from made_up_records import PLAN, make_config, make_failure, make_record, sweep
 
 from stat_repro.config import from_dict, from_hydra, run_id
 from stat_repro.config.pruning import PruningConfig
@@ -78,6 +79,30 @@ def test_runs_are_listed_filtered_and_compared(stored):
     }  # fmt: skip
 
 
+def test_values_that_differ_in_any_digit_and_plans_are_compared(tmp_path):
+    other = {**PLAN["layers"][0], "kept_neurons": [1, 2]}
+    plans = [PLAN, {**PLAN, "layers": [other]}]
+    for number, plan in enumerate(plans):
+        accuracy = {"accuracy": 0.8 + 1e-12 * number}
+        config = make_config(study=f"study{number}")
+        save_record(make_record(accuracy, config=config, plan=plan), tmp_path)
+    lines = runs(tmp_path, None, (), ["study0/pico", "study1/pico"]).splitlines()
+    assert "0.800000000001" in lines[2]
+    assert lines[-1].split() == ["plan:", "kept", "neurons", "2", "1", "are", "others"]
+
+
+def test_documented_commands_that_read_records_do(capsys):
+    """What is written for the terminal, as it is typed."""
+    pages = [path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
+    lines = re.findall(r"^stat-repro ((?:runs|show|verify) .*)$", "\n".join(pages), re.MULTILINE)
+    typed = [shlex.split(line, comments=True) for line in lines]
+    assert {words[0] for words in typed} == {"runs", "show", "verify"}
+    for words in typed:
+        dry = ["--dry-run"] if words[0] == "verify" and "--dry-run" not in words else []
+        assert commands.main([*words, *dry]) == 0, capsys.readouterr().err
+        assert len(capsys.readouterr().out.splitlines()) >= 3
+
+
 def test_a_run_is_shown_by_its_id_a_part_of_it_its_file_or_its_study(stored):
     record = load_records(stored, "other")[0]
     path = stored / "other" / f"{record.run_id}.json"
@@ -87,6 +112,8 @@ def test_a_run_is_shown_by_its_id_a_part_of_it_its_file_or_its_study(stored):
     for part in (record.run_id, "accuracy (%)", "90.00", "1 of 2", "2 of 4", "commit: c0ffee"):
         assert part in text
     assert "python run.py model=hf dataset=table_file pruning=stat" in text
+    assert f"  stat-repro verify other --point {record.run_id}" in text
+    assert "Protocol:\n\n  task: classification\n  split: test" in text
     assert "ValueError: it broke" in show("-s9-", stored)
     with pytest.raises(StudyError, match="expected one run; got 6, such as made_up/"):
         find_run("made_up/pico-reviews", stored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import statistics
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from stat_repro import reporting
 from stat_repro.paths import project_root, results_dir
 from stat_repro.results import load_records, to_frame
+from stat_repro.run.lookup import find_file, show
 
 OUT = project_root() / "paper_figures" / "out"
 
@@ -39,6 +41,27 @@ def test_every_cell_is_the_mean_of_the_runs_that_it_names(study: str) -> None:
                 value = known[run_id].metrics["dense"][row["quantity"]]
                 assert float(row["dense"]) == pytest.approx(value)
     assert {column for _, column, _ in named} == {"dense"}
+
+
+def test_from_every_table_and_figure_one_gets_to_the_runs_of_its_study() -> None:
+    """By `stat-repro show STUDY/RUN_ID`, where STUDY is the folder of the table or figure."""
+    beside = [*OUT.glob("*/*.sources.csv"), *OUT.glob("*/figure_*.csv")]
+    named = {}
+    for path in (path for path in beside if path.parent.name != "local"):
+        for run in {run for row in rows(path.read_text("utf-8")) for run in row["run_ids"].split()}:
+            named.setdefault(path.parent.name, set()).add(run)
+    for study, runs in named.items():
+        assert {f"{run}.json" for run in runs} <= set(os.listdir(results_dir() / study)), study
+        first = f"{study}/{min(runs)}"
+        assert find_file(first, results_dir()) == results_dir() / f"{first}.json"
+        text = show(first, results_dir())
+        parts = ["commit: ", "packages.torch: ", "threads: "]
+        if study != "speed":
+            plan = "The kept units: plan.layers of this file."
+            command = f"  stat-repro verify {study} --point {min(runs)}"
+            parts = [plan, "Protocol:", "  python run.py model=", command, *parts[:2]]
+        assert [part for part in parts if part not in text] == [], first
+    assert len(named) > 30
 
 
 def test_every_stored_table_and_figure_names_stored_runs() -> None:

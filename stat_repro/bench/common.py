@@ -8,7 +8,7 @@ from typing import Any
 
 from stat_repro.config.run import DTYPES
 from stat_repro.entry import at_least, folder, guarded
-from stat_repro.measure import describe_gpu, resolve_device
+from stat_repro.measure import describe_hardware, resolve_device
 from stat_repro.paths import results_dir
 from stat_repro.results import collect
 from stat_repro.results.speed_record import SpeedRecord, save_speed
@@ -66,6 +66,6 @@ def record(options: argparse.Namespace, **keys: Any) -> SpeedRecord:
         dtypes={"model": keys["protocol"]["dtype"]},
         data_hashes={},
         model_hash=None,
-        gpu=describe_gpu(device),
+        **describe_hardware(device),
     )
     return SpeedRecord(**keys, provenance=place)

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from stat_repro.allocation.costs import prunable_costs
 from stat_repro.config import ConfigError, CostConfig
 from stat_repro.cost.count import size_bytes, whole_model_macs
-from stat_repro.cost.latency import processor_name, spread, time_in_turns
+from stat_repro.cost.latency import spread, time_in_turns
 from stat_repro.cost.memory import forward_bytes
+from stat_repro.measure import processor_name
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.positions import positions_of
 from stat_repro.progress import track

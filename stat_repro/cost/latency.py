@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
@@ -39,20 +37,6 @@ def time_in_turns(
             if turn >= 0:
                 times.append(time.perf_counter() - start)
     return seconds
-
-
-def processor_name(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The name of the timed processor, as the driver or the system gives it.
-
-    Args:
-        device: Device that is timed.
-        cpuinfo: Where Linux describes the CPU; without such a file `platform` is used.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

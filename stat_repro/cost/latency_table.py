@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from stat_repro.allocation.latency import LatencyTable
 from stat_repro.assets.cache import build_once
 from stat_repro.cost.compare import random_inputs
-from stat_repro.cost.latency import processor_name, time_in_turns
+from stat_repro.cost.latency import time_in_turns
+from stat_repro.measure import processor_name
 from stat_repro.models.adapter import Site, adapter_for
 from stat_repro.models.projections import linear
 from stat_repro.paths import cache_dir

@@ -88,10 +88,15 @@ def load_speed(root: Path) -> list[SpeedRecord]:
     paths = sorted((root / SPEED_STUDY).glob("*.json"))
     if not paths:
         raise StudyError(f"no speed record under {root / SPEED_STUDY}: python -m stat_repro.bench")
-    return [_read(path) for path in paths]
+    return [read_speed(path) for path in paths]
 
 
-def _read(path: Path) -> SpeedRecord:
+def read_speed(path: Path) -> SpeedRecord:
+    """The measurement in a file.
+
+    Raises:
+        RecordError: It is no measurement, or was changed since it was written.
+    """
     try:
         data = strict_json.from_text(path.read_text(encoding="utf-8"))
         keys = set(data) - {strict_json.CONTENT} if isinstance(data, dict) else {}

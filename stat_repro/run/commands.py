@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _refuse() -> None:
     raise ConfigError(
-        "stat-repro prune, eval, runs and show: expected one process; got several, as torchrun "
-        "starts them; choose the same command without it, or torchrun run.py for a run"
+        "stat-repro prune, eval, runs, show and verify: expected one process; got several, as "
+        "torchrun starts them; choose the same command without it, or torchrun run.py for a run"
     )
 
 
@@ -61,6 +61,12 @@ def _show(options: argparse.Namespace) -> None:
     from stat_repro.run.lookup import show
 
     print(show(options.run, options.results))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from stat_repro.run.verify import verify
+
+    return verify(options)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -103,7 +109,23 @@ def parser() -> argparse.ArgumentParser:
     add = command("show", _show, "show a run: result, plan, command, environment", "mine/RUN_ID")
     add("run", help="a run id, a part of one, a record's file, or the folder of a pruned model")
     add("--results", type=Path, default=results_dir(), help="folder of the studies")
+    what = "measure points of a study again and compare them with their records"
+    add = command("verify", _verify, what, "movie_reviews_minilm --random 3")
+    add("study", help="a study")
+    _add_points(commands.choices["verify"].add_mutually_exclusive_group(required=True).add_argument)
+    add("--seed", type=at_least(0), help="of --random (drawn too, and printed)")
+    add("--dry-run", action="store_true", help="list the points, their commands and their seconds")
+    what = "folder of the files and folders that the records name (the working folder)"
+    add("--files", type=Path, default=Path(), help=what)
+    add("--keep", type=folder, help="folder for the new records (they are not kept)")
+    add("--results", type=Path, default=results_dir(), help="folder of the studies")
     return program
+
+
+def _add_points(add: Any) -> None:
+    add("--point", metavar="RUN", help="one point, by its id or a part of it")
+    add("--random", type=at_least(1), metavar="N", help="N points that are drawn")
+    add("--all", action="store_true", help="all points")
 
 
 def _add_model_and_data(add: Any) -> None:
@@ -128,7 +150,7 @@ def _add_model_and_data(add: Any) -> None:
 
 
 # The words that choose a command, and those that ask for this help.
-COMMANDS = ("prune", "eval", "export", "runs", "show")
+COMMANDS = ("prune", "eval", "export", "runs", "show", "verify")
 
 
 def chosen(argv: Sequence[str]) -> bool:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import glob
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from stat_repro.config import SPEED_STUDY, from_dict
+from stat_repro.config import SPEED_STUDY, from_dict, to_dict
 from stat_repro.paths import RECORD_FILE
 from stat_repro.reporting.styles import HEADLINE, quantity_style
 from stat_repro.reporting.tables import MISSING, before_and_after, to_text
+from stat_repro.results.agreement import plan_differences
 from stat_repro.results.record import RunRecord
+from stat_repro.results.speed_record import read_speed
 from stat_repro.results.store import (
     StudyError,
     flatten,
@@ -27,7 +30,19 @@ from stat_repro.run.compose import overrides_of
 
 
 def find_run(name: str, root: Path) -> tuple[Path, RunRecord]:
-    """The file of a run, and its record.
+    """The file of a run, and its record; see `find_file`.
+
+    Raises:
+        StudyError: No such run, or several.
+        RecordError: A damaged record, or one of the benchmark, which is no run.
+    """
+    path = find_file(name, root)
+    saved = path.name == RECORD_FILE  # not in the place that a study gives it
+    return path, RunRecord.from_json(path.read_text("utf-8")) if saved else read_record(path)
+
+
+def find_file(name: str, root: Path) -> Path:
+    """The file of a record.
 
     Args:
         name: A run id or a part of one that no other has, `<study>/` in front of it where several
@@ -36,19 +51,17 @@ def find_run(name: str, root: Path) -> tuple[Path, RunRecord]:
 
     Raises:
         StudyError: No such run, or several.
-        RecordError: A damaged record.
     """
     given = Path(name).expanduser()
     given = given / RECORD_FILE if given.is_dir() else given
     if given.is_file():
-        saved = given.name == RECORD_FILE  # not in the place that a study gives it
-        return given, RunRecord.from_json(given.read_text("utf-8")) if saved else read_record(given)
+        return given
     study, _, run = name.rpartition("/")
     studies = [root / one for one in list_studies(root) if run and study in ("", one)]
     for pattern in (f"{glob.escape(run)}.json", f"*{glob.escape(run)}*.json"):
         files = sorted(file for folder in studies for file in folder.rglob(pattern))
         if len(files) == 1:
-            return files[0], read_record(files[0])
+            return files[0]
         if files:
             these = ", ".join(str(file.relative_to(root).with_suffix("")) for file in files[:5])
             raise StudyError(
@@ -63,30 +76,50 @@ def find_run(name: str, root: Path) -> tuple[Path, RunRecord]:
 
 def show(name: str, root: Path) -> str:
     """One run: result, plan, the command that repeats it, and where it ran."""
-    path, record = find_run(name, root)
+    path = find_file(name, root)
+    if path.parent.name == SPEED_STUDY:
+        return "\n".join([f"{path}:", "", *_values(asdict(read_speed(path)))])
+    path, record = find_run(str(path), root)
     lines = [f"{record.run_id}: {record.status}, study {record.study}, {path}", ""]
     if record.error is not None:
         lines += [f"{record.error['type']}: {record.error['message']}", ""]
     if record.status == "ok":
         result = before_and_after(record.costs, record.metrics)
         lines += [to_text(result), to_text(_plan(record))]
-    command = shlex.join(["python", "run.py", *overrides_of(from_dict(record.config))])
+        lines += ["The kept units: plan.layers of this file.", ""]
     lines += ["Command (name@... is a file or folder whose sha256 begins like this):", ""]
-    lines += [f"  {command}", "", "Environment:", ""]
-    places = flatten(record.provenance, "")
-    return "\n".join([*lines, *(f"  {key}: {value}" for key, value in places)])
+    lines += [f"  {command_of(record)}", "", "Measure it again and compare:", ""]
+    lines += [f"  stat-repro verify {record.study} --point {record.run_id}", ""]
+    if protocol := record.metrics.get("protocol"):
+        lines += ["Protocol:", "", *_values(protocol), ""]
+    lines += ["Environment:", ""]
+    return "\n".join([*lines, *_values(record.provenance)])
+
+
+def command_of(record: RunRecord) -> str:
+    """The command that repeats a run."""
+    return shlex.join(["python", "run.py", *overrides_of(from_dict(record.config))])
+
+
+def _values(values: dict[str, Any]) -> list[str]:
+    return [f"  {key}: {value}" for key, value in flatten(values, "")]
 
 
 def _plan(record: RunRecord) -> pd.DataFrame:
     """What every layer keeps, and the relative error of what its sites give on."""
-    errors = {(e["layer"], e["kind"]): e.get("relative_error", 0.0) for e in record.site_errors}
+    errors = {(e["layer"], e["kind"]): e.get("relative_error") for e in record.site_errors}
+
+    def error(layer: int, kind: str) -> str:
+        value = errors.get((layer, kind), 0.0)  # a site that loses nothing has none
+        return MISSING if value is None else f"{value:.4f}"
+
     return pd.DataFrame(
         {
             "layer": i,
             "heads kept": f"{len(layer.kept_heads)} of {layer.heads}",
             "neurons kept": f"{len(layer.kept_neurons)} of {layer.neurons}",
-            "error, heads": f"{errors.get((i, 'attention'), 0.0):.4f}",
-            "error, neurons": f"{errors.get((i, 'ffn'), 0.0):.4f}",
+            "error, heads": error(i, "attention"),
+            "error, neurons": error(i, "ffn"),
         }
         for i, layer in enumerate(record.layers)
     )
@@ -105,9 +138,16 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
         StudyError: No such study or run, or a key that no run has.
     """
     if compare:
-        pair = to_frame([find_run(name, root)[1] for name in compare]).map(_text).T
+        both = [find_run(name, root)[1] for name in compare]
+        # Settings that are younger than a record are as it ran.
+        filled = [replace(one, config=to_dict(from_dict(one.config))) for one in both]
+        pair = to_frame(filled).map(str).T
         pair = pair[pair[0] != pair[1]].reset_index()
-        return to_text(pair.set_axis(["what differs", "first", "second"], axis=1))
+        pair = pair.set_axis(["what differs", "first", "second"], axis=1)
+        for kind, (others, kept, _) in plan_differences(*both).items():
+            if others:
+                pair.loc[len(pair)] = [f"plan: kept {kind}", str(kept), f"{others} are others"]
+        return to_text(pair)
     names = [study] if study else [name for name in list_studies(root) if name != SPEED_STUDY]
     records = [r for name in names for r in load_records(root, name, failed=True, repeats=True)]
     frame = to_frame(records)

@@ -211,7 +211,7 @@ def _provenance(
         base_model_hash=dense.base_hash,
         finetuned=dense.finetuned,
         examples=None if examples is None else describe_examples(examples),
-        gpu=measure.describe_gpu(device),
+        **measure.describe_hardware(device),
     )
 
 

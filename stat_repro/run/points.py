@@ -101,7 +101,14 @@ def prune_into(config: RunConfig, folder: Path) -> Experiment:
     """
     check_unused(folder)
     with quiet_transformers():
-        experiment = pipeline.run_experiment(config, _cache)
-        assert experiment is not None  # there is one process
+        experiment = measured(config)
         pipeline.save_model(config, experiment, folder)
+    return experiment
+
+
+def measured(config: RunConfig, name: str | None = None) -> Experiment:
+    """Run a configuration in this process, which keeps what others share; nothing is stored."""
+    with quiet_transformers():
+        experiment = pipeline.run_experiment(config, _cache, name)
+    assert experiment is not None  # there is one process
     return experiment
