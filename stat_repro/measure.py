@@ -201,15 +201,13 @@ def processor_name(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) 
 
 
 def describe_hardware(device: torch.device) -> dict[str, Any]:
-    """What computes, as provenance has it: `gpu` (`describe_gpu`), `processor` and `threads`."""
-    name, threads = processor_name(device), torch.get_num_threads()
-    return {"gpu": describe_gpu(device), "processor": name, "threads": threads}
+    """What computes: `processor`, `threads` of the CPU, and on a CUDA device its card as `gpu`."""
+    gpu = {"gpu": describe_gpu(device)} if device.type == "cuda" else {}
+    return {**gpu, "processor": processor_name(device), "threads": torch.get_num_threads()}
 
 
-def describe_gpu(device: torch.device) -> dict[str, str | int] | None:
-    """The card of a CUDA device: `name`, `memory_bytes`, `driver`, `cuda`; None for others."""
-    if device.type != "cuda":
-        return None
+def describe_gpu(device: torch.device) -> dict[str, str | int]:
+    """The card of a CUDA device: `name`, `memory_bytes`, `driver`, `cuda`."""
     properties = torch.cuda.get_device_properties(device)
     asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:

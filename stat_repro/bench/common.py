@@ -66,6 +66,6 @@ def record(options: argparse.Namespace, **keys: Any) -> SpeedRecord:
         dtypes={"model": keys["protocol"]["dtype"]},
         data_hashes={},
         model_hash=None,
-        **describe_hardware(device),
+        hardware=describe_hardware(device),
     )
     return SpeedRecord(**keys, provenance=place)

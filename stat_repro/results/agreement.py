@@ -8,10 +8,9 @@ memory, the errors of the sites, the wording of the protocol, and values per exa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-from stat_repro.results.record import BEFORE_RECOVERY, RunRecord
+from stat_repro.results.record import RunRecord
 from stat_repro.results.store import flatten
 
 SAME, WITHIN, DIFFERS = "same", "within tolerance", "differs"
@@ -31,9 +30,6 @@ TOLERANCES = {
     "others": (0.01, 0.0),  # shares of the examples, and correlations
 }
 
-# What differs in words, and whether another platform may explain it.
-Difference = tuple[str, bool]
-
 
 def judge(stored: RunRecord, measured: RunRecord) -> tuple[str, str]:
     """The verdict on a run that was measured again, and what it rests on.
@@ -47,95 +43,62 @@ def judge(stored: RunRecord, measured: RunRecord) -> tuple[str, str]:
         record, so all that follows is another run) and `OTHER_DATA` (likewise); and the platform
         with every difference, on one line.
     """
-    then, now = (record.provenance for record in (stored, measured))
-    parts = [k for k, digest in then["data_hashes"].items() if now["data_hashes"].get(k) != digest]
-    different = [(f"other {part} examples", False) for part in parts]
-    different += [*_plan(stored, measured), *_counts(stored, measured)]
-    models = [str(provenance["model_hash"])[:10] for provenance in (then, now)]
-    if models[0] != models[1] or set(parts) - {"calibration"}:
-        verdict = OTHER_DATA
-        texts = [*(text for text, _ in different), *_scores(stored, measured)]
-        if models[0] != models[1]:
-            verdict, trained = OTHER_WEIGHTS, " of a head trained here" if now["finetuned"] else ""
-            texts.insert(0, f"sha256 {models[0]} -> {models[1]}{trained}")
-        return verdict, "; ".join(texts)
-    different += _metrics(stored, measured)
-    others = _platform(then, now)
-    tolerated = bool(others) and all(may for _, may in different)
-    platform = f"another platform ({', '.join(others)})" if others else "same platform"
-    verdict = SAME if not different else WITHIN if tolerated else DIFFERS
-    return verdict, "; ".join([platform, *(text for text, _ in different)])
-
-
-def _platform(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What tells the platform from that of the record, in words."""
-    old, new = (dict(flatten(provenance, "")) for provenance in (then, now))
-    return [
-        f"{key} {old.get(key, 'not in the record')}, here {new.get(key)}"
+    then, now = (dict(flatten(record.provenance, "")) for record in (stored, measured))
+    parts = [key for key in then if key.startswith("data_hashes.") and then[key] != now.get(key)]
+    # Another draw from the same data is not explained by the data.
+    other_run = OTHER_DATA if set(parts) - {"data_hashes.calibration"} else None
+    differences, tolerated = [f"other {key.partition('.')[2]} examples" for key in parts], not parts
+    if then["model_hash"] != now["model_hash"]:
+        trained = ", whose head was trained here" if now["finetuned"] else ""
+        other_run = OTHER_WEIGHTS
+        differences.append(f"sha256 {then['model_hash']:.10} -> {now['model_hash']:.10}{trained}")
+    for kind, (changed, kept, layers) in plan_differences(stored, measured).items():
+        if changed:
+            differences.append(f"plan: {changed} of {kept} kept {kind} are others ({layers})")
+            tolerated &= changed <= TOLERANCES[kind][1] * kept
+    again = _values(measured)
+    for name, value in _values(stored).items():
+        score = not name.startswith("counts.")
+        if str(value) != str(again.get(name)) or (other_run and score):  # nan is the same as nan
+            differences.append(f"{name} {value} -> {again.get(name)}")
+            tolerated &= _near(name, value, again.get(name))
+    others = ", ".join(
+        f"{key} {then.get(key, 'not in the record')}, here {now.get(key)}"
         for key in _PLATFORM
-        if old.get(key) != new.get(key) or key not in old
-    ]
-
-
-def _scores(stored: RunRecord, measured: RunRecord) -> Iterator[str]:
-    """Every score of both measurements, also those that are the same."""
-    for group in ("dense", "pruned", "fidelity"):
-        for name, was in stored.metrics[group].items():
-            yield f"{group} {name} {was:.6g} -> {measured.metrics[group].get(name, math.nan):.6g}"
+        if then.get(key) != now.get(key)
+    )
+    platform = f"another platform ({others})" if others else "same platform"
+    verdict = SAME if not differences else WITHIN if others and tolerated else DIFFERS
+    return other_run or verdict, "; ".join([platform, *differences])
 
 
 def plan_differences(stored: RunRecord, measured: RunRecord) -> dict[str, tuple[int, int, str]]:
     """By kind of unit: how many of the kept ones are others, of how many, and in which layers."""
-    both = list(zip(stored.layers, measured.layers, strict=False))
     by_kind = {}
     for kind in ("heads", "neurons"):
-        kept = [[set(getattr(layer, f"kept_{kind}")) for layer in pair] for pair in both]
-        others = [max(len(was - now), len(now - was)) for was, now in kept]
+        kept, again = (
+            [set(getattr(layer, f"kept_{kind}")) for layer in record.layers]
+            for record in (stored, measured)
+        )
+        others = [max(len(a - b), len(b - a)) for a, b in zip(kept, again, strict=False)]
         layers = ", ".join(f"{n} in layer {i}" for i, n in enumerate(others) if n)
-        by_kind[kind] = (sum(others), sum(len(was) for was, _ in kept), layers)
+        by_kind[kind] = (sum(others), sum(map(len, kept)), layers)
     return by_kind
 
 
-def _plan(stored: RunRecord, measured: RunRecord) -> Iterator[Difference]:
-    sizes = [[(one.heads, one.neurons) for one in r.layers] for r in (stored, measured)]
-    if sizes[0] != sizes[1]:
-        yield "plan: another shape of model", False
-    for kind, (others, kept, layers) in plan_differences(stored, measured).items():
-        if others:
-            text = f"plan: {others} of {kept} kept {kind} are others ({layers})"
-            yield text, others <= TOLERANCES[kind][1] * kept
+def _values(record: RunRecord) -> dict[str, Any]:
+    """Metrics and counts by dotted name."""
+    counts = {key: value for key, value in record.costs.items() if key != "measured"}
+    counts |= {key: getattr(record, key) for key in ("mac_kept_fraction", "param_kept_fraction")}
+    scores = {key: value for key, value in record.metrics.items() if key != "protocol"}
+    return dict(flatten({**scores, "counts": counts}, ""))
 
 
-def _counts(stored: RunRecord, measured: RunRecord) -> Iterator[Difference]:
-    def counts(record: RunRecord) -> dict[str, Any]:
-        costs = {key: value for key, value in record.costs.items() if key != "measured"}
-        kept = (record.mac_kept_fraction, record.param_kept_fraction)
-        names = ("mac_kept_fraction", "param_kept_fraction")
-        return {**dict(zip(names, kept, strict=True)), **dict(flatten(costs, ""))}
-
-    then, now = counts(stored), counts(measured)
-    for name, was in then.items():
-        yield from _difference(name, was, now.get(name), TOLERANCES["counts"])
-
-
-def _metrics(stored: RunRecord, measured: RunRecord) -> Iterator[Difference]:
-    for group in ("dense", "pruned", "fidelity", BEFORE_RECOVERY):
-        now = measured.metrics.get(group, {})
-        for name, was in stored.metrics.get(group, {}).items():
-            kind = "perplexity" if name.endswith("_perplexity") else name
-            tolerance = TOLERANCES.get(kind, TOLERANCES["others"])
-            yield from _difference(f"{group} {name}", was, now.get(name), tolerance)
-
-
-def _difference(
-    name: str, was: Any, now: Any, tolerance: tuple[float, float]
-) -> Iterator[Difference]:
-    """Of two values, unless they are the same; nan is the same as nan."""
-    if was == now or (was != was and now != now):
-        return
-    if was is None or now is None:
-        yield f"{name} {was} -> {now}", False
-        return
-    absolute, relative = tolerance
-    near = math.isclose(was, now, abs_tol=absolute, rel_tol=relative)
-    yield f"{name} {was:.6g} -> {now:.6g} ({now - was:+.1g})", near
+def _near(name: str, value: Any, again: Any) -> bool:
+    """Whether another platform may explain the difference of two values."""
+    if value is None or again is None:
+        return False
+    kind = "counts" if name.startswith("counts.") else name
+    kind = next((one for one in TOLERANCES if kind.endswith(one)), "others")
+    absolute, relative = TOLERANCES[kind]
+    return math.isclose(value, again, abs_tol=absolute, rel_tol=relative)

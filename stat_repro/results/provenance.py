@@ -44,9 +44,7 @@ def collect(
     base_model_hash: str | None = None,
     finetuned: bool | None = None,
     examples: Mapping[str, Any] | None = None,
-    gpu: Mapping[str, Any] | None = None,
-    processor: str | None = None,
-    threads: int | None = None,
+    hardware: Mapping[str, Any] | None = None,
     root: Path | None = None,
 ) -> dict[str, Any]:
     """The `provenance` of a record.
@@ -59,9 +57,7 @@ def collect(
         base_model_hash: The same of the checkpoint that was given, before any fine-tuning.
         finetuned: Whether the task head was trained here.
         examples: The file of values per example beside the record (`describe_examples`), if any.
-        gpu: Card, driver and CUDA version, if the run computed on one (`measure.describe_gpu`).
-        processor: Name of the processor or card that computed, if it is known.
-        threads: How many threads computed on the CPU, if that is known.
+        hardware: What computed (`measure.describe_hardware`), if it is known.
         root: Folder whose git state counts; the clone if None (an installed copy has none).
 
     Returns:
@@ -71,11 +67,6 @@ def collect(
     """
     if root is None and paths.is_clone():
         root = paths.project_root()
-    optional = {
-        "gpu": None if gpu is None else dict(gpu),
-        "processor": processor,
-        "threads": threads,
-    }
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **git_state(root),
@@ -85,7 +76,7 @@ def collect(
         "cpu_count": os.cpu_count(),
         "packages": package_versions(),
         "device": device,
-        **{key: value for key, value in optional.items() if value is not None},
+        **(hardware or {}),
         "dtypes": dict(dtypes),
         "data_hashes": dict(data_hashes),
         "model_hash": model_hash,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,9 @@ def _refuse() -> None:
     )
 
 
-def _prune(options: argparse.Namespace) -> None:
-    from stat_repro.run.own_model import prune
-
-    prune(options)
-
-
-def _eval(options: argparse.Namespace) -> None:
-    from stat_repro.run.own_model import evaluate
-
-    evaluate(options)
+def _of(module: str, function: str) -> Callable[[argparse.Namespace], int | None]:
+    """The work of a command in another module of this room, which is imported when it starts."""
+    return lambda options: getattr(import_module(f"stat_repro.run.{module}"), function)(options)
 
 
 def _runs(options: argparse.Namespace) -> None:
@@ -63,12 +57,6 @@ def _show(options: argparse.Namespace) -> None:
     print(show(options.run, options.results))
 
 
-def _verify(options: argparse.Namespace) -> int:
-    from stat_repro.run.verify import verify
-
-    return verify(options)
-
-
 def parser() -> argparse.ArgumentParser:
     """The words and options of all commands."""
     program = argparse.ArgumentParser(prog="stat-repro", epilog=_RUNS)
@@ -81,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
         return one.add_argument
 
     what = "prune a model of your own, evaluate it before and after, and save it"
-    add = command("prune", _prune, what, "my-model --data mine.csv --ratio 0.4 --out my-model-40")
+    prune, evaluate = (_of("own_model", function) for function in ("prune", "evaluate"))
+    add = command("prune", prune, what, "my-model --data mine.csv --ratio 0.4 --out my-model-40")
     _add_model_and_data(add)
     add("--out", type=folder, required=True, help="new folder for the pruned model")
     add("--test", help="file that is evaluated (a fixed fifth of --data, which is held out)")
@@ -96,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     names = [name for name in options_of("recovery") if name != "none"]
     add("--heal", choices=names, help="train the pruned model afterwards, see docs/recovery.md")
     add("--dry-run", action="store_true", help="say what would be done, and how long it takes")
-    add = command("eval", _eval, "evaluate a saved model", "my-model-40 --data test.csv")
+    add = command("eval", evaluate, "evaluate a saved model", "my-model-40 --data test.csv")
     _add_model_and_data(add)
     add("--dense", metavar="MODEL", help="compare with this model: KL and agreement")
     what = "write a saved model in the form of another program"
@@ -105,27 +94,24 @@ def parser() -> argparse.ArgumentParser:
     add("--study", help="one study (all)")
     add("--where", nargs="+", default=[], metavar="KEY=VALUE", help="only runs with these values")
     add("--compare", nargs=2, default=[], metavar="RUN", help="what differs between two runs")
-    add("--results", type=Path, default=results_dir(), help="folder of the studies")
     add = command("show", _show, "show a run: result, plan, command, environment", "mine/RUN_ID")
     add("run", help="a run id, a part of one, a record's file, or the folder of a pruned model")
-    add("--results", type=Path, default=results_dir(), help="folder of the studies")
     what = "measure points of a study again and compare them with their records"
-    add = command("verify", _verify, what, "movie_reviews_minilm --random 3")
+    add = command("verify", _of("verify", "verify"), what, "movie_reviews_minilm --random 3")
     add("study", help="a study")
-    _add_points(commands.choices["verify"].add_mutually_exclusive_group(required=True).add_argument)
+    points = commands.choices["verify"].add_mutually_exclusive_group(required=True)
+    points.add_argument("--point", metavar="RUN", help="one point, by its id or a part of it")
+    points.add_argument("--random", type=at_least(1), metavar="N", help="N points that are drawn")
+    points.add_argument("--all", action="store_true", help="all points")
     add("--seed", type=at_least(0), help="of --random (drawn too, and printed)")
     add("--dry-run", action="store_true", help="list the points, their commands and their seconds")
     what = "folder of the files and folders that the records name (the working folder)"
     add("--files", type=Path, default=Path(), help=what)
     add("--keep", type=folder, help="folder for the new records (they are not kept)")
-    add("--results", type=Path, default=results_dir(), help="folder of the studies")
+    for name in ("runs", "show", "verify"):
+        add = commands.choices[name].add_argument
+        add("--results", type=Path, default=results_dir(), help="folder of the studies")
     return program
-
-
-def _add_points(add: Any) -> None:
-    add("--point", metavar="RUN", help="one point, by its id or a part of it")
-    add("--random", type=at_least(1), metavar="N", help="N points that are drawn")
-    add("--all", action="store_true", help="all points")
 
 
 def _add_model_and_data(add: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def show(name: str, root: Path) -> str:
     """One run: result, plan, the command that repeats it, and where it ran."""
     path = find_file(name, root)
     if path.parent.name == SPEED_STUDY:
-        return "\n".join([f"{path}:", "", *_values(asdict(read_speed(path)))])
+        return "\n".join([f"{path}:", "", *_values(vars(read_speed(path)))])
     path, record = find_run(str(path), root)
     lines = [f"{record.run_id}: {record.status}, study {record.study}, {path}", ""]
     if record.error is not None:
@@ -86,13 +86,11 @@ def show(name: str, root: Path) -> str:
     if record.status == "ok":
         result = before_and_after(record.costs, record.metrics)
         lines += [to_text(result), to_text(_plan(record))]
-        lines += ["The kept units: plan.layers of this file.", ""]
+        lines += ["The kept units: plan.layers of this file.", "", "Protocol:", ""]
+        lines += [*_values(record.metrics["protocol"]), "", "Measure it again and compare:", ""]
+        lines += [f"  stat-repro verify {record.study} --point {record.run_id}", ""]
     lines += ["Command (name@... is a file or folder whose sha256 begins like this):", ""]
-    lines += [f"  {command_of(record)}", "", "Measure it again and compare:", ""]
-    lines += [f"  stat-repro verify {record.study} --point {record.run_id}", ""]
-    if protocol := record.metrics.get("protocol"):
-        lines += ["Protocol:", "", *_values(protocol), ""]
-    lines += ["Environment:", ""]
+    lines += [f"  {command_of(record)}", "", "Environment:", ""]
     return "\n".join([*lines, *_values(record.provenance)])
 
 

@@ -211,7 +211,7 @@ def _provenance(
         base_model_hash=dense.base_hash,
         finetuned=dense.finetuned,
         examples=None if examples is None else describe_examples(examples),
-        **measure.describe_hardware(device),
+        hardware=measure.describe_hardware(device),
     )
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import re
-import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from stat_repro.assets.cache import AssetError
 from stat_repro.config import from_dict
@@ -19,14 +18,15 @@ from stat_repro.measure import DeviceError
 from stat_repro.models.loading import ModelLoadError
 from stat_repro.results.agreement import DIFFERS, judge
 from stat_repro.results.record import RunRecord
-from stat_repro.results.store import StudyError, flatten, load_records, save_record
+from stat_repro.results.store import StudyError, load_records, save_record
 from stat_repro.run.lookup import command_of, find_run
 from stat_repro.run.points import measured
 
 NOT_HERE = "not here"
-# How records name files of the machine that they are from: by their content, or (older ones) by
-# their place. See `run.identity`.
-_FILE = re.compile(r"(?:.*/)?(?P<name>[^/]+)@[0-9a-f]{10}|\.\.?/(?:.*/)?(?P<older>[^/]+)")
+# How records name files in their JSON: by the content, or (older ones) by a place beside the clone.
+_FILE = re.compile(
+    r'"(?:[^"]*/)?(?P<name>[^"/]+)@[0-9a-f]{10}"|"\.\.?/(?:[^"]*/)?(?P<older>[^"/]+)"'
+)
 # Errors that say that something is missing on this machine, and nothing about the record.
 _MISSING = (AssetError, DataError, DeviceError, ModelLoadError, OSError, ZeroShotError)
 
@@ -49,19 +49,16 @@ def verify(options: argparse.Namespace) -> int:
     if options.dry_run:
         for record in records:
             print(f"{record.run_id}: about {_seconds(record):,.0f} s\n  {command_of(record)}")
-        total = sum(map(_seconds, records))
-        print(f"{len(records)} points, about {total:,.0f} s by the times in the records")
-        if any(record.provenance["finetuned"] for record in records):
-            print("heads are trained first, unless the cache has them")
+        print(f"{len(records)} points, about {sum(map(_seconds, records)):,.0f} s, ", end="")
+        print("and the training of heads that the cache does not have")
         return 0
     verdicts: Counter[str] = Counter()
-    start = time.perf_counter()
     for record in records:
         verdict, why = _verdict(record, options)
         print(f"{record.run_id}: {verdict}: {why}", flush=True)
         verdicts[verdict] += 1
-    parts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
-    print(f"{len(records)} points in {time.perf_counter() - start:,.0f} s: {parts}")
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    print(f"{len(records)} points: {counts}")
     return int(DIFFERS in verdicts or set(verdicts) == {NOT_HERE})
 
 
@@ -73,10 +70,7 @@ def chosen(options: argparse.Namespace) -> list[RunRecord]:
     """
     study, root = options.study, options.results
     if options.keep is not None and root.resolve() in (d := options.keep.resolve(), *d.parents):
-        raise StudyError(
-            f"--keep: expected a folder outside {root}, which verify leaves as it is; got "
-            f"{options.keep}"
-        )
+        raise StudyError(f"--keep: expected a folder outside {root}; got {options.keep}")
     records = load_records(root, study)
     if options.seed is not None and options.random is None:
         raise StudyError("--seed: expected only together with --random; choose --random N")
@@ -88,10 +82,8 @@ def chosen(options: argparse.Namespace) -> list[RunRecord]:
     if options.random is None:
         return records
     if options.random > len(records):
-        raise StudyError(
-            f"--random: expected at most {len(records)}, the points of {study}; got "
-            f"{options.random}; choose fewer, or --all"
-        )
+        most = f"{len(records)}, the points of {study}"
+        raise StudyError(f"--random: expected at most {most}; got {options.random}; choose --all")
     seed = random.randrange(10**6) if options.seed is None else options.seed
     print(f"points drawn with --seed {seed}")
     drawn = random.Random(seed).sample(range(len(records)), options.random)
@@ -106,12 +98,17 @@ def _seconds(record: RunRecord) -> float:
 
 def _verdict(record: RunRecord, options: argparse.Namespace) -> tuple[str, str]:
     """Measure one point; whatever hinders that is a verdict too, and the others go on."""
-    config = _located(record.config, options.files)
-    for key, value in flatten(config, ""):
-        if isinstance(value, str) and _FILE.fullmatch(value) and not Path(value).exists():
-            return NOT_HERE, f"{key}={value} (--files says in which folder it lies)"
+
+    def located(file: re.Match[str]) -> str:
+        place = options.files / (file["name"] or file["older"])
+        return json.dumps(str(place)) if place.exists() else file[0]
+
+    config = _FILE.sub(located, json.dumps(record.config, ensure_ascii=False))
+    missing = [f[0] for f in _FILE.finditer(config) if not Path(json.loads(f[0])).exists()]
+    if missing:
+        return NOT_HERE, f"{', '.join(missing)} (--files says in which folder)"
     try:
-        experiment = measured(from_dict(config), record.run_id)
+        experiment = measured(from_dict(json.loads(config)), record.run_id)
     except _MISSING as error:
         return NOT_HERE, one_line(error)
     except Exception as error:  # the record says that it can be measured
@@ -119,14 +116,3 @@ def _verdict(record: RunRecord, options: argparse.Namespace) -> tuple[str, str]:
     if options.keep is not None:
         save_record(experiment.record, options.keep, experiment.examples)
     return judge(record, experiment.record)
-
-
-def _located(given: Any, files: Path) -> Any:
-    """A stored configuration with the files that it names where they lie here."""
-    if isinstance(given, dict):
-        return {key: _located(value, files) for key, value in given.items()}
-    match = _FILE.fullmatch(given) if isinstance(given, str) else None
-    if match is None:
-        return given
-    place = files / (match["name"] or match["older"])
-    return str(place) if place.exists() else given
