@@ -10,9 +10,8 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from claim_records import DENSE, ClaimError, Missing, Reading, Records, Selection
 
-from stat_repro.reporting import compare_pairs
 from stat_repro.reporting.bootstrap import Estimate
-from stat_repro.reporting.comparison import Comparison, Side
+from stat_repro.reporting.comparison import Comparison, Side, compare_pairs
 from stat_repro.reporting.comparison_table import exponential
 from stat_repro.results import read_examples
 

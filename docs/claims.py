@@ -24,9 +24,10 @@ from claim_values import Measured, measured
 
 from stat_repro.config import METHODS
 from stat_repro.paths import results_dir
-from stat_repro.reporting import replace_file, sweep_header
+from stat_repro.reporting.outputs import sweep_header
 from stat_repro.reporting.styles import in_words
 from stat_repro.results.strict_json import to_text
+from stat_repro.scratch import replace_file
 
 DOCS = Path(__file__).parent
 DATA, PAGE, REPORT = (DOCS / f"claims.{ending}" for ending in ("yaml", "md", "json"))

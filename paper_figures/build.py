@@ -29,11 +29,15 @@ from pathlib import Path
 # Before the package is imported: it would import torch, to register the pruned architectures.
 os.environ["STAT_REPRO_LIGHT"] = "1"
 
-from stat_repro import reporting, results
+from stat_repro import results
 from stat_repro.config import SPEED_STUDY
 from stat_repro.entry import folder, guarded
 from stat_repro.paths import project_root, results_dir
+from stat_repro.reporting.outputs import speed_outputs, study_outputs, sweep_header, write_outputs
+from stat_repro.reporting.report_page import StudyPage, report_page, study_page
+from stat_repro.reporting.variants import ReportError
 from stat_repro.results.strict_json import from_text
+from stat_repro.scratch import replace_file
 
 
 class NothingToShow(results.StudyError):
@@ -43,21 +47,21 @@ class NothingToShow(results.StudyError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Build what the arguments ask for; 0 only if every study was built."""
     options = _parse(argv)
-    built: list[reporting.StudyPage] = []
+    built: list[StudyPage] = []
     return guarded(
         lambda: _build(options, built),
         lambda: f"{len(built)} studies built, no file half; the same command starts again",
     )
 
 
-def _build(options: argparse.Namespace, built: list[reporting.StudyPage]) -> int:
+def _build(options: argparse.Namespace, built: list[StudyPage]) -> int:
     damaged = False
     for study, wait in _started(options):
         try:
             text, page = wait()
             built.append(page)
             print(text)
-        except (results.StudyError, results.RecordError, reporting.ReportError) as err:
+        except (results.StudyError, results.RecordError, ReportError) as err:
             print(f"error: study {study}: {err}", file=sys.stderr)
             # A study of failed runs only matters to the one who asks for it by name.
             damaged |= options.study is not None or not isinstance(err, NothingToShow)
@@ -68,17 +72,17 @@ def _build(options: argparse.Namespace, built: list[reporting.StudyPage]) -> int
             file=sys.stderr,
         )
     elif options.report is not None:
-        claims = {page.name: reporting.sweep_header(page.name).get("Claim", "") for page in built}
+        claims = {page.name: sweep_header(page.name).get("Claim", "") for page in built}
         judged = from_text(options.claims.read_text("utf-8")) if options.claims else {}
-        page = reporting.report_page(built, claims, list(judged.values()))
-        reporting.replace_file(options.report, page.encode())
+        page = report_page(built, claims, list(judged.values()))
+        replace_file(options.report, page.encode())
         print(f"written to {options.report}")
     return 1 if damaged or not built else 0
 
 
 def _started(
     options: argparse.Namespace,
-) -> Iterator[tuple[str, Callable[[], tuple[str, reporting.StudyPage]]]]:
+) -> Iterator[tuple[str, Callable[[], tuple[str, StudyPage]]]]:
     """Every study, and what waits for it: in this process, or at work in others already."""
     studies = options.study or results.list_studies(options.results)
     jobs = min(options.jobs or os.cpu_count() or 1, len(studies))
@@ -93,7 +97,7 @@ def _started(
         yield from ((study, started[study].result) for study in studies)
 
 
-def build_study(options: argparse.Namespace, study: str) -> tuple[str, reporting.StudyPage]:
+def build_study(options: argparse.Namespace, study: str) -> tuple[str, StudyPage]:
     """Write the tables and figures of one study, or with --report only make them.
 
     Args:
@@ -111,8 +115,8 @@ def build_study(options: argparse.Namespace, study: str) -> tuple[str, reporting
     """
     if study == SPEED_STUDY:
         measured = results.load_speed(options.results)
-        outputs, bad = reporting.speed_outputs(study, measured), []
-        page = reporting.study_page(outputs, measured)
+        outputs, bad = speed_outputs(study, measured), []
+        page = study_page(outputs, measured)
         text = f"study {study}: {len(measured)} measurements\n\n{outputs.summary}"
     else:
         records = results.load_records(options.results, study, failed=True)
@@ -125,14 +129,14 @@ def build_study(options: argparse.Namespace, study: str) -> tuple[str, reporting
         stored = options.results / study
         read = {r.run_id: results.read_examples(r, stored / f"{r.run_id}.json") for r in good}
         values = {run_id: examples for run_id, examples in read.items() if examples is not None}
-        outputs = reporting.study_outputs(study, good, values, options.reference)
-        page = reporting.study_page(outputs, good)
+        outputs = study_outputs(study, good, values, options.reference)
+        page = study_page(outputs, good)
         text = f"study {study}: {len(good)} runs\n\n{outputs.summary}"
     if bad:
         text += f"\n{len(bad)} failed runs are not shown:{_failures(bad)}\n"
     if options.report is None:
         where = options.out / study
-        files = reporting.write_outputs(outputs, where, figures=not options.tables)
+        files = write_outputs(outputs, where, figures=not options.tables)
         text += f"\nwritten to {where}: {', '.join(path.name for path in files)}\n"
     return text, page
 

@@ -13,14 +13,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from stat_repro.reporting.costs import cost_table, measured_runs
+from stat_repro.reporting.points import headline
+from stat_repro.reporting.speed_table import speed_table
+from stat_repro.reporting.tables import result_table, to_markdown
+from stat_repro.scratch import replace_file
+
 # Before the package is imported: it would import torch, to register the pruned architectures.
 os.environ["STAT_REPRO_LIGHT"] = "1"
 
-from stat_repro import reporting
 from stat_repro.config import SPEED_STUDY
 from stat_repro.paths import project_root, results_dir
+from stat_repro.reporting.outputs import sweep_header
 from stat_repro.reporting.styles import quantity_style
-from stat_repro.reporting.sweep_headers import sweep_header
 from stat_repro.results import list_studies, load_records, load_speed, to_frame
 
 INTRODUCTION = """\
@@ -41,7 +46,7 @@ _COUNT = re.compile(r" \(n=(\d+)\)$")
 def main() -> int:
     """Write the page into the clone."""
     path = project_root() / "docs" / "results.md"
-    reporting.replace_file(path, results_page().encode())
+    replace_file(path, results_page().encode())
     print(f"written to {path}")
     return 0
 
@@ -53,7 +58,7 @@ def results_page() -> str:
         (f"[{study}](#{study})", sweep_header(study).get("Claim", _SPEED_SENTENCE))
         for study in studies
     ]
-    contents = _markdown(pd.DataFrame(claims, columns=["study", "claim"]))
+    contents = to_markdown(pd.DataFrame(claims, columns=["study", "claim"]))
     return "\n".join([INTRODUCTION, contents, *(_section(study) for study in studies)])
 
 
@@ -74,8 +79,8 @@ def _section(study: str) -> str:
 def _study_tables(study: str) -> list[str]:
     """The metric of the task and KL of every variant; measured costs where there are some."""
     frame = to_frame(load_records(results_dir(), study))
-    table = reporting.result_table(frame)
-    names = {reporting.headline(row) for _, row in frame.iterrows()} | {"kl", "mse_to_dense"}
+    table = result_table(frame).cells
+    names = {headline(row) for _, row in frame.iterrows()} | {"kl", "mse_to_dense"}
     if study.startswith(_TIME_STUDIES):
         names.add("compress_s")
     table = table[table["quantity"].isin([quantity_style(name).label for name in names])]
@@ -88,29 +93,28 @@ def _study_tables(study: str) -> list[str]:
         seeds = counts.pop()
         table = table.replace({column: {_COUNT: ""} for column in ratios}, regex=True)
         note += ", one seed" if seeds == "1" else f", mean ± standard deviation of {seeds} seeds"
-    lines = [f"{note}.", "", _markdown(table.drop(columns=same))]
-    measured = reporting.measured_runs(frame)
+    lines = [f"{note}.", "", to_markdown(table.drop(columns=same))]
+    measured = measured_runs(frame)
     if not measured.empty:
-        costs = reporting.cost_table(measured)
+        costs = cost_table(measured).cells
         devices = ", ".join(sorted(set(costs["device"])))
         unneeded = ["model", "dataset", "device", "bound", "runs"]
-        lines += [f"Dense / pruned on {devices}:", "", _markdown(costs.drop(columns=unneeded))]
+        lines += [
+            f"Dense / pruned on {devices}:",
+            "",
+            to_markdown(costs.drop(columns=unneeded)),
+        ]
     return lines
 
 
 def _speed_table() -> list[str]:
     """Times as multiples of other times; seconds and memory are in the full table."""
-    table = reporting.speed_table(load_speed(results_dir()))
+    table = speed_table(load_speed(results_dir())).cells
     return [
         f"{_SPEED_SENTENCE}; median of all turns.",
         "",
-        _markdown(table[table["quantity"].str.contains("/")]),
+        to_markdown(table[table["quantity"].str.contains("/")]),
     ]
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
-    return "".join("| " + " | ".join(str(cell) for cell in row) + " |\n" for row in rows)
 
 
 def _links(study: str, folder: Path) -> list[str]:

@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stat_repro import reporting
+from stat_repro.reporting.costs import cost_points, measured_runs
+from stat_repro.reporting.speed_table import speed_table
 from stat_repro.reporting.styles import quantity_style
 from stat_repro.reporting.variants import with_variants
 from stat_repro.results import load_records, load_speed, read_examples, to_frame
@@ -112,14 +113,12 @@ def _frame(study: str) -> pd.DataFrame:
 
 @functools.cache
 def _costs(study: str) -> pd.DataFrame:
-    measured = reporting.measured_runs(
-        _frame(study).drop(columns=["variant", "extras", "order", "style"])
-    )
-    return measured if measured.empty else reporting.cost_points(measured)
+    measured = measured_runs(_frame(study).drop(columns=["variant", "extras", "order", "style"]))
+    return measured if measured.empty else cost_points(measured)
 
 
 def _speed(value: str, keys: dict[str, str]) -> float:
-    table = reporting.speed_table(load_speed(RESULTS))
+    table = speed_table(load_speed(RESULTS)).cells
     chosen = _chosen(table[table["quantity"] == value], keys, "speed")
     assert len(chosen) == 1, f"speed, {value}, {keys}: expected one row; got\n{chosen.to_string()}"
     return float(chosen["value"].iloc[0])

@@ -9,9 +9,10 @@ import pandas as pd
 from made_up_records import make_config, make_record
 from safetensors.numpy import load
 
-from stat_repro import reporting, results
+from stat_repro import results
 from stat_repro.config import METHOD_DEFAULTS, PruningConfig
 from stat_repro.reporting.comparison import Comparison
+from stat_repro.reporting.comparison import compare as compare_runs
 from stat_repro.results import RunRecord
 
 # Two layers of four heads and a hundred neurons; shares of the MACs of one of each.
@@ -96,4 +97,4 @@ def frame(runs: list[tuple[RunRecord, bytes]]) -> pd.DataFrame:
 def compare(*runs: tuple[RunRecord, bytes], **options: Any) -> list[Comparison]:
     """Compare runs by their values per example."""
     values = {record.run_id: decoded(data) for record, data in runs}
-    return reporting.compare([record for record, _ in runs], values, resamples=500, **options)
+    return compare_runs([record for record, _ in runs], values, resamples=500, **options)

@@ -9,12 +9,14 @@ import torch
 from made_up_matrices import activations
 from made_up_records import make_record
 
-from stat_repro import measure, reporting, results
+from stat_repro import measure, results
 from stat_repro.bench.__main__ import main
 from stat_repro.bench.shapes import SHAPES, random_batches
 from stat_repro.bench.stages import COMPRESSION_STAGES, by_authors, by_gram
 from stat_repro.config import ConfigError, RunConfig
 from stat_repro.models.adapter import adapter_for
+from stat_repro.reporting.canvas import draw
+from stat_repro.reporting.speed_figures import growth_figure
 
 CPU = torch.device("cpu")
 AFTER_PASSES = ("errors", "fold_ffn", "fold_heads")
@@ -169,7 +171,7 @@ def test_growth_is_shown_along_each_size_that_was_varied(tmp_path, build):
     assert wide.protocol["num_attention_heads"] == 8
     assert wide.protocol["intermediate_size"] == 40
 
-    data = reporting.growth_figure(records)
+    data = growth_figure(records)
     assert [panel.x_label for panel in data.panels] == 2 * ["calibration examples", "hidden size"]
     times, wide_times, peaks, wide_peaks = (panel.lines for panel in data.panels)
     assert {line.x for line in (*times, *peaks)} == {(3.0, 6.0)}
@@ -184,8 +186,8 @@ def test_growth_is_shown_along_each_size_that_was_varied(tmp_path, build):
     out = tmp_path / "out"
     assert build.main([*stored, "--out", str(out), "--study", "speed"]) == 0
     assert (out / "speed" / "figure_growth.png").stat().st_size > 0
-    assert reporting.growth_figure([base]) is None
+    assert growth_figure([base]) is None
     odd = replace(wide, seconds={"compress_s": [2.0]}, memory={"process_peak": None})
-    drawn = reporting.growth_figure([base, odd])
+    drawn = growth_figure([base, odd])
     assert drawn.panels[0].lines[1].x == (24.0,)
-    assert reporting.draw(drawn)
+    assert draw(drawn)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from made_up_examples import HASHES, HEAD, NEURON, compare, sentences
 
-from stat_repro import reporting
 from stat_repro.config import TASKS
-from stat_repro.reporting import ReportError, bootstrap, fairness
+from stat_repro.reporting import bootstrap, fairness
 from stat_repro.reporting.comparison import MEASURED
+from stat_repro.reporting.comparison import compare as compare_records
 from stat_repro.reporting.comparison_table import comparison_table
+from stat_repro.reporting.variants import ReportError
 
 
 def test_seeds_are_averaged_and_differences_paired() -> None:
@@ -94,7 +95,7 @@ def test_a_collapsed_variant_has_no_interval() -> None:
     assert found.fidelity is not None
     assert (found.fidelity.value, math.isnan(found.fidelity.low)) == (math.inf, True)
     assert found.metric == bootstrap.Estimate(0, 0, 0)
-    row = comparison_table([found]).iloc[0]
+    row = comparison_table([found]).cells.iloc[0]
     assert (row["KL difference"], row["KL ratio"]) == ("+inf", "inf")
 
 
@@ -129,7 +130,7 @@ def test_the_reference_is_faithful_stat_or_the_one_that_is_asked_for() -> None:
     assert compare(runs[0], made.run(values, "fisher")) == []
     assert compare(*runs[2:]) == []  # one variant
     records = [record for record, _ in runs]
-    assert reporting.compare(records, {}) == []  # no values
+    assert compare_records(records, {}) == []  # no values
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_runs_without_values_and_with_several_runs_of_a_seed_are_left_out() -> N
     reference, variant = made.run(values), made.run(values, "flap")
     records = [reference[0], variant[0]]
     kept = {reference[0].run_id: made.decoded(reference[1])}
-    (found,) = reporting.compare(records, kept)
+    (found,) = compare_records(records, kept)
     assert found.left_out == "no values per example"
     twice = replace(variant[0], run_id="again"), variant[1]
     (found,) = compare(reference, variant, twice)
@@ -185,10 +186,10 @@ def test_whole_blocks_are_compared_within_half_a_block_and_never_marked() -> Non
     assert found.macs == pytest.approx(0.5 - (5 * HEAD + 120 * NEURON))
     assert found.metric is not None
     assert found.metric.excludes(0)
-    row = comparison_table([found]).iloc[0]
+    row = comparison_table([found]).cells.iloc[0]
     assert row["MACs kept (points)"] == "-11.00"
     assert "*" not in row["difference"] + row["KL difference"] + row["KL ratio"]
-    assert any("whole blocks" in note for note in reporting.comparison_notes([found]))
+    assert any("whole blocks" in note for note in comparison_table([found]).notes)
     far = made.run(sentences(0, 0.8, 0.05), heads=(4, 3), neurons=(90, 50))
     (found,) = compare(far, blocks)
     assert found.left_out == "MACs kept differ by 27.00 points, more than half a block (25.00)"

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from made_up_examples import compare, sentences
 
-from stat_repro import reporting
 from stat_repro.config import METHOD_DEFAULTS
 from stat_repro.reporting import bootstrap
+from stat_repro.reporting.canvas import draw
 from stat_repro.reporting.comparison import Comparison
-from stat_repro.reporting.comparison_table import comparison_csv, comparison_table
+from stat_repro.reporting.comparison_table import comparison_table
+from stat_repro.reporting.figures import metric_figures
 
 
 def test_cells_and_numbers_of_a_comparison() -> None:
@@ -34,7 +35,7 @@ def test_cells_and_numbers_of_a_comparison() -> None:
         metric=estimate(math.log(2), 0.0, math.log(4)),
     )
     left_out = replace(one, metric=None, fidelity=None, fidelity_ratio=None, left_out="why")
-    table = comparison_table([one, text, left_out])
+    table = comparison_table([one, text, left_out]).cells
     first, second, third = table.to_dict("records")
     assert first == {
         **{"model": "pico", "dataset": "reviews", "variant": "FLAP", "ratio": "0.5"},
@@ -50,7 +51,8 @@ def test_cells_and_numbers_of_a_comparison() -> None:
     assert second["perplexity ratio"] == "2.00 [1.00, 4.00]"
     assert second["agreement (points)"] == "-"
     assert (third["difference"], third["left out"]) == ("-", "why")
-    read = pd.read_csv(io.StringIO(comparison_csv([one, text, left_out], ["a, b"])), comment="#")
+    noted = replace(comparison_table([one, text, left_out]), notes=["a, b"])
+    read = pd.read_csv(io.StringIO(noted.csv()), comment="#")
     assert read["metric"].tolist() == ["accuracy", "nll", "accuracy"]
     assert read["metric_difference"].tolist()[:2] == [-0.01234, 0.693147]
     assert read["distance_ratio_high"].tolist()[:2] == [1.5, 1.5]
@@ -65,7 +67,7 @@ def test_regression_is_compared_by_squared_errors() -> None:
     }
     worse = {**values, "squared_error": np.array([3, 5], dtype=np.float32)}
     runs = made.run(values, task="regression"), made.run(worse, "flap", task="regression")
-    row = comparison_table(compare(*runs)).iloc[0]
+    row = comparison_table(compare(*runs)).cells.iloc[0]
     assert row["metric"] == "squared error"
     assert row["difference"] == "+1.00 [+1.00, +1.00]*"
     assert row["squared difference ratio"] == "1.00 [1.00, 1.00]"
@@ -81,12 +83,12 @@ def test_methods_of_one_study_stay_apart_in_figures() -> None:
     ]
     runs += [made.run(sentences(9, 0.8, 0.05), pruning={"allocation": "uniform"})]
     frame = made.frame(runs)
-    (data,) = (f for f in reporting.metric_figures(frame) if f.name == "figure_pico_reviews_kl")
+    (data,) = (f for f in metric_figures(frame) if f.name == "figure_pico_reviews_kl")
     (panel,) = data.panels
     assert panel.log
     looks = {(s.style.colour, s.style.marker, s.style.line) for s in panel.lines}
     assert len(looks) == len(panel.lines) == len(METHOD_DEFAULTS) + 1
-    figure = reporting.draw(data)
+    figure = draw(data)
     axes = figure.axes[0]
     assert axes.get_yscale() == "log"
     (legend,) = figure.legends

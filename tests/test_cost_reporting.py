@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from made_up_records import cost_entry, make_record, measured_record
 
-from stat_repro import reporting, results
+from stat_repro import results
 from stat_repro.reporting import styles
+from stat_repro.reporting.canvas import draw, save
+from stat_repro.reporting.costs import cost_points, cost_table, measured_runs
+from stat_repro.reporting.figures import cost_figures
 from stat_repro.results import RunRecord
 
 
 def measured(*records: RunRecord) -> pd.DataFrame:
-    return reporting.measured_runs(results.to_frame(records))
+    return measured_runs(results.to_frame(records))
 
 
 def test_a_row_says_how_close_time_comes_to_the_macs() -> None:
     frame = measured(measured_record(cost_entry(0.5, 1.25), cost_entry(0.5, 1.6, batch=32)))
-    table = reporting.cost_table(frame)
+    table = cost_table(frame).cells
     first, second = table.to_dict("records")
     assert first == {
         "model": "pico",
@@ -43,7 +47,7 @@ def test_a_row_says_how_close_time_comes_to_the_macs() -> None:
         "runs": "1",
     }
     assert (second["batch"], second["speed-up"]) == ("32", "1.60 (1.50 to 1.80)")
-    notes = reporting.cost_notes(frame)
+    notes = cost_table(frame).notes
     assert "each model: 3 passes to warm up, then 20 timed" in notes
 
 
@@ -56,7 +60,7 @@ def test_runs_of_a_point_are_put_together_and_conditions_kept_apart() -> None:
         measured_record(cost_entry(0.5, 3.0, **gpu), seed=2),
         measured_record(cost_entry(0.5, 1.5, **elsewhere), seed=3),
     ]
-    points = reporting.cost_points(measured(*records)).set_index("device")
+    points = cost_points(measured(*records)).set_index("device")
     together = points.loc["Pico 1, 2 threads"]
     assert together["n"] == 2
     assert together["speedup"] == pytest.approx(1.3)
@@ -67,7 +71,8 @@ def test_runs_of_a_point_are_put_together_and_conditions_kept_apart() -> None:
 
 
 def test_csv_holds_the_numbers_in_the_units_of_the_record() -> None:
-    text = reporting.cost_csv(measured(measured_record(cost_entry(0.5, 1.25))), ["a note"])
+    table = cost_table(measured(measured_record(cost_entry(0.5, 1.25))))
+    text = replace(table, notes=["a note"]).csv()
     assert text.startswith("# a note\nmodel,dataset,variant,ratio,")
     (row,) = pd.read_csv(io.StringIO(text), comment="#").to_dict("records")
     assert row["latency_s_pruned"] == pytest.approx(0.008)
@@ -84,7 +89,7 @@ def test_figure_has_a_panel_per_condition_and_a_look_per_variant() -> None:
         for r in (0.6, 0.3)
         for step in (1, 8)
     ]
-    (data,) = reporting.cost_figures(measured(*records))
+    (data,) = cost_figures(measured(*records))
     assert data.name == "figure_pico_reviews_speedup"
     assert [panel.title for panel in data.panels] == [
         "batch 1, 128 tokens\nPico 1, 2 threads",
@@ -101,7 +106,7 @@ def test_figure_has_a_panel_per_condition_and_a_look_per_variant() -> None:
     assert plain.style == styles.variant_style("stat", "global", "lstsq", False, ())
     assert rounded.style.colour == plain.style.colour
     assert rounded.style.line != plain.style.line
-    figure = reporting.draw(data)
+    figure = draw(data)
     axes = figure.axes
     assert len(axes) == 2
     ideal, bound = axes[1].get_lines()[:2]
@@ -115,8 +120,8 @@ def test_figure_has_a_panel_per_condition_and_a_look_per_variant() -> None:
 def test_figure_is_the_same_every_time(tmp_path: Path) -> None:
     frame = measured(measured_record(cost_entry(0.5, 1.25)))
     for folder in ("a", "b"):
-        (data,) = reporting.cost_figures(frame)
-        reporting.save(reporting.draw(data), tmp_path / folder / data.name, data.records)
+        (data,) = cost_figures(frame)
+        save(draw(data), tmp_path / folder / data.name, data.records)
     for ending in ("pdf", "png"):
         name = f"figure_pico_reviews_speedup.{ending}"
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -8,8 +8,7 @@ from made_up_records import make_config, make_failure, make_record
 
 from stat_repro import results
 from stat_repro.config import DatasetConfig, ModelConfig, run_id
-from stat_repro.reporting import ReportError
-from stat_repro.reporting.variants import with_variants
+from stat_repro.reporting.variants import ReportError, with_variants
 from stat_repro.results import RecordError
 from stat_repro.results.speed_record import SpeedRecord, save_speed
 from stat_repro.results.store import claimed

@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from stat_repro import reporting, results
+from stat_repro import results
 from stat_repro.bench.__main__ import main
+from stat_repro.reporting.canvas import draw
+from stat_repro.reporting.speed_figures import inference_figure, stages_figure
+from stat_repro.reporting.speed_table import speed_table
 
 GPU = {"name": "Pico GPU 9", "memory_bytes": 8, "driver": "1", "cuda": "2"}
 
@@ -38,16 +41,16 @@ def test_a_gpu_is_part_of_a_records_name_and_of_the_table(folder):
     (record,) = (r for r in results.load_speed(folder) if r.shape == "tiny")
     there = replace(record, provenance={**record.provenance, "gpu": GPU})
     assert there.name == "tiny-n6x9-d2-float32-pico-gpu-9"
-    settings = set(reporting.speed_table([record, there])["setting"])
+    settings = set(speed_table([record, there]).cells["setting"])
     assert len(settings) == 2
     assert "Pico GPU 9, float32, n=2" in settings
 
 
 def test_bars_are_the_stages_on_a_gpu(folder):
     records = results.load_speed(folder)
-    assert reporting.stages_figure(records) is None  # a CPU
+    assert stages_figure(records) is None  # a CPU
     there = [replace(r, provenance={**r.provenance, "gpu": GPU}) for r in records]
-    data = reporting.stages_figure(there)
+    data = stages_figure(there)
     (panel,) = data.panels
     stages, bare = ([line for line in panel.lines if place in line.x] for place in (0.0, 1.0))
     (record,) = (r for r in there if r.shape == "tiny")
@@ -55,13 +58,13 @@ def test_bars_are_the_stages_on_a_gpu(folder):
     seconds = float(panel.ticks[0][1].split(", ")[-1].removesuffix(" s"))
     assert seconds <= 1.5 * max(record.seconds["compress_s"])
     assert [line.label for line in bare] == ["bare first pass", "bare second pass"]
-    figure = reporting.draw(data)
+    figure = draw(data)
     assert len(figure.axes[0].patches) == len(stages) + len(bare)
 
 
 def test_lines_are_the_speedups_against_what_is_removed(folder):
     records = results.load_speed(folder)
-    data = reporting.inference_figure(records)
+    data = inference_figure(records)
     (record,) = (r for r in records if "mac_kept" in r.protocol)
     assert [one.title.rpartition("\n")[2] for one in data.panels] == ["batch=1", "batch=3"]
     for panel in data.panels:
@@ -73,5 +76,5 @@ def test_lines_are_the_speedups_against_what_is_removed(folder):
             assert line.y[-1] == record.ratios[name]["median"]
             kept = record.protocol["mac_kept"][f"ratio=0.5 {line.label}"]
             assert line.x[-1] == pytest.approx(100 * (1 - kept))
-    assert len(reporting.draw(data).axes) == 2
-    assert reporting.inference_figure([r for r in records if r is not record]) is None
+    assert len(draw(data).axes) == 2
+    assert inference_figure([r for r in records if r is not record]) is None

@@ -3,8 +3,10 @@
 import pytest
 from made_up_records import make_config, make_record
 
-from stat_repro import reporting
 from stat_repro.config import PruningConfig, RecoveryConfig
+from stat_repro.reporting.canvas import draw
+from stat_repro.reporting.figures import healing_figures
+from stat_repro.reporting.outputs import study_outputs
 from stat_repro.reporting.variants import with_variants
 from stat_repro.results import to_frame
 
@@ -30,7 +32,7 @@ def test_lines_go_from_the_pruned_model_through_the_budgets():
         healed("stat", 10, 0.75, recovery="finetune"),
         healed("stat", 10, 0.5, ratio=0.7),
     ]
-    accuracy, kl = reporting.healing_figures(to_frame(records))
+    accuracy, kl = healing_figures(to_frame(records))
     assert accuracy.name == "figure_pico_reviews_accuracy_by_time"
     half, more = accuracy.panels
     assert (half.title, more.title) == ("50 % of MACs removed", "70 % of MACs removed")
@@ -45,16 +47,16 @@ def test_lines_go_from_the_pruned_model_through_the_budgets():
     assert lines["random, distill"].y == pytest.approx((10, 40))
     assert kl.panels[0].log
     assert {one.label for one in kl.panels[0].lines} == set(lines) - {"dense"}
-    assert len(reporting.draw(accuracy).axes) == 2
+    assert len(draw(accuracy).axes) == 2
 
 
 def test_a_study_of_recovery_has_them_in_place_of_those_by_macs():
-    outputs = reporting.study_outputs("made_up", [healed("stat", 10, 0.7)], {})
+    outputs = study_outputs("made_up", [healed("stat", 10, 0.7)], {})
     assert [figure.name.removeprefix("figure_pico_reviews_") for figure in outputs.figures] == [
         "accuracy_by_time",
         "kl_by_time",
     ]
-    assert reporting.healing_figures(to_frame([make_record()])) == []
+    assert healing_figures(to_frame([make_record()])) == []
 
 
 def test_what_belongs_to_a_kind_of_recovery_is_not_said_beside_it():

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from pico_project import sentence_overrides
 from pico_runs import compose_here, run_one
 
-from stat_repro import reporting, results
+from stat_repro import results
 from stat_repro.config import METHOD_DEFAULTS, METHODS
 from stat_repro.config.methods import Method, Paper
 from stat_repro.methods.common import scores_by_site
@@ -16,6 +16,7 @@ from stat_repro.methods.ranked import by_scores
 from stat_repro.methods.registry import PRUNE
 from stat_repro.plan import PruningPlan
 from stat_repro.reporting import styles
+from stat_repro.reporting.tables import summary_table
 
 PRUNING = pico_config.CONF / "pruning"
 
@@ -72,6 +73,6 @@ def test_a_further_baseline_is_an_entry_a_score_function_and_a_file(tmp_path, mo
     for layer in PruningPlan.from_dict(records[0].plan).layers:
         assert layer.kept_neurons == tuple(range(len(layer.kept_neurons)))
     frame = results.to_frame(records)
-    assert set(reporting.summary_table(frame)["variant"]) == {"First come", "FLAP"}
+    assert set(summary_table(frame)["variant"]) == {"First come", "FLAP"}
     look = styles.variant_style("first", "uniform", "bias", False, ())
     assert (look.colour, look.marker, look.line) == ("#123456", "+", "-")

@@ -9,7 +9,7 @@ from pico_project import save_checkpoint, sentence_overrides, text_overrides
 from pico_runs import compose_here, run_one, save_one
 from transformers import AutoModelForSequenceClassification
 
-from stat_repro.reporting import compare
+from stat_repro.reporting.comparison import compare
 from stat_repro.results import (
     find_record,
     load_records,

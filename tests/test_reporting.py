@@ -5,19 +5,32 @@ from __future__ import annotations
 import io
 import math
 import statistics
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from made_up_records import language_record, make_config, make_failure, make_record, sweep
 
-from stat_repro import reporting, results
+from stat_repro import results
 from stat_repro.config import PruningConfig
-from stat_repro.reporting import ReportError, styles, task_table, variants
+from stat_repro.reporting import styles, task_table, variants
+from stat_repro.reporting.canvas import draw
+from stat_repro.reporting.figures import metric_figures
+from stat_repro.reporting.points import aggregate, protocol_lines, record_lines
+from stat_repro.reporting.tables import (
+    Table,
+    result_table,
+    summary_table,
+    to_document,
+    to_latex,
+    to_text,
+)
+from stat_repro.reporting.variants import ReportError
 
 
 def test_seeds_are_put_together() -> None:
     values = [0.80, 0.82, 0.87]
-    table = reporting.aggregate(results.to_frame(sweep({0.5: values, 0.3: [0.88]})))
+    table = aggregate(results.to_frame(sweep({0.5: values, 0.3: [0.88]})))
     accuracy = table[table["quantity"] == "accuracy"].set_index("ratio")
     assert list(accuracy.index) == [0.3, 0.5]
     point = accuracy.loc[0.5]
@@ -39,7 +52,7 @@ def test_variants_are_told_apart_and_labelled_by_what_differs() -> None:
     records = [make_record(pruning=p, seed=seed) for p in prunings.values() for seed in (0, 1)]
     frame = variants.with_variants(results.to_frame(records))
     assert frame["variant"].tolist() == [label for label in prunings for _ in range(2)]
-    table = reporting.aggregate(results.to_frame(records))
+    table = aggregate(results.to_frame(records))
     assert set(table["n"]) == {2}
 
 
@@ -78,18 +91,18 @@ def test_other_protocol_is_another_variant_unless_a_setting_explains_it() -> Non
 
 def test_what_cannot_be_shown_is_refused() -> None:
     with pytest.raises(ReportError, match="at least one record"):
-        reporting.aggregate(results.to_frame([]))
+        aggregate(results.to_frame([]))
     with pytest.raises(ReportError, match="failed ones: pico"):
-        reporting.aggregate(results.to_frame([make_failure()]))
+        aggregate(results.to_frame([make_failure()]))
     with pytest.raises(ReportError, match="accuracy: expected fractions"):
-        reporting.aggregate(results.to_frame([make_record({"accuracy": 83.5})]))
+        aggregate(results.to_frame([make_record({"accuracy": 83.5})]))
 
 
 def test_result_table_cells() -> None:
     records = sweep({0.3: [0.8, 0.9], 0.5: [0.7]}) + sweep(
         {0.5: [0.6]}, pruning=PruningConfig(allocation="uniform")
     )
-    table = reporting.result_table(results.to_frame(records))
+    table = result_table(results.to_frame(records)).cells
     rows = table.set_index(["variant", "quantity"])
     spread = 100 * statistics.stdev([0.8, 0.9])
     row = rows.loc[("STAT, global", "accuracy (%)")]
@@ -105,7 +118,7 @@ def test_result_table_cells() -> None:
 def test_values_that_are_not_finite_are_shown_and_not_averaged_away() -> None:
     records = [language_record(p, seed=i) for i, p in enumerate((60.0, math.inf))]
     records += [language_record(math.inf, ratio=0.7), language_record(math.nan, ratio=0.8)]
-    table = reporting.result_table(results.to_frame(records))
+    table = result_table(results.to_frame(records)).cells
     row = table.set_index("quantity").loc["token perplexity"]
     assert row["ratio 0.5"] == "inf in 1 of 2"
     assert row["ratio 0.7"] == "inf (n=1)"
@@ -115,15 +128,15 @@ def test_values_that_are_not_finite_are_shown_and_not_averaged_away() -> None:
 
 def test_value_that_was_not_measured_is_missing() -> None:
     record = make_record(fidelity={"kl": None, "agreement": 0.5})
-    table = reporting.result_table(results.to_frame([record]))
+    table = result_table(results.to_frame([record])).cells
     assert "KL from dense (nats)" not in set(table["quantity"])
-    summary = reporting.summary_table(results.to_frame([record]))
+    summary = summary_table(results.to_frame([record]))
     assert summary.iloc[0]["KL"] == "-"
 
 
 def test_summary_has_the_columns_of_the_demo() -> None:
     records = [*sweep({0.3: [0.8, 0.9]}), language_record(61.5)]
-    table = reporting.summary_table(results.to_frame(records))
+    table = summary_table(results.to_frame(records))
     assert "variant" not in table.columns
     first, second = table.to_dict("records")
     assert second == {
@@ -145,7 +158,7 @@ def test_summary_has_the_columns_of_the_demo() -> None:
         "token perplexity",
         "61.50",
     )
-    lines = reporting.to_text(table).splitlines()
+    lines = to_text(table).splitlines()
     assert len(lines) == 4
     assert lines[1].startswith("-----")
     assert len({line.index("reviews") for line in lines if "reviews" in line}) == 1
@@ -153,7 +166,8 @@ def test_summary_has_the_columns_of_the_demo() -> None:
 
 def test_csv_holds_the_numbers() -> None:
     frame = results.to_frame([*sweep({0.3: [0.8, 0.9]}), language_record(math.inf)])
-    text = reporting.to_csv(frame, ["protocol of reviews: x, y", "record abc"])
+    notes = ["protocol of reviews: x, y", "record abc"]
+    text = replace(result_table(frame), notes=notes).csv()
     assert text.startswith("# protocol of reviews: x, y\n# record abc\nmodel,")
     read = pd.read_csv(io.StringIO(text), comment="#").set_index(["dataset", "quantity"])
     assert read.loc[("reviews", "accuracy")]["mean"] == pytest.approx(0.85)
@@ -164,11 +178,12 @@ def test_csv_holds_the_numbers() -> None:
 def test_markdown_and_latex_spell_the_same_cells() -> None:
     table = pd.DataFrame([["m_1", "d|e", "v&w", "accuracy (%)", "8 ± 1"]])
     table.columns = ["model", "dataset", "variant", "quantity", "ratio 0.3"]
-    markdown = reporting.to_markdown(table, "title", ["note"])
+    spelled = Table("table", "title", table, ["note"], table, table)
+    markdown = to_document(spelled)
     assert "| m_1 | d\\|e | v&w | accuracy (%) | 8 ± 1 |\n" in markdown
     assert markdown.startswith("# title\n")
     assert markdown.endswith("\n- note\n")
-    latex = reporting.to_latex(table, "title", ["note"])
+    latex = to_latex(spelled)
     assert r"m\_1 & d|e & v\&w & accuracy (\%) & 8 $\pm$ 1 \\" in latex
     assert latex.startswith("% title\n% note\n\\begin{tabular}{llllr}\n\\toprule\n")
 
@@ -176,21 +191,21 @@ def test_markdown_and_latex_spell_the_same_cells() -> None:
 def test_notes_name_protocol_and_records() -> None:
     records = [make_record(), language_record(60.0)]
     frame = results.to_frame(records)
-    lines = reporting.protocol_lines(frame)
+    lines = protocol_lines(frame)
     assert lines == [
         'prose (pico): join="\\n", split="test", task="language_modeling"',
         'reviews (pico): join="\\n", split="test", task="classification"',
     ]
-    ids = reporting.record_lines(frame)
+    ids = record_lines(frame)
     assert ids[0].startswith("2 records, sha256 of their sorted ids ")
     assert ids[1:] == [f"record {r.run_id}" for r in sorted(records, key=lambda r: r.run_id)]
     other = results.to_frame([records[0], language_record(60.0, seed=1)])
-    assert reporting.record_lines(other)[0] != ids[0]
+    assert record_lines(other)[0] != ids[0]
 
 
 def test_figure_numbers() -> None:
     records = sweep({0.5: [0.7, 0.8], 0.3: [0.85, 0.87]})
-    figures = reporting.metric_figures(results.to_frame(records))
+    figures = metric_figures(results.to_frame(records))
     assert [figure.name.removeprefix("figure_pico_reviews_") for figure in figures] == [
         "accuracy",
         "kl",
@@ -219,13 +234,13 @@ def test_figure_numbers() -> None:
 
 def test_figure_of_perplexity_is_logarithmic_and_tells_what_it_leaves_out() -> None:
     records = [language_record(p, ratio=r) for p, r in ((60.0, 0.1), (90.0, 0.3), (math.inf, 0.5))]
-    data = reporting.metric_figures(results.to_frame(records))[0]
+    data = metric_figures(results.to_frame(records))[0]
     assert data.name == "figure_pico_prose_perplexity"
     assert "One calibration seed" in data.caption
     (panel,) = data.panels
     assert panel.log
     assert panel.lines[1].x == pytest.approx((69.0, 89.0))
-    figure = reporting.draw(data)
+    figure = draw(data)
     axes = figure.axes[0]
     assert axes.get_yscale() == "log"
     assert axes.get_title() == "pico on prose"
@@ -240,7 +255,7 @@ def test_figure_of_perplexity_is_logarithmic_and_tells_what_it_leaves_out() -> N
 
 def test_divergence_of_zero_is_drawn_on_a_linear_axis() -> None:
     records = [make_record(fidelity={"kl": kl}, ratio=r) for kl, r in ((0.0, 0.0), (0.1, 0.5))]
-    data = reporting.metric_figures(results.to_frame(records))[1]
+    data = metric_figures(results.to_frame(records))[1]
     assert data.name.endswith("_kl")
     (panel,) = data.panels
     assert not panel.log
@@ -249,17 +264,18 @@ def test_divergence_of_zero_is_drawn_on_a_linear_axis() -> None:
 
 def test_several_data_sets_of_a_model_share_a_figure_and_a_table() -> None:
     records = [*sweep({0.3: [0.8, 0.9]}), language_record(61.5, ratio=0.3)]
-    figures = reporting.metric_figures(results.to_frame(records))
+    figures = metric_figures(results.to_frame(records))
     assert [f.name for f in figures] == [f"figure_pico_{q}" for q in ("metric", "kl", "agreement")]
     assert [panel.title for panel in figures[0].panels] == ["prose", "reviews"]
     assert [panel.y_label for panel in figures[0].panels] == ["token perplexity", "accuracy (%)"]
     points = task_table.task_points(results.to_frame(records))
-    table = task_table.task_table(points)
+    spelled = task_table.task_table(points)
+    table = spelled.cells
     assert table[task_table.GROUP].tolist() == ["100", "70"]
     assert table["method"].tolist() == ["dense", "STAT"]
     assert table["reviews (accuracy)"].tolist() == ["90.0", "85.0 ± 7.1"]
-    assert "another model" in task_table.task_notes(points)[1]
+    assert "another model" in spelled.notes[1]
     assert task_table.task_points(results.to_frame(records[:2])).empty
-    latex = reporting.to_latex(table, "t", [], group=task_table.GROUP)
+    latex = to_latex(replace(spelled, title="t", notes=[]))
     assert latex.startswith("% t\n\\begin{tabular}{lllrr}")
     assert latex.count("\\midrule") == 2

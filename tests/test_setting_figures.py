@@ -5,9 +5,9 @@ import copy
 import pytest
 from made_up_records import PLAN, make_config, make_record
 
-from stat_repro import reporting
 from stat_repro.config import CalibrationConfig, PruningConfig
-from stat_repro.reporting.canvas import canvas, log_axis
+from stat_repro.reporting.canvas import canvas, draw, log_axis
+from stat_repro.reporting.detail_figures import setting_figures
 
 
 def run(kl, *, seed=0, kept=(1, 3), error=0.1, pruning=None, **calibration):
@@ -33,7 +33,7 @@ def test_seeds_are_put_together_along_the_setting_and_methods_kept_apart():
         for examples, kls in ((64, [0.1, 0.3]), (16, [0.5, 0.7]), (256, [0.05]))
         for seed, kl in enumerate(kls)
     ]
-    (figure,) = reporting.setting_figures(records)
+    (figure,) = setting_figures(records)
     assert figure.name == "figure_pico_reviews_kl_by_examples"
     (panel,) = figure.panels
     assert panel.x_label == "calibration examples"
@@ -46,7 +46,7 @@ def test_seeds_are_put_together_along_the_setting_and_methods_kept_apart():
     assert series[0].y == pytest.approx((0.6, 0.2, 0.05))
     assert (series[0].low, series[0].high) == ((0.5, 0.1, 0.05), (0.7, 0.3, 0.05))
     assert series[1].y == pytest.approx((1.2, 0.4, 0.1))
-    assert reporting.draw(figure).axes[0].get_yscale() == "log"
+    assert draw(figure).axes[0].get_yscale() == "log"
 
 
 def test_a_sketch_is_shown_beside_the_exact_statistics():
@@ -58,7 +58,7 @@ def test_a_sketch_is_shown_beside_the_exact_statistics():
         run(0.03, kept=(1, 3), error=0.3, **sketch, sketch_size=32),
         run(0.03, kept=(1, 3), error=0.3, seed=1, **sketch, sketch_size=32),
     ]
-    (figure,) = reporting.setting_figures(records)
+    (figure,) = setting_figures(records)
     assert figure.name.endswith("_kl_by_sketch_size")
     kl, shared, error = (panel.lines for panel in figure.panels)
     by_kind = {one.x: one for one in kl}
@@ -68,7 +68,7 @@ def test_a_sketch_is_shown_beside_the_exact_statistics():
     assert {one.x: one.y for one in shared} == {(): (100.0,), (8, 16, 32): (0.0, 50.0, 100.0)}
     assert {one.x: one.y for one in error}[()] == (0.4,)
     assert {one.x: one.y for one in error}[8, 16, 32] == pytest.approx((0.1, 0.2, 0.3))
-    assert len(reporting.draw(figure).axes) == 3
+    assert len(draw(figure).axes) == 3
 
 
 def test_a_ridge_of_zero_has_its_place():
@@ -76,14 +76,14 @@ def test_a_ridge_of_zero_has_its_place():
         run(kl, pruning=PruningConfig(ridge=ridge))
         for ridge, kl in ((0.0, 0.3), (0.001, 0.2), (0.1, 0.4))
     ]
-    (figure,) = reporting.setting_figures(records)
-    axes = reporting.draw(figure).axes[0]
+    (figure,) = setting_figures(records)
+    axes = draw(figure).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.001", "0.1"]
 
 
 def test_two_values_make_no_figure():
-    assert reporting.setting_figures([run(0.1, examples=n) for n in (16, 64)]) == []
-    assert reporting.setting_figures([make_record(fidelity={"agreement": 1.0})]) == []
+    assert setting_figures([run(0.1, examples=n) for n in (16, 64)]) == []
+    assert setting_figures([make_record(fidelity={"agreement": 1.0})]) == []
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.11, 0.29), (0.02, 1.5), (4e-5, 0.5), (1.0, 900.0)])

@@ -9,8 +9,8 @@ import statistics
 
 import pytest
 
-from stat_repro import reporting
 from stat_repro.paths import project_root, results_dir
+from stat_repro.reporting.tables import result_table
 from stat_repro.results import load_records, to_frame
 from stat_repro.run.lookup import find_file, show
 
@@ -26,10 +26,10 @@ def rows(text: str) -> list[dict[str, str]]:
 def test_every_cell_is_the_mean_of_the_runs_that_it_names(study: str) -> None:
     records = load_records(results_dir(), study)
     known, frame, named = {record.run_id: record for record in records}, to_frame(records), {}
-    for _, row in reporting.table_sources(frame).iterrows():
+    for _, row in result_table(frame).sources.iterrows():
         for quantity in row["quantities"].split():
             named[row["variant"], row["column"], quantity] = row["run_ids"].split()
-    for row in rows(reporting.to_csv(frame, ["a note"])):
+    for row in rows(result_table(frame).csv()):
         ids = named.pop((row["variant"], f"ratio {row['ratio']}", row["quantity"]))
         assert len(ids) == int(row["n"])
         metrics = [known[i].metrics["pruned"] | known[i].metrics["fidelity"] for i in ids]

@@ -8,16 +8,18 @@ from dataclasses import replace
 from made_up_records import make_record
 
 from stat_repro import config as schema
-from stat_repro import reporting, results
+from stat_repro import results
 from stat_repro.config import PruningConfig
 from stat_repro.reporting import styles
 from stat_repro.reporting.figure_data import Line
+from stat_repro.reporting.figures import metric_figures
+from stat_repro.reporting.tables import summary_table
 from stat_repro.results import RunRecord
 
 
 def variants_shown(*records: RunRecord) -> list[Line]:
     """The lines of the figure of the metric, without that of the dense model."""
-    figure = reporting.metric_figures(results.to_frame(records))[0]
+    figure = metric_figures(results.to_frame(records))[0]
     return [line for line in figure.panels[0].lines if line.style != styles.DENSE]
 
 
@@ -114,9 +116,9 @@ def test_a_benchmark_says_which_of_its_metrics_comes_first() -> None:
     protocol = {**record.metrics["protocol"], "benchmark_metrics": ["matthews"]}
     scores = {key: {"accuracy": 0.8, "matthews": 0.5} for key in ("dense", "pruned")}
     cola = replace(record, metrics={**record.metrics, **scores, "protocol": protocol})
-    table = reporting.summary_table(results.to_frame([cola]))
+    table = summary_table(results.to_frame([cola]))
     assert table["metric"].tolist() == ["Matthews correlation"]
-    table = reporting.summary_table(results.to_frame([record]))
+    table = summary_table(results.to_frame([record]))
     assert table["metric"].tolist() == ["accuracy (%)"]
 
 
@@ -130,6 +132,6 @@ def test_zero_shot_accuracies_are_shown_in_percent() -> None:
 
 def test_names_become_file_names() -> None:
     record = replace(make_record(), model="org/model 1.5b", dataset="movie_reviews")
-    data = reporting.metric_figures(results.to_frame([record]))[0]
+    data = metric_figures(results.to_frame([record]))[0]
     assert data.name == "figure_org-model-1.5b_movie_reviews_accuracy"
     assert data.title == "org/model 1.5b on movie reviews"

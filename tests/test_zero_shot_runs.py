@@ -12,10 +12,11 @@ from pico_models import pico_model
 from pico_project import text_overrides
 from zero_shot_tasks import QUESTIONS, by_hand, write_tasks
 
-from stat_repro import reporting
 from stat_repro.config import ConfigError
 from stat_repro.evaluation import zero_shot
 from stat_repro.evaluation.zero_shot_tasks import ZeroShotError
+from stat_repro.reporting.figures import metric_figures
+from stat_repro.reporting.tables import result_table, summary_table, to_markdown
 from stat_repro.results.store import read_record, save_record, to_frame
 from stat_repro.run.identity import identify
 from stat_repro.run.pipeline import run_experiment
@@ -69,7 +70,7 @@ def test_record_has_both_models_and_perplexity(tmp_path, folder, monkeypatch):
     assert len(calls) == 3  # the dense model once for both points
     paths = [save_record(e.record, tmp_path, e.examples) for e in (experiment, second)]
     stored = [read_record(path) for path in paths]
-    table = reporting.result_table(to_frame(stored))
+    table = result_table(to_frame(stored)).cells
     shown = {"mine accuracy (%)", "other normalised accuracy (%)", "mean zero-shot accuracy (%)"}
     assert shown < set(table["quantity"])
     assert len(set(table["variant"])) == 1  # both points have one protocol
@@ -88,7 +89,7 @@ def test_tables_and_figures_of_a_study_with_zero_shot_tasks():
     record.metrics["pruned"] |= scores
     record.metrics["dense"] |= scores
     frame = to_frame([record])
-    table = reporting.result_table(frame)
+    table = result_table(frame).cells
     cells = dict(zip(table["quantity"], table["ratio 0.5"], strict=True))
     assert list(cells.items())[:6] == [
         ("token perplexity", "60.00 (n=1)"),
@@ -98,14 +99,14 @@ def test_tables_and_figures_of_a_study_with_zero_shot_tasks():
         ("mine normalised accuracy (%)", "50.00 (n=1)"),
         ("own_word_count", "12.5000 (n=1)"),
     ]
-    assert "| mine accuracy (%) | 25.00 | 25.00 (n=1) |" in reporting.to_markdown(table, "t", [])
-    numbers = pd.read_csv(io.StringIO(reporting.to_csv(frame, [])), comment="#")
+    assert "| mine accuracy (%) | 25.00 | 25.00 (n=1) |" in to_markdown(table)
+    numbers = pd.read_csv(io.StringIO(result_table(frame).csv()), comment="#")
     values = dict(zip(numbers["quantity"], numbers["mean"], strict=True))
     assert values.items() >= scores.items()
-    (summary,) = reporting.summary_table(frame).to_dict("records")
+    (summary,) = summary_table(frame).to_dict("records")
     assert (summary["metric"], summary["pruned"]) == ("token perplexity", "60.00")
     others = ("zero_shot_mean", "own_word_count", "mine_acc")
-    names = [figure.name for figure in reporting.metric_figures(frame, others=others[1:])]
+    names = [figure.name for figure in metric_figures(frame, others=others[1:])]
     assert {f"figure_pico_prose_{name}" for name in others} < set(names)
 
 

@@ -14,7 +14,7 @@ from stat_repro.reporting.bootstrap import CONFIDENCE, RESAMPLES, Estimate
 from stat_repro.reporting.comparison import MEASURED, Comparison
 from stat_repro.reporting.figure_data import joined_ids
 from stat_repro.reporting.styles import QuantityStyle, quantity_style
-from stat_repro.reporting.tables import MISSING, noted_csv
+from stat_repro.reporting.tables import MISSING, Table
 
 _DECIMAL = Context(prec=28, traps=[])  # without traps, what is too large is infinite
 # What the values per example are called in the other tables.
@@ -36,58 +36,51 @@ _BLOCKS = (
 )
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """Text cells: one row per variant and ratio.
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """One row per variant and ratio; its sources seed by seed.
 
     Args:
         comparisons: What `compare` gives, not empty.
     """
-    return pd.DataFrame([_row(one) for one in comparisons]).fillna(MISSING)
-
-
-def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
-    """What the cells mean, and what each model and data set was compared with."""
+    cells = pd.DataFrame([_row(one) for one in comparisons]).fillna(MISSING)
     references = dict.fromkeys((c.dataset, c.model, c.reference) for c in comparisons)
     lines = [f"reference of {data} ({model}): {label}" for data, model, label in references]
     note = [_BLOCKS] if any(one.whole_blocks for one in comparisons) else []
-    return [*lines, *_NOTES, *note]
-
-
-def comparison_sources(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """The runs that every row of `comparison_table` was made from, seed by seed."""
     names = ("model", "dataset", "reference", "variant", "ratio")
-    return pd.DataFrame(
+    sources = pd.DataFrame(
         {name: getattr(one, name) for name in names}
         | {"run_ids": joined_ids(one.run_ids), "reference_run_ids": joined_ids(one.reference_ids)}
         for one in comparisons
     )
+    return Table(
+        "table_comparison",
+        ", paired comparison",
+        cells,
+        [*lines, *_NOTES, *note],
+        pd.DataFrame([_numbers(one) for one in comparisons]),
+        sources,
+        # Six significant digits, so that the file does not depend on the last bit of a sum.
+        float_format="%.6g",
+    )
 
 
-def comparison_csv(comparisons: Sequence[Comparison], notes: Sequence[str]) -> str:
-    """The numbers in the record's units; the notes are lines that start with `#`.
-
-    Six significant digits, so that the file does not depend on the last bit of a sum.
-    """
-    rows = []
-    for one in comparisons:
-        names = MEASURED[one.task]
-        row: dict[str, Any] = {
-            **{k: getattr(one, k) for k in ("model", "dataset", "task", "reference", "variant")},
-            **{"ratio": one.ratio, "seeds": len(one.seeds), "examples": one.examples},
-            **{"macs_kept_difference": one.macs, "whole_blocks": one.whole_blocks},
-            **{"metric": _name(names[0]), "distance": _name(names[1])},
-        }
-        for name, estimate in (
-            ("metric_difference", one.metric),
-            ("distance_difference", one.fidelity),
-            ("distance_ratio", one.fidelity_ratio),
-            ("agreement_difference", one.agreement),
-        ):
-            for end in ("value", "low", "high"):
-                key = name if end == "value" else f"{name}_{end}"
-                row[key] = None if estimate is None else getattr(estimate, end)
-        rows.append(row | {"left_out": one.left_out})
-    return noted_csv(pd.DataFrame(rows), notes, float_format="%.6g")
+def _numbers(one: Comparison) -> dict[str, Any]:
+    names = MEASURED[one.task]
+    row: dict[str, Any] = {
+        **{k: getattr(one, k) for k in ("model", "dataset", "task", "reference", "variant")},
+        **{"ratio": one.ratio, "seeds": len(one.seeds), "examples": one.examples},
+        **{"macs_kept_difference": one.macs, "whole_blocks": one.whole_blocks},
+        **{"metric": _name(names[0]), "distance": _name(names[1])},
+    }
+    for name, estimate in (
+        ("metric_difference", one.metric),
+        ("distance_difference", one.fidelity),
+        ("distance_ratio", one.fidelity_ratio),
+        ("agreement_difference", one.agreement),
+    ):
+        values = (None, None, None) if estimate is None else astuple(estimate)
+        row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+    return row | {"left_out": one.left_out}
 
 
 def _row(one: Comparison) -> dict[str, str]:

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from stat_repro.reporting.figure_data import joined_ids
-from stat_repro.reporting.tables import noted_csv
+from stat_repro.reporting.tables import Table
 from stat_repro.reporting.variants import with_variants
 
 # One point: the same pruned model under the same conditions.
 _POINT = ["model", "dataset", "variant", "ratio", "device", "batch", "tokens"]
 # The same in all runs of a point.
 _OF_THE_FIRST = ["warmup", "repeats", "style", "order"]
-_BOTH = ("dense", "pruned")
+# Both models have these: column of a point, column of a record or of an entry, and how the table
+# shows it: words, factor and decimal places.
+_BOTH = {
+    "params": ("costs.params.{}", "params (M)", 1e-6, 2),
+    "size_bytes": ("costs.size_bytes.{}", "size (MB)", 1e-6, 1),
+    "macs_per_token": ("macs_per_token.{}", "MMACs per token", 1e-6, 2),
+    "latency_s": ("latency_s.{}.median", "latency (ms)", 1e3, 2),
+    "tokens_per_s": ("tokens_per_s.{}", "tokens/s", 1, 0),
+    "peak_memory_bytes": ("peak_memory_bytes.{}", "peak memory (MB)", 1e-6, 1),
+}
+_MODELS = ("dense", "pruned")
+_NUMBERS = {
+    **{f"{name}_{m}": of[0].format(m) for m in _MODELS for name, of in _BOTH.items()},
+    **{"speedup": "speedup.median", "speedup_low": "speedup.q25", "speedup_high": "speedup.q75"},
+}
 _NOTES = (
     "a / b: dense / pruned. MACs: whole model, at the timed length. Size: weights on disk",
     "latency: median of one forward pass over the batch; the two models take turns in one process",
@@ -54,94 +67,66 @@ def cost_points(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ReportError: As `with_variants`.
     """
-    rows = [row for _, run in with_variants(frame).iterrows() for row in _measured(run)]
-    points = []
-    for key, group in pd.DataFrame(rows).groupby(_POINT, sort=False):
-        first = group.iloc[0]
-        numbers = group.drop(columns=[*_POINT, *_OF_THE_FIRST, "run_id"])
-        points.append(
-            dict(zip(_POINT, key, strict=True))
-            | {"n": len(group), "run_ids": tuple(sorted(group["run_id"]))}
-            | {name: first[name] for name in _OF_THE_FIRST}
-            | {name: statistics.fmean(column) for name, column in numbers.items()}
-            | {"speedup_low": numbers["speedup_low"].min()}
-            | {"speedup_high": numbers["speedup_high"].max()}
-        )
-    points.sort(key=lambda p: (p["model"], p["dataset"], p["order"], *(p[k] for k in _POINT[3:])))
-    return pd.DataFrame(points)
+    runs = with_variants(frame)
+    entries = [
+        {**entry, "run_id": run}
+        for run, text in zip(runs["run_id"], runs["costs.measured"], strict=True)
+        for entry in json.loads(text)
+    ]
+    rows = pd.json_normalize(entries).merge(runs, on="run_id", suffixes=("", "_of_run"))
+    rows = rows.assign(**{name: rows[column] for name, column in _NUMBERS.items()})
+    macs, prunable = rows["macs_per_token_dense"], rows["prunable_macs_per_token.dense"]
+    rows = rows.assign(
+        # Times of two machines are never put together.
+        device=rows["processor"] + list(map(_threads, rows["device"], rows["threads"])),
+        batch=rows["batch_size"],
+        tokens=rows["sequence_length"],
+        ideal=macs / rows["macs_per_token_pruned"],
+        bound=prunable / rows["prunable_macs_per_token.pruned"],
+        prunable_share=prunable / macs,
+    )
+    how: dict[str, Any] = dict.fromkeys(_OF_THE_FIRST, "first")
+    how |= dict.fromkeys((*_NUMBERS, "ideal", "bound", "prunable_share"), statistics.fmean)
+    how |= {"speedup_low": "min", "speedup_high": "max"}
+    points = rows.groupby(_POINT, sort=False).agg(
+        n=("run_id", "size"),
+        run_ids=("run_id", lambda ids: tuple(sorted(ids))),
+        **{name: (name, function) for name, function in how.items()},
+    )
+    return points.reset_index().sort_values(
+        ["model", "dataset", "order", *_POINT[3:]], kind="stable", ignore_index=True
+    )
 
 
-def cost_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text cells: one row per point of `cost_points`."""
-    return pd.DataFrame([_cells(point) for _, point in cost_points(frame).iterrows()])
+def _threads(device: str, threads: int) -> str:
+    if device != "cpu":
+        return ""
+    return f", {threads} thread{'s' if threads > 1 else ''}"
 
 
-def cost_notes(frame: pd.DataFrame) -> list[str]:
-    """What the columns of `cost_table` mean, and how often was timed."""
+def cost_table(frame: pd.DataFrame) -> Table:
+    """One row per point of `cost_points`."""
     points = cost_points(frame)
     counts = points[["warmup", "repeats"]].drop_duplicates().sort_values(["warmup", "repeats"])
-    return [
-        *_NOTES,
-        *(
-            f"each model: {warmup} passes to warm up, then {repeats} timed"
-            for warmup, repeats in counts.itertuples(index=False)
-        ),
+    notes = [
+        f"each model: {warmup} passes to warm up, then {repeats} timed"
+        for warmup, repeats in counts.itertuples(index=False)
     ]
-
-
-def cost_sources(frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs that every row of `cost_table` was made from."""
-    points = cost_points(frame)
-    return points[_POINT].assign(run_ids=points["run_ids"].map(joined_ids))
-
-
-def cost_csv(frame: pd.DataFrame, notes: Sequence[str]) -> str:
-    """The numbers behind `cost_table`; the notes are lines that start with `#`."""
-    return noted_csv(cost_points(frame).drop(columns=["style", "order", "run_ids"]), notes)
-
-
-def _measured(run: Any) -> list[dict[str, Any]]:
-    """The entries of one run, flat."""
-    rows = []
-    for entry in json.loads(run["costs.measured"]):
-        macs, prunable = entry["macs_per_token"], entry["prunable_macs_per_token"]
-        threads = entry["threads"]
-        words = (
-            f", {threads} thread{'s' if threads > 1 else ''}" if entry["device"] == "cpu" else ""
-        )
-        both: dict[str, float] = {}
-        for which in _BOTH:
-            both[f"params_{which}"] = run[f"costs.params.{which}"]
-            both[f"size_bytes_{which}"] = run[f"costs.size_bytes.{which}"]
-            both[f"macs_per_token_{which}"] = macs[which]
-            both[f"latency_s_{which}"] = entry["latency_s"][which]["median"]
-            both[f"tokens_per_s_{which}"] = entry["tokens_per_s"][which]
-            both[f"peak_memory_bytes_{which}"] = entry["peak_memory_bytes"][which]
-        rows.append(
-            {
-                **{key: run[key] for key in (*_POINT[:4], "order", "style", "run_id")},
-                # Times of two machines are never put together.
-                "device": entry["processor"] + words,
-                "batch": entry["batch_size"],
-                "tokens": entry["sequence_length"],
-                "warmup": entry["warmup"],
-                "repeats": entry["repeats"],
-                **both,
-                "speedup": entry["speedup"]["median"],
-                "speedup_low": entry["speedup"]["q25"],
-                "speedup_high": entry["speedup"]["q75"],
-                "ideal": macs["dense"] / macs["pruned"],
-                "bound": prunable["dense"] / prunable["pruned"],
-                "prunable_share": prunable["dense"] / macs["dense"],
-            }
-        )
-    return rows
+    return Table(
+        "table_cost",
+        ", measured cost",
+        pd.DataFrame([_cells(point) for _, point in points.iterrows()]),
+        [*_NOTES, *notes],
+        points.drop(columns=["style", "order", "run_ids"]),
+        points[_POINT].assign(run_ids=points["run_ids"].map(joined_ids)),
+    )
 
 
 def _cells(point: Any) -> dict[str, str]:
-    def both(name: str, scale: float, decimals: int) -> str:
-        return " / ".join(f"{scale * point[f'{name}_{which}']:.{decimals}f}" for which in _BOTH)
-
+    both = {
+        words: " / ".join(f"{scale * point[f'{name}_{m}']:.{decimals}f}" for m in _MODELS)
+        for name, (_, words, scale, decimals) in _BOTH.items()
+    }
     time_removed = 100 * (1 - 1 / point["speedup"])
     macs_removed = 100 * (1 - 1 / point["ideal"])
     low, high = point["speedup_low"], point["speedup_high"]
@@ -150,12 +135,7 @@ def _cells(point: Any) -> dict[str, str]:
         "ratio": f"{point['ratio']:g}",
         "batch": str(point["batch"]),
         "tokens": str(point["tokens"]),
-        "params (M)": both("params", 1e-6, 2),
-        "size (MB)": both("size_bytes", 1e-6, 1),
-        "MMACs per token": both("macs_per_token", 1e-6, 2),
-        "latency (ms)": both("latency_s", 1e3, 2),
-        "tokens/s": both("tokens_per_s", 1, 0),
-        "peak memory (MB)": both("peak_memory_bytes", 1e-6, 1),
+        **both,
         "speed-up": f"{point['speedup']:.2f} ({low:.2f} to {high:.2f})",
         "ideal": f"{point['ideal']:.2f}",
         "bound": f"{point['bound']:.2f}",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Literal
 
 import pandas as pd
 
+from stat_repro.reporting.points import protocol_lines, record_lines
 from stat_repro.reporting.styles import VariantStyle
 
 Kind = Literal["lines", "rows", "stack", "cells"]
@@ -37,7 +39,7 @@ class Line:
     y: tuple[float, ...]
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
-    bars: bool = False
+    bars: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -116,3 +118,54 @@ def joined_ids(run_ids: tuple[str, ...]) -> str:
 def file_stem(*parts: str) -> str:
     """File name of a figure without ending."""
     return "_".join(["figure", *(re.sub(r"[^A-Za-z0-9_.-]+", "-", part) for part in parts)])
+
+
+def mean_line(
+    label: str,
+    style: VariantStyle,
+    points: Sequence[tuple[float | None, Mapping[str, float]]],
+    *,
+    spread: bool = False,
+) -> Line:
+    """A line through the means of several runs.
+
+    Args:
+        label: Of the line.
+        style: Its look.
+        points: Places, and there the value of every run; one place of None for a level.
+        spread: Whether the range from the lowest to the highest value is shown.
+    """
+    values = [of_runs.values() for _, of_runs in points]
+    return Line(
+        label,
+        style,
+        run_ids=tuple(tuple(sorted(of_runs)) for _, of_runs in points),
+        x=tuple(x for x, _ in points if x is not None),
+        y=tuple(map(statistics.fmean, values)),
+        low=tuple(map(min, values)) if spread else (),
+        high=tuple(map(max, values)) if spread else (),
+    )
+
+
+def figure_of(
+    rows: pd.DataFrame,
+    parts: Sequence[str],
+    title: str,
+    words: str,
+    panels: Sequence[Panel],
+    *,
+    protocol: bool = True,
+) -> Figure:
+    """A figure of runs.
+
+    Args:
+        rows: Its runs, as `stat_repro.results.to_frame` gives them.
+        parts: Of its name.
+        title: In words.
+        words: The caption, without its last full stop.
+        panels: Its panels.
+        protocol: Whether the caption ends with their protocol.
+    """
+    protocols = [f"Protocol of {line}" for line in protocol_lines(rows)] if protocol else []
+    caption = ". ".join([words, *protocols]) + "."
+    return Figure(file_stem(*parts), title, record_lines(rows)[0], caption, tuple(panels))

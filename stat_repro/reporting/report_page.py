@@ -13,8 +13,9 @@ import pandas as pd
 
 from stat_repro.config import METHODS
 from stat_repro.reporting.figure_data import Figure, rounded
-from stat_repro.reporting.outputs import Outputs, Table
+from stat_repro.reporting.outputs import Outputs
 from stat_repro.reporting.styles import quantity_style
+from stat_repro.reporting.tables import Table
 from stat_repro.reporting.variants import ReportError
 from stat_repro.results import RunRecord
 from stat_repro.results.speed_record import SpeedRecord

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from stat_repro.reporting.tables import Table
 from stat_repro.results.speed_record import SpeedRecord
 
 _RATIO_LABELS = {
@@ -17,12 +18,21 @@ _RATIO_LABELS = {
     "authors_ffn_by_gram_ffn": "one FFN after the pass: stored activations, QR / Gram matrix",
     "sweep_by_one_ratio": "sweep / one ratio",
 }
+_NOTES = (
+    "random weights and tokens, no padding; stages take turns in one process, ratios are of "
+    "one turn; seconds depend on the machine and its load",
+    "after the passes: the QR is timed on one FFN and counted once per layer, heads are left "
+    "out; the sums of the Gram matrices belong to the passes",
+    "memory: parameters and statistics are sizes, peaks are resident memory above what was "
+    "there before the stage; of checkpoints larger than memory (sharded) it is the peak of a "
+    "whole process of its own, imports included",
+)
 
 
-def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
-    """Text cells: for every measurement its ratios, seconds by stage, and memory.
+def speed_table(records: Sequence[SpeedRecord]) -> Table:
+    """For every measurement its ratios, seconds by stage, and memory.
 
-    `value` is the median over the turns, `quartiles` the spread of ratios.
+    `value` is the median over the turns, `quartiles` the spread of ratios; numbers are the cells.
     """
     rows = []
     for record in records:
@@ -46,12 +56,9 @@ def speed_table(records: Sequence[SpeedRecord]) -> pd.DataFrame:
             row(f"{stage.removesuffix('_s')} (s)", f"{statistics.median(values):.2f}")
         for name, size in record.memory.items():
             row(f"memory, {name} (MB)", "-" if size is None else f"{size / 1e6:.0f}")
-    return pd.DataFrame(rows)
-
-
-def speed_sources(records: Sequence[SpeedRecord]) -> pd.DataFrame:
-    """The measurement that the rows of `speed_table` were made from."""
-    return pd.DataFrame({**_measurement(one), "run_ids": one.run_id} for one in records)
+    cells = pd.DataFrame(rows)
+    sources = pd.DataFrame({**_measurement(one), "run_ids": one.run_id} for one in records)
+    return Table("table", "", cells, [*_NOTES, shown_measurements(records)], cells, sources)
 
 
 def _measurement(record: SpeedRecord) -> dict[str, str]:
@@ -85,20 +92,6 @@ def _after_passes(record: SpeedRecord) -> list[float]:
     ours = [math.fsum(turn) for turn in zip(*stages, strict=True)]
     layers = record.protocol["layers"]
     return [layers * theirs / mine for theirs, mine in zip(authors, ours, strict=True)]
-
-
-def speed_notes(records: Sequence[SpeedRecord]) -> list[str]:
-    """What the table's numbers are, and where they come from."""
-    return [
-        "random weights and tokens, no padding; stages take turns in one process, ratios are of "
-        "one turn; seconds depend on the machine and its load",
-        "after the passes: the QR is timed on one FFN and counted once per layer, heads are left "
-        "out; the sums of the Gram matrices belong to the passes",
-        "memory: parameters and statistics are sizes, peaks are resident memory above what was "
-        "there before the stage; of checkpoints larger than memory (sharded) it is the peak of a "
-        "whole process of its own, imports included",
-        shown_measurements(records),
-    ]
 
 
 def shown_measurements(records: Sequence[SpeedRecord]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -32,13 +33,49 @@ _NUMERIC_COLUMNS = (
     *("model", "dataset", "task", "variant", "ratio", "quantity", "n", "mean", "std"),
     *("low", "high", "not_finite", "dense", "dense_std", "mac_kept"),
 )
+_NOTES = ("mean ± sample standard deviation over calibration seeds (n); - was not measured",)
 
 
-def result_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text cells: one row per model, data set, variant and quantity; one column per ratio.
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        stem: File name without ending.
+        title: Its title, or what stands behind the name of the study.
+        cells: Text.
+        notes: What the cells mean, and the records behind them.
+        numbers: Those behind the cells, in the record's units.
+        sources: The runs behind every row or cell.
+        group: Column whose next value starts another group of rows.
+        float_format: How numbers are written; in full if None.
+    """
+
+    stem: str
+    title: str
+    cells: pd.DataFrame
+    notes: Sequence[str]
+    numbers: pd.DataFrame
+    sources: pd.DataFrame
+    group: str | None = None
+    float_format: str | None = None
+
+    def csv(self) -> str:
+        """The numbers below the notes.
+
+        `pandas.read_csv(path, comment="#")` leaves the notes out. Empty means not measured; `inf`
+        and `nan` were measured.
+        """
+        return noted_csv(self.numbers, self.notes, float_format=self.float_format)
+
+
+def result_table(frame: pd.DataFrame) -> Table:
+    """One row per model, data set, variant and quantity; one column per ratio.
 
     A cell is `mean ± standard deviation (n=seeds)`, and `-` where nothing was measured. `dense` is
-    the value of the dense model.
+    the value of the dense model. The numbers have a row per point and quantity; the sources have
+    one per variant and column of the table, where quantities were measured by other runs also one
+    for these, with `quantities` named as in the numbers.
 
     Args:
         frame: Successful runs, as `stat_repro.results.to_frame` gives them.
@@ -56,7 +93,10 @@ def result_table(frame: pd.DataFrame) -> pd.DataFrame:
         row["dense"] = _value(group.iloc[0], style, "dense")
         cells = {point["ratio"]: _cell(point, style) for _, point in group.iterrows()}
         rows.append(row | {f"ratio {ratio:g}": cells.get(ratio, MISSING) for ratio in ratios})
-    return pd.DataFrame(rows)
+    # A mean that is nan was measured as such (see `aggregate`); other nan are absent.
+    means = ["nan" if math.isnan(v) else repr(v) for v in points["mean"]]
+    numbers = points[list(_NUMERIC_COLUMNS)].assign(mean=means)
+    return Table("table", "", pd.DataFrame(rows), _NOTES, numbers, _sources(points))
 
 
 def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -153,55 +193,36 @@ def to_text(table: pd.DataFrame) -> str:
     return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
 
 
-def to_markdown(table: pd.DataFrame, title: str, notes: Sequence[str]) -> str:
+def to_markdown(cells: pd.DataFrame) -> str:
+    """A table in Markdown."""
+    rows = [list(cells.columns), ["---"] * len(cells.columns), *cells.values.tolist()]
+    lines = ("| " + " | ".join(str(c).replace("|", r"\|") for c in row) + " |\n" for row in rows)
+    return "".join(lines)
+
+
+def to_document(table: Table) -> str:
     """A Markdown document: title, table, and the notes as a list."""
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
-    lines = ["| " + " | ".join(str(c).replace("|", r"\|") for c in row) + " |" for row in rows]
-    return "\n".join([f"# {title}", "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
+    notes = "".join(f"- {note}\n" for note in table.notes)
+    return f"# {table.title}\n\n{to_markdown(table.cells)}\n{notes}"
 
 
-def to_latex(
-    table: pd.DataFrame, title: str, notes: Sequence[str], *, group: str | None = None
-) -> str:
-    """A booktabs `tabular`, with title and notes as comments above it.
-
-    Args:
-        table: Text cells.
-        title: First comment.
-        notes: Further comments.
-        group: Column whose next value starts another group of rows; those up to it are words.
-    """
-    words = len(_ROW) if group is None else list(table.columns).index(group) + 2
-    columns = "l" * words + "r" * (len(table.columns) - words)
-    starts = [False] * len(table) if group is None else table[group].ne(table[group].shift())
-    lines = [f"% {note}" for note in (title, *notes)]
-    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(list(table.columns))]
-    for number, (row, start) in enumerate(zip(table.values.tolist(), starts, strict=True)):
+def to_latex(table: Table) -> str:
+    """A booktabs `tabular`, with title and notes as comments above it."""
+    cells, group = table.cells, table.group
+    words = len(_ROW) if group is None else list(cells.columns).index(group) + 2
+    columns = "l" * words + "r" * (len(cells.columns) - words)
+    starts = [False] * len(cells) if group is None else cells[group].ne(cells[group].shift())
+    lines = [f"% {note}" for note in (table.title, *table.notes)]
+    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(list(cells.columns))]
+    for number, (row, start) in enumerate(zip(cells.values.tolist(), starts, strict=True)):
         lines += [r"\midrule"] * (number == 0 or start) + [_latex_row(row)]
     lines.append(r"\bottomrule")
     return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 
-def to_csv(frame: pd.DataFrame, notes: Sequence[str]) -> str:
-    """The numbers behind `result_table` in the record's units, one row per point and quantity.
-
-    The notes are lines that start with `#` (`pandas.read_csv(path, comment="#")` leaves them out).
-    Empty means not measured; `inf` and `nan` were measured.
-    """
-    points = aggregate(frame)[list(_NUMERIC_COLUMNS)]
-    # A mean that is nan was measured as such (see `aggregate`); other nan are absent.
-    means = ["nan" if math.isnan(v) else repr(v) for v in points["mean"]]
-    return noted_csv(points.assign(mean=means), notes)
-
-
-def table_sources(frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs that every cell of `result_table` was made from.
-
-    One row per variant and column of the table, where quantities were measured by other runs also
-    one for these; `quantities` are named as in `to_csv`.
-    """
+def _sources(points: pd.DataFrame) -> pd.DataFrame:
     cells: dict[tuple[Any, ...], list[str]] = {}
-    for _, point in aggregate(frame).iterrows():
+    for _, point in points.iterrows():
         row = (point["model"], point["dataset"], point["variant"])
         for column, ids in ((f"ratio {point['ratio']:g}", "run_ids"), ("dense", "dense_ids")):
             if point[ids]:

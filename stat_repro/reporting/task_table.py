@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from stat_repro.reporting.figure_data import joined_ids
 from stat_repro.reporting.points import aggregate
 from stat_repro.reporting.styles import in_words, quantity_style
-from stat_repro.reporting.tables import MISSING, noted_csv
+from stat_repro.reporting.tables import MISSING, Table
 
 GROUP = "MACs kept (%)"
 _PUBLISHED = "bert_base"  # the model of the published tables of pruning methods
@@ -23,11 +21,11 @@ def task_points(frame: pd.DataFrame) -> pd.DataFrame:
     return points[points.groupby("model")["dataset"].transform("nunique") > 1]
 
 
-def task_table(points: pd.DataFrame) -> pd.DataFrame:
-    """Text cells, all times 100: the dense models, then from the largest share of MACs down.
+def task_table(points: pd.DataFrame) -> Table:
+    """All times 100: the dense models, then from the largest share of MACs down.
 
     Args:
-        points: What `task_points` gives, not empty; so for the other functions here.
+        points: What `task_points` gives, not empty.
     """
     rows = []
     for model, of_model in points.groupby("model", sort=False):
@@ -37,7 +35,15 @@ def task_table(points: pd.DataFrame) -> pd.DataFrame:
         rows += _group(name, dense)
         for _, at_ratio in of_model.groupby("ratio", sort=True):
             rows += _group(name, at_ratio.sort_values("order", kind="stable"))
-    return pd.DataFrame(rows).fillna(MISSING)
+    return Table(
+        "table_tasks",
+        ", all tasks",
+        pd.DataFrame(rows).fillna(MISSING),
+        _notes(points),
+        points[[*_KEYS, "quantity", "n", "mean", "std", "dense", "dense_std", "mac_kept"]],
+        _sources(points),
+        group=GROUP,
+    )
 
 
 def _group(model: str, points: pd.DataFrame) -> list[dict[str, str]]:
@@ -53,7 +59,7 @@ def _group(model: str, points: pd.DataFrame) -> list[dict[str, str]]:
     return rows
 
 
-def task_notes(points: pd.DataFrame) -> list[str]:
+def _notes(points: pd.DataFrame) -> list[str]:
     """What the cells mean, and whether published numbers can stand beside them."""
     models = ", ".join(in_words(str(name)) for name in points["model"].unique())
     notes = [
@@ -69,14 +75,7 @@ def task_notes(points: pd.DataFrame) -> list[str]:
     return notes
 
 
-def task_csv(points: pd.DataFrame, notes: Sequence[str]) -> str:
-    """The numbers behind `task_table` in the record's units."""
-    columns = [*_KEYS, "quantity", "n", "mean", "std", "dense", "dense_std", "mac_kept"]
-    return noted_csv(points[columns], notes)
-
-
-def task_sources(points: pd.DataFrame) -> pd.DataFrame:
-    """The runs that every cell of `task_table` was made from."""
+def _sources(points: pd.DataFrame) -> pd.DataFrame:
     pruned = points.assign(method=points["variant"])
     dense = points.assign(method="dense", ratio=0.0, run_ids=points["dense_ids"])
     both = pd.concat([dense.drop_duplicates(["model", "dataset"]), pruned])

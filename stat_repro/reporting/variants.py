@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Collection
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -59,11 +60,12 @@ def _completed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**added)
 
 
-def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
+def with_variants(frame: pd.DataFrame, alike: Collection[str] = ()) -> pd.DataFrame:
     """A copy with the columns `variant` (label), `extras` (tuple), `order` (sort key) and `style`.
 
     Args:
         frame: Successful runs, as `stat_repro.results.to_frame` gives them.
+        alike: Columns that make no variant here, whatever they hold.
 
     Raises:
         ReportError: No rows, rows of failed runs, or ratios that tables could not tell apart.
@@ -84,7 +86,7 @@ def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
     frame = _completed(frame.reset_index(drop=True))
     variants: dict[Any, tuple[Any, ...]] = {}
     for _, group in frame.groupby(["model", "dataset"], sort=False):
-        columns = _differing(group)
+        columns = _differing(group, alike)
         seen: dict[str, tuple[str, ...]] = {}
         all_values = {
             index: {name: _shown(row[column]) for name, column in columns.items()}
@@ -108,9 +110,9 @@ def with_variants(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.join(pd.DataFrame.from_dict(variants, orient="index", columns=added, dtype=object))
 
 
-def _differing(group: pd.DataFrame) -> dict[str, str]:
+def _differing(group: pd.DataFrame, alike: Collection[str]) -> dict[str, str]:
     """Columns of settings that differ inside a group, by the name to show, most telling first."""
-    neutral = neutral_columns()
+    neutral = {*neutral_columns(), *alike}
     columns = [c for c in group.columns if c.startswith("config.") and c not in neutral]
     if (group["config.dataset.task"] == "language_modeling").all():
         # A language model is evaluated as it is: run ids do not depend on this either.
