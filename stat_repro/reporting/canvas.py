@@ -63,9 +63,7 @@ def draw(data: Figure) -> Any:
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         for axes, panel in zip(grid.flat, panels, strict=False):
-            {"lines": _lines, "rows": _rows, "stack": _stack, "cells": _cells}[panel.kind](
-                axes, panel
-            )
+            {"stack": _stack, "cells": _cells}.get(panel.kind, _lines)(axes, panel)
             axes.set_title(panel.title if several else data.title)
             _set_ticks(axes, panel, _TICK_GAP / (width / columns))
         if several:
@@ -143,41 +141,33 @@ def _values(values: Sequence[float]) -> list[float | None]:
     return [rounded(value) for value in values]
 
 
-def _look_of(line: Line) -> dict[str, Any]:
-    style = line.style
-    look = {"color": style.colour, "marker": style.marker or None, "linestyle": style.line}
-    return {**look, "label": line.label or "_"}
-
-
 def _lines(axes: Any, panel: Panel) -> None:
+    """Lines, or rows: the same with the values to the right."""
+    rows = panel.kind == "rows"
+    level, ends = (axes.axvline, axes.hlines) if rows else (axes.axhline, axes.vlines)
     for line in panel.lines:
         x, y, low, high = (_values(v) for v in (line.x, line.y, line.low, line.high))
+        colour = line.style.colour
+        look: dict[str, Any] = {"color": colour, "label": line.label or "_"}
         if y and not x:
-            axes.axhline(y[0], **{**_look_of(line), "marker": None})
-            continue
-        axes.plot(x, y, **_look_of(line))
-        if line.bars:
-            axes.vlines(x, low, high, color=line.style.colour)
-        elif low != high:
-            axes.fill_between(x, low, high, color=line.style.colour, alpha=0.18, linewidth=0)
-    axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
+            level(y[0], **look, linestyle=line.style.line)
+        elif rows:
+            axes.plot(y, x, **look, marker=line.style.marker or None, linestyle="", markersize=4)
+            ends(x, low, high, color=colour, alpha=0.6)
+        else:
+            axes.plot(x, y, **look, marker=line.style.marker or None, linestyle=line.style.line)
+            if line.bars:
+                ends(x, low, high, color=colour)
+            elif low != high:
+                axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    if rows:
+        axes.set(xlabel=panel.y_label, ylim=(len(panel.ticks) - 0.4, -0.6))
+    else:
+        axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
     if panel.from_zero:
         axes.set_ylim(bottom=0)
     if panel.log:
-        log_axis(axes)
-
-
-def _rows(axes: Any, panel: Panel) -> None:
-    for line in panel.lines:
-        x, y, low, high = (_values(v) for v in (line.x, line.y, line.low, line.high))
-        if y and not x:
-            axes.axvline(y[0], **{**_look_of(line), "marker": None})
-            continue
-        axes.plot(y, x, **{**_look_of(line), "linestyle": "", "markersize": 4})
-        axes.hlines(x, low, high, color=line.style.colour, alpha=0.6)
-    axes.set(xlabel=panel.y_label, ylim=(len(panel.ticks) - 0.4, -0.6))
-    if panel.log:
-        log_axis(axes, "x")
+        log_axis(axes, "x" if rows else "y")
 
 
 def _stack(axes: Any, panel: Panel) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from stat_repro.config import PruningConfig
@@ -17,6 +18,7 @@ from stat_repro.results import RunRecord, to_frame
 
 Values = Mapping[str, NDArray[Any]]
 Side = Sequence[tuple[RunRecord, Values | None]]
+Columns = dict[str, Floats]
 
 # Per task: the metric, and the distance to the dense model.
 MEASURED = {
@@ -74,24 +76,6 @@ class Comparison:
     agreement: Estimate | None = None
 
 
-@dataclass(frozen=True)
-class _Run:
-    record: RunRecord
-    values: Values | None
-    variant: str
-    extras: tuple[str, ...]
-    order: Any
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A comparable pair: values of both, (N) each, added up over the seeds."""
-
-    comparison: Comparison
-    reference: Values
-    variant: Values
-
-
 def compare(
     records: Sequence[RunRecord],
     values: Mapping[str, Values],
@@ -113,19 +97,15 @@ def compare(
     Raises:
         ReportError: No model and data set of the study has a variant of that label.
     """
-    runs = _runs(records, values)
-    groups: dict[tuple[str, str], list[_Run]] = {}
-    for run in runs:
-        groups.setdefault((run.record.model, run.record.dataset), []).append(run)
-    if reference is not None and all(run.variant != reference for run in runs):
-        labels = sorted({run.variant for run in runs})
+    frame = with_variants(to_frame(records)).assign(record=pd.Series(records, dtype=object))
+    labels = sorted(set(frame["variant"]))
+    if reference is not None and reference not in labels:
         raise ReportError(f"reference: expected one of {'; '.join(labels)}; got {reference!r}")
-    entries: list[Comparison | _Pair] = []
-    for _, group in sorted(groups.items()):
+    entries = []
+    for _, group in frame.groupby(["model", "dataset"]):
         label = _faithful(group) if reference is None else reference
-        measured = any(run.values is not None for run in group)
-        if label is not None and measured and any(run.variant == label for run in group):
-            entries += _against(label, group)
+        if label in set(group["variant"]) and not values.keys().isdisjoint(group["run_id"]):
+            entries += _against(str(label), group, values)
     return _measured(entries, resamples)
 
 
@@ -139,83 +119,80 @@ def compare_pairs(
         records: All runs at hand, which tell what a unit costs.
         resamples: Draws of the bootstrap.
     """
-    entries, units = [], fairness.units(records)
-    for pair in pairs:
-        runs, others = ([_Run(*run, "", (), None) for run in side] for side in pair)
-        first, method = runs[0].record, others[0].record.method
-        empty = Comparison(
-            first.model, first.dataset, first.task, method, first.method, first.ratio
-        )
-        entries.append(_point(empty, others, runs, units[first.provenance.get("model_hash")]))
+    units = fairness.units(records)
+    entries = [
+        _point(others[0][0].method, runs[0][0].method, others, runs, units)
+        for runs, others in pairs
+    ]
     return _measured(entries, resamples)
 
 
-def _runs(records: Sequence[RunRecord], values: Mapping[str, Values]) -> list[_Run]:
-    frame = with_variants(to_frame(records))
-    rows = frame[["variant", "extras", "order"]].itertuples(index=False)
-    return [
-        _Run(record, values.get(record.run_id), *row)
-        for record, row in zip(records, rows, strict=True)
-    ]
-
-
-def _faithful(group: Sequence[_Run]) -> str | None:
+def _faithful(group: pd.DataFrame) -> str | None:
     """The variant with all pruning options at their defaults; of several, the plainest.
 
     Where a study has `stat` in one other form only (its selection at equal sizes, say), that one.
     """
     defaults = asdict(PruningConfig())
-    faithful = [run for run in group if {**defaults, **run.record.config["pruning"]} == defaults]
-    if faithful:
-        return min(faithful, key=lambda run: (len(run.extras), run.order)).variant
-    forms = {run.variant for run in group if run.record.method == "stat"}
-    return forms.pop() if len(forms) == 1 else None
+    faithful = [{**defaults, **one.config["pruning"]} == defaults for one in group["record"]]
+    if any(faithful):
+        forms = group[faithful]
+        return min(zip(forms["extras"].map(len), forms["order"], forms["variant"], strict=True))[2]
+    labels = set(group.loc[group["method"] == "stat", "variant"])
+    return labels.pop() if len(labels) == 1 else None
 
 
-def _against(reference: str, group: Sequence[_Run]) -> list[Comparison | _Pair]:
+def _against(
+    reference: str, group: pd.DataFrame, values: Mapping[str, Values]
+) -> list[tuple[Comparison, Columns]]:
     """One entry per variant and ratio, in the order of the tables."""
-    points: dict[tuple[Any, str, float], list[_Run]] = {}
-    for run in group:
-        points.setdefault((run.order, run.variant, run.record.ratio), []).append(run)
-    references = {key[2]: runs for key, runs in points.items() if key[1] == reference}
-    entries, units = [], fairness.units([run.record for run in group])
-    for key in sorted(points):
-        if key[1] == reference:
-            continue
-        first = points[key][0].record
-        empty = Comparison(first.model, first.dataset, first.task, reference, key[1], key[2])
-        unit = units[first.provenance.get("model_hash")]
-        entries.append(_point(empty, references.get(key[2], []), points[key], unit))
-    return entries
+    units = fairness.units(group["record"].tolist())
+    sides = {
+        (form["variant"].iloc[0], form["ratio"].iloc[0]): [
+            (record, values.get(record.run_id)) for record in form["record"]
+        ]
+        for _, form in group.groupby(["order", "variant", "ratio"])
+    }
+    return [
+        _point(reference, variant, sides.get((reference, ratio), []), side, units)
+        for (variant, ratio), side in sides.items()
+        if variant != reference
+    ]
 
 
 def _point(
-    empty: Comparison, references: Sequence[_Run], others: Sequence[_Run], unit: fairness.Unit
-) -> Comparison | _Pair:
-    """Both sides of a comparison, or why there is none."""
-    sides = [{run.record.seed: run for run in runs} for runs in (references, others)]
+    reference: str, variant: str, references: Side, others: Side, units: Mapping[Any, fairness.Unit]
+) -> tuple[Comparison, Columns]:
+    """A comparison without its estimates, and what they are made of; nothing if left out."""
+    first = others[0][0]
+    named = Comparison(first.model, first.dataset, first.task, reference, variant, first.ratio)
+    sides = [{record.seed: (record, of) for record, of in runs} for runs in (references, others)]
     if [len(side) for side in sides] != [len(references), len(others)]:
-        return replace(empty, left_out="several runs of one seed")
+        return replace(named, left_out="several runs of one seed"), {}
     common = sorted(set(sides[0]) & set(sides[1]))
     if not common:
-        return replace(empty, left_out="the reference has no run of this ratio and seed")
-    kept = [s for s in common if all(side[s].values is not None for side in sides)]
-    left, right = ([side[s].record for s in kept or common] for side in sides)
-    whole = any(fairness.removes_blocks(record) for record in (*left, *right))
-    named = replace(empty, macs=fairness.mac_difference(left, right), whole_blocks=whole)
-    ids = [tuple(record.run_id for record in one) for one in (left, right)]
-    named = replace(named, reference_ids=ids[0], run_ids=ids[1])
+        return replace(named, left_out="the reference has no run of this ratio and seed"), {}
+    kept = [s for s in common if all(side[s][1] is not None for side in sides)]
+    left, right = ([side[s][0] for s in kept or common] for side in sides)
+    named = replace(
+        named,
+        macs=fairness.mac_difference(left, right),
+        whole_blocks=any(fairness.removes_blocks(record) for record in (*left, *right)),
+        reference_ids=tuple(record.run_id for record in left),
+        run_ids=tuple(record.run_id for record in right),
+    )
     if not kept:
-        return replace(named, left_out="no values per example")
+        return replace(named, left_out="no values per example"), {}
     reasons = [fairness.identity_difference(a, b) for a, b in zip(left, right, strict=True)]
+    unit = units[first.provenance.get("model_hash")]
     reason = next((r for r in reasons if r is not None), fairness.mac_objection(left, right, unit))
     if reason is not None:
-        return replace(named, left_out=reason)
-    sums = [_over_seeds([side[s].values or {} for s in kept]) for side in sides]
+        return replace(named, left_out=reason), {}
+    sums = [_over_seeds([side[s][1] or {} for s in kept]) for side in sides]
     sizes = {len(value) for side in sums for value in side.values()}
     if len(sizes) != 1 or set(sums[0]) != set(sums[1]):
-        return replace(named, left_out="other values per example")
-    return _Pair(replace(named, seeds=tuple(kept), examples=sizes.pop()), *sums)
+        return replace(named, left_out="other values per example"), {}
+    named = replace(named, seeds=tuple(kept), examples=sizes.pop())
+    return named, _columns(named, *sums)
 
 
 def _over_seeds(runs: Sequence[Values]) -> dict[str, Floats]:
@@ -226,39 +203,38 @@ def _over_seeds(runs: Sequence[Values]) -> dict[str, Floats]:
     return {name: np.sum([run[name] for run in runs], axis=0, dtype=np.float64) for name in runs[0]}
 
 
-def _measured(entries: Sequence[Comparison | _Pair], resamples: int) -> list[Comparison]:
+def _measured(entries: Sequence[tuple[Comparison, Columns]], resamples: int) -> list[Comparison]:
     """Estimates of all pairs; those with equally many examples share one draw of them."""
-    columns = [_columns(entry) if isinstance(entry, _Pair) else {} for entry in entries]
     by_size: dict[int, list[Floats]] = {}
-    for column in (column for of_pair in columns for column in of_pair.values()):
-        by_size.setdefault(len(column), []).append(column)
+    for one, columns in entries:
+        by_size.setdefault(one.examples, []).extend(columns.values())
     drawn = {}
     for size, same_size in by_size.items():
+        if not same_size:
+            continue
         matrix = np.stack(same_size, axis=1)
         # Nothing that is not finite has an interval, and zero times infinity would spread.
         broken = ~np.isfinite(matrix).all(axis=0, keepdims=True)
         sums = bootstrap.resampled_sums(np.where(broken, 0.0, matrix), resamples)
         drawn[size] = iter(np.where(broken, np.nan, sums).T)
-    result = []
-    for entry, of_pair in zip(entries, columns, strict=True):
-        if isinstance(entry, _Pair):
-            draws = drawn[entry.comparison.examples]
-            result.append(_estimated(entry.comparison, of_pair, {k: next(draws) for k in of_pair}))
-        else:
-            result.append(entry)
-    return result
+    return [
+        _estimated(one, columns, {k: next(drawn[one.examples]) for k in columns})
+        if columns
+        else one
+        for one, columns in entries
+    ]
 
 
-def _columns(pair: _Pair) -> dict[str, Floats]:
+def _columns(comparison: Comparison, references: Values, variants: Values) -> Columns:
     """The values per example, (N), whose sums the estimates of a pair are made of."""
-    task, seeds = pair.comparison.task, len(pair.comparison.seeds)
-    columns = {}
+    task, seeds = comparison.task, len(comparison.seeds)
+    columns: Columns = {}
     for name in (*MEASURED[task], "agree"):
-        if name not in pair.reference:
+        if name not in references:
             continue
-        reference, variant = pair.reference[name], pair.variant[name]
+        reference, variant = references[name], variants[name]
         if (task, name) in _WEIGHTS:
-            counts = pair.reference[_WEIGHTS[task, name]]
+            counts = references[_WEIGHTS[task, name]]
             columns[f"{name} weight"] = counts
             reference, variant = reference * (counts / seeds), variant * (counts / seeds)
         with np.errstate(invalid="ignore"):  # infinity minus infinity is undefined, as it should be
@@ -268,9 +244,7 @@ def _columns(pair: _Pair) -> dict[str, Floats]:
     return columns
 
 
-def _estimated(
-    comparison: Comparison, columns: Mapping[str, Floats], resampled: Mapping[str, Floats]
-) -> Comparison:
+def _estimated(comparison: Comparison, columns: Columns, resampled: Columns) -> Comparison:
     def quotient(above: str, below: str) -> Estimate:
         # Without weights every example counts the same, once per seed.
         weight: Any = np.float64(comparison.examples * len(comparison.seeds))

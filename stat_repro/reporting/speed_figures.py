@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from stat_repro.reporting.figure_data import Figure, Line, Panel, file_stem
 from stat_repro.reporting.speed_table import shown_measurements, where_measured
@@ -25,16 +27,18 @@ _AXES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 # How a measurement was made, not what was measured.
 _BOOKKEEPING = ("repeats", "warmup", "sweep", "authors_tokens")
 # Stages of a compression in the order in which they happen, and the bare passes for comparison.
-_STAGES = {
-    "calibrate_s": "first pass and its sums",
-    "errors_s": "pivots and errors",
-    "allocate_s": "allocation",
-    "fold_ffn_s": "folds of the FFNs",
-    "recalibrate_s": "second pass and its sums",
-    "fold_heads_s": "folds of the heads",
-    "surgery_s": "smaller model",
+_PARTS = {
+    "compression": {
+        "calibrate_s": "first pass and its sums",
+        "errors_s": "pivots and errors",
+        "allocate_s": "allocation",
+        "fold_ffn_s": "folds of the FFNs",
+        "recalibrate_s": "second pass and its sums",
+        "fold_heads_s": "folds of the heads",
+        "surgery_s": "smaller model",
+    },
+    "its bare passes": {"forward_s": "bare first pass", "forward_folded_s": "bare second pass"},
 }
-_BARE = {"forward_s": "bare first pass", "forward_folded_s": "bare second pass"}
 _POINT = re.compile(r"speed-up ratio=(\S+) round_to=(\S+) (batch=\d+(?: compiled)?)")
 
 
@@ -50,8 +54,7 @@ def growth_figure(records: Sequence[SpeedRecord]) -> Figure | None:
     Args:
         records: Any measurements; what belongs to no line is left out.
     """
-    times: list[Panel] = []
-    peaks: list[Panel] = []
+    panels: dict[str, list[Panel]] = {"seconds (median)": [], "peak memory (GB)": []}
     for words, key, along in _AXES:
         groups: dict[str, list[SpeedRecord]] = {}
         for record in (one for one in records if "compress_s" in one.seconds):
@@ -62,69 +65,55 @@ def growth_figure(records: Sequence[SpeedRecord]) -> Figure | None:
         if not grown:
             continue
         ticks = tuple((x, str(x)) for x in sorted({r.protocol[key] for g in grown for r in g}))
-        seconds = [
-            _growth(group, key, f"{_growing(group[0], key)}{of}", measure, number, line)
-            for number, group in enumerate(grown)
-            for of, measure, line in (
-                (": compression", _whole, "-"),
-                (": bare passes", _bare, "--"),
-            )
-        ]
-        memory = [
-            _growth(group, key, _growing(group[0], key), _peak, number, "-.")
-            for number, group in enumerate(grown)
-        ]
-        for panels, label, lines, log in (
-            (times, "seconds (median)", seconds, True),
-            (peaks, "peak memory (GB)", memory, False),
-        ):
-            shown = tuple(line for line in lines if line.x)
-            panels.append(
-                Panel(
-                    "", words, label, shown, log=log, from_zero=not log, x_scale="log2", ticks=ticks
-                )
-            )
-    if not times:
-        return None
+        lines: dict[str, list[Line]] = {label: [] for label in panels}
+        for number, group in enumerate(grown):
+            for label, of, line, measure in (
+                ("seconds (median)", ": compression", "-", _whole),
+                ("seconds (median)", ": bare passes", "--", _bare),
+                ("peak memory (GB)", "", "-.", _peak),
+            ):
+                found = _growth(group, key, measure)
+                style = numbered_style(number, line=line)
+                if found[1]:
+                    lines[label].append(Line(f"{_growing(group[0], key)}{of}", style, *found))
+        for label, of_label in lines.items():
+            log, shown = label == "seconds (median)", tuple(of_label)
+            panel = Panel("", words, label, shown, "lines", log, not log, "log2", ticks)
+            panels[label].append(panel)
     caption = (
         "Time and peak memory of a compression as the number of calibration examples, the depth "
         "and the width grow, with random weights; medians over the turns. Dashed: its two forward "
         "passes alone. Memory is resident memory above what was there before, or of the process."
     )
-    made_from = shown_measurements(records)
-    title = "Growth of time and memory"
-    return Figure(file_stem("growth"), title, made_from, caption, (*times, *peaks))
+    return _figure(
+        "growth", "Growth of time and memory", records, caption, sum(panels.values(), [])
+    )
 
 
 def stages_figure(records: Sequence[SpeedRecord]) -> Figure | None:
     """Shares of the time of compressions measured on a GPU; None if there are none."""
     shown = [r for r in records if {"compress_s", "calibrate_s"} <= r.seconds.keys()]
     shown = [r for r in shown if r.provenance.get("gpu")]
-    bars = [
-        (record, kind, part)
-        for record in shown
-        for kind, part in (("compression", _STAGES), ("its bare passes", _BARE))
-        if part.keys() <= record.seconds.keys()
-    ]
-    if not bars:
-        return None
-    medians = [{s: statistics.median(r.seconds[s]) for s in part} for r, _, part in bars]
-    lines = []
-    for number, (stage, words) in enumerate({**_STAGES, **_BARE}.items()):
-        places = [i for i, bar in enumerate(medians) if stage in bar]
-        shares = (100 * medians[i][stage] / sum(medians[i].values()) for i in places)
-        runs = tuple((bars[i][0].run_id,) for i in places)
-        lines.append(
-            Line(words, numbered_style(number), runs, tuple(map(float, places)), tuple(shares))
-        )
-    ticks = tuple(
-        (float(i), f"{_words(record)}\n{kind}, {sum(medians[i].values()):.2f} s")
-        for i, (record, kind, _) in enumerate(bars)
+    lines: dict[str, list[tuple[tuple[str, ...], float, float]]] = {}
+    ticks: list[tuple[float, str]] = []
+    for record, (kind, part) in itertools.product(shown, _PARTS.items()):
+        if not part.keys() <= record.seconds.keys():
+            continue
+        place, medians = float(len(ticks)), {s: statistics.median(record.seconds[s]) for s in part}
+        whole = sum(medians.values())
+        ticks.append((place, f"{_words(record)}\n{kind}, {whole:.2f} s"))
+        for stage, words in part.items():
+            bar = (record.run_id,), place, 100 * medians[stage] / whole
+            lines.setdefault(words, []).append(bar)
+    stages = [words for part in _PARTS.values() for words in part.values()]
+    bars = tuple(
+        Line(words, numbered_style(i), *zip(*lines[words], strict=True))
+        for i, words in enumerate(stages)
+        if words in lines
     )
-    panel = Panel("", "", "share of the time (%)", tuple(lines), "stack", ticks=ticks)
+    panel = Panel("", "", "share of the time (%)", bars, "stack", ticks=tuple(ticks))
     caption = "Where the time of a compression goes on a GPU, beside its two forward passes alone."
-    made_from = shown_measurements(shown)
-    return Figure(file_stem("gpu_stages"), "Stages on a GPU", made_from, caption, (panel,))
+    return _figure("gpu_stages", "Stages on a GPU", shown, caption, [panel] if ticks else [])
 
 
 def inference_figure(records: Sequence[SpeedRecord]) -> Figure | None:
@@ -132,57 +121,54 @@ def inference_figure(records: Sequence[SpeedRecord]) -> Figure | None:
     shown = [record for record in records if "mac_kept" in record.protocol]
     panels = []
     for record in shown:
-        points: dict[str, dict[str, list[tuple[float, dict[str, float]]]]] = {}
+        points: dict[str, dict[str, list[tuple[float, ...]]]] = {}
         for name, ratio in record.ratios.items():
-            match = _POINT.fullmatch(name)
-            if match:
+            if match := _POINT.fullmatch(name):
                 share, rounding, condition = match.groups()
                 kept = record.protocol["mac_kept"][f"ratio={share} round_to={rounding}"]
-                lines = points.setdefault(condition, {})
-                lines.setdefault(f"round_to={rounding}", []).append((100 * (1 - kept), ratio))
-        for condition, of_condition in points.items():
-            level = Line(
-                "as fast as dense", numbered_style(7, "", "--"), ((record.run_id,),), (), (1.0,)
-            )
-            lines_shown = [
-                _inference(record, i, *item) for i, item in enumerate(of_condition.items())
-            ]
-            panels.append(
-                Panel(
-                    f"{_words(record)}\n{condition}",
-                    "MACs removed (%)",
-                    "dense / pruned time",
-                    (level, *lines_shown),
+                of_rounding = points.setdefault(condition, {}).setdefault(rounding, [])
+                of_rounding.append(
+                    (100 * (1 - kept), *(ratio[k] for k in ("median", "q25", "q75")))
                 )
+        runs = (record.run_id,)
+        for condition, of_condition in points.items():
+            level = Line("as fast as dense", numbered_style(7, "", "--"), (runs,), (), (1.0,))
+            lines = [
+                Line(f"round_to={rounding}", numbered_style(number), (runs,) * len(known),
+                     *zip(*sorted(known), strict=True), bars=True)
+                for number, (rounding, known) in enumerate(of_condition.items())
+            ]  # fmt: skip
+            title, axes = (
+                f"{_words(record)}\n{condition}",
+                ("MACs removed (%)", "dense / pruned time"),
             )
-    if not panels:
-        return None
+            panels.append(Panel(title, *axes, (level, *lines)))
     caption = (
         "Speed-up of pruned models: dense by pruned time of a forward pass against the MACs "
         "removed; bars: quartiles over the turns. round_to: units are kept in multiples of it."
     )
-    made_from = shown_measurements(shown)
-    title = "Speed-up of pruned models"
-    return Figure(file_stem("inference"), title, made_from, caption, tuple(panels))
+    return _figure("inference", "Speed-up of pruned models", shown, caption, panels)
+
+
+def _figure(
+    name: str, title: str, records: Sequence[SpeedRecord], caption: str, panels: Sequence[Panel]
+) -> Figure | None:
+    if not panels:
+        return None
+    return Figure(file_stem(name), title, shown_measurements(records), caption, tuple(panels))
 
 
 def _growth(
-    group: Sequence[SpeedRecord],
-    key: str,
-    label: str,
-    measure: Callable[[Sequence[SpeedRecord]], float | None],
-    number: int,
-    line: str,
-) -> Line:
-    """What was measured along one size, where it was."""
+    group: Sequence[SpeedRecord], key: str, measure: Callable[[Sequence[SpeedRecord]], float | None]
+) -> tuple[Any, Any, Any]:
+    """Runs, sizes and values of what was measured along one size, where it was."""
     by_size: dict[int, list[SpeedRecord]] = {}
     for record in sorted(group, key=lambda one: int(one.protocol[key])):
         by_size.setdefault(int(record.protocol[key]), []).append(record)
     values = {size: measure(same_size) for size, same_size in by_size.items()}
     known = {size: value for size, value in values.items() if value is not None}
     runs = tuple(tuple(one.run_id for one in by_size[size]) for size in known)
-    style = numbered_style(number, line=line)
-    return Line(label, style, runs, tuple(map(float, known)), tuple(known.values()))
+    return runs, tuple(map(float, known)), tuple(known.values())
 
 
 def _whole(records: Sequence[SpeedRecord]) -> float:
@@ -215,15 +201,6 @@ def _growing(record: SpeedRecord, key: str) -> str:
     tokens = f"x {sizes['length']} tokens"
     words.append(tokens if key == "examples" else f"{sizes['examples']} {tokens}")
     return ", ".join(words) + (", from disk" if sizes.get("spill") else "")
-
-
-def _inference(
-    record: SpeedRecord, number: int, label: str, points: Sequence[tuple[float, dict[str, float]]]
-) -> Line:
-    x, ratios = zip(*sorted(points, key=lambda point: point[0]), strict=True)
-    y, low, high = (tuple(one[key] for one in ratios) for key in ("median", "q25", "q75"))
-    runs = ((record.run_id,),) * len(x)
-    return Line(label, numbered_style(number), runs, x, y, low, high, bars=True)
 
 
 def _words(record: SpeedRecord) -> str:
