@@ -11,6 +11,7 @@ from stat_repro.reporting.tables import MISSING, Table
 
 GROUP = "MACs kept (%)"
 _PUBLISHED = "bert_base"  # the model of the published tables of pruning methods
+_ROW = ["model", GROUP, "method"]
 _KEYS = ["model", "dataset", "variant", "ratio"]
 
 
@@ -27,36 +28,32 @@ def task_table(points: pd.DataFrame) -> Table:
     Args:
         points: What `task_points` gives, not empty.
     """
-    rows = []
-    for model, of_model in points.groupby("model", sort=False):
-        name = in_words(str(model))
-        dense = of_model.drop_duplicates("dataset").assign(mean=lambda p: p["dense"])
-        dense = dense.assign(std=dense["dense_std"], ratio=0.0, variant="dense", order=None)
-        rows += _group(name, dense)
-        for _, at_ratio in of_model.groupby("ratio", sort=True):
-            rows += _group(name, at_ratio.sort_values("order", kind="stable"))
+    dense = points.drop_duplicates(["model", "dataset"]).assign(
+        ratio=0.0,
+        variant="dense",
+        order=lambda p: pd.Series([(-1, "")] * len(p), p.index, object),  # before all others
+        mean=lambda p: p["dense"],
+        std=lambda p: p["dense_std"],
+        run_ids=lambda p: p["dense_ids"],
+    )
+    both = pd.concat([dense, points], ignore_index=True)
+    both = both.sort_values(["model", "ratio", "order"], kind="stable").assign(
+        **{"model": lambda p: p["model"].map(in_words), "method": lambda p: p["variant"]},
+        **{GROUP: lambda p: [f"{100 * (1 - ratio):g}" for ratio in p["ratio"]]},
+        column=lambda p: list(map(_column, p["dataset"], p["quantity"])),
+        cell=lambda p: list(map(_cell, p["mean"], p["std"])),
+    )
+    cells = both.set_index([*_ROW, "column"])["cell"].unstack(sort=False).reset_index()
+    sources = both[[*_ROW, "dataset"]].assign(run_ids=both["run_ids"].map(joined_ids)).sort_index()
     return Table(
         "table_tasks",
         ", all tasks",
-        pd.DataFrame(rows).fillna(MISSING),
+        cells.fillna(MISSING),
         _notes(points),
         points[[*_KEYS, "quantity", "n", "mean", "std", "dense", "dense_std", "mac_kept"]],
-        _sources(points),
+        sources,
         group=GROUP,
     )
-
-
-def _group(model: str, points: pd.DataFrame) -> list[dict[str, str]]:
-    """The rows of one share of MACs."""
-    rows = []
-    for variant, shown in points.groupby("variant", sort=False):
-        share = _share(shown.iloc[0]["ratio"])
-        row = {"model": model, GROUP: share, "method": str(variant)}
-        for _, point in shown.iterrows():
-            metric = quantity_style(point["quantity"]).label.removesuffix(" (%)")
-            row[f"{in_words(point['dataset'])} ({metric})"] = _cell(point["mean"], point["std"])
-        rows.append(row)
-    return rows
 
 
 def _notes(points: pd.DataFrame) -> list[str]:
@@ -75,22 +72,9 @@ def _notes(points: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _sources(points: pd.DataFrame) -> pd.DataFrame:
-    pruned = points.assign(method=points["variant"])
-    dense = points.assign(method="dense", ratio=0.0, run_ids=points["dense_ids"])
-    both = pd.concat([dense.drop_duplicates(["model", "dataset"]), pruned])
-    return pd.DataFrame(
-        {
-            "model": both["model"].map(in_words),
-            GROUP: [_share(ratio) for ratio in both["ratio"]],
-            **{name: both[name] for name in ("method", "dataset")},
-            "run_ids": both["run_ids"].map(joined_ids),
-        }
-    )
-
-
-def _share(ratio: float) -> str:
-    return f"{100 * (1 - ratio):g}"
+def _column(dataset: str, quantity: str) -> str:
+    metric = quantity_style(quantity).label.removesuffix(" (%)")
+    return f"{in_words(dataset)} ({metric})"
 
 
 def _cell(mean: float, std: float) -> str:

@@ -75,28 +75,28 @@ def with_variants(frame: pd.DataFrame, alike: Collection[str] = ()) -> pd.DataFr
     failed = frame.loc[frame["status"] != "ok", "run_id"].tolist()
     if failed:
         raise ReportError(f"expected successful runs; got failed ones: {', '.join(failed)}")
-    ratios: dict[str, float] = {}
-    for ratio in frame["ratio"]:
-        if ratios.setdefault(f"{ratio:g}", ratio) != ratio:
+    for _, ratios in frame["ratio"].groupby(frame["ratio"].map("{:g}".format)):
+        if ratios.nunique() > 1:
+            one, other = ratios.unique()[:2]
             raise ReportError(
-                f"ratio: expected values that tables tell apart; got {ratios[f'{ratio:g}']} and "
-                f"{ratio}; choose the records of one of them"
+                f"ratio: expected values that tables tell apart; got {one} and "
+                f"{other}; choose the records of one of them"
             )
     # One after the other: the rows of a filtered frame may share an index.
     frame = _completed(frame.reset_index(drop=True))
     variants: dict[Any, tuple[Any, ...]] = {}
     for _, group in frame.groupby(["model", "dataset"], sort=False):
-        columns = _differing(group, alike)
-        seen: dict[str, tuple[str, ...]] = {}
-        all_values = {
-            index: {name: _shown(row[column]) for name, column in columns.items()}
-            for index, row in group.iterrows()
-        }
-        settled = _settled(group, all_values)
-        for index, row in group.iterrows():
-            values = all_values[index]
+        differing = _differing(group, alike)
+        names: list[str] = differing.columns.tolist()
+        settled: dict[str, set[str]] = {}
+        if group["method"].nunique() > 1:
+            counts = differing.groupby(group["method"]).nunique()
+            settled = {str(m): {n for n in names if counts.loc[m, n] == 1} for m in counts.index}
+        seen: dict[str, dict[str, str]] = {}
+        for (index, row), texts in zip(group.iterrows(), differing.values.tolist(), strict=True):
+            values = dict(zip(names, texts, strict=True))
             label, extras = _label(row, values, settled.get(row["method"], set()))
-            if seen.setdefault(label, tuple(values.values())) != tuple(values.values()):
+            if seen.setdefault(label, values) != values:
                 raise ReportError(f"two different variants have the label {label!r}: {values}")
             style = variant_style(
                 row["method"],
@@ -110,48 +110,29 @@ def with_variants(frame: pd.DataFrame, alike: Collection[str] = ()) -> pd.DataFr
     return frame.join(pd.DataFrame.from_dict(variants, orient="index", columns=added, dtype=object))
 
 
-def _differing(group: pd.DataFrame, alike: Collection[str]) -> dict[str, str]:
-    """Columns of settings that differ inside a group, by the name to show, most telling first."""
+def _differing(group: pd.DataFrame, alike: Collection[str]) -> pd.DataFrame:
+    """Texts of the settings that differ inside a group, by the name to show, most telling first."""
     neutral = {*neutral_columns(), *alike}
     columns = [c for c in group.columns if c.startswith("config.") and c not in neutral]
     if (group["config.dataset.task"] == "language_modeling").all():
         # A language model is evaluated as it is: run ids do not depend on this either.
         columns = [c for c in columns if not c.startswith("config.finetune.")]
-    columns.append(_PROTOCOL)
-    choosing = group[~group["method"].isin(_WHOLE_LAYERS)]
-    rows = {f"config.{name}": choosing for name in _SET}
-    differing = [c for c in columns if len({_shown(v) for v in rows.get(c, group)[c]}) > 1]
-    named = {c.removeprefix("config."): c for c in differing}
+    names = {column: column.removeprefix("config.") for column in (*columns, _PROTOCOL)}
+    texts = group[list(names)].rename(columns=names).map(_shown)
+    choosing = texts[~group["method"].isin(_WHOLE_LAYERS)]
+    counts = {n: (choosing if n in _SET else texts)[n].nunique() for n in names.values()}
+    texts = texts[[name for name, count in counts.items() if count > 1]]
     # Another example count is another protocol anyway; show the cause and not the consequence.
-    if len(named) > 1 and _explained(group, differing):
-        named.pop(_PROTOCOL, None)
-    if _RECOVERY in named:
+    if _PROTOCOL in texts and len(texts.columns) > 1:
+        others = texts.columns.drop(_PROTOCOL).tolist()
+        if (texts.groupby(others)[_PROTOCOL].nunique() == 1).all():
+            texts = texts[others]
+    if _RECOVERY in texts:
         # What a kind of recovery always has here goes without saying.
-        kinds = group.groupby(named[_RECOVERY], dropna=False)
-        said = [c for n, c in named.items() if n != _RECOVERY and n.startswith("recovery.")]
-        alike = {c for c in said if (kinds[c].nunique(dropna=False) == 1).all()}
-        named = {n: c for n, c in named.items() if c not in alike}
-    return dict(sorted(named.items(), key=lambda item: not item[0].startswith("pruning.")))
-
-
-def _explained(group: pd.DataFrame, differing: list[str]) -> bool:
-    """Whether the other differing settings alone already tell the protocols apart."""
-    others = [c for c in differing if c != _PROTOCOL]
-    protocols: dict[tuple[str, ...], set[str]] = {}
-    for _, row in group.iterrows():
-        protocols.setdefault(tuple(_shown(row[c]) for c in others), set()).add(row[_PROTOCOL])
-    return all(len(texts) == 1 for texts in protocols.values())
-
-
-def _settled(group: pd.DataFrame, values: dict[Any, dict[str, str]]) -> dict[str, set[str]]:
-    """By method the settings that it has at one value only, where there are several methods."""
-    if group["method"].nunique() == 1:
-        return {}
-    forms = {method: [values[i] for i in rows.index] for method, rows in group.groupby("method")}
-    return {
-        str(method): {name for name in rows[0] if len({row[name] for row in rows}) == 1}
-        for method, rows in forms.items()
-    }
+        kinds = texts.groupby(_RECOVERY).nunique().max()
+        said = kinds[(kinds == 1) & kinds.index.str.startswith("recovery.")].index
+        texts = texts.drop(columns=said)
+    return texts[sorted(texts, key=lambda name: not str(name).startswith("pruning."))]
 
 
 def _of_paper(method: str, name: str) -> str | None:
