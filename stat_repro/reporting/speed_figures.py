@@ -72,10 +72,10 @@ def growth_figure(records: Sequence[SpeedRecord]) -> Figure | None:
                 ("seconds (median)", ": bare passes", "--", _bare),
                 ("peak memory (GB)", "", "-.", _peak),
             ):
-                found = _growth(group, key, measure)
+                measured = _growth(group, key, measure)
                 style = numbered_style(number, line=line)
-                if found[1]:
-                    lines[label].append(Line(f"{_growing(group[0], key)}{of}", style, *found))
+                if measured[1]:
+                    lines[label].append(Line(f"{_growing(group[0], key)}{of}", style, *measured))
         for label, of_label in lines.items():
             log, shown = label == "seconds (median)", tuple(of_label)
             panel = Panel("", words, label, shown, "lines", log, not log, "log2", ticks)
@@ -86,7 +86,11 @@ def growth_figure(records: Sequence[SpeedRecord]) -> Figure | None:
         "passes alone. Memory is resident memory above what was there before, or of the process."
     )
     return _figure(
-        "growth", "Growth of time and memory", records, caption, sum(panels.values(), [])
+        "growth",
+        "Growth of time and memory",
+        records,
+        caption,
+        [*itertools.chain(*panels.values())],
     )
 
 
