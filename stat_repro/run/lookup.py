@@ -15,17 +15,10 @@ from stat_repro.config import SPEED_STUDY, from_dict, to_dict
 from stat_repro.paths import RECORD_FILE
 from stat_repro.reporting.styles import HEADLINE, quantity_style
 from stat_repro.reporting.tables import MISSING, before_and_after, to_text
+from stat_repro.results import store
 from stat_repro.results.agreement import plan_differences
 from stat_repro.results.record import RunRecord
 from stat_repro.results.speed_record import read_speed
-from stat_repro.results.store import (
-    StudyError,
-    flatten,
-    list_studies,
-    load_records,
-    read_record,
-    to_frame,
-)
 from stat_repro.run.compose import overrides_of
 
 
@@ -38,7 +31,7 @@ def find_run(name: str, root: Path) -> tuple[Path, RunRecord]:
     """
     path = find_file(name, root)
     saved = path.name == RECORD_FILE  # not in the place that a study gives it
-    return path, RunRecord.from_json(path.read_text("utf-8")) if saved else read_record(path)
+    return path, RunRecord.from_json(path.read_text("utf-8")) if saved else store.read_record(path)
 
 
 def find_file(name: str, root: Path) -> Path:
@@ -57,17 +50,17 @@ def find_file(name: str, root: Path) -> Path:
     if given.is_file():
         return given
     study, _, run = name.rpartition("/")
-    studies = [root / one for one in list_studies(root) if run and study in ("", one)]
+    studies = [root / one for one in store.list_studies(root) if run and study in ("", one)]
     for pattern in (f"{glob.escape(run)}.json", f"*{glob.escape(run)}*.json"):
         files = sorted(file for folder in studies for file in folder.rglob(pattern))
         if len(files) == 1:
             return files[0]
         if files:
             these = ", ".join(str(file.relative_to(root).with_suffix("")) for file in files[:5])
-            raise StudyError(
+            raise store.StudyError(
                 f"run {name!r}: expected one run; got {len(files)}, such as {these}; choose one"
             )
-    raise StudyError(
+    raise store.StudyError(
         f"run {name!r}: expected a run stored under {root}, a record's file or the folder of a "
         "pruned model with its record; got none of them; choose one of those that `stat-repro "
         "runs` lists"
@@ -100,7 +93,7 @@ def command_of(record: RunRecord) -> str:
 
 
 def _values(values: dict[str, Any]) -> list[str]:
-    return [f"  {key}: {value}" for key, value in flatten(values, "")]
+    return [f"  {key}: {value}" for key, value in store.flatten(values, "")]
 
 
 def _plan(record: RunRecord) -> pd.DataFrame:
@@ -139,21 +132,21 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
         both = [find_run(name, root)[1] for name in compare]
         # Settings that are younger than a record are as it ran.
         filled = [replace(one, config=to_dict(from_dict(one.config))) for one in both]
-        pair = to_frame(filled).map(str).T
+        pair = store.to_frame(filled).map(str).T
         pair = pair[pair[0] != pair[1]].reset_index()
         pair = pair.set_axis(["what differs", "first", "second"], axis=1)
         for kind, (others, kept, _) in plan_differences(*both).items():
             if others:
                 pair.loc[len(pair)] = [f"plan: kept {kind}", str(kept), f"{others} are others"]
         return to_text(pair)
-    names = [study] if study else [name for name in list_studies(root) if name != SPEED_STUDY]
-    records = [r for name in names for r in load_records(root, name, failed=True, repeats=True)]
-    frame = to_frame(records)
+    names = [study] if study else [name for name in store.list_studies(root) if name != SPEED_STUDY]
+    studies = (store.load_records(root, name, failed=True, repeats=True) for name in names)
+    frame = store.to_frame([record for records in studies for record in records])
     for condition in where:
         key, _, value = condition.partition("=")
         columns = [name for name in frame.columns if f".{name}".endswith(f".{key}")]
         if not columns:
-            raise StudyError(
+            raise store.StudyError(
                 f"--where {condition}: expected key=value with a key of the records, such as "
                 f"method=stat, ratio=0.5 or pruning.allocation=uniform; got {key!r}"
             )
