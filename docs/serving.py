@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from stat_repro.results.strict_json import check_stamp
+
 PAGE = Path(__file__).with_name("serving.md")
 REPORT = Path(__file__).with_name("clients.json")
 SERVED = Path(__file__).parents[1] / "results" / "served.json"
@@ -127,6 +129,8 @@ def page() -> str:
     text = PAGE.read_text(encoding="utf-8")
     parts = {"table": table(json.loads(REPORT.read_text(encoding="utf-8")))}
     studies = json.loads(SERVED.read_text(encoding="utf-8")) if SERVED.is_file() else {}
+    for study in studies.values():
+        check_stamp(study)
     parts["measured"] = measured(studies)
     for name, content in parts.items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"

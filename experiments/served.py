@@ -32,6 +32,7 @@ from stat_repro.measure import processor_name
 from stat_repro.models.loading import checkpoint_folder
 from stat_repro.paths import results_dir
 from stat_repro.results import collect
+from stat_repro.results.strict_json import stamped
 from stat_repro.run.compose import compose_run
 from stat_repro.run.sweep_cache import SweepCache
 
@@ -48,10 +49,10 @@ def main(names: list[str]) -> None:
         rows = STUDIES[name]()
         where = collect(device="cpu", dtypes={"model": "float32"}, data_hashes={}, model_hash=None)
         stored = json.loads(REPORT.read_text("utf-8")) if REPORT.is_file() else {}
-        stored[name] = {
+        stored[name] = stamped({
             "rows": rows, "threads": _THREADS, "seed": _SEED, "provenance": where,
             "processor": processor_name(torch.device("cpu")),
-        }  # fmt: skip
+        })  # fmt: skip
         REPORT.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", "utf-8")
 
 

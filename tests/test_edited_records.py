@@ -12,6 +12,7 @@ from stat_repro.reporting.variants import ReportError, with_variants
 from stat_repro.results import RecordError
 from stat_repro.results.speed_record import SpeedRecord, save_speed
 from stat_repro.results.store import claimed
+from stat_repro.results.strict_json import CONTENT, check_stamp
 
 COUNTS = {
     "prunable_macs_per_token": {"dense": 100.0, "pruned": 49.0},
@@ -98,10 +99,15 @@ def test_the_stamp_names_what_is_wrong(tmp_path):
 
 
 def test_every_stored_record_has_a_stamp():
-    files = sorted((Path(__file__).parents[1] / "results").glob("**/*.json"))
+    root = Path(__file__).parents[1] / "results"
+    files = sorted(root.glob("*/**/*.json"))
     assert len(files) >= 1000
     unstamped = [f.name for f in files if '\n "content": "sha256:' not in f.read_text("utf-8")]
     assert unstamped == []
+    assert [file.name for file in root.glob("*.json")] == ["served.json"]
+    for study in json.loads((root / "served.json").read_text("utf-8")).values():
+        assert CONTENT in study
+        check_stamp(study)
 
 
 def test_ids_of_local_files_are_theirs(tmp_path):
