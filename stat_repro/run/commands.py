@@ -76,9 +76,8 @@ def parser() -> argparse.ArgumentParser:
     add("--test", help="file that is evaluated (a fixed fifth of --data, which is held out)")
     add("--ratio", type=share, help="share of the prunable MACs that is removed (0.5)")
     names = options_of("pruning")
-    add(
-        "--method", choices=names, default="stat", metavar="NAME", help=f"{', '.join(names)} (stat)"
-    )
+    what = f"{', '.join(names)} (stat)"
+    add("--method", choices=names, default="stat", metavar="NAME", help=what)
     add("--examples", type=at_least(1), help="sentences or windows to calibrate on (512 or 128)")
     add("--seed", type=at_least(0), help="of the draw of these (0)")
     add("--round-to", type=at_least(1), help="multiple that kept neurons are rounded to (1)")
@@ -116,23 +115,15 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_model_and_data(add: Any) -> None:
     add("model", metavar="MODEL", help="a folder, a name on the Hugging Face hub, or of conf/model")
-    add(
-        "--data",
-        required=True,
-        help="text, csv, tsv, json, jsonl or parquet file, or a data set of conf/dataset; "
-        "classifiers need a column of labels, models that answer questions a file like SQuAD's",
-    )
+    what = "text, csv, tsv, json, jsonl or parquet file, or a data set of conf/dataset; "
+    what += "classifiers need a column of labels, models that answer questions a file like SQuAD's"
+    add("--data", required=True, help=what)
     add("--text-column", help="column of the text in a table (text)")
     add("--label-column", help="column of the label in a table (label)")
     add("--dtype", choices=DTYPES, help="data type of the model (float32)")
     add("--device", help="auto, cpu, cuda, cuda:<i> or mps (auto)")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any other key of a run, such as dataset.max_length=256",
-    )
+    what = "any other key of a run, such as dataset.max_length=256"
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help=what)
 
 
 # The words that choose a command, and those that ask for this help.
