@@ -190,28 +190,23 @@ def _series(runs: pd.DataFrame, column: str, values: Sequence[float | None]) -> 
 def _beside_exact(rows: pd.DataFrame, known: dict[str, RunRecord]) -> dict[str, list[float | None]]:
     """What a sketch does to pivots and errors, beside the exact statistics of the same study."""
     runs = [known[run_id] for run_id in rows["run_id"]]
-    exact = {
-        (run.ratio, run.seed): run
+    kept = [
+        {(i, unit) for i, layer in enumerate(run.layers) for unit in layer.kept_neurons}
         for run in runs
+    ]
+    exact = {
+        (run.ratio, run.seed): units
+        for run, units in zip(runs, kept, strict=True)
         if run.config["calibration"]["statistics"] == "gram"
     }
+    beside = [exact.get((run.ratio, run.seed)) for run in runs]
     return {
         "neurons kept as by exact statistics (%)": [
-            _common_neurons(run, exact.get((run.ratio, run.seed))) for run in runs
+            None if other is None else 100 * (len(units & other) / len(units))
+            for units, other in zip(kept, beside, strict=True)
         ],
         "mean relative FFN error": [_ffn_error(run) for run in runs],
     }
-
-
-def _common_neurons(run: RunRecord, exact: RunRecord | None) -> float | None:
-    """Percent of the neurons kept by a run that another one, if there is one, keeps as well."""
-    if exact is None:
-        return None
-    kept, others = (
-        {(i, unit) for i, layer in enumerate(r.layers) for unit in layer.kept_neurons}
-        for r in (run, exact)
-    )
-    return 100 * (len(kept & others) / len(kept))
 
 
 def _ffn_error(run: RunRecord) -> float:

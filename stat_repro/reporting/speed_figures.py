@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stat_repro.reporting.figure_data import Figure, Line, Panel, file_stem
@@ -67,12 +67,12 @@ def growth_figure(records: Sequence[SpeedRecord]) -> Figure | None:
         ticks = tuple((x, str(x)) for x in sorted({r.protocol[key] for g in grown for r in g}))
         lines: dict[str, list[Line]] = {label: [] for label in panels}
         for number, group in enumerate(grown):
-            for label, of, line, measure in (
-                ("seconds (median)", ": compression", "-", _whole),
-                ("seconds (median)", ": bare passes", "--", _bare),
-                ("peak memory (GB)", "", "-.", _peak),
+            for label, of, line, stages in (
+                ("seconds (median)", ": compression", "-", ("compress_s",)),
+                ("seconds (median)", ": bare passes", "--", ("forward_s", "forward_folded_s")),
+                ("peak memory (GB)", "", "-.", ()),
             ):
-                measured = _growth(group, key, measure)
+                measured = _growth(group, key, stages)
                 style = numbered_style(number, line=line)
                 if measured[1]:
                     lines[label].append(Line(f"{_growing(group[0], key)}{of}", style, *measured))
@@ -162,29 +162,24 @@ def _figure(
     return Figure(file_stem(name), title, shown_measurements(records), caption, tuple(panels))
 
 
-def _growth(
-    group: Sequence[SpeedRecord], key: str, measure: Callable[[Sequence[SpeedRecord]], float | None]
-) -> tuple[Any, Any, Any]:
-    """Runs, sizes and values of what was measured along one size, where it was."""
+def _growth(group: Sequence[SpeedRecord], key: str, stages: Sequence[str]) -> tuple[Any, Any, Any]:
+    """Runs, sizes and values of the stages' time, or without stages of the memory, by one size."""
     by_size: dict[int, list[SpeedRecord]] = {}
     for record in sorted(group, key=lambda one: int(one.protocol[key])):
         by_size.setdefault(int(record.protocol[key]), []).append(record)
-    values = {size: measure(same_size) for size, same_size in by_size.items()}
+    values = {
+        size: _seconds(same_size, stages) if stages else _peak(same_size)
+        for size, same_size in by_size.items()
+    }
     known = {size: value for size, value in values.items() if value is not None}
     runs = tuple(tuple(one.run_id for one in by_size[size]) for size in known)
     return runs, tuple(map(float, known)), tuple(known.values())
 
 
-def _whole(records: Sequence[SpeedRecord]) -> float:
-    return statistics.median(s for one in records for s in one.seconds["compress_s"])
-
-
-def _bare(records: Sequence[SpeedRecord]) -> float | None:
-    turns = []
-    for one in records:
-        if "forward_s" in one.seconds:
-            passes = zip(one.seconds["forward_s"], one.seconds["forward_folded_s"], strict=True)
-            turns += [first + second for first, second in passes]
+def _seconds(records: Sequence[SpeedRecord], stages: Sequence[str]) -> float | None:
+    """Median over the turns of all stages together, where they were timed."""
+    timed = [one.seconds for one in records if stages[0] in one.seconds]
+    turns = [sum(turn) for of in timed for turn in zip(*(of[s] for s in stages), strict=True)]
     return statistics.median(turns) if turns else None
 
 

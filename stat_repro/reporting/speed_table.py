@@ -36,26 +36,26 @@ def speed_table(records: Sequence[SpeedRecord]) -> Table:
     """
     rows = []
     for record in records:
-        sizes, measurement = record.protocol, _measurement(record)
-
-        def row(quantity: str, value: str, quartiles: str = "") -> None:
-            cells = {**measurement, "quantity": quantity}  # noqa: B023
-            rows.append({**cells, "value": value, "quartiles": quartiles})
-
+        sizes, shown = record.protocol, []
         for name, ratio in record.ratios.items():
             quartiles = f"{ratio['q25']:.2f} to {ratio['q75']:.2f}"
-            row(_RATIO_LABELS.get(name, name), f"{ratio['median']:.2f}", quartiles)
+            shown.append((_RATIO_LABELS.get(name, name), f"{ratio['median']:.2f}", quartiles))
         if turns := _after_passes(record):
             rows_seen = f"{sizes['authors_tokens']} of {sizes['examples'] * sizes['length']} tokens"
-            row(
-                f"after the passes: QR of the FFNs ({rows_seen}) / pivots and folds of all sites",
-                f"{statistics.median(turns):.2f}",
-                f"{min(turns):.2f} to {max(turns):.2f} (all turns)",
+            words = (
+                f"after the passes: QR of the FFNs ({rows_seen}) / pivots and folds of all sites"
             )
+            spread = f"{min(turns):.2f} to {max(turns):.2f} (all turns)"
+            shown.append((words, f"{statistics.median(turns):.2f}", spread))
         for stage, values in record.seconds.items():
-            row(f"{stage.removesuffix('_s')} (s)", f"{statistics.median(values):.2f}")
+            shown.append(
+                (f"{stage.removesuffix('_s')} (s)", f"{statistics.median(values):.2f}", "")
+            )
         for name, size in record.memory.items():
-            row(f"memory, {name} (MB)", "-" if size is None else f"{size / 1e6:.0f}")
+            memory = "-" if size is None else f"{size / 1e6:.0f}"
+            shown.append((f"memory, {name} (MB)", memory, ""))
+        columns = ("quantity", "value", "quartiles")
+        rows += [_measurement(record) | dict(zip(columns, row, strict=True)) for row in shown]
     cells = pd.DataFrame(rows)
     sources = pd.DataFrame({**_measurement(one), "run_ids": one.run_id} for one in records)
     return Table("table", "", cells, [*_NOTES, shown_measurements(records)], cells, sources)
