@@ -7,13 +7,13 @@ neuron; a whole layer where that is the unit).
 
 from __future__ import annotations
 
-import operator
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from stat_repro.results import RunRecord
 
@@ -39,8 +39,8 @@ def unit_shares(records: Sequence[RunRecord]) -> Unit:
     """Costs of units, from the kept units and kept MACs of runs of one model at one length.
 
     MACs are linear in the units kept, so that the dense model and the plans of the records
-    determine the cost of an attention unit and of a neuron: least squares in exact fractions, which
-    must leave no more than rounding.
+    determine the cost of an attention unit and of a neuron: least squares, which must leave no more
+    than rounding.
 
     Args:
         records: At least one run; all with the same dense model.
@@ -52,11 +52,10 @@ def unit_shares(records: Sequence[RunRecord]) -> Unit:
         kept = [(len(one.kept_heads), len(one.kept_neurons)) for one in record.layers]
         units.append([sum(column) for column in zip(*kept, strict=True)])
         shares.append(_kept(record))
-    costs = _least_squares(units, shares)
-    if costs is None or any(
-        abs(heads * costs[0] + neurons * costs[1] - share) > _EXACT * (1 + share)
-        for (heads, neurons), share in zip(units, shares, strict=True)
-    ):
+    # What there is none of costs 0.
+    costs, _, rank, _ = np.linalg.lstsq(np.array(units, float), np.array(shares))
+    left = np.abs(units @ costs - shares)
+    if rank < np.any(units, axis=0).sum() or (left > _EXACT * (1 + np.array(shares))).any():
         return Unit(None, None)
     whole = [layer.heads * costs[0] + layer.neurons * costs[1] for layer in layers]
     return Unit(float(max(costs)), float(max(whole)))
@@ -68,27 +67,6 @@ def units(records: Sequence[RunRecord]) -> dict[Any, Unit]:
     for record in records:
         by_dense[record.provenance.get("model_hash")].append(record)
     return {dense: unit_shares(same) for dense, same in by_dense.items()}
-
-
-def _least_squares(
-    units: Sequence[Sequence[int]], shares: Sequence[float]
-) -> tuple[Fraction, Fraction] | None:
-    """Costs of a head and of a neuron by the normal equations; None where they are not determined.
-
-    What there is none of costs 0.
-    """
-    heads, neurons = zip(*units, strict=True)
-    hh, hn, nn = (
-        sum(map(operator.mul, a, b))
-        for a, b in ((heads, heads), (heads, neurons), (neurons, neurons))
-    )
-    hy, ny = (sum(map(operator.mul, a, map(Fraction, shares))) for a in (heads, neurons))
-    if hh == 0 or nn == 0:
-        return Fraction(hy, hh or 1), Fraction(ny, nn or 1)
-    determinant = hh * nn - hn * hn
-    if determinant == 0:
-        return None
-    return Fraction(hy * nn - ny * hn, determinant), Fraction(ny * hh - hy * hn, determinant)
 
 
 def identity_difference(reference: RunRecord, other: RunRecord) -> str | None:
