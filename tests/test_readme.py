@@ -54,7 +54,7 @@ def drawn(figure, stem, records):
 @pytest.mark.parametrize("study", STUDIES)
 def test_stored_tables_and_figures_are_those_of_the_records(study, tmp_path, build, monkeypatch):
     """Rebuilding gives the committed tables byte for byte (figures depend on font versions)."""
-    monkeypatch.setattr(build.reporting, "save", drawn)
+    monkeypatch.setattr("stat_repro.reporting.outputs.save", drawn)
     assert build.main(["--study", study, "--out", str(tmp_path)]) == 0
     tables = [path for path in (STORED / study).iterdir() if path.name.startswith("table")]
     assert {"table.md", "table.tex", "table.csv"} <= {path.name for path in tables}
