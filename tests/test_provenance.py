@@ -87,7 +87,7 @@ print(sorted({"torch", "transformers", "wandb"} & set(sys.modules)))
 @pytest.mark.parametrize(
     ("statement", "light"),
     [
-        ("import stat_repro.results, stat_repro.reporting, stat_repro.run.tracking", True),
+        ("import stat_repro.results, stat_repro.reporting.outputs, stat_repro.run.tracking", True),
         ("import runpy; runpy.run_path('paper_figures/build.py')", False),
     ],
 )
