@@ -108,14 +108,19 @@ def save(figure: Any, stem: Path, records: str) -> list[Path]:
     Returns:
         The files.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
     # Dates would make every build differ.
     metadata = {"CreationDate": None, "Subject": records}
     pdf, png = io.BytesIO(), io.BytesIO()
     with _look():
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # both files have the places that were just found
-        figure.savefig(pdf, format="pdf", metadata=metadata)
-        figure.savefig(png, format="png", dpi=_DPI)
+        # Not `savefig`, which draws twice for each file to find the places again.
+        FigureCanvasPdf(figure).print_pdf(pdf, metadata=metadata)
+        figure.set_dpi(_DPI)
+        FigureCanvasAgg(figure).print_png(png)
     files = []
     for ending, content in (("pdf", pdf.getvalue()), ("png", _with_palette(png, records))):
         # Not `with_suffix`, which would cut a name at its last dot.
