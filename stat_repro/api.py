@@ -153,7 +153,7 @@ def compress(
         with watch.stage("surgery_s"):
             pruned = prune_model(model, output.plan, output.edits, output.norms)
     timings = {**watch.seconds, **output.timings}
-    report = report_of(request, model, pruned, output.plan, output.fits, timings)
+    report = report_of(request, model, pruned, output.plan, output.errors, timings)
     return Compression(model=pruned, plan=output.plan, report=report)
 
 

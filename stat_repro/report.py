@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from stat_repro.allocation.costs import prunable_costs
-from stat_repro.methods.base import MethodInput, SiteFit
-from stat_repro.plan import PruningPlan
+from stat_repro.methods.base import MethodInput
+from stat_repro.plan import PruningPlan, SiteKind
+
+
+@dataclass(frozen=True)
+class SiteFit:
+    """How well one site's edit fits on the calibration data.
+
+    Attributes:
+        relative_error: As in `surgery.edit.SiteEdit`.
+    """
+
+    layer: int
+    kind: SiteKind
+    units: int
+    kept: int
+    relative_error: float | None
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,7 @@ def report_of(
     model: PreTrainedModel,
     pruned: PreTrainedModel,
     plan: PruningPlan,
-    fits: Sequence[SiteFit],
+    errors: Mapping[tuple[int, SiteKind], float | None],
     timings: dict[str, float],
 ) -> CompressionReport:
     """The report of a compression.
@@ -84,7 +99,7 @@ def report_of(
         model: The dense model; of both models only the sizes are read.
         pruned: The pruned one.
         plan: Its plan.
-        fits: Of the sites.
+        errors: Relative errors of the edited sites.
         timings: Seconds per stage.
     """
     dense = prunable_costs(request.adapter, request.sequence_length)
@@ -98,6 +113,9 @@ def report_of(
         prunable_macs=(dense.macs, small.macs),
         prunable_params=(dense.params, small.params),
         params=(model.num_parameters(), pruned.num_parameters()),
-        site_errors=tuple(fits),
+        site_errors=tuple(
+            SiteFit(i, kind, plan.layers[i].units(kind), len(plan.layers[i].kept(kind)), error)
+            for (i, kind), error in errors.items()
+        ),
         timings=timings,
     )

@@ -40,6 +40,5 @@ def folded(request, share):
     edits = {}
     for site in request.adapter.sites:
         kept = torch.arange(max(1, round(share * site.units)))
-        edit, _ = fold_site(request.model, site, kept, request.calibration, request.config)
-        edits[site.key] = edit
+        edits[site.key] = fold_site(request.model, site, kept, request.calibration, request.config)
     return edits

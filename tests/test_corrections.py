@@ -45,11 +45,11 @@ def folded(model, a, kept, kind="gram", **options):
     """Output of the new consumer on the kept columns, and the error told."""
     calibration = Calibration({(0, "ffn"): statistics_of(a, kind)}, len(a), 1)
     config = PruningConfig(**options)
-    edit, error = fold_site(model, model.site, torch.tensor(kept), calibration, config)
+    edit = fold_site(model, model.site, torch.tensor(kept), calibration, config)
     columns = [u * model.site.width + i for u in sorted(kept) for i in range(model.site.width)]
     bias = model.consumer.bias if edit.consumer_bias is None else edit.consumer_bias
     output = nn.functional.linear(a[:, columns], edit.consumer_weight, bias)
-    return output.detach(), error.relative_error, edit
+    return output.detach(), edit.relative_error, edit
 
 
 def dense_output(model, a):
@@ -199,8 +199,8 @@ def test_a_correction_without_statistics_is_refused():
     model = OneSite(6)
     empty = Calibration({}, 1, 1)
     kept = torch.tensor([0])
-    edit, error = fold_site(model, model.site, kept, empty, PruningConfig(correction="none"))
-    assert error.relative_error is None
+    edit = fold_site(model, model.site, kept, empty, PruningConfig(correction="none"))
+    assert edit.relative_error is None
     assert edit.kept == (0,)
     with pytest.raises(ValueError, match="correction=lstsq needs its statistics"):
         fold_site(model, model.site, kept, empty, PruningConfig())

@@ -13,7 +13,7 @@ from stat_repro.calibration.capture import collect_statistics
 from stat_repro.calibration.statistics import ActivationStatistics, GramStatistics
 from stat_repro.config import PruningConfig
 from stat_repro.linalg.interpolative import fold
-from stat_repro.methods.stat import unit_errors
+from stat_repro.methods.stat import analyses_of, unit_errors
 from stat_repro.models.adapter import adapter_for
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -108,10 +108,12 @@ def test_errors_of_the_tiny_model(tiny):
     adapter = adapter_for(model)
     calibration = collect_statistics(model, adapter, batches)
     config = PruningConfig(authors_compat=True, min_units=0)
-    errors, orders = unit_errors(model, adapter, calibration, config)
+    analyses = analyses_of(model, adapter, calibration, config)
+    errors = unit_errors(analyses)
     close(np.array(errors.neurons), golden["errs"])
     close(np.array(errors.heads), golden["headErr"])
-    for layer, order in enumerate(orders):
+    for layer in range(adapter.num_layers):
+        order = analyses[layer, "ffn"].order
         assert order.tolist() == golden[f"neuron_P_{layer}"].tolist()
 
 

@@ -10,7 +10,7 @@ from stat_repro.allocation.costs import BudgetError, UnitCosts
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.linalg.pivoting import pivoted_cholesky
-from stat_repro.methods.stat import unit_errors
+from stat_repro.methods.stat import analyses_of
 from stat_repro.models.adapter import adapter_for
 
 
@@ -58,7 +58,8 @@ def test_pivots_without_scaling_are_those_of_the_activations():
     orders = {}
     for scaling in ("consumer", "none"):
         config = PruningConfig(scaling=scaling)
-        _, orders[scaling] = unit_errors(model, adapter, calibration, config)
+        found = analyses_of(model, adapter, calibration, config)
+        orders[scaling] = [found[site.key].order for site in adapter.of_kind("ffn")]
     for site, scaled, plain in zip(adapter.of_kind("ffn"), *orders.values(), strict=True):
         gram = calibration.statistics[site.layer, "ffn"].gram
         assert plain.tolist() == pivoted_cholesky(gram.clone()).order.tolist()

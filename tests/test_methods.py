@@ -21,7 +21,7 @@ from stat_repro.config import (
 from stat_repro.methods.baselines import random_scores
 from stat_repro.methods.ranked import by_scores
 from stat_repro.methods.registry import PRUNE
-from stat_repro.methods.stat import unit_errors
+from stat_repro.methods.stat import analyses_of
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.projections import linear, producer_of
 
@@ -193,12 +193,14 @@ def test_stat_with_its_own_order_of_neurons_is_stat(monkeypatch):
     batches = data_for(model)
     stat = stat_repro.compress(model, batches, ratio=0.4)
     calibration = stat_repro.calibrate(model, batches)
-    _, orders = unit_errors(model, adapter_for(model), calibration, PruningConfig())
+    found = analyses_of(model, adapter_for(model), calibration, PruningConfig())
 
     def as_pivots(request):
         scores = random_scores(request)
-        for layer, pivots in enumerate(orders):
-            scores[layer, "ffn"][pivots] = torch.arange(20, 0, -1, dtype=torch.float64)
+        for layer in range(request.adapter.num_layers):
+            scores[layer, "ffn"][found[layer, "ffn"].order] = torch.arange(
+                20, 0, -1, dtype=torch.float64
+            )
         return scores
 
     monkeypatch.setitem(PRUNE, "random", by_scores(as_pivots))

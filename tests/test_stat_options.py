@@ -145,8 +145,8 @@ def test_ratios_that_share_a_calibration_find_what_separate_runs_find(name, monk
     model = pico_model(name)
     batches = pico_batches(model)
     analyses = []
-    original = stat.unit_errors
-    monkeypatch.setattr(stat, "unit_errors", lambda *a: analyses.append(1) or original(*a))
+    original = stat.analyses_of
+    monkeypatch.setattr(stat, "analyses_of", lambda *a: analyses.append(1) or original(*a))
     ratios = (0.2, 0.4, 0.5)
     calibration = stat_repro.calibrate(model, batches)
     shared = [stat_repro.compress(model, batches, ratio=r, calibration=calibration) for r in ratios]

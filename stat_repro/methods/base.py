@@ -82,30 +82,12 @@ class MethodInput:
 
 
 @dataclass(frozen=True)
-class SiteFit:
-    """How well one site's edit fits on the calibration data.
-
-    Attributes:
-        relative_error: ||Y - Y'||_F / ||A W^T||_F, Y and Y' the consumer's outputs, with the
-            statistics that the edit was fitted to; null where the dense output is zero, or where
-            the method took no statistics.
-    """
-
-    layer: int
-    kind: SiteKind
-    units: int
-    kept: int
-    relative_error: float | None
-
-
-@dataclass(frozen=True)
 class MethodOutput:
     """A complete plan and the tensors that carry it out.
 
     Attributes:
         plan: Kept units of all layers.
         edits: New consumers of the sites that lose units.
-        fits: One entry per edited site.
         timings: Seconds per stage of the method, as if nothing were shared with other ratios;
             `shared_s` is the part that was.
         norms: New parameters of norms of the stream, by the norm's and the parameter's name.
@@ -113,9 +95,13 @@ class MethodOutput:
 
     plan: PruningPlan
     edits: tuple[SiteEdit, ...]
-    fits: tuple[SiteFit, ...]
     timings: Mapping[str, float]
     norms: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> dict[tuple[int, SiteKind], float | None]:
+        """Relative errors of the edited sites."""
+        return {edit.key: edit.relative_error for edit in self.edits}
 
 
 # Plan and edits for one model and one ratio.

@@ -18,7 +18,7 @@ import torch
 from stat_repro.calibration.capture import Calibration, collect_statistics
 from stat_repro.config import FITTED, LEAST_SQUARES
 from stat_repro.measure import Stopwatch
-from stat_repro.methods.base import MethodInput, MethodOutput, SiteFit
+from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.parallel import spread, world
@@ -29,7 +29,6 @@ log = logging.getLogger("stat_repro")
 
 T = TypeVar("T")
 Key = tuple[int, SiteKind]
-Folded = list[tuple[SiteEdit, SiteFit]]
 
 
 def once_per_calibration(
@@ -70,8 +69,8 @@ def fold_all(
     watch: Stopwatch,
     *,
     recalibrate: bool = False,
-    norms: Mapping[Key, float] | None = None,
-) -> Folded:
+    norms: Mapping[Key, float | None] | None = None,
+) -> list[SiteEdit]:
     """Edits of all sites, FFNs first.
 
     Args:
@@ -83,27 +82,26 @@ def fold_all(
         norms: ||A W^T||_F of sites where they are known already.
 
     Returns:
-        Edits and fits by layer, attention before FFN.
+        By layer, attention before FFN.
     """
     config, model, adapter = request.config, request.model, request.adapter
     dense, known = request.calibration, norms or {}
 
-    def fold(site: Site, calibration: Calibration) -> tuple[SiteEdit, SiteFit]:
+    def fold(site: Site, calibration: Calibration) -> SiteEdit:
         units = kept(site, calibration)
         return fold_site(model, site, units, calibration, config, known.get(site.key))
 
     ffn_sites = adapter.of_kind("ffn")
     with watch.stage("fold_ffn_s"):
         ffn = _spread_folds(ffn_sites, lambda site: fold(site, dense), "folding FFNs")
-    ffn_edits = [edit for edit, _ in ffn]
     if config.correction in LEAST_SQUARES:
-        warn_of_few_tokens(ffn_sites, [len(edit.kept) for edit in ffn_edits], dense.tokens)
+        warn_of_few_tokens(ffn_sites, [len(edit.kept) for edit in ffn], dense.tokens)
     head_sites = [site for site in adapter.of_kind("attention") if site.units]
     calibration = dense
     # Where something is fitted to the heads, it depends on what the FFNs before them do. `bias`
     # takes the dense means, as FLAP does; `stat` has others at hand, by which it orders heads.
     if recalibrate or config.correction in FITTED:
-        passing = evenly_sized(ffn_sites, ffn_edits)
+        passing = evenly_sized(ffn_sites, ffn)
         with watch.stage("recalibrate_s"), temporarily_pruned(model, ffn_sites, passing):
             calibration = collect_statistics(
                 model,
@@ -116,39 +114,32 @@ def fold_all(
             )
     with watch.stage("fold_heads_s"):
         heads = _spread_folds(head_sites, lambda site: fold(site, calibration), "folding heads")
-    return sorted(heads + ffn, key=lambda pair: (pair[0].layer, pair[0].kind))
+    return sorted(heads + ffn, key=lambda edit: edit.key)
 
 
 def _spread_folds(
-    sites: Sequence[Site], fold: Callable[[Site], tuple[SiteEdit, SiteFit]], label: str
-) -> Folded:
-    """Every site's edit and fit; where there are several processes, each folds some sites."""
+    sites: Sequence[Site], fold: Callable[[Site], SiteEdit], label: str
+) -> list[SiteEdit]:
+    """Every site's edit; where there are several processes, each folds some sites."""
     if world().size == 1:
         return spread(sites, fold, label)
 
-    def portable(site: Site) -> tuple[SiteEdit, SiteFit]:
-        edit, fit = fold(site)
-        bias = edit.consumer_bias
-        return replace(
-            edit,
-            consumer_weight=edit.consumer_weight.cpu(),
-            consumer_bias=None if bias is None else bias.cpu(),
-        ), fit
+    def portable(site: Site) -> SiteEdit:
+        edit = fold(site)
+        weight, bias = edit.consumer_weight.cpu(), edit.consumer_bias
+        bias = None if bias is None else bias.cpu()
+        return replace(edit, consumer_weight=weight, consumer_bias=bias)
 
     return spread(sites, portable, label)
 
 
 def output_of(
-    request: MethodInput, folded: Folded, details: dict[str, Any], watch: Stopwatch
+    request: MethodInput, edits: Sequence[SiteEdit], details: dict[str, Any], watch: Stopwatch
 ) -> MethodOutput:
     """The method's output for these edits."""
-    kept: dict[Key, tuple[int, ...]] = {(edit.layer, edit.kind): edit.kept for edit, _ in folded}
-    return MethodOutput(
-        plan=plan_keeping(request.adapter, kept, request.config.method, details),
-        edits=tuple(edit for edit, _ in folded),
-        fits=tuple(fit for _, fit in folded),
-        timings=watch.seconds,
-    )
+    kept = {edit.key: edit.kept for edit in edits}
+    plan = plan_keeping(request.adapter, kept, request.config.method, details)
+    return MethodOutput(plan, tuple(edits), watch.seconds)
 
 
 def plan_keeping(

@@ -24,7 +24,6 @@ from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.config import PruningConfig
 from stat_repro.linalg.interpolative import fold
 from stat_repro.linalg.pivoting import NOISE_RTOL, check_finite
-from stat_repro.methods.base import SiteFit
 from stat_repro.models.adapter import Site
 from stat_repro.models.devices import float64_home
 from stat_repro.models.projections import Projection, linear, unit_columns
@@ -43,7 +42,7 @@ def fold_site(
     calibration: Calibration,
     config: PruningConfig,
     norm: float | None = None,
-) -> tuple[SiteEdit, SiteFit]:
+) -> SiteEdit:
     """Keep these units of a site and fold the correction into its consumer.
 
     Args:
@@ -58,8 +57,7 @@ def fold_site(
     kept = tuple(sorted(kept_units.tolist()))
     weight = consumer_weight(model, site)
     if len(kept) == site.units:
-        edit = SiteEdit(*site.key, kept, weight.clone())
-        return edit, SiteFit(*site.key, site.units, len(kept), 0.0)
+        return SiteEdit(*site.key, kept, weight.clone(), relative_error=0.0)
     exact = float64(weight)
     columns = unit_columns(kept, site.width).to(exact.device)
     statistics = calibration.statistics.get(site.key)
@@ -76,8 +74,7 @@ def fold_site(
             error = _output_error(cut, folded, shift) / norm
     bias = None if shift is None else _shifted_bias(linear(model, site.consumer), shift)
     new = folded.to(device=weight.device, dtype=weight.dtype)
-    edit = SiteEdit(*site.key, kept, new, bias)
-    return edit, SiteFit(*site.key, site.units, len(kept), error)
+    return SiteEdit(*site.key, kept, new, bias, error)
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,8 @@ def prune_by_scores(
 
     with watch.stage("select_s"):
         chosen = {site.key: kept(site) for site in request.adapter.sites}
-    folded = fold_all(request, lambda site, _: chosen[site.key], watch)
-    return output_of(request, folded, sizes.details, watch)
+    edits = fold_all(request, lambda site, _: chosen[site.key], watch)
+    return output_of(request, edits, sizes.details, watch)
 
 
 def _sizes(request: MethodInput, scores: Scores, orders: Mapping[Key, torch.Tensor]) -> Sizes:

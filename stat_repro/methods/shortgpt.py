@@ -25,7 +25,7 @@ from stat_repro.allocation.budget import ROUNDING
 from stat_repro.allocation.costs import BudgetError
 from stat_repro.calibration.influence import layer_influence
 from stat_repro.measure import Stopwatch
-from stat_repro.methods.base import MethodInput, MethodOutput, SiteFit
+from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import output_of
 from stat_repro.methods.correction import consumer_weight
 from stat_repro.models.adapter import Adapter, Site
@@ -49,14 +49,14 @@ def prune(request: MethodInput) -> MethodOutput:
         influence = layer_influence(request.model, adapter, request.batches)
     order = [layer for layer in torch.argsort(influence, stable=True).tolist() if layer in may_go]
     removed = layers_to_remove(costs, order, request.ratio)
-    folded = [_fold(request, site, removed) for site in adapter.sites if site.units]
+    edits = [_fold(request, site, removed) for site in adapter.sites if site.units]
     details = {
         "allocation": "blocks",
         "block_influence": influence.tolist(),
         "removed_blocks": sorted(removed),
     }
     norms = moved_norms(request.model, adapter, removed)
-    return replace(output_of(request, folded, details, watch), norms=norms)
+    return replace(output_of(request, edits, details, watch), norms=norms)
 
 
 def layer_costs(adapter: Adapter, sequence_length: float) -> list[float]:
@@ -127,7 +127,7 @@ def moved_norms(
     return moved
 
 
-def _fold(request: MethodInput, site: Site, removed: set[int]) -> tuple[SiteEdit, SiteFit]:
+def _fold(request: MethodInput, site: Site, removed: set[int]) -> SiteEdit:
     """Everything or nothing of a site; nothing has no bias either.
 
     A removed site's error is not measured: nothing is meant to replace it.
@@ -136,5 +136,5 @@ def _fold(request: MethodInput, site: Site, removed: set[int]) -> tuple[SiteEdit
     kept = () if site.layer in removed else tuple(range(site.units))
     bias = linear(request.model, site.consumer).bias
     new_bias = None if kept or bias is None else torch.zeros_like(bias)
-    edit = SiteEdit(*site.key, kept, weight[:, : len(kept) * site.width].clone(), new_bias)
-    return edit, SiteFit(*site.key, site.units, len(kept), 0.0 if kept else None)
+    new = weight[:, : len(kept) * site.width].clone()
+    return SiteEdit(*site.key, kept, new, new_bias, 0.0 if kept else None)

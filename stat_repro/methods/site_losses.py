@@ -68,7 +68,7 @@ def _sizes(site: Site) -> list[int]:
 
 
 def _loss(request: MethodInput, site: Site, kept: torch.Tensor, dense: DenseRun) -> float:
-    edit, _ = fold_site(request.model, site, kept, request.calibration, request.config)
+    edit = fold_site(request.model, site, kept, request.calibration, request.config)
     with temporarily_pruned(request.model, [site], [edit]):
         loss = dense.divergence(site.layer)
     if not math.isfinite(loss):

@@ -11,7 +11,7 @@ The model given is not changed: step 3 runs on temporarily exchanged Linears.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -27,7 +27,6 @@ from stat_repro.allocation.scores import UnitErrors, Vector, decoder_scores, enc
 from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.statistics import SiteStatistics, pivots_of
 from stat_repro.config import ConfigError, PruningConfig
-from stat_repro.linalg.pivoting import PivotedFactor
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import Key, fold_all, once_per_calibration, output_of
@@ -35,7 +34,6 @@ from stat_repro.methods.correction import consumer_weight, float64
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.devices import spare_memory
 from stat_repro.parallel import exchange, spread
-from stat_repro.plan import SiteKind
 
 
 def prune(request: MethodInput) -> MethodOutput:
@@ -44,13 +42,12 @@ def prune(request: MethodInput) -> MethodOutput:
     sizes, dense = _sizes(request, watch)
 
     def kept(site: Site, calibration: Calibration) -> torch.Tensor:
-        if site.kind == "ffn":
-            return dense.neuron_orders[site.layer][: sizes.of(site)]
-        return head_order(site, calibration)[: sizes.of(site)]
+        order = dense[site.key].order if site.kind == "ffn" else head_order(site, calibration)
+        return order[: sizes.of(site)]
 
-    norms: dict[Key, float] = {(i, "ffn"): norm for i, norm in enumerate(dense.ffn_norms)}
-    folded = fold_all(request, kept, watch, recalibrate=True, norms=norms)
-    return output_of(request, folded, sizes.details, watch)
+    norms = {key: analysis.norm for key, analysis in dense.items()}
+    edits = fold_all(request, kept, watch, recalibrate=True, norms=norms)
+    return output_of(request, edits, sizes.details, watch)
 
 
 def sizes_of_stat(request: MethodInput, watch: Stopwatch) -> Sizes:
@@ -59,73 +56,67 @@ def sizes_of_stat(request: MethodInput, watch: Stopwatch) -> Sizes:
     return replace(sizes, details={**sizes.details, "allocation": "stat"})
 
 
-def _sizes(request: MethodInput, watch: Stopwatch) -> tuple[Sizes, DenseAnalysis]:
-    """Units per layer by STAT's recipe, and what they follow from."""
-    dense = _dense_analysis(request, watch)
+def _sizes(request: MethodInput, watch: Stopwatch) -> tuple[Sizes, Analyses]:
+    """Units per layer by STAT's recipe, and the analyses of the dense model that they follow from.
+
+    The analyses are worked out once for all ratios of one calibration.
+    """
+
+    def work(stages: Stopwatch) -> Analyses:
+        with stages.stage("errors_s"):
+            return analyses_of(request.model, request.adapter, request.calibration, request.config)
+
+    key = ("stat", request.config.authors_compat, request.config.scaling)
+    dense = once_per_calibration(request, key, work, watch)
     with watch.stage("allocate_s"):
-        return allocate(dense.errors, request), dense
+        return allocate(dense, request), dense
 
 
 @dataclass(frozen=True)
-class DenseAnalysis:
-    """What the dense statistics say, whatever the ratio.
+class SiteAnalysis:
+    """What the dense statistics say of one site, whatever the ratio.
 
     Attributes:
-        errors: Of all units.
-        neuron_orders: Pivot order of each layer's neurons.
-        ffn_norms: ||A W^T||_F of each layer's FFN; 0 where it has no neurons.
+        errors: Of its units; of an FFN in pivot order, of heads when the first i are kept.
+        tails: What is lost with the first i neurons kept; of heads nothing.
+        order: Pivot order of the neurons; of heads nothing.
+        norm: ||A W^T||_F of an FFN; None for heads, which are corrected with other statistics.
     """
 
-    errors: UnitErrors
-    neuron_orders: list[torch.Tensor]
-    ffn_norms: list[float]
+    errors: Vector
+    tails: Vector
+    order: torch.Tensor
+    norm: float | None = None
 
 
-def _dense_analysis(request: MethodInput, watch: Stopwatch) -> DenseAnalysis:
-    """The analysis; worked out once for all ratios of one calibration."""
-    model, adapter, calibration = request.model, request.adapter, request.calibration
-
-    def norm(site: Site) -> float:
-        return ffn_norm(model, site, calibration)
-
-    def work(stages: Stopwatch) -> DenseAnalysis:
-        with stages.stage("errors_s"):
-            errors, orders = unit_errors(model, adapter, calibration, request.config)
-            norms = spread(adapter.of_kind("ffn"), norm, "output norms")
-        return DenseAnalysis(errors, orders, norms)
-
-    key = ("stat", request.config.authors_compat, request.config.scaling)
-    return once_per_calibration(request, key, work, watch)
+Analyses = Mapping[Key, SiteAnalysis]
 
 
-def ffn_norm(model: nn.Module, site: Site, calibration: Calibration) -> float:
-    """||A W^T||_F of an FFN; 0 where it has no neurons."""
-    if not site.units:
-        return 0.0
-    weight = float64(consumer_weight(model, site))
-    return calibration.statistics[site.layer, "ffn"].output_error(weight)
-
-
-def unit_errors(
+def analyses_of(
     model: nn.Module, adapter: Adapter, calibration: Calibration, config: PruningConfig
-) -> tuple[UnitErrors, list[torch.Tensor]]:
-    """Errors of all units from the dense statistics, and the pivot order of each layer's neurons.
+) -> Analyses:
+    """Of all sites; where there are several processes, each takes some; see `site_analyses`."""
 
-    See `site_analyses`.
-    """
-
-    def analysed(group: list[Site]) -> list[SiteAnalysis]:
+    def analysed(group: list[Site]) -> dict[Key, SiteAnalysis]:
         return site_analyses(model, group, calibration, config)
 
     groups = [[site] for site in adapter.of_kind("attention")]
     groups += equal_sites(adapter.of_kind("ffn"), next(model.parameters()).device)
-    analyses = spread(groups, analysed, "decomposing sites")
-    by_site = {
-        site.key: analysis
-        for sites, together in zip(groups, analyses, strict=True)
-        for site, analysis in zip(sites, together, strict=True)
-    }
-    return gathered([by_site[site.key] for site in adapter.sites])
+    parts = spread(groups, analysed, "decomposing sites")
+    return {key: analysis for part in parts for key, analysis in part.items()}
+
+
+def unit_errors(analyses: Analyses) -> UnitErrors:
+    """Errors of all units, layer by layer."""
+    heads, ffn = (
+        [analyses[key] for key in sorted(analyses) if key[1] == kind]
+        for kind in ("attention", "ffn")
+    )
+    return UnitErrors(
+        heads=tuple(one.errors for one in heads),
+        neurons=tuple(one.errors for one in ffn),
+        neuron_tails=tuple(one.tails for one in ffn),
+    )
 
 
 def equal_sites(sites: Sequence[Site], device: torch.device) -> list[list[Site]]:
@@ -142,26 +133,9 @@ def equal_sites(sites: Sequence[Site], device: torch.device) -> list[list[Site]]
     return groups
 
 
-@dataclass(frozen=True)
-class SiteAnalysis:
-    """What the dense statistics say of one site.
-
-    Attributes:
-        kind: Of the site.
-        errors: Of its units; of an FFN in pivot order, of heads when the first i are kept.
-        tails: What is lost with the first i neurons kept; of heads nothing.
-        order: Pivot order of the neurons; of heads nothing.
-    """
-
-    kind: SiteKind
-    errors: Vector
-    tails: Vector
-    order: torch.Tensor
-
-
 def site_analyses(
     model: nn.Module, sites: Sequence[Site], calibration: Calibration, config: PruningConfig
-) -> list[SiteAnalysis]:
+) -> dict[Key, SiteAnalysis]:
     """Errors of the units of sites; FFNs of one size are factored together.
 
     Neurons: pivots of the activations whose columns are scaled by the norms of the consumer's
@@ -169,53 +143,35 @@ def site_analyses(
     view; the error of keeping the first i is that of the consumer's output after the least-squares
     correction.
     """
+
+    def weight(site: Site) -> torch.Tensor:
+        return float64(consumer_weight(model, site))
+
+    def scale(site: Site) -> torch.Tensor:
+        w = weight(site)
+        return w.norm(dim=0) if config.scaling == "consumer" else w.new_ones(site.columns)
+
+    nothing = torch.zeros(0, dtype=torch.int64)
     wide = [site for site in sites if site.kind == "ffn" and site.units]
-    scales = [_scale(model, site, config) for site in wide]
-    factors = iter(pivots_of([calibration.statistics[site.key] for site in wide], scales))
-    return [
-        _ffn_analysis(next(factors))
-        if site in wide
-        else _other_analysis(model, site, calibration, config)
+    analyses = {
+        site.key: SiteAnalysis(np.zeros(0), np.zeros(1), nothing, norm=0.0)
         for site in sites
-    ]
-
-
-def _scale(model: nn.Module, site: Site, config: PruningConfig) -> torch.Tensor:
-    """What the columns of the activations are scaled by, (F,)."""
-    weight = float64(consumer_weight(model, site))
-    return weight.norm(dim=0) if config.scaling == "consumer" else weight.new_ones(site.columns)
-
-
-def _ffn_analysis(factor: PivotedFactor) -> SiteAnalysis:
-    return SiteAnalysis(
-        kind="ffn",
-        errors=factor.magnitudes.cpu().numpy(),
-        tails=factor.tail_norms.cpu().numpy(),
-        order=factor.order.cpu(),
-    )
-
-
-def _other_analysis(
-    model: nn.Module, site: Site, calibration: Calibration, config: PruningConfig
-) -> SiteAnalysis:
-    """Of heads, or of a site without units."""
-    errors, tails = np.zeros(0), np.zeros(0 if site.units else 1)
-    if site.units:
-        weight = float64(consumer_weight(model, site))
-        statistics = calibration.statistics[site.key]
-        errors = _head_errors(statistics, weight, site, config).cpu().numpy()
-    return SiteAnalysis(site.kind, errors, tails, torch.zeros(0, dtype=torch.int64))
-
-
-def gathered(analyses: Sequence[SiteAnalysis]) -> tuple[UnitErrors, list[torch.Tensor]]:
-    """Errors of all units and pivot orders of the neurons, from the analyses in layer order."""
-    ffn = [analysis for analysis in analyses if analysis.kind == "ffn"]
-    errors = UnitErrors(
-        tuple(analysis.errors for analysis in analyses if analysis.kind == "attention"),
-        tuple(analysis.errors for analysis in ffn),
-        tuple(analysis.tails for analysis in ffn),
-    )
-    return errors, [analysis.order for analysis in ffn]
+        if not site.units
+    }
+    statistics = calibration.statistics
+    factors = pivots_of([statistics[site.key] for site in wide], [scale(site) for site in wide])
+    for site, factor in zip(wide, factors, strict=True):
+        analyses[site.key] = SiteAnalysis(
+            errors=factor.magnitudes.cpu().numpy(),
+            tails=factor.tail_norms.cpu().numpy(),
+            order=factor.order.cpu(),
+            norm=statistics[site.key].output_error(weight(site)),
+        )
+    for site in sites:
+        if site.kind == "attention" and site.units:
+            errors = _head_errors(statistics[site.key], weight(site), site, config).cpu().numpy()
+            analyses[site.key] = SiteAnalysis(errors, np.zeros(0), nothing)
+    return analyses
 
 
 def head_order(site: Site, calibration: Calibration) -> torch.Tensor:
@@ -232,14 +188,14 @@ def _head_errors(
     return statistics.removal_errors(order, weight, readers, site.width)[:-1]
 
 
-def allocate(errors: UnitErrors, request: MethodInput) -> Sizes:
+def allocate(analyses: Analyses, request: MethodInput) -> Sizes:
     """Sizes per layer by the configured recipe and allocation, neurons rounded.
 
     Raises:
         ConfigError: `authors_compat` for a decoder.
         BudgetError: The ratio cannot be met.
     """
-    config, recipe = request.config, request.config.recipe
+    config, recipe, errors = request.config, request.config.recipe, unit_errors(analyses)
     if recipe == "auto":
         recipe = "decoder" if request.adapter.decoder else "encoder"
     if config.authors_compat and recipe == "decoder":

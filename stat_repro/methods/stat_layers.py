@@ -40,8 +40,8 @@ from stat_repro.calibration.statistics import GramStatistics, SiteStatistics
 from stat_repro.config import LEAST_SQUARES
 from stat_repro.measure import Stopwatch, return_free_memory
 from stat_repro.methods import stat
-from stat_repro.methods.base import MethodInput, MethodOutput, SiteFit
-from stat_repro.methods.common import Folded, Key, output_of, warn_of_few_tokens
+from stat_repro.methods.base import MethodInput, MethodOutput
+from stat_repro.methods.common import Key, output_of, warn_of_few_tokens
 from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.devices import float64_home, spare_memory
@@ -67,8 +67,8 @@ def prune_by_layers(request: MethodInput, spill: Path | None) -> MethodOutput:
             request, AllResident(), folder, request.device, watch, in_files=spill is not None
         )
         sizes = layers.sizes()
-        folded = [pair for pairs in layers.fold(sizes) for pair in pairs]
-    return output_of(request, folded, sizes.details, watch)
+        edits = [edit for of_layer in layers.fold(sizes) for edit in of_layer]
+    return output_of(request, edits, sizes.details, watch)
 
 
 @contextmanager
@@ -138,8 +138,7 @@ class LayerwiseStat:
         self._passes = LayerPasses(
             request.model, request.adapter, weights, request.batches, store, self.device
         )
-        self._orders: list[torch.Tensor] = []
-        self._norms: list[float] = []
+        self._analyses: dict[Key, stat.SiteAnalysis] = {}
         self._grams: dict[int, SpilledGram] = {}
 
     def sizes(self) -> Sizes:
@@ -148,23 +147,20 @@ class LayerwiseStat:
         model, config = request.model, request.config
         with watch.stage("calibrate_s"):
             self._passes.start()
-        analyses: list[stat.SiteAnalysis] = []
         for layer in track(range(request.adapter.num_layers), "dense layers", unit="layers"):
             with self.weights.layer(layer):
                 sites = [request.adapter.site(layer, kind) for kind in ("attention", "ffn")]
                 calibration = self._statistics(layer, sites, "calibrate_s")
                 with watch.stage("errors_s"):
-                    analyses += stat.site_analyses(model, sites, calibration, config)
-                    self._norms.append(stat.ffn_norm(model, sites[1], calibration))
+                    self._analyses |= stat.site_analyses(model, sites, calibration, config)
                 with watch.stage("spill_s"):
                     self._spill(layer, calibration)
                 del calibration  # before the next layer comes
             return_free_memory()
-        errors, self._orders = stat.gathered(analyses)
         with watch.stage("allocate_s"):
-            return stat.allocate(errors, request)
+            return stat.allocate(self._analyses, request)
 
-    def fold(self, sizes: Sizes) -> Iterator[Folded]:
+    def fold(self, sizes: Sizes) -> Iterator[list[SiteEdit]]:
         """Second pass: the edits of one layer after the other, attention before FFN."""
         request, watch, adapter = self.request, self.watch, self.request.adapter
         model, config = request.model, request.config
@@ -175,19 +171,18 @@ class LayerwiseStat:
             self._passes.start()
         for layer in track(range(adapter.num_layers), "folding layers", unit="layers"):
             attention, ffn = (adapter.site(layer, kind) for kind in ("attention", "ffn"))
-            folded: Folded = []
             with self.weights.layer(layer):
                 with watch.stage("fold_ffn_s"):
-                    folded.append(self._fold_ffn(ffn, sizes.neurons[layer]))
-                with temporarily_pruned(model, [ffn], evenly_sized([ffn], [folded[0][0]])):
+                    edits = [self._fold_ffn(ffn, sizes.neurons[layer])]
+                with temporarily_pruned(model, [ffn], evenly_sized([ffn], edits)):
                     calibration = self._statistics(layer, [attention], "recalibrate_s")
                 if attention.units:
                     with watch.stage("fold_heads_s"):
                         kept = stat.head_order(attention, calibration)[: sizes.heads[layer]]
-                        folded.insert(0, fold_site(model, attention, kept, calibration, config))
+                        edits.insert(0, fold_site(model, attention, kept, calibration, config))
                 del calibration
             return_free_memory()
-            yield folded
+            yield edits
 
     def _statistics(self, layer: int, sites: list[Site], stage: str) -> Calibration:
         """Statistics of sites of a layer; the batches move on behind it."""
@@ -204,13 +199,13 @@ class LayerwiseStat:
             path = self.folder and self.folder / f"gram-{layer}.bin"
             self._grams[layer] = SpilledGram.write(statistics, path)
 
-    def _fold_ffn(self, site: Site, kept: int) -> tuple[SiteEdit, SiteFit]:
-        request, units = self.request, self._orders[site.layer][:kept]
+    def _fold_ffn(self, site: Site, kept: int) -> SiteEdit:
+        request, analysis = self.request, self._analyses[site.key]
         statistics: dict[Key, SiteStatistics] = {}
         if kept < site.units:
             home = float64_home(self.device)
             statistics[site.key] = self._grams[site.layer].load(home)
         known = request.calibration
         calibration = Calibration(statistics, known.tokens, known.examples)
-        norm = self._norms[site.layer]
-        return fold_site(request.model, site, units, calibration, request.config, norm)
+        units, config = analysis.order[:kept], request.config
+        return fold_site(request.model, site, units, calibration, config, analysis.norm)

@@ -38,7 +38,7 @@ from stat_repro.linalg.damping import damped_root
 from stat_repro.linalg.elimination import Elimination
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import Folded, Key, fold_all, once_per_calibration, output_of
+from stat_repro.methods.common import Key, fold_all, once_per_calibration, output_of
 from stat_repro.methods.correction import consumer_weight, float64, fold_site
 from stat_repro.methods.site_losses import site_losses
 from stat_repro.methods.stat import sizes_of_stat
@@ -46,6 +46,7 @@ from stat_repro.methods.stream_refit import refit_to_stream
 from stat_repro.models.adapter import Site
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
+from stat_repro.surgery.edit import SiteEdit
 
 log = logging.getLogger("stat_repro")
 
@@ -79,10 +80,10 @@ def prune(request: MethodInput) -> MethodOutput:
         return analysis.eliminations[site.key].order[: sizes.of(site)]
 
     if request.config.refit:
-        folded = _fold_to_stream(request, kept, watch)
+        edits = _fold_to_stream(request, kept, watch)
     else:
-        folded = fold_all(request, lambda site, _: kept(site), watch)
-    return output_of(request, folded, sizes.details, watch)
+        edits = fold_all(request, lambda site, _: kept(site), watch)
+    return output_of(request, edits, sizes.details, watch)
 
 
 def _damped(request: MethodInput) -> MethodInput:
@@ -192,17 +193,17 @@ def _sizes(request: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Si
 
 def _fold_to_stream(
     request: MethodInput, kept: Callable[[Site], torch.Tensor], watch: Stopwatch
-) -> Folded:
+) -> list[SiteEdit]:
     """Corrections from the dense statistics, then consumers moved towards the dense stream.
 
     The errors are those of the corrections: with a moved consumer a site is not alone any more.
     """
+    config = request.config
     with watch.stage("fold_s"):
-        static = [
-            fold_site(request.model, site, kept(site), request.calibration, request.config)
+        static = {
+            site.key: fold_site(request.model, site, kept(site), request.calibration, config)
             for site in track(request.adapter.sites, "folding sites", unit="sites")
             if site.units
-        ]
+        }
     with watch.stage("refit_s"):
-        moved = refit_to_stream(request, {(edit.layer, edit.kind): edit for edit, _ in static})
-    return [(moved[edit.layer, edit.kind], error) for edit, error in static]
+        return list(refit_to_stream(request, static).values())

@@ -23,7 +23,7 @@ from stat_repro.config.checks import one_of
 from stat_repro.config.pruning import check_target, counts_macs
 from stat_repro.config.run import DTYPES
 from stat_repro.measure import Stopwatch, memory_told, resolve_device
-from stat_repro.methods.base import MethodInput, SiteFit
+from stat_repro.methods.base import MethodInput
 from stat_repro.methods.common import Key, plan_keeping
 from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
 from stat_repro.models.adapter import adapter_for
@@ -182,18 +182,17 @@ def _written(
     skeleton: Skeleton,
     folder: Path,
     watch: Stopwatch,
-) -> tuple[PreTrainedModel, PruningPlan, list[SiteFit]]:
+) -> tuple[PreTrainedModel, PruningPlan, dict[Key, float | None]]:
     """Write weights and configuration; the pruned model without weights, plan and errors."""
     sizes = layers.sizes()
     writer = ShardWriter(folder, skeleton, request.adapter)
     kept: dict[Key, tuple[int, ...]] = {}
-    errors: list[SiteFit] = []
-    for layer, folded in enumerate(layers.fold(sizes)):
+    errors: dict[Key, float | None] = {}
+    for layer, edits in enumerate(layers.fold(sizes)):
         with watch.stage("write_s"):
-            writer.layer(layer, [edit for edit, _ in folded])
-        for edit, error in folded:
-            kept[edit.layer, edit.kind] = edit.kept
-            errors.append(error)
+            writer.layer(layer, edits)
+        kept |= {edit.key: edit.kept for edit in edits}
+        errors |= {edit.key: edit.relative_error for edit in edits}
     plan = plan_keeping(request.adapter, kept, request.config.method, sizes.details)
     with watch.stage("write_s"):
         writer.finish(**plan_note(plan))

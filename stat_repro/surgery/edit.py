@@ -41,6 +41,8 @@ class SiteEdit:
         kept: Kept units, ascending.
         consumer_weight: New weight of the consumer, (D, len(kept) * width), in any dtype.
         consumer_bias: New bias of the consumer, shape (D,); None keeps the present one.
+        relative_error: ||Y - Y'||_F / ||Y||_F, Y and Y' the consumer's outputs, with the statistics
+            that the edit was fitted to; None where Y is zero, or without statistics.
     """
 
     layer: int
@@ -48,6 +50,12 @@ class SiteEdit:
     kept: tuple[int, ...]
     consumer_weight: Tensor
     consumer_bias: Tensor | None = None
+    relative_error: float | None = None
+
+    @property
+    def key(self) -> tuple[int, SiteKind]:
+        """Layer and kind of the site."""
+        return self.layer, self.kind
 
 
 def _resized(source: Projection, weight: Tensor, bias: Tensor | None) -> nn.Module:
@@ -123,20 +131,21 @@ def edited_modules(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, nn
     return new
 
 
-def _edits_by_site(
-    sites: Sequence[Site], edits: Sequence[SiteEdit]
-) -> dict[tuple[int, SiteKind], SiteEdit]:
-    """Edits by (layer, kind); refuses two edits of one site, and edits of unknown sites."""
-    known = {(site.layer, site.kind) for site in sites}
-    by_site: dict[tuple[int, SiteKind], SiteEdit] = {}
+def _all_edited(
+    model: nn.Module, sites: Sequence[Site], edits: Sequence[SiteEdit]
+) -> dict[str, nn.Module]:
+    """`edited_modules` of all edits; refuses two of one site, and edits of unknown sites."""
+    by_key = {site.key: site for site in sites}
+    new: dict[str, nn.Module] = {}
     for edit in edits:
-        key = (edit.layer, edit.kind)
-        if key not in known:
+        site = by_key.get(edit.key)
+        if site is None:
             raise SurgeryError(f"layer {edit.layer} {edit.kind}: an edit, but no such site")
-        if key in by_site:
+        if site.consumer in new:
             raise SurgeryError(f"layer {edit.layer} {edit.kind}: expected one edit; got two")
-        by_site[key] = edit
-    return by_site
+        with torch.no_grad():
+            new |= edited_modules(model, site, edit)
+    return new
 
 
 @contextmanager
@@ -156,12 +165,7 @@ def temporarily_pruned(
     Raises:
         SurgeryError: An edit does not fit its site; the model is not changed.
     """
-    by_site = _edits_by_site(sites, edits)
-    new: dict[str, nn.Module] = {}
-    with torch.no_grad():
-        for site in sites:
-            if (edit := by_site.get((site.layer, site.kind))) is not None:
-                new |= edited_modules(model, site, edit)
+    new = _all_edited(model, sites, edits)
     previous = {name: model.get_submodule(name) for name in new}
     try:
         _replace(model, new)
@@ -270,24 +274,23 @@ def prune_model(
     pruned_class(model)
     adapter = adapter_for(model)
     adapter.check_plan(plan)
-    by_site = _edits_by_site(adapter.sites, edits)
-    new: dict[str, nn.Module] = {}
+    by_key = {edit.key: edit for edit in edits}
+    for site in adapter.sites:
+        kept, edit = plan.layers[site.layer].kept(site.kind), by_key.get(site.key)
+        if edit is not None and edit.kept != kept:
+            raise PlanError(
+                f"{site.name}: expected an edit that keeps {list(kept)}, as the plan does; got "
+                f"one that keeps {list(edit.kept)}"
+            )
+    new = _all_edited(model, adapter.sites, edits)
+    for site in adapter.sites:
+        dropped = site.units - len(plan.layers[site.layer].kept(site.kind))
+        if dropped and site.consumer not in new:
+            raise SurgeryError(
+                f"{site.name}: the plan drops {dropped} of {site.units} units; expected an edit "
+                "with the new consumer weight; got none"
+            )
     with torch.no_grad():
-        for site in adapter.sites:
-            kept = plan.layers[site.layer].kept(site.kind)
-            edit = by_site.get((site.layer, site.kind))
-            if edit is None and len(kept) < site.units:
-                raise SurgeryError(
-                    f"{site.name}: the plan drops {site.units - len(kept)} of {site.units} units; "
-                    "expected an edit with the new consumer weight; got none"
-                )
-            if edit is not None and edit.kept != kept:
-                raise PlanError(
-                    f"{site.name}: expected an edit that keeps {list(kept)}, as the plan does; got "
-                    f"one that keeps {list(edit.kept)}"
-                )
-            if edit is not None:
-                new |= edited_modules(model, site, edit)
         names = [site.consumer for site in adapter.sites]
         biased = [n for n in names if new.get(n, linear(model, n)).bias is not None]
         pruned = empty_pruned_model(model, adapter, plan, biased)
