@@ -57,7 +57,7 @@ class ShardWriter:
         """
         stem = f"{self._adapter.layer_names[layer]}."
         new: dict[str, nn.Module] = {}
-        with self._weights.layer(layer), torch.no_grad():
+        with self._weights.layer(layer):
             for edit in edits:
                 site = self._adapter.site(layer, edit.kind)
                 if len(edit.kept) < site.units or edit.consumer_bias is not None:

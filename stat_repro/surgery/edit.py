@@ -98,6 +98,7 @@ def _check_edit(site: Site, edit: SiteEdit, consumer: Projection) -> None:
             )
 
 
+@torch.no_grad()
 def edited_modules(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, nn.Module]:
     """The new producers and the new consumer of a site, by module name.
 
@@ -139,12 +140,10 @@ def _all_edited(
     new: dict[str, nn.Module] = {}
     for edit in edits:
         site = by_key.get(edit.key)
-        if site is None:
-            raise SurgeryError(f"layer {edit.layer} {edit.kind}: an edit, but no such site")
-        if site.consumer in new:
-            raise SurgeryError(f"layer {edit.layer} {edit.kind}: expected one edit; got two")
-        with torch.no_grad():
-            new |= edited_modules(model, site, edit)
+        if site is None or site.consumer in new:
+            problem = "an edit, but no such site" if site is None else "expected one edit; got two"
+            raise SurgeryError(f"layer {edit.layer} {edit.kind}: {problem}")
+        new |= edited_modules(model, site, edit)
     return new
 
 
