@@ -8,8 +8,7 @@ from pico_models import PICO_NAMES, pico_batches, pico_model
 
 import stat_repro
 from stat_repro.calibration import divergence as all_predictions
-from stat_repro.calibration.dense_run import DenseRun
-from stat_repro.calibration.divergence import POSITIONS, divergence, predictions
+from stat_repro.calibration.divergence import POSITIONS, DenseRun, divergence, predictions
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.projections import linear
 from stat_repro.surgery.edit import temporarily_pruned

@@ -16,7 +16,7 @@ from stat_repro.calibration.statistics import GramStatistics
 from stat_repro.config import CalibrationConfig, ConfigError, PruningConfig, RunConfig, run_id
 from stat_repro.methods import stat_layers
 from stat_repro.models.adapter import adapter_for
-from stat_repro.models.residency import AllResident
+from stat_repro.models.modes import LayerWeights
 from stat_repro.run.pipeline import run_experiment
 from stat_repro.run.sweep_cache import SweepCache
 
@@ -118,7 +118,7 @@ def test_layers_see_what_transformers_gives_them():
         hook.remove()
     store = spill.MemoryStore()
     passes = layerwise.LayerPasses(
-        model, adapter, AllResident(), batches, store, torch.device("cpu")
+        model, adapter, LayerWeights(), batches, store, torch.device("cpu")
     )
     passes.start()
     for layer in range(adapter.num_layers):

@@ -7,8 +7,7 @@ from torch.nn import functional
 
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError
-from stat_repro.calibration.dense_run import DenseRun
-from stat_repro.calibration.divergence import divergence, predictions
+from stat_repro.calibration.divergence import DenseRun, divergence, predictions
 from stat_repro.calibration.gradients import mask_gradients
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.projections import linear

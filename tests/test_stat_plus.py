@@ -8,18 +8,17 @@ from pico_models import PICO_NAMES, REPRESENTATIVES, pico_batches, pico_model
 
 import stat_repro
 from stat_repro.calibration.batches import CalibrationError
-from stat_repro.calibration.dense_run import DenseRun
-from stat_repro.calibration.layerwise import LayerPasses
+from stat_repro.calibration.divergence import DenseRun
+from stat_repro.calibration.layerwise import LayerPasses, StreamRecorder
 from stat_repro.calibration.spill import MemoryStore
-from stat_repro.calibration.streams import StreamRecorder
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.linalg.refit import RefitSums
 from stat_repro.methods.site_losses import site_losses
 from stat_repro.methods.stat_plus import FEW_TOKENS, FEW_TOKENS_RIDGE
 from stat_repro.methods.stream_refit import refit_to_stream
 from stat_repro.models.adapter import adapter_for
+from stat_repro.models.modes import LayerWeights
 from stat_repro.models.projections import linear
-from stat_repro.models.residency import AllResident
 from stat_repro.surgery.edit import temporarily_pruned
 
 OPTIONS = {"method": "stat_plus", "sensitivity_tokens": 20}
@@ -51,7 +50,7 @@ def test_the_recorded_stream_is_what_the_layer_hands_on(name):
     model = pico_model(name, dtype=torch.float64)
     adapter, batches = adapter_for(model), pico_batches(model, count=2)
     device = torch.device("cpu")
-    passes = LayerPasses(model, adapter, AllResident(), batches, MemoryStore(), device)
+    passes = LayerPasses(model, adapter, LayerWeights(), batches, MemoryStore(), device)
     passes.start()
     inputs, outputs, block = [], [], model.get_submodule(adapter.layer_names[0])
 

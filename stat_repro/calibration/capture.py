@@ -1,29 +1,22 @@
-"""Forward passes over the calibration set, with the consumers' inputs reduced as they come.
-
-Hooks exist inside context managers only. Afterwards the model has the state, mode and hooks that it
-had before, whatever happened inside.
-"""
+"""The consumers' inputs reduced to statistics as they come in forward passes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from stat_repro.calibration.batches import (
     NO_TOKENS,
     CalibrationBatch,
     CalibrationError,
-    forward_options,
-    layer_input,
     model_inputs,
     token_mask,
-    token_rows,
 )
 from stat_repro.calibration.collectors import (
     BUFFER_ROWS,
@@ -31,14 +24,13 @@ from stat_repro.calibration.collectors import (
     GPU_BUFFER_ROWS,
     Collector,
 )
+from stat_repro.calibration.passes import PassEnded, Watcher, run_backbone
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.models.adapter import Adapter, Site
-from stat_repro.models.modes import evaluating
 from stat_repro.models.projections import linear
-from stat_repro.parallel import exchange, own_share, world
+from stat_repro.parallel import exchange, world
 from stat_repro.plan import SiteKind
-from stat_repro.progress import track
 
 
 @dataclass(frozen=True)
@@ -69,44 +61,7 @@ class Calibration:
         return self.tokens / self.examples
 
 
-class _LastSiteSeen(Exception):
-    """Ends a forward pass at the last site; nothing went wrong."""
-
-
-@contextmanager
-def input_hooks(
-    model: nn.Module, sites: Sequence[Site], receive: Callable[[Site, torch.Tensor], None]
-) -> Iterator[None]:
-    """Call `receive(site, input)` with the consumer's input, in every forward pass inside."""
-
-    def hook(site: Site, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        receive(site, args[0])
-
-    with ExitStack() as hooks:
-        for site in sites:
-            consumer = linear(model, site.consumer).module
-            hooks.enter_context(consumer.register_forward_pre_hook(partial(hook, site)))
-        yield
-
-
-@contextmanager
-def layer_hooks(
-    layers: Sequence[nn.Module], receive: Callable[[int, torch.Tensor, torch.Tensor], None]
-) -> Iterator[None]:
-    """Call `receive(layer, input, output)` for every layer, in every forward pass inside."""
-
-    def hook(layer: int, module: nn.Module, args: Any, options: Any, output: Any) -> None:
-        after = output[0] if isinstance(output, tuple) else output
-        receive(layer, layer_input(args, options), after)
-
-    with ExitStack() as hooks:
-        for layer, module in enumerate(layers):
-            handle = module.register_forward_hook(partial(hook, layer), with_kwargs=True)
-            hooks.enter_context(handle)
-        yield
-
-
-class Reduction:
+class Reduction(Watcher):
     """Reduces the activations of some sites while forward passes run.
 
     Args:
@@ -114,10 +69,6 @@ class Reduction:
         device: Device of the model.
         statistics: `gram`, `exact` or `sketch`.
         sketch: Which sketch, for `sketch` only; Gaussian of the default size if None.
-
-    Attributes:
-        tokens: Tokens of the batches so far, padding excluded.
-        examples: Rows of the batches so far.
     """
 
     def __init__(
@@ -127,43 +78,26 @@ class Reduction:
         statistics: str = "gram",
         sketch: Sketch | None = None,
     ) -> None:
+        super().__init__()
         make = _collector_maker(statistics, sketch)
         self.sites = [site for site in sites if site.units]
-        self.tokens = self.examples = 0
-        self._collectors = {(s.layer, s.kind): make(s, device) for s in self.sites}
+        self._collectors = {site.key: make(site, device) for site in self.sites}
         self._last = max(self.sites, key=lambda s: (s.layer, s.kind == "ffn"), default=None)
-        self._mask = self._rows = torch.empty(0)
-        self._ends = True
 
-    def hooks(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Hooks on the consumers, inside the `with`."""
-        return input_hooks(model, self.sites, self._receive)
+    def _handles(self, model: nn.Module) -> Iterator[RemovableHandle]:
+        for site in self.sites:
+            consumer = linear(model, site.consumer).module
+            yield consumer.register_forward_pre_hook(partial(self._receive, site))
 
-    @contextmanager
-    def batch(self, mask: torch.Tensor, *, ends: bool) -> Iterator[None]:
-        """The forward pass of one batch, inside the `with`.
-
-        Args:
-            mask: Which positions are tokens, bool (B, S); on the CPU, so that counting them does
-                not wait for an accelerator.
-            ends: Whether the pass stops once the last site has its input.
-        """
-        self._mask, self._ends = mask, ends
-        self._rows = token_rows(mask)
-        self.tokens += len(self._rows)
-        self.examples += mask.shape[0]
-        with suppress(_LastSiteSeen):
-            yield
-
-    def _receive(self, site: Site, value: torch.Tensor) -> None:
-        mask, rows = self._mask, self._rows
+    def _receive(self, site: Site, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        mask, rows, value = self._mask, self._rows, args[0]
         # OPT's FFN reads the examples of a batch as one long sequence.
         if value.shape[:-1] not in (mask.shape, (mask.numel(),)):
             raise CalibrationError(
                 f"{site.name}: expected input of shape {tuple(mask.shape)} + (columns,); got "
                 f"{tuple(value.shape)} (chunk_size_feed_forward must be 0)"
             )
-        collector = self._collectors[site.layer, site.kind]
+        collector = self._collectors[site.key]
         value = value.reshape(mask.numel(), -1)
         if len(rows) == len(value):
             collector.add(value)
@@ -172,7 +106,7 @@ class Reduction:
             for part in rows.to(value.device).split(size):
                 collector.add(value.index_select(0, part))
         if site is self._last and self._ends:
-            raise _LastSiteSeen
+            raise PassEnded
 
     def finish(self) -> Calibration:
         """The statistics, summed over all processes of the run; call it once, at the end.
@@ -181,10 +115,7 @@ class Reduction:
             CalibrationError: No tokens, sites that did not see all of them, or non-finite values.
         """
         tokens, examples = _counted_together(self.tokens, self.examples)
-        statistics = {
-            (s.layer, s.kind): _finish(s, self._collectors.pop((s.layer, s.kind)), tokens)
-            for s in self.sites
-        }
+        statistics = {s.key: _finish(s, self._collectors.pop(s.key), tokens) for s in self.sites}
         return Calibration(statistics=statistics, tokens=tokens, examples=examples)
 
 
@@ -217,17 +148,11 @@ def collect_statistics(
         CalibrationError: No batches, no tokens, unusable masks, non-finite activations, or several
             processes with statistics that are no sums, or with fewer batches.
     """
-    backbone = model.get_submodule(adapter.backbone)
-    device = next(backbone.parameters()).device
-    chosen = adapter.sites if sites is None else sites
-    reduction = Reduction(chosen, device, statistics, sketch)
-    options = forward_options(adapter)
-    with evaluating(model), torch.inference_mode(), reduction.hooks(model):
-        for batch in track(own_share(batches), label):
-            # Before the batch goes to the model, so that nothing waits for an accelerator.
-            mask = token_mask(model_inputs(batch))
-            with reduction.batch(mask, ends=True):
-                backbone(**model_inputs(batch, device), **options)
+    device = next(model.get_submodule(adapter.backbone).parameters()).device
+    reduction = Reduction(adapter.sites if sites is None else sites, device, statistics, sketch)
+    with reduction.hooks(model):
+        around = partial(reduction.batch, ends=True)
+        run_backbone(model, adapter, batches, device, around, label)
     return reduction.finish()
 
 

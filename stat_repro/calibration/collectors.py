@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 
@@ -13,7 +12,6 @@ from stat_repro.calibration.sketch import Sketch, SketchStatistics, sketch_rows
 from stat_repro.calibration.statistics import (
     ActivationStatistics,
     GramStatistics,
-    SiteStatistics,
 )
 from stat_repro.linalg.gram import are_independent, mirror, rank_update
 from stat_repro.models.adapter import Site
@@ -33,18 +31,6 @@ GPU_BUFFER_ROWS = 1024
 FLOAT64_ROWS = 2048
 FLOAT32_SHARE = 1e-5
 FLOAT32_BUFFER_ROWS = 2 * BUFFER_ROWS  # as many bytes as before
-
-
-class Collector(Protocol):
-    """Takes rows as they come and gives the statistics at the end."""
-
-    def add(self, rows: torch.Tensor) -> None:
-        """Take the activations of some tokens, shape (r, F); nothing keeps a view of them."""
-        ...
-
-    def finish(self) -> SiteStatistics:
-        """The statistics of all rows; nothing may be added afterwards."""
-        ...
 
 
 class _BufferedSum(ABC):
@@ -67,7 +53,10 @@ class _BufferedSum(ABC):
         return torch.empty(size, dtype=torch.float64, device=self._home)
 
     def add(self, rows: torch.Tensor) -> None:
-        """Copy the rows into the buffer, and use the buffer whenever it is full."""
+        """Take the activations of some tokens, shape (r, F); nothing keeps a view of them.
+
+        They are copied into the buffer, which is used whenever it is full.
+        """
         if self._buffer is None:
             self._dtype = rows.dtype
             self._buffer = self._new_buffer()
@@ -182,6 +171,7 @@ class RowStore:
         return ActivationStatistics(activations=torch.cat(self._rows))
 
 
+Collector = GramSum | SketchSum | RowStore
 # `sketch` also needs a `Sketch`; see `capture.collect_statistics`.
 COLLECTORS: dict[str, Callable[..., Collector]] = {
     "gram": GramSum,

@@ -11,7 +11,7 @@ of the model's predictions, so it needs gradients but no labels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -33,6 +33,7 @@ from stat_repro.calibration.divergence import (
     problem_of,
 )
 from stat_repro.calibration.gradients import frozen_parameters
+from stat_repro.calibration.passes import hooked
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.devices import float64_home
 from stat_repro.models.modes import evaluating
@@ -93,7 +94,7 @@ def output_curvature(
         if not bool(torch.isfinite(total).all()):
             raise CalibrationError(f"{site.name}: NaN or infinite gradients of the model's output")
         total.mul_(weighted / predicted_in_all**2 / tokens_seen)
-    return {(site.layer, site.kind): total for site, total in zip(sites, sums, strict=True)}
+    return {site.key: total for site, total in zip(sites, sums, strict=True)}
 
 
 def _gradients(
@@ -111,10 +112,8 @@ def _gradients(
     with torch.enable_grad(), _consumer_outputs(model, sites) as outputs:
         output = model(**inputs, **forward_options(adapter))
         problem = problem_of(model)
-        heads, probabilities = (
-            predictions(output, compared, problem),
-            are_probabilities(output, problem),
-        )
+        heads = predictions(output, compared, problem)
+        probabilities = are_probabilities(output, problem)
         gradients = torch.autograd.grad(_signed(heads, signs, probabilities), outputs)
     return gradients, sum(map(len, heads)), 0.5 if probabilities else 1.0
 
@@ -157,8 +156,6 @@ def _consumer_outputs(model: nn.Module, sites: Sequence[Site]) -> Iterator[list[
         outputs[place] = output
         return output
 
-    with ExitStack() as hooks:
-        for place, site in enumerate(sites):
-            consumer = linear(model, site.consumer).module
-            hooks.enter_context(consumer.register_forward_hook(partial(watch, place)))
+    consumers = [linear(model, site.consumer).module for site in sites]
+    with hooked(c.register_forward_hook(partial(watch, i)) for i, c in enumerate(consumers)):
         yield outputs

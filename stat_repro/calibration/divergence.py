@@ -1,11 +1,13 @@
 """The predictions of a model on calibration batches, and how far those of an edited model are off.
 
-No labels are needed: the output of the dense model is the reference.
+No labels are needed: the output of the dense model is the reference. `DenseRun` keeps it, and the
+hidden states in front of every layer, so that the layers before an edited one are not run again.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,9 +17,15 @@ from torch.nn.functional import logsigmoid
 from stat_repro.calibration.batches import (
     CalibrationBatch,
     CalibrationError,
+    forward_options,
+    layer_output,
     model_inputs,
     token_mask,
 )
+from stat_repro.calibration.passes import layer_hooks
+from stat_repro.models.adapter import Adapter
+from stat_repro.models.modes import evaluating, forwards_replaced
+from stat_repro.progress import track
 
 # Positions of an example that are compared, spread evenly, if a model predicts at every position.
 # A vocabulary of 49,152 would take 100 MB for one window of 512 tokens.
@@ -164,3 +172,79 @@ def divergence(reference: list[Tensor], other: list[Tensor], *, probabilities: b
         terms = p.exp() * (p - q) if probabilities else (p - q).square()
         total += float(terms.sum(dtype=torch.float64))
     return total
+
+
+class DenseRun:
+    """The dense model on some examples, with the input of every layer.
+
+    Args:
+        model: The dense model, with its task head; not changed.
+        adapter: Its adapter.
+        batches: Calibration batches; their first examples are used.
+        tokens: How many tokens they must have at least, padding excluded.
+
+    Attributes:
+        rows: Number of predictions that are compared.
+    """
+
+    def __init__(
+        self, model: nn.Module, adapter: Adapter, batches: Iterable[CalibrationBatch], tokens: int
+    ) -> None:
+        self._model, self._adapter, self._problem = model, adapter, problem_of(model)
+        self._layers = [model.get_submodule(name) for name in adapter.layer_names]
+        self._options = forward_options(adapter)
+        self._inputs: list[dict[str, Tensor]] = []
+        self._masks: list[Tensor] = []
+        self._hidden: list[list[Tensor]] = []  # of every batch: the input of every layer
+        self._reference: list[list[Tensor]] = []
+        device = next(model.parameters()).device
+        with evaluating(model), torch.inference_mode():
+            for batch in track(_first_rows(batches, tokens), "dense model, layer by layer"):
+                inputs, mask = compared_inputs(model, batch, device)
+                self._hidden.append([])
+                with layer_hooks(self._layers, self._remember):
+                    output = model(**inputs, **self._options)
+                self._inputs.append(inputs)
+                self._masks.append(mask)
+                self._reference.append(predictions(output, mask, self._problem))
+        self._probabilities = are_probabilities(output, self._problem) if self._inputs else True
+        self.rows = sum(len(rows) for heads in self._reference for rows in heads)
+
+    def _remember(self, layer: int, before: Tensor, after: Tensor) -> None:
+        self._hidden[-1].append(before)
+
+    def divergence(self, layer: int) -> float:
+        """Mean divergence of the model, with its present edits, from the dense one.
+
+        Args:
+            layer: The first layer that may differ from the dense model.
+        """
+        total = 0.0
+        with evaluating(self._model), torch.inference_mode():
+            for inputs, mask, hidden, reference in zip(
+                self._inputs, self._masks, self._hidden, self._reference, strict=True
+            ):
+                skipped = [_returning(layer_output(self._adapter, hidden[layer]))] * layer
+                with forwards_replaced(self._layers[:layer], skipped):
+                    output = self._model(**inputs, **self._options)
+                now = predictions(output, mask, self._problem)
+                total += divergence(reference, now, probabilities=self._probabilities)
+        return total / self.rows
+
+
+def _first_rows(batches: Iterable[CalibrationBatch], tokens: int) -> Iterator[CalibrationBatch]:
+    """The first examples that have this many tokens together, batch by batch."""
+    left = tokens
+    for batch in batches:
+        sizes = token_mask(batch).flatten(1).sum(dim=1)
+        # The example that reaches the number is taken too.
+        rows = int((sizes.cumsum(dim=0) - sizes < left).sum())
+        yield {key: value[:rows] for key, value in batch.items()}
+        left -= int(sizes.sum())
+        if left <= 0:
+            return
+
+
+def _returning(output: Any) -> Callable[..., Any]:
+    """A forward pass that returns this."""
+    return lambda *args, **kwargs: output

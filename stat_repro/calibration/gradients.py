@@ -8,7 +8,7 @@ example influences the loss of another one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from stat_repro.calibration.batches import CalibrationBatch, CalibrationError, token_mask
 from stat_repro.calibration.divergence import CLASSIFIER, problem_of
+from stat_repro.calibration.passes import hooked
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.loading import LANGUAGE_MODELS
 from stat_repro.models.modes import evaluating
@@ -127,9 +128,9 @@ def mask_gradients(
     if not per_batch:
         raise CalibrationError("the calibration set holds no batches: expected at least one")
     parts = torch.cat(per_batch).split([site.units for site in sites], dim=1)
-    result = {(s.layer, s.kind): part for s, part in zip(sites, parts, strict=True)}
+    result = {site.key: part for site, part in zip(sites, parts, strict=True)}
     for site in sites:
-        if not bool(torch.isfinite(result[site.layer, site.kind]).all()):
+        if not bool(torch.isfinite(result[site.key]).all()):
             raise CalibrationError(f"{site.name}: NaN or infinite gradients of the loss")
     if not any(bool(part.any()) for part in parts):
         raise CalibrationError(
@@ -155,22 +156,21 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _masked(model: nn.Module, sites: Sequence[Site], ids: Tensor) -> Iterator[list[Tensor]]:
     """Mask variables in front of every consumer inside the `with`: ones, (B, units) per site."""
-    masks: list[Tensor] = []
 
     def hook(site: Site, mask: Tensor, module: nn.Module, args: tuple[Tensor, ...]) -> Any:
         columns = mask.repeat_interleave(site.width, dim=1)[:, None]
         rows = args[0].view(len(ids), -1, site.columns)  # OPT's FFN has no batch
         return ((rows * columns).view(args[0].shape), *args[1:])
 
-    with ExitStack() as hooks:
-        for site in sites:
-            consumer = linear(model, site.consumer)
-            mask = torch.ones(
-                len(ids), site.units, device=ids.device, dtype=consumer.weight.dtype
-            ).requires_grad_()
-            masks.append(mask)
-            hook_of_site = partial(hook, site, mask)
-            hooks.enter_context(consumer.module.register_forward_pre_hook(hook_of_site))
+    consumers = [linear(model, site.consumer) for site in sites]
+    masks = [
+        consumer.weight.new_ones((len(ids), site.units)).requires_grad_()
+        for site, consumer in zip(sites, consumers, strict=True)
+    ]
+    with hooked(
+        consumer.module.register_forward_pre_hook(partial(hook, site, mask))
+        for site, mask, consumer in zip(sites, masks, consumers, strict=True)
+    ):
         yield masks
 
 

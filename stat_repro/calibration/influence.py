@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,11 @@ from stat_repro.calibration.batches import (
     NO_TOKENS,
     CalibrationBatch,
     CalibrationError,
-    model_inputs,
-    token_mask,
     token_rows,
 )
-from stat_repro.calibration.capture import layer_hooks
+from stat_repro.calibration.passes import layer_hooks, run_backbone
 from stat_repro.models.adapter import Adapter
-from stat_repro.models.modes import evaluating
-from stat_repro.parallel import in_turns, own_share
-from stat_repro.progress import track
+from stat_repro.parallel import in_turns
 
 
 def layer_influence(
@@ -42,8 +39,7 @@ def layer_influence(
     Raises:
         CalibrationError: No tokens, or streams that are not finite; names the layer.
     """
-    backbone = model.get_submodule(adapter.backbone)
-    device = next(backbone.parameters()).device
+    device = next(model.get_submodule(adapter.backbone).parameters()).device
     sums: list[tuple[Tensor, int]] = []  # of every batch: (layers,) cosines, tokens
     cosines: list[Tensor] = []  # of the present batch, layer by layer
     rows = torch.empty(0, dtype=torch.int64)
@@ -52,13 +48,16 @@ def layer_influence(
         first, second = (x.flatten(0, -2).index_select(0, rows).float() for x in (before, after))
         cosines.append(functional.cosine_similarity(first, second, dim=-1).sum())
 
-    layers = [model.get_submodule(name) for name in adapter.layer_names]
-    with evaluating(model), torch.inference_mode(), layer_hooks(layers, receive):
-        for batch in track(own_share(batches), "influence of the layers"):
-            rows = token_rows(token_mask(model_inputs(batch))).to(device)
-            cosines.clear()
-            backbone(**model_inputs(batch, device), use_cache=False)
-            sums.append((torch.stack(cosines), len(rows)))
+    @contextmanager
+    def batch(mask: Tensor) -> Iterator[None]:
+        nonlocal rows
+        rows = token_rows(mask).to(device)
+        cosines.clear()
+        yield
+        sums.append((torch.stack(cosines), len(rows)))
+
+    with layer_hooks([model.get_submodule(name) for name in adapter.layer_names], receive):
+        run_backbone(model, adapter, batches, device, batch, "influence of the layers")
     sums = in_turns([(batch.cpu().double(), tokens) for batch, tokens in sums])
     tokens = sum(count for _, count in sums)
     if not tokens:

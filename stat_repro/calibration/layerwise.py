@@ -8,31 +8,23 @@ those of the usual forward pass of transformers, recorded once with layers that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
+from torch.utils.hooks import RemovableHandle
 
-from stat_repro.calibration.batches import (
-    CalibrationBatch,
-    forward_options,
-    layer_output,
-    model_inputs,
-    token_mask,
-)
+from stat_repro.calibration.batches import CalibrationBatch, layer_input, layer_output
+from stat_repro.calibration.passes import PassEnded, Watcher, run_backbone
 from stat_repro.calibration.spill import TensorStore
-from stat_repro.models.adapter import Adapter
-from stat_repro.models.modes import evaluating, forwards_replaced
-from stat_repro.models.residency import LayerWeights
-from stat_repro.parallel import own_share
+from stat_repro.models.adapter import Adapter, Site
+from stat_repro.models.modes import LayerWeights, evaluating, forwards_replaced
+from stat_repro.models.projections import linear
 from stat_repro.progress import track
-
-
-class _LastLayerReached(Exception):
-    """Ends a forward pass at the last layer; nothing went wrong."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +32,6 @@ class _Slot:
     """The place of a stored tensor in recorded arguments."""
 
     index: int
-
-
-class Watcher(Protocol):
-    """Sees the forward passes of a layer, such as `capture.Reduction`."""
-
-    def hooks(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Hooks on the layer, inside the `with`."""
-        ...
-
-    def batch(self, mask: torch.Tensor, *, ends: bool) -> AbstractContextManager[None]:
-        """The forward pass of one batch, inside the `with`.
-
-        Args:
-            mask: Which positions are tokens, bool (B, S).
-            ends: Whether the output of the layer is not needed.
-        """
-        ...
 
 
 class LayerPasses:
@@ -89,22 +64,23 @@ class LayerPasses:
     def start(self) -> None:
         """Put all batches in front of the first layer."""
         self._masks, self._calls = [], []
-        backbone = self._model.get_submodule(self._adapter.backbone)
         layers = [self._model.get_submodule(name) for name in self._adapter.layer_names]
-        options = forward_options(self._adapter)
-        with self._weights.outside(), evaluating(self._model), torch.inference_mode():
-            for index, batch in enumerate(
-                track(own_share(self._batches), "embedding the calibration set")
-            ):
-                self._masks.append(token_mask(model_inputs(batch)).cpu())
-                inputs = model_inputs(batch, self._device)
-                calls: list[Any] = []
-                with _recorded(layers, calls, self._adapter), suppress(_LastLayerReached):
-                    backbone(**inputs, **options)
-                tensors: list[torch.Tensor] = []
-                self._calls.append([_mapped(call[1:], partial(_slot, tensors)) for call in calls])
-                self._store.put(f"hidden-{index}", [calls[0][0]])
-                self._store.put(f"arguments-{index}", tensors)
+
+        @contextmanager
+        def recorded(mask: torch.Tensor) -> Iterator[None]:
+            calls: list[Any] = []
+            with _recorded(layers, calls, self._adapter), suppress(PassEnded):
+                yield
+            tensors: list[torch.Tensor] = []
+            index = len(self._masks)
+            self._masks.append(mask.cpu())
+            self._calls.append([tree_map(partial(_slot, tensors), call[1:]) for call in calls])
+            self._store.put(f"hidden-{index}", [calls[0][0]])
+            self._store.put(f"arguments-{index}", tensors)
+
+        with self._weights.outside():
+            label = "embedding the calibration set"
+            run_backbone(self._model, self._adapter, self._batches, self._device, recorded, label)
 
     def advance(self, layer: int, watcher: Watcher, label: str) -> None:
         """Take all batches through a layer; after the last one they are not kept.
@@ -121,7 +97,7 @@ class LayerPasses:
             for index in track(range(len(self._masks)), label):
                 tensors = [t.to(self._device) for t in self._store.get(f"arguments-{index}")]
                 call = self._calls[index][layer]
-                arguments, options = _mapped(call, partial(_tensor, tensors))
+                arguments, options = tree_map(partial(_tensor, tensors), call)
                 hidden = self._store.get(f"hidden-{index}")[0].to(self._device)
                 with watcher.batch(self._masks[index], ends=last):
                     hidden = module(hidden, *arguments, **options)
@@ -140,20 +116,11 @@ def _recorded(layers: list[nn.Module], calls: list[Any], adapter: Adapter) -> It
     def record(layer: int, hidden_states: torch.Tensor, *rest: Any, **options: Any) -> Any:
         calls.append((hidden_states, rest, options))
         if layer == len(layers) - 1:
-            raise _LastLayerReached
+            raise PassEnded
         return layer_output(adapter, hidden_states)
 
     with forwards_replaced(layers, [partial(record, layer) for layer in range(len(layers))]):
         yield
-
-
-def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Nested arguments with everything that is no container changed."""
-    if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return tuple(_mapped(item, change) for item in value)
-    return change(value)
 
 
 def _slot(tensors: list[torch.Tensor], value: Any) -> Any:
@@ -169,3 +136,77 @@ def _slot(tensors: list[torch.Tensor], value: Any) -> Any:
 def _tensor(tensors: list[torch.Tensor], value: Any) -> Any:
     """The tensor of a slot."""
     return tensors[value.index] if isinstance(value, _Slot) else value
+
+
+# Gets the site, what its consumer reads (n, columns), and the stream behind it (n, D), or what
+# stands for it; n tokens.
+Receiver = Callable[[Site, torch.Tensor, torch.Tensor], None]
+
+
+class StreamRecorder(Watcher):
+    """Watches the residual stream behind the sites of one layer; for `LayerPasses.advance`.
+
+    A consumer's output is added to the stream in front of its site; the sum is what later layers
+    read. Post-norm models (BERT) normalise the sum at once, pre-norm models (Llama) hand it on.
+    Where a norm stands between the consumer and the sum (Gemma, OLMo-2), the sum is no linear
+    function of the consumer any more, and the norm takes the scale of every token away: there the
+    consumer's own output stands for the stream.
+
+    Args:
+        adapter: Of the model.
+        layer: The layer.
+        sites: Sites of it that are wanted, attention first.
+        receive: Called for every wanted site in every batch.
+        stop: The site where the forward pass ends, so that batches stay in front of the layer;
+            None lets them pass.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        layer: int,
+        sites: list[Site],
+        receive: Receiver,
+        stop: Site | None = None,
+    ) -> None:
+        super().__init__()
+        self._name = adapter.layer_names[layer]
+        self._pre_norm, self._norm_behind = adapter.pre_norm, adapter.norm_behind
+        self._attention = adapter.site(layer, "attention")
+        self._ffn = adapter.site(layer, "ffn")
+        self._sites, self._receive, self._stop = sites, receive, stop
+        self._before = self._between = torch.empty(0)
+
+    def _handles(self, model: nn.Module) -> Iterator[RemovableHandle]:
+        layer = model.get_submodule(self._name)
+        yield layer.register_forward_pre_hook(self._enter, with_kwargs=True)
+        if self._pre_norm:
+            attention = model.get_submodule(self._attention.consumer.rpartition(".")[0])
+            yield attention.register_forward_hook(self._attended)
+        else:
+            producer = linear(model, self._ffn.producers[0].module)
+            yield producer.module.register_forward_pre_hook(self._normalised)
+        for site in self._sites:
+            consumer = linear(model, site.consumer).module
+            yield consumer.register_forward_hook(partial(self._consumed, site))
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._before = layer_input(args, kwargs)
+
+    def _attended(self, module: nn.Module, args: Any, output: Any) -> None:
+        added = output[0] if isinstance(output, tuple) else output
+        self._between = self._before + added
+
+    def _normalised(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        self._between = args[0]
+
+    def _consumed(self, site: Site, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        stream = output.reshape(-1, output.shape[-1])
+        if not self._norm_behind:
+            start = self._before if site.kind == "attention" else self._between
+            stream = start.reshape(-1, start.shape[-1]) + stream
+        rows = self._rows.to(stream.device)
+        inputs = args[0].reshape(len(stream), -1)
+        self._receive(site, inputs.index_select(0, rows), stream.index_select(0, rows))
+        if site is self._stop:
+            raise PassEnded

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,20 +16,8 @@ from stat_repro.linalg.gram import mirror, upper_panels
 from stat_repro.models.tensor_files import open_tensors
 
 
-class TensorStore(Protocol):
-    """Lists of tensors by name."""
-
-    def put(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
-        """Keep these tensors, in place of earlier ones of this name."""
-        ...
-
-    def get(self, name: str) -> list[torch.Tensor]:
-        """The tensors of this name."""
-        ...
-
-
 class MemoryStore:
-    """Tensors in memory.
+    """Lists of tensors by name, in memory.
 
     Args:
         room: Bytes of an accelerator that they may take; what does not fit goes to the CPU.
@@ -41,7 +28,7 @@ class MemoryStore:
         self._room = room
 
     def put(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
-        """Keep them; those that stay where they are, are not copied."""
+        """Keep these in place of earlier ones; those that stay where they are, are not copied."""
         self._room += sum(t.nbytes for t in self._kept.pop(name, []) if t.device.type != "cpu")
         kept = self._kept[name] = []
         for tensor in tensors:
@@ -55,7 +42,7 @@ class MemoryStore:
 
 
 class FileStore:
-    """Tensors in one safetensors file per name, none of them in memory.
+    """Lists of tensors in one safetensors file per name, none of them in memory.
 
     Args:
         folder: An existing folder; the caller removes it.
@@ -65,7 +52,7 @@ class FileStore:
         self._folder = folder
 
     def put(self, name: str, tensors: Sequence[torch.Tensor]) -> None:
-        """Write them."""
+        """Write these in place of earlier ones."""
         # Copies: safetensors refuses tensors that share memory.
         named = {str(i): tensor.cpu().clone().contiguous() for i, tensor in enumerate(tensors)}
         save_file(named, self._path(name))
@@ -77,6 +64,9 @@ class FileStore:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"
+
+
+TensorStore = MemoryStore | FileStore
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from stat_repro.allocation.losses import fitted_losses
 from stat_repro.allocation.scores import Vector
 from stat_repro.calibration.batches import CalibrationError
-from stat_repro.calibration.dense_run import DenseRun
+from stat_repro.calibration.divergence import DenseRun
 from stat_repro.linalg.elimination import Elimination
 from stat_repro.methods.base import MethodInput
 from stat_repro.methods.common import Key

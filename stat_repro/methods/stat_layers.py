@@ -45,7 +45,7 @@ from stat_repro.methods.common import Key, output_of, warn_of_few_tokens
 from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.devices import float64_home, spare_memory
-from stat_repro.models.residency import AllResident, LayerWeights
+from stat_repro.models.modes import LayerWeights
 from stat_repro.progress import track
 from stat_repro.scratch import scratch
 from stat_repro.surgery.edit import SiteEdit, evenly_sized, temporarily_pruned
@@ -64,7 +64,7 @@ def prune_by_layers(request: MethodInput, spill: Path | None) -> MethodOutput:
     watch = Stopwatch(request.device)
     with working_folder(request.adapter, spill, request.device) as folder:
         layers = LayerwiseStat(
-            request, AllResident(), folder, request.device, watch, in_files=spill is not None
+            request, LayerWeights(), folder, request.device, watch, in_files=spill is not None
         )
         sizes = layers.sizes()
         edits = [edit for of_layer in layers.fold(sizes) for edit in of_layer]

@@ -20,17 +20,16 @@ from dataclasses import replace
 
 import torch
 
-from stat_repro.calibration.layerwise import LayerPasses
+from stat_repro.calibration.layerwise import LayerPasses, StreamRecorder
 from stat_repro.calibration.spill import MemoryStore
-from stat_repro.calibration.streams import StreamRecorder
 from stat_repro.linalg.refit import RefitSums
 from stat_repro.methods.base import MethodInput
 from stat_repro.methods.common import Key
 from stat_repro.methods.correction import float64
 from stat_repro.models.adapter import Site
 from stat_repro.models.devices import float64_home
+from stat_repro.models.modes import LayerWeights
 from stat_repro.models.projections import linear
-from stat_repro.models.residency import AllResident
 from stat_repro.parallel import sum_over_ranks
 from stat_repro.progress import track
 from stat_repro.surgery.edit import SiteEdit, temporarily_pruned
@@ -56,7 +55,7 @@ def refit_to_stream(request: MethodInput, edits: Mapping[Key, SiteEdit]) -> dict
     """
     adapter, model = request.adapter, request.model
     dense, pruned = (
-        LayerPasses(model, adapter, AllResident(), request.batches, MemoryStore(), request.device)
+        LayerPasses(model, adapter, LayerWeights(), request.batches, MemoryStore(), request.device)
         for _ in range(2)
     )
     dense.start()

@@ -1,9 +1,9 @@
-"""Temporary changes of a model: its mode and its forward passes."""
+"""Temporary changes of a model: its mode, its forward passes, and which weights are in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -36,3 +36,18 @@ def forwards_replaced(
             module.__dict__.pop("forward", None)
             if before is not None:
                 module.forward = before
+
+
+class LayerWeights:
+    """Puts the weights of a part of a model into memory for a `with`; here all are there already.
+
+    A subclass reads them from disk.
+    """
+
+    def outside(self) -> AbstractContextManager[None]:
+        """The weights of the backbone outside its transformer layers."""
+        return nullcontext()
+
+    def layer(self, layer: int) -> AbstractContextManager[None]:
+        """The weights of one transformer layer."""
+        return nullcontext()

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import Adapter, layout_of
 from stat_repro.models.loading import load_config, warn_unused
+from stat_repro.models.modes import LayerWeights
 from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.models.tensor_files import ShardedCheckpoint, TensorEntry, TensorFileError
 from stat_repro.surgery.pruned_form import heads_like, supported_classes
@@ -125,7 +126,7 @@ def _fill_unsaved_buffers(model: PreTrainedModel, device: torch.device) -> None:
             module._buffers[key] = getattr(module, key).to(device)
 
 
-class CheckpointWeights:
+class CheckpointWeights(LayerWeights):
     """Weights read from the checkpoint when their part of the model runs, and dropped behind it.
 
     Args:

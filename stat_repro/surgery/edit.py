@@ -100,12 +100,7 @@ def _check_edit(site: Site, edit: SiteEdit, consumer: Projection) -> None:
 
 @torch.no_grad()
 def edited_modules(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, nn.Module]:
-    """The new producers and the new consumer of a site, by module name.
-
-    Args:
-        model: Has weights at least there.
-        site: The site.
-        edit: Its edit.
+    """The new producers and the new consumer of a site of a model, by module name.
 
     Raises:
         SurgeryError: An edit that does not fit, or is not finite in the consumer's type.
