@@ -128,7 +128,8 @@ def compress(
                 calibration = _calibrated(model, adapter, batches, statistics, sketch, wanted)
         else:
             _check_calibration(calibration, digest, model_digest(model), engine, config)
-        sequence_length = calibration.mean_length if sequence_length is None else sequence_length
+        if sequence_length is None:
+            sequence_length = calibration.mean_length
         if latency is None and config.budget == "latency":
             with watch.stage("latency_table_s"):
                 latency = _latency_of(model, config, sequence_length, round_to)
@@ -212,7 +213,13 @@ def _latency_of(
     return exchange(table)[0]
 
 
-def _check(config: PruningConfig, seed: int, engine: str, spill: object, latency: object) -> None:
+def _check(
+    config: PruningConfig,
+    seed: int,
+    engine: str,
+    spill: str | Path | None,
+    latency: LatencyTable | None,
+) -> None:
     if not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed: expected 0 to {MAX_SEED}; got {seed}")
     if spill is not None and engine != "layers":

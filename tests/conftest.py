@@ -32,9 +32,10 @@ from command_server import command_server  # noqa: E402
 THREADS = torch.get_num_threads()
 
 
-@pytest.fixture(autouse=True)
-def _threads(request):
-    real = request.node.get_closest_marker("real") is not None
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before any fixture, so that those of a module have the threads of their tests."""
+    real = item.get_closest_marker("real") is not None
     torch.set_num_threads(THREADS if real else 1)
 
 

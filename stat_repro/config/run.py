@@ -79,10 +79,12 @@ class RunConfig(Section):
             raise ConfigError(
                 f"study={SPEED_STUDY}: kept for python -m stat_repro.bench; choose another name"
             )
-        kind, engine = self.calibration.statistics, self.calibration.engine
-        ratio, round_to = self.ratio, self.round_to
         check_target(
-            self.pruning, ratio=ratio, round_to=round_to, statistics_kind=kind, engine=engine
+            self.pruning,
+            ratio=self.ratio,
+            round_to=self.round_to,
+            statistics_kind=self.calibration.statistics,
+            engine=self.calibration.engine,
         )
         self._check_data()
 
