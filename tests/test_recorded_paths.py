@@ -27,6 +27,8 @@ def config_of(folder, **changes):
 def folder(tmp_path):
     for name in ("train", "test"):
         (tmp_path / f"{name}.csv").write_text(f"text,label\n{name},1\n")
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text("{}")
     return tmp_path
 
 
@@ -52,11 +54,20 @@ def test_files_of_one_name_and_other_content_stay_apart(folder, tmp_path):
     assert recorded(config_of(folder), HASH[::-1])["model"] != first["model"]
 
 
-def test_names_of_assets_and_of_the_hub_and_relative_paths_stay(monkeypatch, folder):
-    monkeypatch.chdir(folder)
-    for path in ("asset:minilm", "owner/name", "../models/bert"):
-        config = config_of(".", model=ModelConfig(name="x", path=path))
+def test_names_of_assets_and_of_the_hub_stay(folder):
+    for path in ("asset:minilm", "owner/name", "../gone/bert"):
+        model = ModelConfig(name="x", path=path)
+        data = DatasetConfig(source="glue:sst2", path=path, train="gone.csv")
+        config = config_of(folder, model=model, dataset=data)
         assert recorded(config, HASH) == to_dict(config)
+
+
+def test_a_relative_path_says_what_an_absolute_one_says(monkeypatch, folder):
+    """Otherwise two files that had one name after each other would be one variant of a table."""
+    monkeypatch.chdir(folder / "bert")
+    assert recorded(config_of(".."), HASH) == recorded(config_of(folder), HASH)
+    monkeypatch.chdir(folder)
+    assert recorded(config_of("."), HASH) == recorded(config_of(folder), HASH)
 
 
 def test_the_run_id_is_that_of_the_content_as_before(folder, tmp_path):

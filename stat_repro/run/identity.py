@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from stat_repro.config import DatasetConfig, RunConfig, run_id, to_dict
@@ -37,24 +37,25 @@ def identify(config: RunConfig) -> str:
 def recorded(config: RunConfig, base_hash: str) -> dict[str, Any]:
     """The configuration as a record holds it, which may be passed on.
 
-    An absolute path is cut to the name at its end. What is read from there is still told apart: the
-    beginning of its hash follows behind an @.
+    A path to something local is cut to the name at its end. What is read from there is still told
+    apart: the beginning of its hash follows behind an @.
 
     Args:
         config: The run.
         base_hash: sha256 of the checkpoint.
     """
-    model = replace(config.model, path=f"sha256:{base_hash}")
-    return _named(to_dict(config), to_dict(replace(_with_contents(config), model=model)))
+    content = _with_contents(config)
+    if _is_model(config.model.path):
+        content = replace(content, model=replace(config.model, path=f"sha256:{base_hash}"))
+    return _named(to_dict(config), to_dict(content))
 
 
 def _named(given: Any, content: Any) -> Any:
     if isinstance(given, dict):
         return {key: _named(value, content[key]) for key, value in given.items()}
-    name = without_paths(given)
-    if name == given or given == content:
-        return name
-    return f"{name}@{content.removeprefix('sha256:')[:10]}"
+    if given == content:
+        return without_paths(given)
+    return f"{PureWindowsPath(given).name}@{content.removeprefix('sha256:')[:10]}"
 
 
 def _with_contents(config: RunConfig) -> RunConfig:
@@ -120,8 +121,9 @@ def _file_content(path: str) -> str:
         return f"sha256:{hashlib.file_digest(handle, 'sha256').hexdigest()}"
 
 
+def _is_model(path: str) -> bool:
+    return (Path(path).expanduser() / "config.json").is_file()
+
+
 def _folder_content(path: str) -> str:
-    folder = Path(path).expanduser()
-    if not (folder / "config.json").is_file():
-        return path
-    return f"sha256:{hash_files(folder)}"
+    return f"sha256:{hash_files(Path(path).expanduser())}" if _is_model(path) else path
