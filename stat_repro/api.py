@@ -128,8 +128,7 @@ def compress(
                 calibration = _calibrated(model, adapter, batches, statistics, sketch, wanted)
         else:
             _check_calibration(calibration, digest, model_digest(model), engine, config)
-        if sequence_length is None:
-            sequence_length = calibration.mean_length
+        sequence_length = calibration.mean_length if sequence_length is None else sequence_length
         if latency is None and config.budget == "latency":
             with watch.stage("latency_table_s"):
                 latency = _latency_of(model, config, sequence_length, round_to)
