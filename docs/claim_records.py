@@ -11,6 +11,7 @@ and `TIMED`. Settings are those of the configuration by their last name, or by a
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from stat_repro.config import METHODS, SPEED_STUDY, RunConfig, to_dict
 from stat_repro.results import RunRecord, load_records, load_speed
 from stat_repro.results.speed_record import SpeedRecord
 from stat_repro.results.store import flatten
+from stat_repro.results.strict_json import check_stamp
 
 Selection = Mapping[str, Any]
 
@@ -156,7 +158,7 @@ class Records:
         wanted = {full_name(study, key): value for key, value in keys.items()}
         batch = wanted.pop(_BATCH, None)
         for run, settings in self.runs(study):
-            if any(settings[key] != value for key, value in wanted.items()):
+            if any(value not in _spellings(settings[key]) for key, value in wanted.items()):
                 continue
             place = f"{study}/{run.run_id}"
             if name not in TIMED:
@@ -195,13 +197,20 @@ class Records:
     def _of_served(self, study: str, name: str, keys: Mapping[str, str]) -> Iterator[Reading]:
         path = self.root / f"{SERVED}json"
         stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        found = stored.get(study.removeprefix(SERVED), {"rows": [], "seed": 0})
+        if (found := stored.get(study.removeprefix(SERVED))) is None:
+            return
+        check_stamp(found)
         for row in found["rows"]:
             if name in row and all(text(row.get(key)) == value for key, value in keys.items()):
                 one = row[name]
                 turns = isinstance(one, dict)
                 numbers = [one[q] for q in _QUARTILES] if turns else [one] * 3
                 yield Reading(study, found["seed"], *numbers, "quartiles of all turns" * turns)
+
+
+def _spellings(setting: str) -> tuple[str, str]:
+    """A setting as the record has it, and the name alone of a file that is named with its hash."""
+    return setting, re.sub("@[0-9a-f]{10}$", "", setting)
 
 
 def _turns(what: str, number: int) -> str:

@@ -13,7 +13,8 @@ from claim_records import DENSE, ClaimError, Missing, Reading, Records, Selectio
 from stat_repro.reporting.bootstrap import Estimate
 from stat_repro.reporting.comparison import Comparison, Side, compare_pairs
 from stat_repro.reporting.comparison_table import exponential
-from stat_repro.results import read_examples
+from stat_repro.reporting.fairness import identity_difference
+from stat_repro.results import RunRecord, read_examples
 
 # What a paired comparison has of a quantity, by the operation, and the tasks that have it so.
 _WITH_KL = ("classification", "question_answering", "language_modeling")
@@ -125,6 +126,13 @@ def _of_pairs(one: Question, done: Comparison) -> Measured | Missing:
     return Measured(estimate, f"{done.examples:,} examples, {seeds}", tuple(dict.fromkeys(names)))
 
 
+def _difference(one: RunRecord | None, other: RunRecord | None) -> str | None:
+    """Why two runs do not compare; calibration sets may be what the claim is about."""
+    if one is None or other is None:
+        return "one is no run"
+    return identity_difference(one, other, calibration=False)
+
+
 def _over_seeds(
     operation: str, one: Sequence[Reading], other: Sequence[Reading]
 ) -> Measured | Missing:
@@ -133,9 +141,9 @@ def _over_seeds(
     both = [(reading, by_seed[reading.seed]) for reading in one if reading.seed in by_seed]
     if not both:
         return Missing("no seed has both")
-    hashes = [[r.run and r.run.provenance.get("model_hash") for r in pair] for pair in both]
-    if any(a != b for a, b in hashes):
-        return Missing("the runs do not compare: another dense model")
+    for a, b in ([reading.run for reading in pair] for pair in both):
+        if a is not b and (why := _difference(a, b)):
+            return Missing(f"the runs do not compare: {why}")
     if not all(math.isfinite(r.value) for pair in both for r in pair):
         return Missing("a value is not finite")
     left, right = zip(*both, strict=True)

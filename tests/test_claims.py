@@ -13,6 +13,7 @@ from made_up_records import cost_entry, measured_record
 
 from stat_repro import results
 from stat_repro.results.speed_record import SpeedRecord, save_speed
+from stat_repro.results.strict_json import stamped
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -137,6 +138,22 @@ def test_missing_records_and_those_that_do_not_compare(claims, tmp_path):
     assert "not testable here: a value is not finite" in judge(claims, tmp_path)[1]
 
 
+def test_seeds_compare_where_only_the_calibration_differs(claims, tmp_path):
+    text = CLAIMS.replace("at_most: 1", "at_most: 1\n          over: seeds")
+    own = {"protocol": {"split": "test", "calibrated_on": "a"}}
+    there = run(sentences(0, 0.85, 0.02), hashes={"test": "t", "a": "1"}, **own)
+    for hashes, protocol, expected in (
+        ({"test": "t", "b": "2"}, {"split": "test", "calibrated_on": "b"}, None),
+        ({"test": "u", "b": "2"}, {"split": "test", "calibrated_on": "b"}, "other data"),
+        ({"test": "t", "b": "2"}, {"split": "dev", "calibrated_on": "b"}, "another protocol"),
+    ):
+        other = run(sentences(0, 0.85, 0.08), "flap", hashes=hashes, protocol=protocol)
+        store(tmp_path / "results", there, other)
+        judged, page = judge(claims, tmp_path, text)
+        assert (judged[0].verdict == "holds") == (expected is None)
+        assert expected is None or f"the runs do not compare: {expected}" in page
+
+
 def test_values_over_seeds_and_lists(claims, tmp_path):
     runs = [
         run(sentences(seed, 0.8, 0.02), ratio=ratio, seed=seed, timings={"compress_s": seconds})
@@ -194,6 +211,10 @@ def test_times_of_pruned_models_and_of_the_benchmark(claims, tmp_path):
         assert judged[0].rows[0].cells[2] == expected, measure
         assert judged[0].verdict == ("not testable here" if expected == "-" else "holds")
     assert "(serving.md)" in page
+    edited = stamped({"provenance": {}, **served["speed_onnx"]}) | {"seed": 1}
+    (root / "served.json").write_text(json.dumps({"speed_onnx": edited}), encoding="utf-8")
+    with pytest.raises(results.RecordError, match="changed since"):
+        judge(claims, tmp_path, text)
 
 
 @pytest.mark.parametrize(

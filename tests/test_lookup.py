@@ -17,7 +17,7 @@ from stat_repro.paths import config_dir, results_dir
 from stat_repro.results import StudyError, load_records, save_record
 from stat_repro.run import commands
 from stat_repro.run.compose import compose_run, overrides_of
-from stat_repro.run.lookup import find_run, runs, show
+from stat_repro.run.lookup import find_file, find_run, runs, show
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of these stored studies one run each: what differs from the usual settings is of every kind.
@@ -72,6 +72,14 @@ def test_runs_are_listed_filtered_and_compared(stored):
     assert runs(stored, None, ("seed=10",), ()) == "no stored run meets these conditions"
     with pytest.raises(StudyError, match=r"--where sed=1: expected key=value .*; got 'sed'"):
         runs(stored, None, ("sed=1",), ())
+    seeds = runs(stored, None, ("seed=1",), ()).splitlines()[2:]
+    assert len(seeds) == 2
+    assert all("-s1-" in line for line in seeds)  # and no others with finetune.seed=1
+    assert len(runs(stored, None, ("finetune.seed=0",), ()).splitlines()) == 2 + 7
+    assert "no stored" in runs(stored, None, ("pruning.authors_compat=true",), ())
+    assert flap in runs(stored, None, ("method=flap", "authors_compat=false"), ())
+    with pytest.raises(StudyError, match=r"got 'name'; choose one of config.model.name, config.d"):
+        runs(stored, None, ("name=pico",), ())
     names = [line.split()[0] for line in flap.splitlines()[2:]]
     lines = runs(stored, None, (), names).splitlines()[2:]
     assert {line.split()[0] for line in lines} == {
@@ -115,7 +123,13 @@ def test_a_run_is_shown_by_its_id_a_part_of_it_its_file_or_its_study(stored):
     assert f"  stat-repro verify other --point {record.run_id}" in text
     assert "Protocol:\n\n  task: classification\n  split: test" in text
     assert "ValueError: it broke" in show("-s9-", stored)
-    with pytest.raises(StudyError, match="expected one run; got 6, such as made_up/"):
+    for record in (make_failure(seed=9), load_records(stored, "other")[0]):
+        save_record(record, stored)  # again
+    listed = [line.split()[0] for line in runs(stored, None, (), ()).splitlines()[2:]]
+    assert len(set(listed)) == 9
+    for name in listed:
+        assert find_file(name, stored) == stored / f"{name}.json"
+    with pytest.raises(StudyError, match="expected one run; got 7, such as made_up/"):
         find_run("made_up/pico-reviews", stored)
     (stored.parent / "outside").mkdir(exist_ok=True)
     (stored.parent / "outside" / "x.json").write_text("{}")

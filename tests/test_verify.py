@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from made_up_records import make_record
+from made_up_records import make_config, make_failure, make_record
 from pico_project import sentence_overrides
 from pico_runs import compose_here
 
@@ -145,7 +145,7 @@ def test_another_dense_model_is_told_apart(edited, verify):
         exchange_a_neuron(document)
 
     status, (line, summary) = verify("--all", study=edited(change))
-    assert status == 0
+    assert status == 1  # nothing was confirmed
     assert ": other dense weights: same platform; sha256 0000000000 -> " in line
     assert "kept neurons are others" in line
     assert "dense.accuracy 0.25 -> 0." in line
@@ -158,7 +158,7 @@ def test_other_data_is_told_apart(edited, verify):
         document["provenance"]["data_hashes"]["test"] = "0" * 64
 
     status, (line, _) = verify("--all", study=edited(change))
-    assert status == 0
+    assert status == 1  # nothing was confirmed
     assert ": other data: same platform; other test examples; dense.accuracy 0." in line
 
 
@@ -175,6 +175,14 @@ def test_missing_data_is_named_and_the_others_go_on(edited, verify):
     status, lines = verify("--all", "--files", "bert")
     assert status == 1  # nothing was compared
     assert lines[2].endswith(": 2 not here")
+
+
+def test_a_study_without_points_is_no_success(project, capsys):
+    failed = make_failure(config=make_config(study="broken"))
+    save_record(failed, project / "results")
+    words = ["verify", "broken", "--all", "--results", str(project / "results")]
+    assert commands.main(words) != 0
+    assert "study broken: expected runs that ended well; got none" in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured_any_more_differs(verify, monkeypatch):

@@ -69,21 +69,33 @@ def units(records: Sequence[RunRecord]) -> dict[Any, Unit]:
     return {dense: unit_shares(same) for dense, same in by_dense.items()}
 
 
-def identity_difference(reference: RunRecord, other: RunRecord) -> str | None:
+def identity_difference(
+    reference: RunRecord, other: RunRecord, *, calibration: bool = True
+) -> str | None:
     """What two runs of one seed do not have in common, in words; None if they are comparable.
 
     What a record does not name is not taken as the same.
+
+    Args:
+        reference: One run.
+        other: The other one.
+        calibration: Whether they must have the same calibration examples, of the same text.
     """
-    if reference.metrics["protocol"] != other.metrics["protocol"]:
+    protocols = [dict(run.metrics["protocol"]) for run in (reference, other)]
+    sources = [protocol.pop("calibrated_on", None) for protocol in protocols]
+    if protocols[0] != protocols[1] or (calibration and sources[0] != sources[1]):
         return "another protocol"
     left, right = reference.provenance, other.provenance
     if left.get("model_hash") is None or left["model_hash"] != right.get("model_hash"):
         return "another dense model"
     hashes = [dict(provenance.get("data_hashes", {})) for provenance in (left, right)]
-    calibration = [by_part.pop("calibration", None) for by_part in hashes]
+    drawn = [by_part.pop("calibration", None) for by_part in hashes]
+    if not calibration:
+        for by_part, source in zip(hashes, sources, strict=True):
+            by_part.pop(source, None)
     if not hashes[0] or hashes[0] != hashes[1]:
         return "other data"
-    if calibration[0] is None or calibration[0] != calibration[1]:
+    if calibration and (drawn[0] is None or drawn[0] != drawn[1]):
         return "other calibration examples"
     return None
 

@@ -153,7 +153,7 @@ def list_studies(root: Path) -> list[str]:
 def load_records(
     root: Path, study: str, *, failed: bool = False, repeats: bool = False
 ) -> list[RunRecord]:
-    """Records of a study, sorted by file name, failed ones last.
+    """Records of a study, in the order of `record_files`.
 
     Args:
         root: Folder of all studies.
@@ -165,6 +165,21 @@ def load_records(
         StudyError: No such study, or that of the benchmark, which holds no runs.
         RecordError: A damaged file, which is named.
     """
+    return [read_record(path) for path in record_files(root, study, failed, repeats)]
+
+
+def record_files(root: Path, study: str, failed: bool = False, repeats: bool = False) -> list[Path]:
+    """Files of the records of a study, sorted by name, failed ones last.
+
+    Args:
+        root: Folder of all studies.
+        study: Name of the study.
+        failed: Whether failed runs are included.
+        repeats: Whether repeated measurements of a run are included.
+
+    Raises:
+        StudyError: No such study, or that of the benchmark, which holds no runs.
+    """
     if study == SPEED_STUDY:
         raise StudyError(f"study {study} holds no runs but measurements: see results.speed_record")
     folder = root / study
@@ -172,9 +187,7 @@ def load_records(
         there = ", ".join(list_studies(root)) or "none"
         raise StudyError(f"study {study!r}: not found under {root}; there are: {there}")
     paths = [p for p in _runs(folder) if repeats or _REPEAT.fullmatch(p.stem) is None]
-    if failed:
-        paths += _failed(folder)
-    return [read_record(path) for path in paths]
+    return paths + (_failed(folder) if failed else [])
 
 
 def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:

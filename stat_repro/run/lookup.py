@@ -38,8 +38,8 @@ def find_file(name: str, root: Path) -> Path:
     """The file of a record.
 
     Args:
-        name: A run id or a part of one that no other has, `<study>/` in front of it where several
-            studies have it; a record's file; or the folder of a pruned model.
+        name: A run id or a part of one that no other has, `<study>/` or `<study>/failed/` in front
+            of it where several have it; a record's file; or the folder of a pruned model.
         root: Folder of all studies.
 
     Raises:
@@ -49,10 +49,11 @@ def find_file(name: str, root: Path) -> Path:
     given = given / RECORD_FILE if given.is_dir() else given
     if given.is_file():
         return given
-    study, _, run = name.rpartition("/")
-    studies = [root / one for one in store.list_studies(root) if run and study in ("", one)]
+    folder, slash, run = name.rpartition("/")
+    there = [file for one in store.list_studies(root) for file in (root / one).rglob("*.json")]
+    there = [p for p in there if run and p.relative_to(root).as_posix().startswith(folder + slash)]
     for pattern in (f"{glob.escape(run)}.json", f"*{glob.escape(run)}*.json"):
-        files = sorted(file for folder in studies for file in folder.rglob(pattern))
+        files = sorted(path for path in there if path.match(pattern))
         if len(files) == 1:
             return files[0]
         if files:
@@ -122,11 +123,12 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
     Args:
         root: Folder of all studies.
         study: One of them; all if None.
-        where: Conditions `key=value`; keys are columns of `to_frame`, or their last parts.
+        where: Conditions `key=value`; keys are columns of `to_frame`, in full or without `config.`,
+            or the last parts of one.
         compare: Two names as `find_run` takes them, or none.
 
     Raises:
-        StudyError: No such study or run, or a key that no run has.
+        StudyError: No such study or run, or a key that no run has, or several columns end in.
     """
     if compare:
         both = [find_run(name, root)[1] for name in compare]
@@ -140,17 +142,20 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
                 pair.loc[len(pair)] = [f"plan: kept {kind}", str(kept), f"{others} are others"]
         return to_text(pair)
     names = [study] if study else [name for name in store.list_studies(root) if name != SPEED_STUDY]
-    studies = (store.load_records(root, name, failed=True, repeats=True) for name in names)
-    frame = store.to_frame([record for records in studies for record in records])
+    files = [file for name in names for file in store.record_files(root, name, True, True)]
+    frame = store.to_frame([store.read_record(file) for file in files])
+    frame["run"] = [file.relative_to(root).with_suffix("").as_posix() for file in files]
     for condition in where:
         key, _, value = condition.partition("=")
-        columns = [name for name in frame.columns if f".{name}".endswith(f".{key}")]
-        if not columns:
+        whole = [name for name in (key, f"config.{key}") if name in frame.columns][:1]
+        columns = whole or [name for name in frame.columns if name.endswith(f".{key}")]
+        if len(columns) != 1:
             raise store.StudyError(
                 f"--where {condition}: expected key=value with a key of the records, such as "
-                f"method=stat, ratio=0.5 or pruning.allocation=uniform; got {key!r}"
+                "method=stat, ratio=0.5 or pruning.allocation=uniform; got "
+                + (f"{key!r}; choose one of {', '.join(columns)}" if columns else repr(key))
             )
-        frame = frame[(frame[columns].map(_text) == value).any(axis=1)]
+        frame = frame[frame[columns[0]].map(_text) == value]
     if frame.empty:
         return "no stored run meets these conditions"
     return to_text(pd.DataFrame([_row(row) for _, row in frame.iterrows()]))
@@ -158,6 +163,8 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
 
 def _text(value: Any) -> str:
     """A value as it is typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -173,7 +180,7 @@ def _row(run: pd.Series[Any]) -> dict[str, str]:
     scores = (f"metrics.{model}.{headline}" for model in ("dense", "pruned"))
     dense, pruned = (shown(key, style.scale, style.decimals) for key in scores)
     return {
-        "run": f"{run['config.study']}/{run['run_id']}",
+        "run": run["run"],
         "status": run["status"],
         "MACs kept (%)": shown("mac_kept_fraction", 100, 2),
         "metric": style.label,

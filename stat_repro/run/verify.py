@@ -16,7 +16,7 @@ from stat_repro.entry import line_of, one_line
 from stat_repro.evaluation.zero_shot_tasks import ZeroShotError
 from stat_repro.measure import DeviceError
 from stat_repro.models.loading import ModelLoadError
-from stat_repro.results.agreement import DIFFERS, judge
+from stat_repro.results.agreement import DIFFERS, SAME, WITHIN, judge
 from stat_repro.results.record import RunRecord
 from stat_repro.results.store import StudyError, load_records, save_record
 from stat_repro.run.lookup import command_of, find_run
@@ -40,7 +40,7 @@ def verify(options: argparse.Namespace) -> int:
         options: See `stat_repro.run.commands`.
 
     Returns:
-        The exit status: 0 if points were measured and none of them differs.
+        The exit status: 0 if points came out again (`SAME`, `WITHIN`) and none differs.
 
     Raises:
         StudyError: No such study or point, or not so many.
@@ -59,7 +59,7 @@ def verify(options: argparse.Namespace) -> int:
         verdicts[verdict] += 1
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
     print(f"{len(records)} points: {counts}")
-    return int(DIFFERS in verdicts or set(verdicts) == {NOT_HERE})
+    return int(DIFFERS in verdicts or not {SAME, WITHIN} & set(verdicts))
 
 
 def chosen(options: argparse.Namespace) -> list[RunRecord]:
@@ -72,6 +72,8 @@ def chosen(options: argparse.Namespace) -> list[RunRecord]:
     if options.keep is not None and root.resolve() in (d := options.keep.resolve(), *d.parents):
         raise StudyError(f"--keep: expected a folder outside {root}; got {options.keep}")
     records = load_records(root, study)
+    if not records:
+        raise StudyError(f"study {study}: expected runs that ended well; got none")
     if options.seed is not None and options.random is None:
         raise StudyError("--seed: expected only together with --random; choose --random N")
     if options.point is not None:
