@@ -185,6 +185,21 @@ def test_the_cache_calibrates_once_per_seed(tmp_path, monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("name", ["train.csv", "test.csv", "bert/config.json"])
+def test_files_that_change_during_a_sweep_are_read_again(name, tmp_path):
+    config, cache = compose_here(sentence_overrides(tmp_path)), SweepCache()
+    dense = cache.dense(config)
+    assert cache.dense(config) is dense
+    file = tmp_path / name
+    file.write_text(file.read_text().replace("w1", "w2") + "\n")
+    again = cache.dense(config)
+    if name.endswith("csv"):
+        part = name.removesuffix(".csv")
+        assert again.workload.fingerprint[part] != dense.workload.fingerprint[part]
+    else:
+        assert again.base_hash != dense.base_hash
+
+
 def test_a_moved_file_is_the_same_run(tmp_path):
     arguments = sentence_overrides(tmp_path)
     name = identify(compose_here(arguments))

@@ -120,11 +120,22 @@ class SweepCache:
 def _dense_key(config: RunConfig) -> dict[str, Any]:
     language = config.dataset.task == "language_modeling"
     # Of a text only the evaluated part is loaded, of a table all parts.
-    key = {"split": config.evaluation.split if language else None}
+    key: dict[str, Any] = {"split": config.evaluation.split if language else None}
     values = asdict(config)
+    data = config.dataset
+    paths = config.model.path, data.train, data.validation, data.test, data.path
+    key["files"] = [_stamps(path) for path in (*paths, data.calibration_path) if path is not None]
     return key | {
         name: values[name] for name in ("model", "dataset", "finetune", "device", "dtype")
     }
+
+
+def _stamps(path: str) -> list[Any]:
+    """What shows that local files were changed, as they may be while a long sweep runs."""
+    place = Path(path).expanduser()
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    stats = [(str(file), file.stat()) for file in files if file.is_file()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def _load_dense(config: RunConfig) -> DenseModel:
