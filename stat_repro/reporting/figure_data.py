@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from stat_repro.reporting.points import protocol_lines, record_lines
+from stat_repro.reporting.points import device_lines, protocol_lines, record_lines
 from stat_repro.reporting.styles import VariantStyle
 
 Kind = Literal["lines", "rows", "stack", "cells"]
@@ -167,5 +167,5 @@ def figure_of(
         protocol: Whether the caption ends with their protocol.
     """
     protocols = [f"Protocol of {line}" for line in protocol_lines(rows)] if protocol else []
-    caption = ". ".join([words, *protocols]) + "."
+    caption = ". ".join([words, *device_lines(rows), *protocols]) + "."
     return Figure(file_stem(*parts), title, record_lines(rows)[0], caption, tuple(panels))

@@ -15,7 +15,7 @@ from stat_repro.reporting.costs import cost_table, measured_runs
 from stat_repro.reporting.detail_figures import layer_figures, setting_figures
 from stat_repro.reporting.figure_data import Figure
 from stat_repro.reporting.figures import cost_figures, healing_figures, metric_figures
-from stat_repro.reporting.points import aggregate, protocol_lines, record_lines
+from stat_repro.reporting.points import aggregate, device_lines, protocol_lines, record_lines
 from stat_repro.reporting.speed_figures import speed_figures
 from stat_repro.reporting.speed_table import speed_table
 from stat_repro.reporting.tables import (
@@ -66,7 +66,7 @@ def study_outputs(
     """
     frame = to_frame(records)
     points = aggregate(frame)
-    made_from = record_lines(frame)
+    made_from = [*device_lines(frame), *record_lines(frame)]
     further = [*(f"protocol of {line}" for line in protocol_lines(frame)), *made_from]
     tables = [(result_table(points), further)]
     if compared := compare(records, values, reference):

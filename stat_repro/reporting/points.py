@@ -31,7 +31,8 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     `style`, `order`.
 
     Raises:
-        ReportError: As `with_variants`, and values that cannot be what their name says.
+        ReportError: As `with_variants` and `check_seeds`, and values that cannot be what their
+            name says.
     """
     if "quantity" in frame:
         return frame
@@ -42,6 +43,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
         dense = {q: _measured(runs, column) for q, (_, column) in sources.items()}
         of_dense = {q: _statistics(list(values.values())) for q, values in dense.items()}
         for _, point in runs.groupby("ratio", sort=True):
+            check_seeds(point)
             first = point.iloc[0]
             for quantity, (column, _) in sources.items():
                 measured = _measured(point, column)
@@ -67,11 +69,37 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def check_seeds(runs: pd.DataFrame) -> None:
+    """Refuse to put runs together that differ in more than the seed, which nothing shows.
+
+    Raises:
+        ReportError: Two runs of one seed.
+    """
+    for seed, same in runs.groupby("seed"):
+        if len(same) > 1:
+            raise ReportError(
+                f"seed: expected one run of {same['variant'].iloc[0]} at ratio "
+                f"{same['ratio'].iloc[0]:g} with seed {seed}; got {', '.join(same['run_id'])}, "
+                "which differ in nothing that records show; choose the records of one of them"
+            )
+
+
 def headline(row: Any) -> str:
     """The metric that stands for a row: the benchmark's first one, or the usual one of its task."""
     protocol = row["metrics.protocol"]
     metrics = json.loads(protocol).get("benchmark_metrics") if isinstance(protocol, str) else None
     return str(metrics[0]) if metrics else HEADLINE[row["config.dataset.task"]]
+
+
+def device_lines(frame: pd.DataFrame) -> list[str]:
+    """A warning per model and data set whose seconds are of several devices."""
+    lines = []
+    for (dataset, model), runs in frame.groupby(["dataset", "model"]):
+        names = sorted(set(runs["provenance.device"].fillna("unknown")))
+        if len(names) > 1:
+            words = f"seconds of {dataset} ({model}) are of several devices, which do not compare"
+            lines.append(f"{words}: {'; '.join(names)}")
+    return lines
 
 
 def record_lines(frame: pd.DataFrame) -> list[str]:

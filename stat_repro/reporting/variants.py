@@ -1,7 +1,8 @@
 """Variants of a study: which runs differ in nothing but ratio and seed, and what they are called.
 
 Runs of a study are one variant exactly when everything but ratio and seed that can change the
-result is equal. What differs becomes the variant's label, so that nothing is averaged unseen.
+result is equal: settings, protocol, dense model and data. What differs becomes the variant's label,
+so that nothing is averaged unseen.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Collection
 from dataclasses import asdict, fields
 from typing import Any
@@ -20,7 +22,14 @@ from stat_repro.reporting.styles import CORRECTION_LABELS, variant_style
 
 # Settings that have a column of a table to themselves.
 _COLUMNS = ("ratio", "seed", "model.name", "dataset.name", "pruning.method")
-_PROTOCOL = "metrics.protocol"
+# What else makes a variant, beginning with its words in a label, and the settings that can be the
+# cause: where these differ alike, they are shown and not the consequence.
+_FURTHER: dict[str, tuple[str, tuple[str, ...]]] = {
+    "metrics.protocol": ("protocol", ("",)),
+    "provenance.model_hash": ("dense model", ("model.", "dataset.", "finetune.")),
+    "provenance.data_hashes": ("data", ("dataset.", "calibration.", "evaluation.")),
+}
+_DIGEST = re.compile("[0-9a-f]{64}")
 _RECOVERY = "recovery.method"
 # Settings whose value says what they are about.
 _VALUE_ONLY = ("pruning.recipe", "pruning.allocation", _RECOVERY)
@@ -117,16 +126,16 @@ def _differing(group: pd.DataFrame, alike: Collection[str]) -> pd.DataFrame:
     if (group["config.dataset.task"] == "language_modeling").all():
         # A language model is evaluated as it is: run ids do not depend on this either.
         columns = [c for c in columns if not c.startswith("config.finetune.")]
-    names = {column: column.removeprefix("config.") for column in (*columns, _PROTOCOL)}
+    names = {column: column.removeprefix("config.") for column in (*columns, *_FURTHER)}
     texts = group[list(names)].rename(columns=names).map(_shown)
     choosing = texts[~group["method"].isin(_WHOLE_LAYERS)]
     counts = {n: (choosing if n in _SET else texts)[n].nunique() for n in names.values()}
     texts = texts[[name for name, count in counts.items() if count > 1]]
-    # Another example count is another protocol anyway; show the cause and not the consequence.
-    if _PROTOCOL in texts and len(texts.columns) > 1:
-        others = texts.columns.drop(_PROTOCOL).tolist()
-        if (texts.groupby(others)[_PROTOCOL].nunique() == 1).all():
-            texts = texts[others]
+    settings = [str(name) for name in texts if name not in _FURTHER]
+    for name, (_, beginnings) in _FURTHER.items():
+        causes = [setting for setting in settings if setting.startswith(beginnings)]
+        if name in texts and causes and (texts.groupby(causes)[name].nunique() == 1).all():
+            texts = texts.drop(columns=name)
     if _RECOVERY in texts:
         # What a kind of recovery always has here goes without saying.
         kinds = texts.groupby(_RECOVERY).nunique().max()
@@ -167,10 +176,11 @@ def _label(row: Any, values: dict[str, str], settled: set[str]) -> tuple[str, tu
             parts.append(CORRECTION_LABELS.get(value, value))
         elif name in _VALUE_ONLY:
             parts.append(value)
-        elif name == _PROTOCOL:
-            digest = hashlib.sha256(value.encode()).hexdigest()[:6]
-            parts.append(f"protocol {digest}")
-            extras.append(f"protocol={digest}")
+        elif name in _FURTHER:
+            known = _DIGEST.fullmatch(value) or value == "none"
+            digest = value[:8] if known else hashlib.sha256(value.encode()).hexdigest()[:6]
+            parts.append(f"{_FURTHER[name][0]} {digest}")
+            extras.append(f"{_FURTHER[name][0]}={digest}")
         else:
             parts.append(f"{short}={value}")
             if name not in _DEFAULTS or value != _shown(_DEFAULTS[name]):

@@ -196,7 +196,9 @@ def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     Columns: the scalar top-level keys; every number and text below `metrics`, `timings`, `costs`,
     `memory` and `config` under its dotted name (`metrics.pruned.accuracy`,
     `config.pruning.allocation`); `metrics.protocol` as one JSON text; `error.type` and
-    `error.message`; `undefined`: dotted names of the values that were measured as nan, which a
+    `error.message`; `provenance.model_hash`, `provenance.device` (with its GPU and processor, where
+    known) and `provenance.data_hashes`, as one JSON text without the calibration examples, which
+    depend on the seed; `undefined`: dotted names of the values that were measured as nan, which a
     frame cannot tell from those that are missing. Infinite values stay infinite.
     """
     import pandas as pd  # takes 60 MB, which a run without tables does not need
@@ -214,6 +216,12 @@ def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
         row |= dict(flatten(nested, ""))
         protocol = record.metrics.get("protocol")
         row["metrics.protocol"] = None if protocol is None else json.dumps(protocol, sort_keys=True)
+        where = record.provenance
+        data = {k: v for k, v in where.get("data_hashes", {}).items() if k != "calibration"}
+        row["provenance.data_hashes"] = json.dumps(data, sort_keys=True) if data else None
+        row["provenance.model_hash"] = where.get("model_hash")
+        names = (where.get("device"), where.get("gpu", {}).get("name"), where.get("processor"))
+        row["provenance.device"] = ", ".join(name for name in names if name) or None
         row["error.type"] = None if record.error is None else record.error["type"]
         row["error.message"] = None if record.error is None else record.error["message"]
         nan = [k for k, v in row.items() if isinstance(v, float) and math.isnan(v)]
