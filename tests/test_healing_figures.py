@@ -1,7 +1,7 @@
 """The figures of recovery, from made-up records."""
 
 import pytest
-from made_up_records import make_config, make_record
+from made_up_records import language_record, make_config, make_record
 
 from stat_repro.config import PruningConfig, RecoveryConfig
 from stat_repro.reporting.canvas import draw
@@ -57,6 +57,24 @@ def test_a_study_of_recovery_has_them_in_place_of_those_by_macs():
         "kl_by_time",
     ]
     assert healing_figures(to_frame([make_record()])) == []
+
+
+def test_another_learning_rate_is_another_line():
+    records = [healed("stat", 10, 0.7), healed("stat", 10, 0.8)]
+    records[1].config["recovery"]["learning_rate"] = 0.5
+    accuracy, _ = healing_figures(to_frame(records))
+    lines = {line.label: line.y[-1] for line in accuracy.panels[0].lines if line.x}
+    assert lines.pop("STAT, recovery.learning_rate=0.5, distill") == pytest.approx(80)
+    assert list(lines.values()) == pytest.approx([70])
+
+
+def test_data_without_a_recovery_keep_their_figures():
+    records = [healed("stat", 10, 0.7), language_record(61.5)]
+    names = [figure.name for figure in study_outputs("made_up", records, {}).figures]
+    assert names == [
+        *(f"figure_pico_reviews_{name}_by_time" for name in ("accuracy", "kl")),
+        *(f"figure_pico_prose_{name}" for name in ("perplexity", "kl", "agreement")),
+    ]
 
 
 def test_what_belongs_to_a_kind_of_recovery_is_not_said_beside_it():

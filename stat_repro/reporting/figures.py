@@ -13,7 +13,7 @@ from stat_repro.config import RECOVERIES
 from stat_repro.reporting.costs import cost_points
 from stat_repro.reporting.figure_data import Figure, Line, Panel, figure_of, mean_line
 from stat_repro.reporting.points import aggregate, headline
-from stat_repro.reporting.styles import DENSE, VariantStyle, in_words, quantity_style
+from stat_repro.reporting.styles import DENSE, VariantStyle, in_words, quantity_style, words_of
 from stat_repro.reporting.variants import with_variants
 from stat_repro.results.record import BEFORE_RECOVERY
 
@@ -53,19 +53,23 @@ def metric_figures(
     figures = []
     for model, of_model in aggregate(frame if points is None else points).groupby("model"):
         datasets = of_model["dataset"].unique().tolist()
+        words = words_of(datasets)
         for quantity in (_METRIC, *_FURTHER, *others):
             wanted = of_model["headline"] if quantity == _METRIC else quantity
             shown = of_model[of_model["quantity"] == wanted]
             if shown.empty:
                 continue
-            panels = tuple(_panel(group) for _, group in shown.groupby("dataset", sort=False))
+            panels = tuple(
+                _panel(group, words[str(dataset)])
+                for dataset, group in shown.groupby("dataset", sort=False)
+            )
             rows = frame[(frame["model"] == model) & frame["dataset"].isin(set(shown["dataset"]))]
             title, names = in_words(str(model)), [quantity]
             if len(datasets) == 1:
                 title += f" on {in_words(datasets[0])}"
                 names = [datasets[0], shown.iloc[0]["quantity"]]
-            words = _words(title, shown, panels)
-            figures.append(figure_of(rows, [str(model), *names], title, words, panels))
+            caption = _words(title, shown, panels)
+            figures.append(figure_of(rows, [str(model), *names], title, caption, panels))
     return figures
 
 
@@ -92,12 +96,12 @@ def _words(title: str, points: pd.DataFrame, panels: Sequence[Panel]) -> str:
     return ". ".join(words)
 
 
-def _panel(points: pd.DataFrame) -> Panel:
-    """One quantity on one data set: lines, or rows where every variant has one ratio."""
+def _panel(points: pd.DataFrame, title: str) -> Panel:
+    """One quantity on one data set: lines, or rows where all variants have the same one ratio."""
     quantity = points.iloc[0]["quantity"]
     style = quantity_style(quantity)
     groups = [group for _, group in points.groupby("variant", sort=False)]
-    single = len(groups) > 1 and all(len(group) == 1 for group in groups)
+    single = len(groups) > 1 and points["ratio"].nunique() == 1
     lines = tuple(_line(group, style.scale, i, single=single) for i, group in enumerate(groups))
     dense: dict[float, tuple[str, ...]] = {}
     for value, ids in zip(points["dense"], points["dense_ids"], strict=True):
@@ -112,7 +116,7 @@ def _panel(points: pd.DataFrame) -> Panel:
         ticks = tuple((_PERCENT * (1 - r), f"{_PERCENT * (1 - r):.3g}") for r in ratios)
     lowest = min((y for line in lines for y in line.low), default=0.0)
     return Panel(
-        title=in_words(points.iloc[0]["dataset"]),
+        title=title,
         x_label="" if single else "MACs kept (%)",
         y_label=style.label,
         lines=levels + lines,
@@ -191,8 +195,8 @@ def healing_figures(frame: pd.DataFrame) -> list[Figure]:
         return []
     healed = frame[frame[f"{_SETTINGS}method"].isin(RECOVERIES[1:])]
     for (model, dataset), rows in healed.groupby(["model", "dataset"]):
-        # Runs that differ in their recovery alone are one variant.
-        runs = with_variants(rows, rows.columns[rows.columns.str.startswith(_SETTINGS)])
+        # Runs that differ in the kind and budget of their recovery alone are one variant.
+        runs = with_variants(rows, [f"{_SETTINGS}method", f"{_SETTINGS}steps"])
         title = f"{in_words(str(model))} on {in_words(str(dataset))}, trained after pruning"
         for name in (headline(rows.iloc[0]), "kl"):
             if f"metrics.{BEFORE_RECOVERY}.{name}" not in runs:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,7 +77,9 @@ def study_outputs(
         tables.append((task_table(by_task), further))
     others = ("compress_s",) if study.startswith(_TIME_STUDIES) else ()
     # Of many recoveries and budgets the time is what there is to see.
-    figures = healing_figures(frame) or metric_figures(frame, points, others)
+    of_data = [points["model"], points["dataset"]]
+    healed = points["recovery"].ne("none").groupby(of_data).transform("any")
+    figures = healing_figures(frame) + metric_figures(frame, points[~healed], others)
     figures += setting_figures(records) + layer_figures(records)
     measured = measured_runs(frame)
     if not measured.empty:
@@ -86,7 +89,16 @@ def study_outputs(
         replace(table, title=f"{study}{table.title}", notes=[*table.notes, *notes])
         for table, notes in tables
     )
-    return Outputs(study, to_text(summary_table(points)), named, tuple(figures))
+    return Outputs(study, to_text(summary_table(points)), named, tuple(_told_apart(figures)))
+
+
+def _told_apart(figures: Sequence[Figure]) -> Iterator[Figure]:
+    """Figures with names of their own: `a` on `b_c` and `a_b` on `c` would share a file."""
+    names = Counter[str]()
+    for figure in figures:
+        names[figure.name] += 1
+        count = names[figure.name]
+        yield figure if count == 1 else replace(figure, name=f"{figure.name}-{count}")
 
 
 def speed_outputs(study: str, records: Sequence[SpeedRecord]) -> Outputs:

@@ -7,7 +7,8 @@ keeps its colour when another one joins the study.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from stat_repro.config import METHODS
@@ -86,6 +87,13 @@ _WORDS = {
 def in_words(name: str) -> str:
     """A model or data set as a title says it: `glue_mrpc` is MRPC."""
     return _WORDS.get(name, _WORDS.get(name.removeprefix("glue_"), name.replace("_", " ")))
+
+
+def words_of(names: Iterable[str]) -> dict[str, str]:
+    """`in_words` of models or data sets shown together; as they are where words collide."""
+    words = {name: in_words(name) for name in names}
+    shared = Counter(words.values())
+    return {name: text if shared[text] == 1 else name for name, text in words.items()}
 
 
 @dataclass(frozen=True)

@@ -136,10 +136,11 @@ def _differing(group: pd.DataFrame, alike: Collection[str]) -> pd.DataFrame:
         causes = [setting for setting in settings if setting.startswith(beginnings)]
         if name in texts and causes and (texts.groupby(causes)[name].nunique() == 1).all():
             texts = texts.drop(columns=name)
-    if _RECOVERY in texts:
+    if (kind := f"config.{_RECOVERY}") in group:
         # What a kind of recovery always has here goes without saying.
-        kinds = texts.groupby(_RECOVERY).nunique().max()
-        said = kinds[(kinds == 1) & kinds.index.str.startswith("recovery.")].index
+        kinds = texts.groupby(group[kind].map(_shown)).nunique().max()
+        of_kind = kinds.index.str.startswith("recovery.") & (kinds.index != _RECOVERY)
+        said = kinds[(kinds == 1) & of_kind].index
         texts = texts.drop(columns=said)
     return texts[sorted(texts, key=lambda name: not str(name).startswith("pruning."))]
 

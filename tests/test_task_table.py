@@ -1,0 +1,89 @@
+"""The table of all tasks, from made-up records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from made_up_records import make_config, make_record
+
+from stat_repro import results
+from stat_repro.config import DatasetConfig, FinetuneConfig, RecoveryConfig
+from stat_repro.reporting.figures import metric_figures
+from stat_repro.reporting.outputs import study_outputs
+from stat_repro.reporting.tables import Table
+from stat_repro.reporting.task_table import task_points, task_table
+from stat_repro.results import RunRecord
+
+
+def record(
+    dataset: str, accuracy: float, dense: float = 0.9, *, seed: int = 0, **settings: object
+) -> RunRecord:
+    """Of a data set, with a head that was trained from this seed."""
+    task = {"ppl": "language_modeling"}.get(dataset, "classification")
+    made = make_config(
+        task,
+        dataset=DatasetConfig(name=dataset, task=task, source="table"),
+        finetune=FinetuneConfig(seed=seed),
+        **settings,
+    )
+    name = "perplexity" if dataset == "ppl" else "accuracy"
+    return make_record({name: accuracy}, {name: dense}, config=made)
+
+
+def table(records: list[RunRecord]) -> Table:
+    return task_table(task_points(results.to_frame(records)))
+
+
+def test_every_dense_model_has_a_row_named_by_what_makes_it_another() -> None:
+    made = [record(name, 0.8, 0.9 - 0.1 * s, seed=s) for name in ("mrpc", "rte") for s in (0, 1)]
+    cells = table(made).cells.set_index("method")
+    assert cells["MRPC (accuracy)"].to_dict() == {
+        "dense, finetune.seed=0": "90.0",
+        "dense, finetune.seed=1": "80.0",
+        "STAT, finetune.seed=0": "80.0",
+        "STAT, finetune.seed=1": "80.0",
+    }
+    sources = table(made).sources
+    chosen = sources[
+        (sources["method"] == "dense, finetune.seed=1") & (sources["dataset"] == "rte")
+    ]
+    assert chosen["run_ids"].tolist() == [made[3].run_id]
+
+
+def test_a_dense_model_that_no_setting_names_is_named_by_its_runs() -> None:
+    made = [record("mrpc", 0.8), record("rte", 0.8), record("rte", 0.7, dense=0.85)]
+    made[2].config["pruning"]["ridge"] = 0.5
+    methods = table(made).cells["method"].tolist()
+    assert methods[:3] == ["dense", "dense of STAT, ridge=0", "dense of STAT, ridge=0.5"]
+
+
+def test_fractions_are_times_100_and_perplexities_are_not() -> None:
+    shown = table([record("mrpc", 0.8), record("ppl", 51.876, 20.0)])
+    assert shown.cells["ppl (token perplexity)"].tolist() == ["20.00", "51.88"]
+    assert shown.cells["MRPC (accuracy)"].tolist() == ["90.0", "80.0"]
+    assert shown.notes[0].startswith("all fractions times 100; ")
+
+
+def test_what_was_trained_after_pruning_is_said() -> None:
+    healed = record("rte", 0.8, recovery=RecoveryConfig(method="lora"))
+    assert "; nothing is trained after" in table([record("mrpc", 0.8), record("rte", 0.8)]).notes[0]
+    assert "; trained by lora or not at all after" in table([record("mrpc", 0.8), healed]).notes[0]
+
+
+def test_data_sets_of_the_same_words_are_called_as_they_are() -> None:
+    made = [record("mrpc", 0.8), record("glue_mrpc", 0.7)]
+    cells = table(made).cells
+    assert (cells["mrpc (accuracy)"][1], cells["glue_mrpc (accuracy)"][1]) == ("80.0", "70.0")
+    figure = metric_figures(results.to_frame(made))[0]
+    assert [panel.title for panel in figure.panels] == ["glue_mrpc", "mrpc"]
+    renamed = [replace(one, model=name) for one in made for name in ("mrpc", "glue_mrpc")]
+    assert set(table(renamed).cells["model"]) == {"mrpc", "glue_mrpc"}
+
+
+def test_figures_of_models_and_data_whose_names_join_to_the_same_are_told_apart() -> None:
+    made = [record("x_mrpc", 0.8), record("mrpc", 0.7)]
+    made = [replace(one, model=name) for one, name in zip(made, ("a", "a_x"), strict=True)]
+    figures = study_outputs("made_up", made, {}).figures
+    names = [one.name for one in figures if "accuracy" in one.name]
+    assert names == ["figure_a_x_mrpc_accuracy", "figure_a_x_mrpc_accuracy-2"]
+    assert len({one.name for one in figures}) == len(figures)
