@@ -7,7 +7,7 @@ import pytest
 from stat_repro import results
 from stat_repro.bench.__main__ import main
 from stat_repro.reporting.canvas import draw
-from stat_repro.reporting.speed_figures import inference_figure, stages_figure
+from stat_repro.reporting.speed_figures import growth_figure, inference_figure, stages_figure
 from stat_repro.reporting.speed_table import speed_table
 
 GPU = {"name": "Pico GPU 9", "memory_bytes": 8, "driver": "1", "cuda": "2"}
@@ -44,6 +44,24 @@ def test_a_gpu_is_part_of_a_records_name_and_of_the_table(folder):
     settings = set(speed_table([record, there]).cells["setting"])
     assert len(settings) == 2
     assert "Pico GPU 9, float32, n=2" in settings
+
+
+def test_measurements_of_two_processors_are_two_lines_and_rows(folder):
+    (record,) = (r for r in results.load_speed(folder) if r.shape == "tiny")
+    both = [
+        replace(
+            record,
+            run_id=f"{size}-{name}",
+            protocol={**record.protocol, "examples": size},
+            provenance={**record.provenance, "processor": name},
+        )
+        for size in (6, 12)
+        for name in ("Pico 1", "Pico 2")
+    ]
+    lines = growth_figure(both).panels[0].lines
+    assert len({line.label for line in lines}) == len(lines) == 4
+    assert all(len(ids) == 1 for line in lines for ids in line.run_ids)
+    assert len(set(speed_table(both[:2]).cells["setting"])) == 2
 
 
 def test_bars_are_the_stages_on_a_gpu(folder):

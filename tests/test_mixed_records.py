@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from made_up_records import make_config, make_record, sweep
 
 from stat_repro import results
-from stat_repro.config import CalibrationConfig, FinetuneConfig
+from stat_repro.config import CalibrationConfig, FinetuneConfig, PruningConfig
 from stat_repro.reporting.detail_figures import setting_figures
-from stat_repro.reporting.outputs import study_outputs
+from stat_repro.reporting.figures import metric_figures
+from stat_repro.reporting.outputs import study_outputs, write_outputs
 from stat_repro.reporting.points import aggregate
 from stat_repro.reporting.variants import ReportError, with_variants
 from stat_repro.results import RunRecord
@@ -82,3 +85,24 @@ def test_two_runs_of_a_seed_are_refused_by_their_names() -> None:
     records.append(make_record(run_id="z", seed=1))
     with pytest.raises(ReportError, match=r"seed: expected one run .* with seed 1; got y, z"):
         aggregate(results.to_frame(records))
+
+
+def test_variants_with_one_ratio_each_are_side_by_side_only_where_it_is_the_same() -> None:
+    stat, flap = sweep({0.5: [0.8]}), sweep({0.5: [0.7]}, pruning=PruningConfig(method="flap"))
+    assert metric_figures(results.to_frame(stat + flap))[0].panels[0].kind == "rows"
+    flap = sweep({0.7: [0.7]}, pruning=PruningConfig(method="flap"))
+    (panel,) = metric_figures(results.to_frame(stat + flap))[0].panels
+    assert (panel.kind, [tick for _, tick in panel.ticks]) == ("lines", ["50", "30"])
+
+
+def test_files_of_an_earlier_build_go_and_others_stay(tmp_path: Path) -> None:
+    outputs = study_outputs("made_up", [of_model(one) for one in sweep({0.5: [0.8]})], {})
+    for name in ("table_comparison.md", "table_cost.sources.csv", "figure_gone.png", "notes.md"):
+        (tmp_path / name).write_text("earlier")
+    tables = write_outputs(outputs, tmp_path, figures=False)
+    assert set(tmp_path.iterdir()) - set(tables) == {
+        tmp_path / "figure_gone.png",
+        tmp_path / "notes.md",
+    }
+    files = write_outputs(replace(outputs, figures=outputs.figures[:1]), tmp_path)
+    assert set(tmp_path.iterdir()) - set(files) == {tmp_path / "notes.md"}

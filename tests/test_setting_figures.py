@@ -1,13 +1,18 @@
 """The figure of a number that a study varies, from made-up records."""
 
 import copy
+import json
+import math
+from dataclasses import asdict
 
 import pytest
 from made_up_records import PLAN, make_config, make_record
 
 from stat_repro.config import CalibrationConfig, PruningConfig
 from stat_repro.reporting.canvas import canvas, draw, log_axis
-from stat_repro.reporting.detail_figures import setting_figures
+from stat_repro.reporting.detail_figures import layer_figures, setting_figures
+from stat_repro.reporting.outputs import study_outputs
+from stat_repro.reporting.report_page import study_page
 
 
 def run(kl, *, seed=0, kept=(1, 3), error=0.1, pruning=None, **calibration):
@@ -69,6 +74,44 @@ def test_a_sketch_is_shown_beside_the_exact_statistics():
     assert {one.x: one.y for one in error}[()] == (0.4,)
     assert {one.x: one.y for one in error}[8, 16, 32] == pytest.approx((0.1, 0.2, 0.3))
     assert len(draw(figure).axes) == 3
+
+
+def test_exact_statistics_of_another_allocation_are_not_compared_with():
+    sketch = {"statistics": "sketch", "sketch": "gaussian"}
+    records = []
+    for allocation, units in (("global", (1, 3)), ("uniform", (0, 2))):
+        pruning = PruningConfig(allocation=allocation)
+        records.append(run(0.02, kept=units, pruning=pruning))
+        sizes = ({**sketch, "sketch_size": size} for size in (8, 16, 32))
+        records += [run(0.09, kept=units, pruning=pruning, **one) for one in sizes]
+    (figure,) = setting_figures(records)
+    shared = figure.panels[1].lines
+    assert len(shared) == 4
+    assert {y for line in shared for y in line.y} == {100.0}
+
+
+def test_what_is_not_finite_is_named_and_leaves_the_page_readable():
+    kls = {16: 0.3, 32: math.inf, 64: 0.2, 128: math.nan}
+    records = [run(kl, examples=examples) for examples, kl in kls.items()]
+    outputs = study_outputs("made_up", records, {})
+    (figure,) = (one for one in outputs.figures if one.name.endswith("_kl_by_examples"))
+    (line,) = figure.panels[0].lines
+    assert line.label == "STAT, 50 % of MACs; not finite at 32, 128"
+    assert (line.x, line.y, line.low) == ((16, 64), (0.3, 0.2), (0.3, 0.2))
+    assert len(line.run_ids) == 2
+    json.dumps(asdict(study_page(outputs, records)), allow_nan=False)
+    (figure,) = setting_figures([run(math.inf, examples=examples) for examples in kls])
+    assert figure.panels[0].lines[0].x == ()
+    assert len(draw(figure).axes) == 1
+
+
+def test_units_are_kept_by_what_the_ratio_is_a_share_of():
+    for budget, words in (("macs", "MACs kept (%)"), ("latency", "time kept (%)")):
+        records = [
+            make_record(ratio=ratio, pruning=PruningConfig(budget=budget))
+            for ratio in (0.3, 0.5, 0.7)
+        ]
+        assert {panel.y_label for panel in layer_figures(records)[0].panels} == {words}
 
 
 def test_a_ridge_of_zero_has_its_place():

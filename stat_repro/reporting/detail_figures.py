@@ -11,8 +11,9 @@ import pandas as pd
 
 from stat_repro.reporting.figure_data import Figure, Line, Panel, figure_of, mean_line
 from stat_repro.reporting.figures import spread_words
+from stat_repro.reporting.points import measured_values
 from stat_repro.reporting.styles import graded_style, in_words, numbered_style, quantity_style
-from stat_repro.reporting.variants import with_variants
+from stat_repro.reporting.variants import budget_words, with_variants
 from stat_repro.results import RunRecord, to_frame
 
 _METHODS = ("stat", "stat_plus")  # whose plans are shown
@@ -30,6 +31,7 @@ _SETTINGS = {
     "config.calibration.sketch_size": "rows of the sketch",
     "config.pruning.ridge": "ridge of the corrections",
 }
+_STATISTICS = ("config.calibration.statistics", "config.calibration.sketch")
 _KL = "metrics.fidelity.kl"
 
 
@@ -87,7 +89,8 @@ def _kept(title: str, rows: pd.DataFrame, units: str) -> Panel:
         points = list(enumerate(shares))
         lines.append(mean_line(f"{100 * (1 - records[0].ratio):g}", graded_style(0), points))
     ticks = tuple((float(x), f"{x + 1:g}") for x in lines[0].x)
-    return Panel(f"{title} kept (%)", "layer", "MACs kept (%)", tuple(lines), "cells", ticks=ticks)
+    share = f"{budget_words(rows.iloc[0])} kept (%)"
+    return Panel(f"{title} kept (%)", "layer", share, tuple(lines), "cells", ticks=ticks)
 
 
 def _errors(records: Iterable[RunRecord], kind: str) -> tuple[Line, ...]:
@@ -136,9 +139,10 @@ def setting_figures(records: Sequence[RunRecord]) -> list[Figure]:
                 continue
             # Runs that differ in the setting alone are one series.
             runs = with_variants(rows, [column])
-            values = {quantity_style("kl").label: runs[_KL].tolist()}
+            kl = measured_values(runs, _KL)
+            values = {quantity_style("kl").label: list(map(kl.get, runs["run_id"]))}
             if column.endswith("sketch_size"):
-                values |= _beside_exact(runs, known)
+                values |= _beside_exact(rows, known)
             panels = tuple(
                 _setting_panel(label, words, _series(runs, column, shown))
                 for label, shown in values.items()
@@ -170,7 +174,8 @@ def _setting_panel(label: str, words: str, series: tuple[Line, ...]) -> Panel:
 
 def _series(runs: pd.DataFrame, column: str, values: Sequence[float | None]) -> tuple[Line, ...]:
     """Series of these values, one per row; rows without a value are left out."""
-    runs = runs.assign(value=pd.Series(values, runs.index, float)).dropna(subset=["value"])
+    runs = runs[[value is not None for value in values]]
+    runs = runs.assign(value=[value for value in values if value is not None])
     series: list[Line] = []
     for _, group in runs.groupby(["order", "variant", "ratio"]):
         points: list[tuple[float | None, dict[str, float]]] = [
@@ -182,24 +187,27 @@ def _series(runs: pd.DataFrame, column: str, values: Sequence[float | None]) -> 
             points = [(None, dict(zip(group["run_id"], group["value"], strict=True)))]
             style = numbered_style(len(series), "", "--")
         first = group.iloc[0]
-        label = f"{first['variant']}, {100 * (1 - first['ratio']):g} % of MACs"
+        label = f"{first['variant']}, {100 * (1 - first['ratio']):g} % of {budget_words(first)}"
         series.append(mean_line(label, style, points, spread=True))
     return tuple(series)
 
 
 def _beside_exact(rows: pd.DataFrame, known: dict[str, RunRecord]) -> dict[str, list[float | None]]:
     """What a sketch does to pivots and errors, beside the exact statistics of the same study."""
+    # What runs are called whose statistics alone differ.
+    forms = with_variants(rows, rows.columns[rows.columns.str.startswith(_STATISTICS)])["variant"]
     runs = [known[run_id] for run_id in rows["run_id"]]
+    keys = [(form, run.ratio, run.seed) for form, run in zip(forms, runs, strict=True)]
     kept = [
         {(i, unit) for i, layer in enumerate(run.layers) for unit in layer.kept_neurons}
         for run in runs
     ]
     exact = {
-        (run.ratio, run.seed): units
-        for run, units in zip(runs, kept, strict=True)
+        key: units
+        for key, run, units in zip(keys, runs, kept, strict=True)
         if run.config["calibration"]["statistics"] == "gram"
     }
-    beside = [exact.get((run.ratio, run.seed)) for run in runs]
+    beside = list(map(exact.get, keys))
     return {
         "neurons kept as by exact statistics (%)": [
             None if other is None else 100 * (len(units & other) / len(units))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import zip_longest
+from dataclasses import dataclass, field, replace
+from itertools import compress, zip_longest
 from typing import Any, Literal
 
 import pandas as pd
@@ -168,4 +169,23 @@ def figure_of(
     """
     protocols = [f"Protocol of {line}" for line in protocol_lines(rows)] if protocol else []
     caption = ". ".join([words, *device_lines(rows), *protocols]) + "."
-    return Figure(file_stem(*parts), title, record_lines(rows)[0], caption, tuple(panels))
+    shown = tuple(replace(panel, lines=tuple(map(_finite, panel.lines))) for panel in panels)
+    return Figure(file_stem(*parts), title, record_lines(rows)[0], caption, shown)
+
+
+def _finite(line: Line) -> Line:
+    """Without the points that nothing can draw, which its label names."""
+    there = [math.isfinite(y) for y in line.y]
+    if all(there):
+        return line
+    places = [f"{x:g}" for x, y in zip(line.x, line.y, strict=False) if not math.isfinite(y)]
+    words = " at ".join(["not finite", *filter(None, [", ".join(places)])])
+    return replace(
+        line,
+        label="; ".join(filter(None, [line.label, words])),
+        run_ids=tuple(compress(line.run_ids, there)),
+        x=tuple(compress(line.x, there)),
+        y=tuple(compress(line.y, there)),
+        low=tuple(compress(line.low, there)),
+        high=tuple(compress(line.high, there)),
+    )

@@ -14,7 +14,7 @@ from stat_repro.reporting.costs import cost_points
 from stat_repro.reporting.figure_data import Figure, Line, Panel, figure_of, mean_line
 from stat_repro.reporting.points import aggregate, headline
 from stat_repro.reporting.styles import DENSE, VariantStyle, in_words, quantity_style, words_of
-from stat_repro.reporting.variants import with_variants
+from stat_repro.reporting.variants import budget_words, with_variants
 from stat_repro.results.record import BEFORE_RECOVERY
 
 _CURVE_POINTS = 60
@@ -219,7 +219,7 @@ def _healing_panel(runs: pd.DataFrame, name: str) -> Panel:
     seconds = [x for line in lines for x in line.x]
     places = [k * 10**power for power in range(-2, 7) for k in (1, 2, 3, 5)]
     return Panel(
-        title=f"{100 * runs.iloc[0]['ratio']:g} % of MACs removed",
+        title=f"{100 * runs.iloc[0]['ratio']:g} % of {budget_words(runs.iloc[0])} removed",
         x_label="pruning and training (s)",
         y_label=style.label,
         lines=tuple(lines),

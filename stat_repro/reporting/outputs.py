@@ -35,6 +35,9 @@ from stat_repro.scratch import replace_file
 
 # Studies on time also have a figure of it; in others times of busy machines do not compare.
 _TIME_STUDIES = "compression_time"
+# Names of the files of a study's folder that are this module's.
+_OWNED_TABLES = r"table(_comparison|_tasks|_cost)?\.(md|tex|csv|sources\.csv)"
+_OWNED = rf"{_OWNED_TABLES}|figure_.+\.(pdf|png|csv)|captions\.md"
 _WORDS = ("Claim", "Command", "Cost", "Anchor", "Run here")
 
 
@@ -110,7 +113,8 @@ def speed_outputs(study: str, records: Sequence[SpeedRecord]) -> Outputs:
 def write_outputs(outputs: Outputs, folder: Path, *, figures: bool = True) -> list[Path]:
     """Write `<table>.md`, `.tex`, `.csv` and `.sources.csv`, `<figure>.pdf`, `.png` and `.csv`.
 
-    The captions of all figures are in `captions.md`.
+    The captions of all figures are in `captions.md`. Tables and figures of an earlier build that
+    are not written again are removed.
 
     Args:
         outputs: What is shown.
@@ -138,6 +142,11 @@ def write_outputs(outputs: Outputs, folder: Path, *, figures: bool = True) -> li
     files = [folder / name for name in texts]
     for figure in drawn:
         files += save(draw(figure), folder / figure.name, figure.records)
+    # What an earlier build wrote and this one has no more would still be linked and read.
+    owned = re.compile(_OWNED if figures else _OWNED_TABLES)
+    for path in set(folder.iterdir()) - set(files):
+        if owned.fullmatch(path.name):
+            path.unlink()
     return files
 
 

@@ -40,13 +40,13 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     sources = _sources(frame)
     rows = []
     for _, runs in frame.groupby(["model", "dataset", "variant"], sort=False):
-        dense = {q: _measured(runs, column) for q, (_, column) in sources.items()}
+        dense = {q: measured_values(runs, column) for q, (_, column) in sources.items()}
         of_dense = {q: _statistics(list(values.values())) for q, values in dense.items()}
         for _, point in runs.groupby("ratio", sort=True):
             check_seeds(point)
             first = point.iloc[0]
             for quantity, (column, _) in sources.items():
-                measured = _measured(point, column)
+                measured = measured_values(point, column)
                 if not measured:
                     continue
                 values = list(measured.values())
@@ -141,7 +141,7 @@ def _sources(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
     return {name: sources[name] for name in sorted(sources, key=quantity_order)}
 
 
-def _measured(rows: pd.DataFrame, column: str) -> dict[str, float]:
+def measured_values(rows: pd.DataFrame, column: str) -> dict[str, float]:
     """Measured values by run; a nan counts as one only where the record holds a nan."""
     if column not in rows:
         return {}

@@ -77,7 +77,8 @@ def report_page(
         ],
         "studies": studies,
     }
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = text.replace("</", "<\\/")
     page = _TEMPLATE.read_text(encoding="utf-8").replace("{{data}}", text)
     library = script.read_text(encoding="utf-8").replace("</script", "<\\/script")
     return page.replace("{{plotly}}", library)

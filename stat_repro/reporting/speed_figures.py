@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stat_repro.reporting.figure_data import Figure, Line, Panel, file_stem
-from stat_repro.reporting.speed_table import shown_measurements, where_measured
+from stat_repro.reporting.speed_table import machine_words, shown_measurements, where_measured
 from stat_repro.reporting.styles import numbered_style
 from stat_repro.results.speed_record import SpeedRecord
 
@@ -59,7 +59,8 @@ def growth_figure(records: Sequence[SpeedRecord]) -> Figure | None:
         groups: dict[str, list[SpeedRecord]] = {}
         for record in (one for one in records if "compress_s" in one.seconds):
             same = {k: v for k, v in record.protocol.items() if k not in (key, *along)}
-            same |= {**dict.fromkeys(_BOOKKEEPING), "gpu": record.provenance.get("gpu")}
+            machine = {key: record.provenance.get(key) for key in ("gpu", "processor")}
+            same |= {**dict.fromkeys(_BOOKKEEPING), **machine}
             groups.setdefault(repr(sorted(same.items())), []).append(record)
         grown = [g for g in groups.values() if len({one.protocol[key] for one in g}) > 1]
         if not grown:
@@ -199,7 +200,8 @@ def _growing(record: SpeedRecord, key: str) -> str:
         words.append(f"{sizes['layers']} layers")
     tokens = f"x {sizes['length']} tokens"
     words.append(tokens if key == "examples" else f"{sizes['examples']} {tokens}")
-    return ", ".join(words) + (", from disk" if sizes.get("spill") else "")
+    words += ["from disk"] if sizes.get("spill") else []
+    return ", ".join([*words, *machine_words(record)])
 
 
 def _words(record: SpeedRecord) -> str:

@@ -72,11 +72,16 @@ def _measurement(record: SpeedRecord) -> dict[str, str]:
 
 
 def where_measured(record: SpeedRecord) -> str:
-    """Threads of a CPU, or the card and the data type."""
-    gpu = record.provenance.get("gpu")
-    if gpu is None:
-        return f"{record.protocol['threads']} threads"
-    return f"{gpu['name']}, {record.protocol['dtype']}"
+    """Threads and processor, or the card and the data type."""
+    if record.provenance.get("gpu") is None:
+        return ", ".join([f"{record.protocol['threads']} threads", *machine_words(record)])
+    return ", ".join([*machine_words(record), record.protocol["dtype"]])
+
+
+def machine_words(record: SpeedRecord) -> list[str]:
+    """The card, or the processor where the record names it."""
+    gpu, processor = record.provenance.get("gpu"), record.provenance.get("processor")
+    return [str(gpu["name"])] if gpu else [str(processor)] if processor else []
 
 
 def _after_passes(record: SpeedRecord) -> list[float]:

@@ -58,6 +58,11 @@ def neutral_columns() -> frozenset[str]:
     return frozenset(f"config.{key}" for key in (*neutral_keys(), *_COLUMNS))
 
 
+def budget_words(run: Any) -> str:
+    """What the ratio of a run (a row of a frame) is a share of."""
+    return "time" if run.get("config.pruning.budget") == "latency" else "MACs"
+
+
 def _completed(frame: pd.DataFrame) -> pd.DataFrame:
     """Settings that a record is too old to have, at the value that it was run with."""
     added = {}
