@@ -59,15 +59,18 @@ def growth_figure(records: Sequence[SpeedRecord]) -> Figure | None:
         groups: dict[str, list[SpeedRecord]] = {}
         for record in (one for one in records if "compress_s" in one.seconds):
             same = {k: v for k, v in record.protocol.items() if k not in (key, *along)}
-            machine = {key: record.provenance.get(key) for key in ("gpu", "processor")}
-            same |= {**dict.fromkeys(_BOOKKEEPING), **machine}
+            where = {key: record.provenance.get(key) for key in ("gpu", "processor")}
+            same |= {**dict.fromkeys(_BOOKKEEPING), **where}
             groups.setdefault(repr(sorted(same.items())), []).append(record)
         grown = [g for g in groups.values() if len({one.protocol[key] for one in g}) > 1]
         if not grown:
             continue
         ticks = tuple((x, str(x)) for x in sorted({r.protocol[key] for g in grown for r in g}))
         lines: dict[str, list[Line]] = {label: [] for label in panels}
+        several = len({tuple(machine_words(one)) for one in itertools.chain(*grown)}) > 1
         for number, group in enumerate(grown):
+            machine = machine_words(group[0]) if several else []
+            name = ", ".join([_growing(group[0], key), *machine])
             for label, of, line, stages in (
                 ("seconds (median)", ": compression", "-", ("compress_s",)),
                 ("seconds (median)", ": bare passes", "--", ("forward_s", "forward_folded_s")),
@@ -76,7 +79,7 @@ def growth_figure(records: Sequence[SpeedRecord]) -> Figure | None:
                 measured = _growth(group, key, stages)
                 style = numbered_style(number, line=line)
                 if measured[1]:
-                    lines[label].append(Line(f"{_growing(group[0], key)}{of}", style, *measured))
+                    lines[label].append(Line(f"{name}{of}", style, *measured))
         for label, of_label in lines.items():
             log, shown = label == "seconds (median)", tuple(of_label)
             panel = Panel("", words, label, shown, "lines", log, not log, "log2", ticks)
@@ -200,8 +203,7 @@ def _growing(record: SpeedRecord, key: str) -> str:
         words.append(f"{sizes['layers']} layers")
     tokens = f"x {sizes['length']} tokens"
     words.append(tokens if key == "examples" else f"{sizes['examples']} {tokens}")
-    words += ["from disk"] if sizes.get("spill") else []
-    return ", ".join([*words, *machine_words(record)])
+    return ", ".join(words) + (", from disk" if sizes.get("spill") else "")
 
 
 def _words(record: SpeedRecord) -> str:

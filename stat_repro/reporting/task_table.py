@@ -63,7 +63,7 @@ def _dense(points: pd.DataFrame) -> pd.DataFrame:
     several = (
         shown.groupby(place).transform("nunique").groupby(points["model"]).transform("max") > 1
     )
-    names = parts.map(lambda own: ", ".join(["dense", *own])).where(several, "dense")
+    names = parts.map(lambda named: ", ".join(["dense", *named])).where(several, "dense")
     unclear = shown.groupby([*place, names]).transform("nunique") > 1
     rows = points.assign(
         ratio=0.0,
