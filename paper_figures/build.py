@@ -6,7 +6,7 @@ figure_<model>_<dataset>_kept and _errors, layer by layer, where a study has STA
 table_tasks.* where a model has several data sets; where costs were measured (cost=measured) also
 table_cost.* and figure_<model>_<dataset>_speedup.*; where several variants have values per example
 also table_comparison.*, each variant against a reference; where models were trained after pruning
-figure_<model>_<dataset>_<metric>_by_time.* in place of those by MACs; where a study varies
+figure_<model>_<dataset>_<metric>_by_time.* in place of theirs by MACs; where a study varies
 calibration examples, rows of a sketch or the ridge also figure_<model>_<dataset>_kl_by_<setting>.*;
 of the benchmark (study speed) a table, where measurements differ in one size only figure_growth.*,
 and of measurements on a GPU figure_gpu_stages.* and figure_inference.*.

@@ -106,3 +106,10 @@ def test_files_of_an_earlier_build_go_and_others_stay(tmp_path: Path) -> None:
     }
     files = write_outputs(replace(outputs, figures=outputs.figures[:1]), tmp_path)
     assert set(tmp_path.iterdir()) - set(files) == {tmp_path / "notes.md"}
+
+
+def test_a_share_of_time_is_not_called_one_of_macs() -> None:
+    budgets = ("macs", "latency")
+    made = [make_record(pruning=PruningConfig(budget=budget)) for budget in budgets]
+    caption = metric_figures(results.to_frame(made))[0].caption
+    assert " at 50 % of the prunable MACs or time of heads and neurons." in caption

@@ -11,7 +11,7 @@ from stat_repro.config import DatasetConfig, FinetuneConfig, RecoveryConfig
 from stat_repro.reporting.figures import metric_figures
 from stat_repro.reporting.outputs import study_outputs
 from stat_repro.reporting.tables import Table
-from stat_repro.reporting.task_table import task_points, task_table
+from stat_repro.reporting.task_table import GROUP, task_points, task_table
 from stat_repro.results import RunRecord
 
 
@@ -87,3 +87,10 @@ def test_figures_of_models_and_data_whose_names_join_to_the_same_are_told_apart(
     names = [one.name for one in figures if "accuracy" in one.name]
     assert names == ["figure_a_x_mrpc_accuracy", "figure_a_x_mrpc_accuracy-2"]
     assert len({one.name for one in figures}) == len(figures)
+
+
+def test_rows_of_a_budget_in_time_say_so() -> None:
+    made = [record(name, 0.8) for name in ("mrpc", "rte", "mrpc", "rte")]
+    for one in made[2:]:
+        one.config["pruning"]["budget"] = "latency"
+    assert sorted(table(made).cells[GROUP]) == ["100", "50", "50 of the time"]

@@ -89,7 +89,9 @@ def _words(title: str, points: pd.DataFrame, panels: Sequence[Panel]) -> str:
         words[0] += " against the share of the prunable MACs that is kept"
     else:
         ratios = ", ".join(f"{_PERCENT * (1 - r):g}" for r in sorted(set(points["ratio"])))
-        words[0] += f" at {ratios} % of the prunable MACs"
+        shares = {"MACs": "prunable MACs", "time": "time of heads and neurons"}
+        words[0] += f" at {ratios} % of the "
+        words[0] += " or ".join(shares[name] for name in sorted(set(points["budget"])))
     words.append(spread_words(points["n"].tolist()))
     if any(line.style == DENSE for panel in panels for line in panel.lines):
         words.append("Dashed: the dense model")

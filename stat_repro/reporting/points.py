@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from stat_repro.reporting.styles import HEADLINE, quantity_order, quantity_style
-from stat_repro.reporting.variants import ReportError, with_variants
+from stat_repro.reporting.variants import ReportError, budget_words, with_variants
 
 _GROUP = ["model", "dataset", "variant", "ratio"]
 _LISTED_IDS = 400
@@ -28,7 +28,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     task, variant, ratio, quantity, n` (runs that measured it), `mean, std` (ddof 1), `low, high`
     (extremes), `not_finite` (runs whose value is infinite or undefined), `run_ids` (of these runs),
     `dense`, `dense_std` and `dense_ids` (over the variant's runs), `mac_kept` (mean), `headline`,
-    `recovery` (its method), `style`, `order`.
+    `budget` (in words), `recovery` (its method), `style`, `order`.
 
     Raises:
         ReportError: As `with_variants` and `check_seeds`, and values that cannot be what their
@@ -56,6 +56,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
                         **{key: first[key] for key in (*_GROUP, "order", "style")},
                         "task": first["config.dataset.task"],
                         "headline": headline(first),
+                        "budget": budget_words(first),
                         "recovery": first.get("config.recovery.method", "none"),
                         "quantity": quantity,
                         **_statistics(values),

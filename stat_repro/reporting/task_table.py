@@ -36,7 +36,7 @@ def task_table(points: pd.DataFrame) -> Table:
     models, datasets = (words_of(both[name].unique()) for name in ("model", "dataset"))
     both = both.sort_values(["model", "ratio", "order"], kind="stable").assign(
         **{"model": lambda p: p["model"].map(models), "method": lambda p: p["variant"]},
-        **{GROUP: lambda p: [f"{100 * (1 - ratio):g}" for ratio in p["ratio"]]},
+        **{GROUP: lambda p: list(map(_kept, p["ratio"], p["budget"]))},
         column=lambda p: list(map(_column, p["dataset"].map(datasets), p["quantity"])),
         cell=lambda p: list(map(_cell, p["quantity"], p["mean"], p["std"])),
     )
@@ -99,6 +99,12 @@ def _or(recoveries: list[str]) -> str:
     """Kinds of recovery as a sentence says them: distill, lora or nothing."""
     kinds = [kind for kind in recoveries if kind != "none"]
     return ", ".join(kinds) + (" or not at all" if "none" in recoveries else "")
+
+
+def _kept(ratio: float, budget: str) -> str:
+    """Percent of what the ratio is a share of, which is said where it is not MACs."""
+    share = f"{100 * (1 - ratio):g}"
+    return share if budget == "MACs" or ratio == 0 else f"{share} of the {budget}"
 
 
 def _column(dataset: str, quantity: str) -> str:
