@@ -16,11 +16,16 @@ from stat_repro.calibration.batches import (
     model_digest,
     read_batches,
 )
-from stat_repro.calibration.capture import Calibration, collect_statistics, count_tokens
+from stat_repro.calibration.capture import (
+    Calibration,
+    collect_statistics,
+    count_tokens,
+    statistics_kind,
+)
 from stat_repro.calibration.gradients import check_head, check_labels
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHODS, ConfigError, PruningConfig
-from stat_repro.config.checks import MAX_SEED
+from stat_repro.config.checks import MAX_SEED, in_range
 from stat_repro.config.pruning import check_target
 from stat_repro.cost.compare import timed_length
 from stat_repro.cost.latency_table import latency_table
@@ -114,20 +119,19 @@ def compress(
     """
     config = pruning_config(method, options)
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind=statistics, engine=engine)
-    _check(config, seed, engine, spill, latency)
+    _check(config, seed, engine, spill, latency, sequence_length)
     adapter = checked_adapter(model)
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
         batches, digest = read_batches(model, batches)
-        if METHODS[config.method].reads_labels:
-            check_head(model)
-            check_labels(model, batches)
+        _check_labels(model, batches, config)
         if calibration is None:
             wanted = config.needs_statistics(engine)
             with watch.stage("calibrate_s"):
                 calibration = _calibrated(model, adapter, batches, statistics, sketch, wanted)
         else:
-            _check_calibration(calibration, digest, model_digest(model), engine, config)
+            kind = statistics_kind(statistics, sketch)
+            _check_calibration(calibration, digest, model_digest(model), kind, engine, config)
         sequence_length = calibration.mean_length if sequence_length is None else sequence_length
         if latency is None and config.budget == "latency":
             with watch.stage("latency_table_s"):
@@ -185,6 +189,14 @@ def calibrate(
     return replace(calibration, digest=digest, model=model_digest(model))
 
 
+def _check_labels(
+    model: PreTrainedModel, batches: Sequence[CalibrationBatch], config: PruningConfig
+) -> None:
+    if METHODS[config.method].reads_labels:
+        check_head(model)
+        check_labels(model, batches)
+
+
 def _calibrated(
     model: PreTrainedModel,
     adapter: Adapter,
@@ -218,7 +230,9 @@ def _check(
     engine: str,
     spill: str | Path | None,
     latency: LatencyTable | None,
+    sequence_length: float | None,
 ) -> None:
+    in_range("sequence_length", sequence_length, above=0)
     if not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed: expected 0 to {MAX_SEED}; got {seed}")
     if spill is not None and engine != "layers":
@@ -228,9 +242,9 @@ def _check(
 
 
 def _check_calibration(
-    calibration: Calibration, digest: str, model: str, engine: str, config: PruningConfig
+    calibration: Calibration, digest: str, model: str, kind: str, engine: str, config: PruningConfig
 ) -> None:
-    """Refuse one of other batches or another model, without what will be read, or with too much."""
+    """Refuse one of other batches, model or statistics, without what will be read, or too much."""
     if calibration.digest not in (None, digest):
         raise CalibrationError(
             "calibration: expected the statistics of these batches; got those of others (sha256 "
@@ -242,6 +256,11 @@ def _check_calibration(
             "calibration: expected the statistics of this model; got those of another, or of this "
             f"one with other weights or settings (sha256 {calibration.model[:10]} instead of "
             f"{model[:10]}); choose calibrate(model, ...) after the last change of the model"
+        )
+    if calibration.statistics and calibration.kind not in (None, kind):
+        raise CalibrationError(
+            f"calibration: expected statistics={kind}, which compress was asked for; got "
+            f"{calibration.kind}; choose the same statistics and sketch for both"
         )
     if config.needs_statistics(engine) and not calibration.statistics:
         raise CalibrationError(

@@ -99,7 +99,7 @@ calibration.engine=layers calibration.statistics=exact | serves calibration.stat
 pruning.neuron_mac_share=0 | mac_share: expected a value of more than 0 and less than 1; got 0
 pruning.neuron_mac_share=1 | mac_share: expected a value of more than 0 and less than 1; got 1
 pruning.head_bonus=0 | pruning.head_bonus: expected a value of more than 0; got 0
-pruning.ridge=nan | pruning.ridge: expected a value of at least 0; got nan
+pruning.ridge=nan | pruning.ridge: expected a finite value of at least 0; got nan
 pruning.allocation=stat | for method=stat they are allocation=global
 pruning.refit=true | is an option of stat_plus: expected method=stat_plus
 pruning=stat_authors pruning.allocation=uniform | only allocation=global; got

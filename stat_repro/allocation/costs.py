@@ -40,7 +40,13 @@ class UnitCosts:
         return self.head * sum(self.heads) + self.neuron * sum(self.neurons)
 
     def with_neuron_share(self, share: float) -> UnitCosts:
-        """The same costs with heads re-priced so that the FFN has this share of the total."""
+        """The same costs with heads re-priced so that the FFN has this share of the total.
+
+        Raises:
+            BudgetError: No heads or no neurons.
+        """
+        if not (sum(self.heads) and sum(self.neurons)):
+            raise BudgetError("neuron_mac_share: expected heads and neurons; one kind has none")
         head = self.neuron * sum(self.neurons) * (1.0 - share) / (share * sum(self.heads))
         return replace(self, head=head)
 

@@ -185,4 +185,4 @@ def token_rows(mask: torch.Tensor) -> torch.Tensor:
 
     On an accelerator the host waits here for the number of tokens; using the indices does not wait.
     """
-    return mask.view(-1).nonzero().view(-1)
+    return mask.reshape(-1).nonzero().view(-1)

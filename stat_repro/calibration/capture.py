@@ -43,6 +43,7 @@ class Calibration:
         examples: Rows of the batches.
         digest: sha256 of the batches (`read_batches`); None where they were not read once.
         model: That of the model (`model_digest`); None where it is not known.
+        kind: Which statistics, with their sketch (`statistics_kind`); None where it is not known.
         derived: What methods computed from the statistics and the model, if it holds for any ratio;
             by a key that names the method and the options that matter. Several ratios share it as
             they share the statistics.
@@ -53,12 +54,18 @@ class Calibration:
     examples: int
     digest: str | None = None
     model: str | None = None
+    kind: str | None = None
     derived: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def mean_length(self) -> float:
         """Mean number of tokens per example."""
         return self.tokens / self.examples
+
+
+def statistics_kind(statistics: str, sketch: Sketch | None) -> str:
+    """The statistics in one word, of a sketch with what it was drawn by."""
+    return f"{statistics} {sketch or Sketch()}" if statistics == "sketch" else statistics
 
 
 class Reduction(Watcher):
@@ -80,6 +87,7 @@ class Reduction(Watcher):
     ) -> None:
         super().__init__()
         make = _collector_maker(statistics, sketch)
+        self._kind = statistics_kind(statistics, sketch)
         self.sites = [site for site in sites if site.units]
         self._collectors = {site.key: make(site, device) for site in self.sites}
         self._last = max(self.sites, key=lambda s: (s.layer, s.kind == "ffn"), default=None)
@@ -116,7 +124,7 @@ class Reduction(Watcher):
         """
         tokens, examples = _counted_together(self.tokens, self.examples)
         statistics = {s.key: _finish(s, self._collectors.pop(s.key), tokens) for s in self.sites}
-        return Calibration(statistics=statistics, tokens=tokens, examples=examples)
+        return Calibration(statistics, tokens, examples, kind=self._kind)
 
 
 def collect_statistics(

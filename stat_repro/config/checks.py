@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Collection
@@ -60,6 +61,8 @@ class Section:
                 setattr(self, one.name, value)
             if value == one.default:
                 continue
+            if type(one.default) is int:
+                integer(key, value)
             if "choices" in one.metadata:
                 one_of(key, value, one.metadata["choices"])
             if "file_name" in one.metadata:
@@ -72,6 +75,12 @@ def one_of(key: str, value: str, valid: Collection[str]) -> None:
     """Refuse a value that is not listed."""
     if value not in valid:
         raise ConfigError(f"{key}: expected one of {', '.join(valid)}; got {value!r}")
+
+
+def integer(key: str, value: float) -> None:
+    """Refuse a number with a fraction, or with a place for one."""
+    if isinstance(value, float):
+        raise ConfigError(f"{key}: expected an integer; got {value:g}")
 
 
 def _file_name(key: str, value: str) -> None:
@@ -92,7 +101,12 @@ _BOUNDS = {
 
 def in_range(key: str, value: float | None, **bounds: float) -> None:
     """Refuse a number outside the bounds, named as in `setting`; null passes."""
-    if value is None or all(_BOUNDS[name][1](value, bound) for name, bound in bounds.items()):
+    if value is None or not bounds:
+        return
+    finite = math.isfinite(value)
+    if finite and all(_BOUNDS[name][1](value, bound) for name, bound in bounds.items()):
         return
     words = " and ".join(f"{_BOUNDS[name][0]} {bound}" for name, bound in bounds.items())
-    raise ConfigError(f"{key}: expected a value of {words}; got {value}")
+    raise ConfigError(
+        f"{key}: expected a {'' if finite else 'finite '}value of {words}; got {value}"
+    )

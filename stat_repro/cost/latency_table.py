@@ -1,8 +1,9 @@
 """A table of latencies for `pruning.budget=latency`, measured on the device that the model is on.
 
-The whole model runs, with some number of units in every layer; what a layer's attention or FFN
-takes is the difference to the model without any of them, by the number of layers. Times are shares
-of the dense model's in the same turn, so that a machine that changes its pace changes none.
+The whole model runs, with some number of units in every layer (all where it has fewer); what more
+units take in one layer is the difference to fewer, by the number of layers that have so many. Times
+are shares of the dense model's in the same turn, so that a machine that changes its pace changes
+none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +97,10 @@ def _grid(units: int, round_to: int, kind: SiteKind) -> list[int]:
 def _measured(model: PreTrainedModel, inputs: dict[str, Any], round_to: int) -> dict[str, Any]:
     """Seconds beyond no units per layer, by kind and units; and of the dense model."""
     adapter, device = adapter_for(model), model.device
+    sizes = {kind: [site.units for site in adapter.of_kind(kind)] for kind in _KINDS}
+    # With the layers' own sizes: between two places of the grid no layer comes to its end.
     grids = {
-        kind: _grid(max(site.units for site in adapter.of_kind(kind)), round_to, kind)
-        for kind in _KINDS
+        kind: sorted({*_grid(max(units), round_to, kind), *units}) for kind, units in sizes.items()
     }
 
     def seconds(repeats: int) -> float:
@@ -126,8 +129,10 @@ def _measured(model: PreTrainedModel, inputs: dict[str, Any], round_to: int) -> 
         middle = [*(statistics.median(column) for column in columns), 1.0]
         # A pass with more units that was faster is noise.
         rising = [min(middle[i:]) for i in range(len(middle))]
-        layers = sum(site.units > 0 for site in adapter.of_kind(kind)) or 1
-        beyond = [dense_s * (share - rising[0]) / layers for share in rising]
+        beyond = [0.0]
+        for fewer, (low, high) in zip(grids[kind], pairwise(rising), strict=False):
+            layers = sum(units > fewer for units in sizes[kind])
+            beyond.append(beyond[-1] + dense_s * (high - low) / layers)
         times[kind] = list(zip(grids[kind], beyond, strict=True))
     return times
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+# A variance up to this share of the mean square is what float64 sums leave of none.
+_CONSTANT = 1e-12
+
 
 @dataclass
 class RefitSums:
@@ -60,6 +63,9 @@ class RefitSums:
         right = self.cross / self.total - torch.outer(mean_input, mean_target)
         if not len(covariance):
             return right.T, mean_target
+        # What rounding leaves of the variance of a column that is constant may be below zero.
+        constant = covariance.diagonal() <= _CONSTANT * self.products.diagonal() / self.total
+        covariance[constant] = covariance[:, constant] = right[constant] = 0
         scale = covariance.diagonal().mean()
         damping = torch.where(scale > 0, ridge * scale, torch.ones_like(scale))
         covariance.diagonal().add_(damping)

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from stat_repro.api import pruning_config
 from stat_repro.calibration.batches import CalibrationBatch, read_batches
 from stat_repro.calibration.capture import count_tokens
-from stat_repro.config.checks import one_of
+from stat_repro.config.checks import in_range, one_of
 from stat_repro.config.pruning import check_target, counts_macs
 from stat_repro.config.run import DTYPES
 from stat_repro.measure import Stopwatch, memory_told, resolve_device
@@ -120,6 +120,7 @@ def compress_checkpoint(
     """
     config = pruning_config(method, options)
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind="gram", engine="layers")
+    in_range("sequence_length", sequence_length, above=0)
     counts_macs(config, "a checkpoint larger than memory cannot be timed")
     source = Path(folder).expanduser()
     where = resolve_device(device)
