@@ -14,7 +14,7 @@ from stat_repro.reporting.bootstrap import Estimate
 from stat_repro.reporting.comparison import Comparison, Side, compare_pairs
 from stat_repro.reporting.comparison_table import exponential
 from stat_repro.reporting.fairness import identity_difference
-from stat_repro.results import RunRecord, read_examples
+from stat_repro.results import read_examples
 
 # What a paired comparison has of a quantity, by the operation, and the tasks that have it so.
 _WITH_KL = ("classification", "question_answering", "language_modeling")
@@ -37,7 +37,8 @@ class Question:
         measure: The selection that is measured.
         operation: `minus` or `divided_by` another selection; empty for neither.
         other: That selection; empty without an operation.
-        over: `seeds`, or `examples` wherever both have values for each of them.
+        over: `seeds`, or `examples` wherever both have values for each of them; with `seeds` the
+            two may have other calibration examples.
         place: Where in the data file it is asked.
     """
 
@@ -72,7 +73,7 @@ def measured(records: Records, questions: Sequence[Question]) -> list[Measured |
             raise ClaimError(f"{one.place}: {err}") from err
         gone = next((side for side in sides if isinstance(side, Missing)), None)
         paired = gone is None and _over_examples(one, sides)
-        results.append(None if paired else gone or _over_seeds(one.operation, *sides))
+        results.append(None if paired else gone or _over_seeds(one, *sides))
     places = [i for i, result in enumerate(results) if result is None]
     pairs = [(questions[i].measure, questions[i].other) for i in places]
     studies = sorted({selection["study"] for pair in pairs for selection in pair})
@@ -126,15 +127,8 @@ def _of_pairs(one: Question, done: Comparison) -> Measured | Missing:
     return Measured(estimate, f"{done.examples:,} examples, {seeds}", tuple(dict.fromkeys(names)))
 
 
-def _difference(one: RunRecord | None, other: RunRecord | None) -> str | None:
-    """Why two runs do not compare; calibration sets may be what the claim is about."""
-    if one is None or other is None:
-        return "one is no run"
-    return identity_difference(one, other, calibration=False)
-
-
 def _over_seeds(
-    operation: str, one: Sequence[Reading], other: Sequence[Reading]
+    asked: Question, one: Sequence[Reading], other: Sequence[Reading]
 ) -> Measured | Missing:
     """Lowest to highest over the seeds that both have, spreads of single measurements included."""
     by_seed = {reading.seed: reading for reading in other}
@@ -142,17 +136,21 @@ def _over_seeds(
     if not both:
         return Missing("no seed has both")
     for a, b in ([reading.run for reading in pair] for pair in both):
-        if a is not b and (why := _difference(a, b)):
+        if a is b:
+            continue
+        # Where seeds are asked for, the calibration sets may be what the claim is about.
+        same = asked.over == "examples"
+        if why := identity_difference(a, b, calibration=same) if a and b else "one is no run":
             return Missing(f"the runs do not compare: {why}")
     if not all(math.isfinite(r.value) for pair in both for r in pair):
         return Missing("a value is not finite")
     left, right = zip(*both, strict=True)
     value = statistics.fmean(r.value for r in left)
     ends = [(a.low, a.high) for a in left]
-    if operation == "minus":
+    if asked.operation == "minus":
         value -= statistics.fmean(r.value for r in right)
         ends = [(a.low - b.high, a.high - b.low) for a, b in both]
-    elif operation == "divided_by":
+    elif asked.operation == "divided_by":
         value /= statistics.fmean(r.value for r in right)
         ends = [(a.low / b.high, a.high / b.low) for a, b in both]
     estimate = Estimate(value, min(low for low, _ in ends), max(high for _, high in ends))

@@ -154,6 +154,18 @@ def test_seeds_compare_where_only_the_calibration_differs(claims, tmp_path):
         assert expected is None or f"the runs do not compare: {expected}" in page
 
 
+def test_calibrations_differ_only_where_seeds_are_asked_for(claims, tmp_path):
+    """Also of numbers that have no values per example."""
+    drawn = {"data_hashes": {"test": "t", "calibration": "of others"}}
+    flap = run(sentences(0, 0.85, 0.08), "flap", provenance=drawn)
+    store(tmp_path / "results", run(sentences(0, 0.85, 0.02)), flap)
+    for value in ("kl", "heads_kept"):
+        text = CLAIMS.replace("value: kl", f"value: {value}")
+        assert "do not compare: other calibration examples" in judge(claims, tmp_path, text)[1]
+        text = text.replace("at_most: 1", "at_most: 1\n          over: seeds")
+        assert judge(claims, tmp_path, text)[0][0].verdict == "holds"
+
+
 def test_values_over_seeds_and_lists(claims, tmp_path):
     runs = [
         run(sentences(seed, 0.8, 0.02), ratio=ratio, seed=seed, timings={"compress_s": seconds})
