@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stat_repro.config import METHODS, SPEED_STUDY, RunConfig, to_dict
-from stat_repro.results import RunRecord, load_records, load_speed
+from stat_repro.results import RecordError, RunRecord, load_records, load_speed
 from stat_repro.results.speed_record import SpeedRecord
 from stat_repro.results.store import flatten
 from stat_repro.results.strict_json import check_stamp
@@ -199,7 +199,10 @@ class Records:
         stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if (found := stored.get(study.removeprefix(SERVED))) is None:
             return
-        check_stamp(found)
+        try:
+            check_stamp(found)
+        except RecordError as err:
+            raise RecordError(f"{path}: {study.removeprefix(SERVED)}: {err}") from err
         for row in found["rows"]:
             if name in row and all(text(row.get(key)) == value for key, value in keys.items()):
                 one = row[name]

@@ -26,7 +26,7 @@ from stat_repro.config import METHODS
 from stat_repro.paths import results_dir
 from stat_repro.reporting.outputs import sweep_header
 from stat_repro.reporting.styles import in_words
-from stat_repro.results.strict_json import to_text
+from stat_repro.results.strict_json import RecordError, to_text
 from stat_repro.scratch import replace_file
 
 DOCS = Path(__file__).parent
@@ -248,10 +248,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> int:
-    """Write both files; 1 where the data file is wrong."""
+    """Write both files; 1 where the data file is wrong or a record is damaged."""
     try:
         parts = judged(DATA, results_dir())
-    except ClaimError as err:
+    except (ClaimError, RecordError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
     replace_file(PAGE, page(parts).encode())
