@@ -11,7 +11,7 @@ import hydra
 import pytest
 from made_up_records import PLAN, make_config, make_failure, make_record, sweep
 
-from stat_repro.config import from_dict, from_hydra, run_id
+from stat_repro.config import CalibrationConfig, from_dict, from_hydra, run_id
 from stat_repro.config.pruning import PruningConfig
 from stat_repro.paths import config_dir, results_dir
 from stat_repro.results import StudyError, load_records, save_record
@@ -85,6 +85,29 @@ def test_runs_are_listed_filtered_and_compared(stored):
     assert {line.split()[0] for line in lines} == {
         "run_id", "seed", "metrics.pruned.accuracy", "config.seed",
     }  # fmt: skip
+
+
+def test_what_few_runs_have_is_typed_as_it_is_shown(tmp_path):
+    """In a column with gaps nulls and whole numbers are floats; old records lack settings."""
+    sketch = CalibrationConfig(statistics="sketch", sketch="gaussian", sketch_size=6144)
+    old = make_record(seed=1)
+    for key in ("budget", "curvature"):
+        del old.config["pruning"][key]
+    costs = {"params": {"dense": 22_713_216, "pruned": 11_356_608}}
+    records = [make_record(config=make_config(calibration=sketch)), old, make_failure(seed=2)]
+    for record in [*records, make_record(seed=3, costs=costs)]:
+        save_record(record, tmp_path)
+    for condition, seeds in {
+        "sketch_size=6144": "0",
+        "sketch_size=null": "132",
+        "calibration.sketch=null": "132",
+        "budget=macs": "0132",
+        "budget=null": "",
+        "costs.params.dense=22713216": "3",
+        "error.type=null": "013",
+    }.items():
+        listed = runs(tmp_path, None, (condition,), ())
+        assert "".join(re.findall(r"-s(\d)-", listed)) == seeds, condition
 
 
 def test_values_that_differ_in_any_digit_and_plans_are_compared(tmp_path):

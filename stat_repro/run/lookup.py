@@ -132,9 +132,7 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
     """
     if compare:
         both = [find_run(name, root)[1] for name in compare]
-        # Settings that are younger than a record are as it ran.
-        filled = [replace(one, config=to_dict(from_dict(one.config))) for one in both]
-        pair = store.to_frame(filled).map(str).T
+        pair = _frame(both).map(str).T
         pair = pair[pair[0] != pair[1]].reset_index()
         pair = pair.set_axis(["what differs", "first", "second"], axis=1)
         for kind, (others, kept, _) in plan_differences(*both).items():
@@ -143,7 +141,7 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
         return to_text(pair)
     names = [study] if study else [name for name in store.list_studies(root) if name != SPEED_STUDY]
     files = [file for name in names for file in store.record_files(root, name, True, True)]
-    frame = store.to_frame([store.read_record(file) for file in files])
+    frame = _frame([store.read_record(file) for file in files])
     frame["run"] = [file.relative_to(root).with_suffix("").as_posix() for file in files]
     for condition in where:
         key, _, value = condition.partition("=")
@@ -161,11 +159,18 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
     return to_text(pd.DataFrame([_row(row) for _, row in frame.iterrows()]))
 
 
+def _frame(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """`to_frame`, where settings that are younger than a record have the values it ran with."""
+    return store.to_frame([replace(r, config=to_dict(from_dict(r.config))) for r in records])
+
+
 def _text(value: Any) -> str:
-    """A value as it is typed."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A value as it is typed; whole numbers are floats where some runs have none."""
+    if pd.isna(value):
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def _row(run: pd.Series[Any]) -> dict[str, str]:
