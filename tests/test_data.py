@@ -156,14 +156,14 @@ def test_length_buckets():
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_padding_is_the_tokenizers_own(side):
+def test_padding_is_on_the_right_as_the_tokenizer_would_do_it(side):
     tokenizer = word_tokenizer(side=side)
     rows = sentences(2, 5, 3, 8)
     batches = sentence_batches(tokenizer, rows, 7, 3)
     assert [positions for positions, _ in batches] == [[1, 3, 2], [0]]
     for positions, batch in batches:
         texts = [rows[i]["text"] for i in positions]
-        expected = tokenizer(
+        expected = word_tokenizer()(
             texts, truncation=True, max_length=7, padding=True, return_tensors="pt"
         )
         assert set(batch) == set(expected)

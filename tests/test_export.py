@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,27 @@ def test_onnxruntime_gives_the_logits_of_transformers(name: str, tmp_path: Path)
             expected = model(**batch).logits.numpy()
         rows = given["attention_mask"].astype(bool) if got.ndim == 3 else slice(None)
         np.testing.assert_allclose(got[rows], expected[rows], rtol=1e-3, atol=1e-3)
+
+
+def test_an_export_replaces_nothing_and_leaves_nothing_half(tmp_path, capsys, monkeypatch) -> None:
+    model = pico_model("llama_grouped")
+    whole = [(i, kind) for i in range(3) for kind in ("attention", "ffn")]
+    pruned_of(model, whole=whole).save_pretrained(tmp_path / "mine")
+    (tmp_path / "words.csv").write_text("a,b\n")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    mine = str(tmp_path / "mine")
+    for kind, out in (("stock", "mine"), ("decilm", "mine"), ("gguf", "words.csv")):
+        assert command.main([mine, "--format", kind, "--out", str(tmp_path / out)]) == 1
+        assert "expected a new" in capsys.readouterr().err
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    for kind, last in (("decilm", "shutil.copy"), ("stock", "transformers.PreTrainedModel.eval")):
+        words = [mine, "--format", kind, "--out", str(tmp_path / kind)]
+        with monkeypatch.context() as patch:
+            patch.setattr(last, interrupted)
+            assert command.main(words) == 130
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+        assert command.main(words) == 0
+        shutil.rmtree(tmp_path / kind)

@@ -72,6 +72,9 @@ def test_runs_are_listed_filtered_and_compared(stored):
     assert runs(stored, None, ("seed=10",), ()) == "no stored run meets these conditions"
     with pytest.raises(StudyError, match=r"--where sed=1: expected key=value .*; got 'sed'"):
         runs(stored, None, ("sed=1",), ())
+    assert flap == runs(stored, None, ("method=flap", "ratio=.50"), ())
+    with pytest.raises(StudyError, match=r"--where ratio: expected key=value .*; got 'ratio'$"):
+        runs(stored, None, ("ratio",), ())
     seeds = runs(stored, None, ("seed=1",), ()).splitlines()[2:]
     assert len(seeds) == 2
     assert all("-s1-" in line for line in seeds)  # and no others with finetune.seed=1

@@ -1,5 +1,6 @@
 """Recovery: the pruned model is trained, its sizes stay, and a killed one goes on."""
 
+import copy
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -156,6 +157,38 @@ def test_a_killed_recovery_goes_on_where_it_was(method, monkeypatch, own_cache):
     for key in ("steps", "examples", "tokens"):
         assert facts[key] == expected[key]
     assert not list((own_cache / "recovery").iterdir())
+
+
+def test_a_state_of_other_labels_or_a_damaged_one_is_not_gone_on_with(
+    monkeypatch, own_cache, caplog
+):
+    config = replace(CONFIG, method="finetune")
+    monkeypatch.setattr(recovery, "SAVE_SECONDS", 0.0)
+    dense, pruned, batches = pair("bert")
+    start = copy.deepcopy(pruned.state_dict())
+    recover(dense, pruned, batches, "", config)
+    expected = logits(pruned, batches)
+    others = [{**batch, "labels": 1 - batch["labels"]} for batch in batches]
+    for first, damage in ((others, False), (batches, True)):
+        pruned.load_state_dict(start)
+        step = recovery.Optimization.step
+
+        def stopped(self, *args, step=step):
+            if self.done == 12:
+                raise KeyboardInterrupt
+            return step(self, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(recovery.Optimization, "step", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                recover(dense, pruned, first, "", config)
+        if damage:
+            for kept in (own_cache / "recovery").glob("*.safetensors"):
+                kept.write_bytes(kept.read_bytes()[:50])
+        pruned.load_state_dict(start)
+        recover(dense, pruned, batches, "", config)
+        assert torch.equal(logits(pruned, batches), expected)
+    assert "its state is damaged" in caplog.text
 
 
 def test_answers_are_distilled_without_their_padding():

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, overload
 
 import datasets
 import torch
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from stat_repro.data.errors import DataError
 
@@ -77,7 +78,7 @@ def length_bucketed(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 def pad_batch(
     tokenizer: PreTrainedTokenizerBase, encoded: Sequence[Encoded], indices: Sequence[int]
 ) -> Batch:
-    """Pad examples to the longest of them, on the tokenizer's padding side.
+    """Pad examples to the longest of them, on the right: positions must not depend on the batch.
 
     Args:
         tokenizer: Tokenizer that made the examples.
@@ -96,7 +97,9 @@ def pad_batch(
             f"{tokenizer.name_or_path!r} has no pad token; set tokenizer.pad_token (for example "
             "to its eos_token) in the model's folder"
         )
-    return dict(DataCollatorWithPadding(tokenizer)([encoded[index] for index in indices]))
+    rows = [encoded[index] for index in indices]
+    pad = pad_without_fast_tokenizer_warning
+    return dict(pad(tokenizer, rows, padding_side="right", return_tensors="pt"))
 
 
 @dataclass(frozen=True)

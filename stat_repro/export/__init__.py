@@ -1,4 +1,4 @@
 """Pruned models in the forms of other programs: GGUF for llama.cpp, ONNX, folders of stock classes.
 
-May use: entry, models, scratch.
+May use: entry, models, scratch, surgery.
 """

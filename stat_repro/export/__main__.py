@@ -29,6 +29,7 @@ def _export(options: argparse.Namespace) -> None:
     from stat_repro.export.gguf_file import write_gguf
     from stat_repro.export.onnx_file import write_onnx
     from stat_repro.export.stock import write_stock
+    from stat_repro.surgery.checkpoint import complete_folder
 
     folder, name = options.folder.expanduser(), options.folder.resolve().name
     if not folder.is_dir():
@@ -36,14 +37,17 @@ def _export(options: argparse.Namespace) -> None:
     out = options.out or Path(f"{name}{_FORMATS[options.format]}")
     if options.quantise is not None and options.format != "gguf":
         raise ExportError(f"--quantise: expected --format gguf; got --format {options.format}")
+    if _FORMATS[options.format].startswith(".") and out.exists():
+        raise ExportError(f"--out: expected a new file; got {out}, which exists; choose another")
     if options.format == "gguf":
         write_gguf(folder, out, options.quantise)
     elif options.format == "onnx":
         write_onnx(folder, out)
     else:  # folders, to which the tokenizer belongs
-        (write_stock if options.format == "stock" else write_decilm)(folder, out)
-        if (folder / "tokenizer_config.json").is_file():
-            AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+        with complete_folder(out) as partial:
+            (write_stock if options.format == "stock" else write_decilm)(folder, partial)
+            if (folder / "tokenizer_config.json").is_file():
+                AutoTokenizer.from_pretrained(folder).save_pretrained(partial)
     print(f"{out}: written, {_size(out) / 1e6:.1f} MB")
 
 

@@ -63,7 +63,7 @@ def write_decilm(folder: Path, out: Path) -> None:
         "auto_map": {"AutoConfig": f"{_CODE.stem}.DeciLMConfig"},
         "dtype": str(model.dtype).removeprefix("torch."),
     }
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     shutil.copy(_CODE, out)
     (out / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,6 +32,7 @@ from stat_repro.paths import cache_dir
 from stat_repro.progress import Progress
 from stat_repro.scratch import replace_file
 
+log = logging.getLogger("stat_repro")
 # The state of a recovery is written when so much time has passed.
 SAVE_SECONDS = 60.0
 _OUTPUTS = ("logits", "start_logits", "end_logits")
@@ -79,6 +81,9 @@ def recover(
     """
     check_recovery(config)
     begun = hashlib.sha256(json.dumps([digest, asdict(config)], sort_keys=True).encode())
+    for batch in batches if config.method != "distill" else ():  # no labels take part in these
+        if "labels" in batch:
+            begun.update(batch["labels"].numpy().tobytes())
     for name, tensor in pruned.state_dict().items():
         begun.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().data)
     kept = cache_dir() / "recovery" / f"{begun.hexdigest()[:20]}.safetensors"
@@ -145,12 +150,18 @@ def _train(
 def _resumed(optimization: Optimization, kept: Path) -> dict[str, Any]:
     """What was done already; the optimisation goes on from there."""
     facts = {"steps": 0, "examples": 0, "tokens": 0, "s": 0.0, "cpu_s": 0.0}
-    if kept.is_file():
+    if not kept.is_file():
+        return facts
+    try:
         with safe_open(kept, "pt") as file:
-            facts = json.loads(file.metadata()["facts"])
+            read = json.loads(file.metadata()["facts"])
             names = file.keys()  # the file itself has no iterator
-            optimization.resume({k: file.get_tensor(k) for k in names}, facts["steps"])
-    return facts
+            state = {k: file.get_tensor(k) for k in names}
+    except (OSError, SafetensorError) as error:
+        log.warning("%s: the recovery begins anew, its state is damaged: %s", kept, error)
+        return facts
+    optimization.resume(state, read["steps"])
+    return dict(read)
 
 
 def _distance(

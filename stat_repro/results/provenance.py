@@ -23,9 +23,10 @@ CORE_PACKAGES = (
 # Weights, configuration, tokenizer and code: what `from_pretrained` reads.
 MODEL_FILES = (
     *("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.gguf"),
-    *("config.json", "generation_config.json", "modeling_*.py", "configuration_*.py"),
+    *("config.json", "generation_config.json"),
+    *("modeling_*.py", "configuration_*.py", "tokenization_*.py"),
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
-    *("*.model", "chat_template*"),
+    *("*.model", "bpe.codes", "chat_template*"),
 )
 
 _CHUNK_BYTES = 1 << 20

@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +83,10 @@ def show(name: str, root: Path) -> str:
         result = before_and_after(record.costs, record.metrics)
         lines += [to_text(result), to_text(_plan(record))]
         lines += ["The kept units: plan.layers of this file.", "", "Protocol:", ""]
-        lines += [*_values(record.metrics["protocol"]), "", "Measure it again and compare:", ""]
-        lines += [f"  stat-repro verify {record.study} --point {record.run_id}", ""]
+        lines += [*_values(record.metrics["protocol"]), ""]
+        if path.resolve().parent == (root / record.study).resolve():
+            lines += ["Measure it again and compare:", ""]
+            lines += [f"  stat-repro verify {record.study} --point {record.run_id}", ""]
     lines += ["Command (name@... is a file or folder whose sha256 begins like this):", ""]
     lines += [f"  {command_of(record)}", "", "Environment:", ""]
     return "\n".join([*lines, *_values(record.provenance)])
@@ -144,15 +148,17 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
     frame = _frame([store.read_record(file) for file in files])
     frame["run"] = [file.relative_to(root).with_suffix("").as_posix() for file in files]
     for condition in where:
-        key, _, value = condition.partition("=")
+        key, equals, value = condition.partition("=")
         whole = [name for name in (key, f"config.{key}") if name in frame.columns][:1]
         columns = whole or [name for name in frame.columns if name.endswith(f".{key}")]
-        if len(columns) != 1:
+        if len(columns) != 1 or not equals:
+            choose = f"; choose one of {', '.join(columns)}" if len(columns) > 1 else ""
             raise store.StudyError(
                 f"--where {condition}: expected key=value with a key of the records, such as "
-                "method=stat, ratio=0.5 or pruning.allocation=uniform; got "
-                + (f"{key!r}; choose one of {', '.join(columns)}" if columns else repr(key))
+                f"method=stat, ratio=0.5 or pruning.allocation=uniform; got {key!r}{choose}"
             )
+        with suppress(ValueError):
+            value = _text(float(value))
         frame = frame[frame[columns[0]].map(_text) == value]
     if frame.empty:
         return "no stored run meets these conditions"
@@ -170,7 +176,7 @@ def _text(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.15g}" if isinstance(value, float) else str(value)
+    return f"{float(value):.15g}" if isinstance(value, Real) else str(value)
 
 
 def _row(run: pd.Series[Any]) -> dict[str, str]:

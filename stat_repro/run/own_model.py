@@ -13,7 +13,7 @@ from typing import Any
 from datasets import concatenate_datasets
 from omegaconf import OmegaConf
 
-from stat_repro.config import RunConfig
+from stat_repro.config import ConfigError, RunConfig
 from stat_repro.cost.compare import counted_costs
 from stat_repro.data.errors import DataError
 from stat_repro.data.squad import QuestionData
@@ -81,9 +81,12 @@ def evaluate(options: argparse.Namespace) -> None:
     """Evaluate a saved model, alone or against its dense one, and print the numbers."""
     config = within_positions(run_config(options))
     folder, device = checkpoint_folder(config.model), resolve_device(config.device)
+    pair = _made(folder).get("text_pair_column")
+    if pair is not None and config.dataset.text_pair_column is None:  # as it was pruned for
+        config = replace(config, dataset=replace(config.dataset, text_pair_column=pair))
     loaded = load_checkpoint(folder, config.dataset.task, config.dtype, device)
     data = load_data(config)
-    if config.dataset.held_out is not None and not _calibrated_on(folder, Path(options.data)):
+    if config.dataset.held_out is not None and not _calibrated_on(folder, config):
         data = _all_of(data)
         config = replace(config, dataset=replace(config.dataset, held_out=None))
     workload = workload_of(data, loaded, config)
@@ -135,6 +138,11 @@ def run_config(options: argparse.Namespace, model: str | None = None) -> RunConf
         )
     for item in options.set:
         key = item.partition("=")[0]
+        if key in (*values, "save_to", "study", "results"):
+            raise ConfigError(
+                f"--set {item}: expected a key that no option of the command sets; got {key}; "
+                "choose the option"
+            )
         values[key] = OmegaConf.select(OmegaConf.from_dotlist([item]), key)
     return compose_run(groups, {**values, "evaluation.keep_examples": False})
 
@@ -144,7 +152,7 @@ def _reading(file: Path, model: dict[str, Any], test: bool) -> tuple[str, dict[s
     architecture = str((model.get("architectures") or ["a model without a head"])[0])
     reader = next((r for head, r in _READERS.items() if architecture.endswith(head)), "table_file")
     path = str(file.resolve())
-    values: dict[str, Any] = {"dataset.name": _label(file.stem), "dataset.train": path}
+    values: dict[str, Any] = {"dataset.name": _label(file.stem, "data"), "dataset.train": path}
     if reader == "squad_dev":
         values["dataset.path"] = values.pop("dataset.train")
     if reader == "table_file" and file.suffix.lower() not in ENDINGS:
@@ -157,18 +165,25 @@ def _reading(file: Path, model: dict[str, Any], test: bool) -> tuple[str, dict[s
     return reader, values if test else {**values, "dataset.held_out": _HELD_OUT}
 
 
-def _label(name: str) -> str:
+def _label(name: str, otherwise: str = "model") -> str:
     """A name for records and tables."""
-    return re.sub(r"[^A-Za-z0-9_.-]+|^[.-]+", "-", Path(name).name).strip("-.") or "model"
+    return re.sub(r"[^A-Za-z0-9_.-]+|^[.-]+", "-", Path(name).name).strip("-.") or otherwise
 
 
-def _calibrated_on(folder: Path, file: Path) -> bool:
+def _calibrated_on(folder: Path, config: RunConfig) -> bool:
     """Whether the record of a saved model says that a part of this file calibrated it."""
-    if not (folder / RECORD_FILE).is_file():
+    file = Path(config.dataset.train or config.dataset.path or "").expanduser()
+    if not file.is_file():
         return False
-    config = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["config"]
-    digest = hashlib.sha256(file.expanduser().read_bytes()).hexdigest()[:10]
-    return any(str(config["dataset"][key]).endswith(f"@{digest}") for key in ("train", "path"))
+    made, digest = _made(folder), hashlib.sha256(file.read_bytes()).hexdigest()[:10]
+    return any(str(made.get(key)).endswith(f"@{digest}") for key in ("train", "path"))
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """The data set that a saved model was made with; empty where its folder has no record."""
+    file = folder / RECORD_FILE
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return dict(record.get("config", {}).get("dataset", {}))
 
 
 def _all_of(data: TaskData | QuestionData | TextData) -> TaskData | QuestionData | TextData:

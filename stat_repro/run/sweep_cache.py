@@ -28,6 +28,7 @@ from stat_repro.evaluation.zero_shot_tasks import load_tasks
 from stat_repro.finetune.recipe import has_task_head, task_checkpoint
 from stat_repro.measure import Stopwatch, resolve_device
 from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint, load_config
+from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.outputs import OutputOrder, match_outputs
 from stat_repro.models.positions import positions_of
 from stat_repro.parallel import first_rank_first, same_everywhere
@@ -123,8 +124,11 @@ def _dense_key(config: RunConfig) -> dict[str, Any]:
     key: dict[str, Any] = {"split": config.evaluation.split if language else None}
     values = asdict(config)
     data = config.dataset
-    paths = config.model.path, data.train, data.validation, data.test, data.path
-    key["files"] = [_stamps(path) for path in (*paths, data.calibration_path) if path is not None]
+    paths = (
+        *(config.model.path, data.train, data.validation, data.test, data.path),
+        *(data.calibration_path, config.evaluation.zero_shot.include),
+    )
+    key["files"] = [_stamps(path) for path in paths if path is not None]
     return key | {
         name: values[name] for name in ("model", "dataset", "finetune", "device", "dtype")
     }
@@ -139,6 +143,7 @@ def _stamps(path: str) -> list[Any]:
 
 
 def _load_dense(config: RunConfig) -> DenseModel:
+    load_tasks.cache_clear()  # their files may have been changed too
     device = resolve_device(config.device)
     with first_rank_first():  # it downloads and trains; the others use its files
         config = within_positions(config)
@@ -240,6 +245,14 @@ def _output_order(data: TaskData, loaded: LoadedModel, config: RunConfig) -> Out
         raise ConfigError(
             f"model.path: expected problem_type={usual} in its config, as {data.name} has it; got "
             f"{model.problem_type} in {config.model.path}"
+        )
+    pad = loaded.tokenizer.pad_token_id
+    layout = LAYOUTS.get(model.model_type)
+    if layout is not None and layout.decoder and pad is not None and model.pad_token_id != pad:
+        raise ConfigError(
+            f"model.path: expected pad_token_id={pad} in the config of a decoder that classifies, "
+            "as its tokenizer pads with it, because the last token that is none is read; got "
+            f"{model.pad_token_id} in {config.model.path}"
         )
     if data.label_names is None:
         if len(names) != 1:
