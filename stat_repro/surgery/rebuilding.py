@@ -109,8 +109,6 @@ def _parts(module: nn.Module | None) -> dict[str, Any]:
     parts: dict[str, Any] = {"": f"{kind.__qualname__} of {home}"}
     if vars(module).keys() & {"forward"} and not hasattr(module, "_hf_hook"):
         parts["'s forward pass"] = "a replacement"
-    if module._forward_hooks or module._forward_pre_hooks:
-        parts["'s forward hooks"] = "some, which the pruned model would not have"
     for key, value in module._parameters.items():
         if value is not None:
             parts[f", parameter {key}"] = f"shape {tuple(value.shape)}"
