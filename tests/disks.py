@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,11 +105,19 @@ def _child(
         time.sleep(max(0.0, start - time.monotonic()))
         status = guarded(lambda: do() and None, lambda: "")
         _limit(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-        os.write(found, repr(files(root)).encode())
+        os.write(found, repr(_seen(root)).encode())
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _seen(root: Path) -> dict:
+    """The files, while another process may be giving its own their names."""
+    while True:
+        with suppress(FileNotFoundError):
+            return files(root)
+        time.sleep(0.05)
 
 
 def _limit(size: int) -> None:
