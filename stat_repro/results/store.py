@@ -153,22 +153,17 @@ def list_studies(root: Path) -> list[str]:
 def load_records(
     root: Path, study: str, *, failed: bool = False, repeats: bool = False
 ) -> list[RunRecord]:
-    """Records of a study, in the order of `record_files`.
-
-    Args:
-        root: Folder of all studies.
-        study: Name of the study.
-        failed: Whether failed runs are included.
-        repeats: Whether repeated measurements of a run are included.
+    """The records in the files of `record_files`, which has the arguments and errors.
 
     Raises:
-        StudyError: No such study, or that of the benchmark, which holds no runs.
         RecordError: A damaged file, which is named.
     """
-    return [read_record(path) for path in record_files(root, study, failed, repeats)]
+    return [read_record(path) for path in record_files(root, study, failed=failed, repeats=repeats)]
 
 
-def record_files(root: Path, study: str, failed: bool = False, repeats: bool = False) -> list[Path]:
+def record_files(
+    root: Path, study: str, *, failed: bool = False, repeats: bool = False
+) -> list[Path]:
     """Files of the records of a study, sorted by name, failed ones last.
 
     Args:

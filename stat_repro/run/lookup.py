@@ -144,7 +144,8 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
                 pair.loc[len(pair)] = [f"plan: kept {kind}", str(kept), f"{others} are others"]
         return to_text(pair)
     names = [study] if study else [name for name in store.list_studies(root) if name != SPEED_STUDY]
-    files = [file for name in names for file in store.record_files(root, name, True, True)]
+    studies = (store.record_files(root, name, failed=True, repeats=True) for name in names)
+    files = [file for of_study in studies for file in of_study]
     frame = _frame([store.read_record(file) for file in files])
     frame["run"] = [file.relative_to(root).with_suffix("").as_posix() for file in files]
     for condition in where:
