@@ -43,7 +43,7 @@ class LoadedTasks:
 
 @functools.lru_cache(maxsize=1)
 def load_tasks(names: tuple[str, ...], include: str | None, shots: int) -> LoadedTasks:
-    """Find tasks and read their data, once for all models of a process.
+    """Find tasks and read their data; the latest are kept until `load_tasks.cache_clear()`.
 
     Args:
         names: Names of tasks, not of groups.

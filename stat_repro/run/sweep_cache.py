@@ -143,7 +143,9 @@ def _stamps(path: str) -> list[Any]:
 
 
 def _load_dense(config: RunConfig) -> DenseModel:
-    load_tasks.cache_clear()  # their files may have been changed too
+    include = config.evaluation.zero_shot.include
+    if include is not None and _stamps(include):  # the user's files, which may have been changed
+        load_tasks.cache_clear()
     device = resolve_device(config.device)
     with first_rank_first():  # it downloads and trains; the others use its files
         config = within_positions(config)
