@@ -15,8 +15,6 @@ figure its numbers as csv, with the runs of every point. Needs no torch and take
 With --report one page of everything is written instead, a single HTML file.
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import os

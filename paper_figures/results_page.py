@@ -4,8 +4,6 @@
 headers of experiments/sweep/ and with the figures of paper_figures/out/. Needs no torch.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

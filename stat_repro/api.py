@@ -1,7 +1,5 @@
 """The Python interface: `stat_repro.compress`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

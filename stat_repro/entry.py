@@ -3,8 +3,6 @@
 0: done; 1: an error; 2: wrong arguments (argparse); 130: Ctrl-C; 143: SIGTERM.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

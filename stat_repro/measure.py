@@ -1,7 +1,5 @@
 """Wall time per stage, peak memory, and the device a run computes on."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

@@ -9,8 +9,6 @@ that fails inside `with together()` takes part in the next exchange with its err
 the `with` in the same way.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Nothing is written outside the project root (the clone, or the working directory
 copy) and the cache folder; models asked for by hub name go to the Hugging Face library's own cache.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

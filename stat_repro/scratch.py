@@ -5,8 +5,6 @@ killed one left, and removes it. Where a file system has no such locks, leftover
 ever removed that might be in use.
 """
 
-from __future__ import annotations
-
 import glob
 import logging
 import os

@@ -1,7 +1,5 @@
 """From scores and a budget to sizes: how many heads and neurons every layer keeps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

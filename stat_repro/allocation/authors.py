@@ -3,8 +3,6 @@
 Kept apart so that the method itself stays free of switches; what differs is said in the docstring.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from stat_repro.allocation.allocate import Sizes

@@ -1,7 +1,5 @@
 """The budget of a pruning: what the units that may go cost, and how much of that may stay."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

@@ -5,8 +5,6 @@ and the ratio that they are asked for is moved until the table says that the siz
 it knows steps and bends that two prices do not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

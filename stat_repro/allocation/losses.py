@@ -6,8 +6,6 @@ price, and the price is raised until the budget holds. What is left over then go
 where it saves most.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Heads and neurons are ranked apart; how they share the budget is the method's choice.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

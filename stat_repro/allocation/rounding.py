@@ -4,8 +4,6 @@ Matrix kernels work in tiles, so that a layer of 1003 neurons takes the time of 
 are not rounded: a head is `head_dim` wide, which is a round number already.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Errors of removing units, and the weights that make layers comparable (STAT's two recipes)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`python -m stat_repro.assets [NAME ...]`: fetch the named assets, or all but the large ones."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

@@ -6,8 +6,6 @@ hashes of its files, which every process compares before it uses the folder for 
 again where a file has another size or time than then.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -4,8 +4,6 @@ Every function writes one complete folder that did not exist before; where it en
 nothing half-written is left behind, is the business of the caller (`assets.cache`).
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import zipfile

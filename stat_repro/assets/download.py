@@ -1,7 +1,5 @@
 """Pinned files of the Python package index, fetched by pip and checked against their hash."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import signal

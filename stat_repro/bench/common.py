@@ -1,7 +1,5 @@
 """What all benchmarks share: their options, the loop that stores records, and who ran them."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Iterable
 from typing import Any

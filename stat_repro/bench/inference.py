@@ -4,8 +4,6 @@ Random weights, and as many units in every layer: what counts is the sizes. Dens
 take turns over the same random tokens, none of them padding.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ A randomly initialised Llama checkpoint in shards is made on disk layer by layer
 fresh process, whose peak resident memory is stored with the seconds of the stages.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

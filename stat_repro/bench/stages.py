@@ -1,7 +1,5 @@
 """What is timed: compression by stages, its bare forward passes, and one FFN the authors' way."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager

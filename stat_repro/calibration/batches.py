@@ -1,7 +1,5 @@
 """Calibration batches as tokenizers make them, and the inputs that a model takes from them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """The consumers' inputs reduced to statistics as they come in forward passes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """How the activations of a site become statistics, rows by rows."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 

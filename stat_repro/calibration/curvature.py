@@ -8,8 +8,6 @@ columns van der Ouderaa et al. 2024, LLM Surgeon, arXiv 2312.17244). The Fisher 
 of the model's predictions, so it needs gradients but no labels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial

@@ -4,8 +4,6 @@ No labels are needed: the output of the dense model is the reference. `DenseRun`
 hidden states in front of every layer, so that the layers before an edited one are not run again.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

@@ -5,8 +5,6 @@ section 3.1). One backward pass per batch gives the gradients of all its example
 example influences the loss of another one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial

@@ -1,7 +1,5 @@
 """How much every transformer layer changes the stream that it reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 

@@ -5,8 +5,6 @@ one layer are needed at a time. The arguments of a layer (masks, rotary embeddin
 those of the usual forward pass of transformers, recorded once with layers that do nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass

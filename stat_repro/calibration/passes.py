@@ -4,8 +4,6 @@ Hooks exist inside context managers only. Afterwards the model has the state, mo
 had before, whatever happened inside.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial

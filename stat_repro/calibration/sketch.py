@@ -5,8 +5,6 @@ CountSketch, one entry of +1 or -1 per column (Clarkson and Woodruff, 2013). S A
 tokens, so it is streamed like a Gram matrix.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

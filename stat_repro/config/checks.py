@@ -1,7 +1,5 @@
 """Settings with what holds for them, the checks of their values, and the error that these raise."""
 
-from __future__ import annotations
-
 import math
 import operator
 import re

@@ -1,7 +1,5 @@
 """Data sets and what is measured on them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from omegaconf import MISSING

@@ -5,8 +5,6 @@ functions. It needs no torch. A further baseline is an entry here, a score funct
 and a file `conf/pruning/<name>.yaml`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal

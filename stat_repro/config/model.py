@@ -1,7 +1,5 @@
 """The dense model: where it comes from, how an encoder gets a task head, how pruning is healed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from omegaconf import MISSING

@@ -1,7 +1,5 @@
 """Calibration and pruning: the options, and which of them make sense together."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Any
 

@@ -4,8 +4,6 @@
 the STAT paper's code is `1 - ratio`. Records store what was realised.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Costs of a dense and a pruned model side by side, in the form of the record."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

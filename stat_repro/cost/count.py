@@ -1,7 +1,5 @@
 """Costs that depend on the model alone: MACs of the whole model, bytes on disk."""
 
-from __future__ import annotations
-
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode

@@ -1,7 +1,5 @@
 """Wall time of forward passes, two models in turns."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Sequence

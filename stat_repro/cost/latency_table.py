@@ -6,8 +6,6 @@ are shares of the dense model's in the same turn, so that a machine that changes
 none.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import statistics

@@ -1,7 +1,5 @@
 """How much memory a forward pass holds at once."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
 from typing import Any

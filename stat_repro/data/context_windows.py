@@ -5,8 +5,6 @@ them. The windows of one context overlap by `stride` tokens, so that an answer a
 whole in the next.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

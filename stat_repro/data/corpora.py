@@ -4,8 +4,6 @@ What makes two "WikiText-2 perplexities" differ is mostly decided here: which ro
 of them are read, and with what they are joined before tokenising.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

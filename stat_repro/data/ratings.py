@@ -4,8 +4,6 @@ C.J. Hutto and Eric Gilbert, VADER: A Parsimonious Rule-based Model for Sentimen
 Social Media Text, ICWSM 2014.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which examples of the training part are calibrated on."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from stat_repro.data.errors import DataError

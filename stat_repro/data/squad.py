@@ -4,8 +4,6 @@ Rajpurkar et al., SQuAD: 100,000+ Questions for Machine Comprehension of Text, E
 (arXiv 1606.05250); Rajpurkar, Jia, Liang, Know What You Don't Know, ACL 2018 (arXiv 1806.03822).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """Files with questions, contexts and answers: the official layout of SQuAD, and flat tables."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

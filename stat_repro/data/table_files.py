@@ -1,7 +1,5 @@
 """Tables in files: csv, tsv, json, jsonl and parquet as plain columns."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

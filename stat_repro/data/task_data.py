@@ -1,7 +1,5 @@
 """Labelled sentences for classification and regression."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

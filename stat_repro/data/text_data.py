@@ -1,7 +1,5 @@
 """Running text for language models: what calibrates and what is evaluated."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Running text as windows of tokens."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

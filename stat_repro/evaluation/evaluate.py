@@ -1,7 +1,5 @@
 """Task metrics of both models, fidelity, and the protocol that defines them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ in the order of the evaluated examples, so that value i of two runs with one pro
 same example. Infinite values are kept: they are what a collapsed model has.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

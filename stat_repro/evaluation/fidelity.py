@@ -1,7 +1,5 @@
 """How close the pruned model's predictions are to the dense model's, whatever the labels say."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

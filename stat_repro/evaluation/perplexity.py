@@ -5,8 +5,6 @@ W - 1 are predicted (W - 1 losses per window, the first token only gives context
 log-likelihood runs over all predicted tokens of all windows, and its exponential is the perplexity.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any

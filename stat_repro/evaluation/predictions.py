@@ -1,7 +1,5 @@
 """Outputs of a model on labelled sentences, in the order of the examples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Question answering heads: scores of all windows, and what is measured on them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

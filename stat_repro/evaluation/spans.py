@@ -4,8 +4,6 @@ A context is read in windows of tokens; in every window a model scores each toke
 the start and as the end of the answer, and the first token ([CLS]) as "no answer in this window".
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

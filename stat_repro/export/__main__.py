@@ -1,7 +1,5 @@
 """`python -m stat_repro.export FOLDER --format gguf`: a model in the form of another program."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ That one has FFNs of any width per layer, as many query heads in all layers, lay
 attention behind the first, layers without FFN, and biases in all layers or in none.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What an export refuses."""
 
-from __future__ import annotations
-
 from typing import Any
 
 _FAMILIES = ("llama", "mistral", "qwen2")

@@ -4,8 +4,6 @@ That one has query heads, key/value heads and FFN neurons for each layer. Where 
 what a pruned layer has, the layer gets one head or one neuron of zeros, which changes nothing.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The tokenizer of a folder as keys of a GGUF file."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

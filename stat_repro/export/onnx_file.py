@@ -1,7 +1,5 @@
 """A pruned model as an ONNX file with dynamic batch size and length."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A pruned model of equal layers as a folder that needs nothing of this package."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Supervised training of an encoder with a task head, deterministic for a seed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -7,8 +7,6 @@ recipes give equal weights on the same machine; devices, thread counts and libra
 rounding.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

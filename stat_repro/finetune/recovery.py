@@ -4,8 +4,6 @@ A recovery that is killed goes on where it was: now and then its state is writte
 under a name made of the weights it began with, the batches and the settings.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

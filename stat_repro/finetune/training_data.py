@@ -3,8 +3,6 @@
 One class per kind of data, so that recipe and loop treat sentences and questions alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -7,8 +7,6 @@ and on CUDA the steps of a panel are recorded once and started as one graph. Piv
 the device; the host waits for it once per panel, to decide whether to go on.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The inverse and the root of a damped Gram matrix."""
 
-from __future__ import annotations
-
 import torch
 
 from stat_repro.linalg.pivoting import LinAlgInputError

@@ -10,8 +10,6 @@ raises the squared output error by trace(V_u P_uu^-1 V_u^T), and
 is the fit without it. So every step is exact, and nothing has to be factored again.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Sums of A^T A: one triangle is computed, the other mirrored when the sum is complete."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

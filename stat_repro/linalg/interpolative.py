@@ -1,7 +1,5 @@
 """Interpolative decomposition: kept columns and the matrix that rebuilds all columns from them."""
 
-from __future__ import annotations
-
 import torch
 
 from stat_repro.linalg.gram import quadratic_form

@@ -1,7 +1,5 @@
 """Ridge leverage scores: how far every column is from being explained by all others."""
 
-from __future__ import annotations
-
 import torch
 
 from stat_repro.linalg.damping import damped_inverse

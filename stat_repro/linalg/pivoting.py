@@ -4,8 +4,6 @@ Pivoted Cholesky of G = A^T A and column-pivoted QR of A give the same pivots an
 to signs of rows): A[:, order] = Q R and G[order][:, order] = R^T R.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Unit u of width w has the columns u*w ... (u+1)*w - 1.
 """
 
-from __future__ import annotations
-
 import torch
 
 from stat_repro.linalg.pivoting import GRAM_RTOL, QR_RTOL, noise_share

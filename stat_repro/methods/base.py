@@ -1,7 +1,5 @@
 """What a method is given and what it returns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 

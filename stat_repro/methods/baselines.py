@@ -4,8 +4,6 @@ A score function takes what the method is given and returns one score per unit f
 units of the highest scores are kept.
 """
 
-from __future__ import annotations
-
 import torch
 
 from stat_repro.methods.base import MethodInput

@@ -6,8 +6,6 @@ corrected FFNs, and the heads are corrected from those. Methods then differ by w
 compared in.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace

@@ -11,8 +11,6 @@ A is what the consumer reads, W and b its weight and bias, K the kept columns:
   section 3.3).
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 

@@ -26,8 +26,6 @@ Losses: cross-entropy of classes, squared error of a number, token cross-entropy
 (not in the paper). Other task heads are refused.
 """
 
-from __future__ import annotations
-
 import torch
 
 from stat_repro.calibration.gradients import check_head, mask_gradients

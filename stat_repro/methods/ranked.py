@@ -1,7 +1,5 @@
 """From one score per unit to a pruned model: what all methods that rank units have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """The functions of the methods by name; `stat_repro.config.methods` has all else about them."""
 
-from __future__ import annotations
-
 from stat_repro.methods import baselines, fisher, shortgpt, stat, stat_plus
 from stat_repro.methods.base import Prune
 from stat_repro.methods.ranked import by_scores

@@ -14,8 +14,6 @@ of layers follows from the MAC budget. The realised MACs never exceed the budget
 be missed by more than half a layer is refused.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -5,8 +5,6 @@ examples; the divergence of its output from the dense model's is that size's los
 gradients take part.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

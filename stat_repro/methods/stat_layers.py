@@ -11,8 +11,6 @@ At any time one layer's weights, its statistics with the workspace of one factor
 batch of activations are in use. Hidden states wait in memory, or in files if a folder is given.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -18,8 +18,6 @@ to second order (`calibration.curvature`): its gradients take part, still no lab
 measured site by site.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace

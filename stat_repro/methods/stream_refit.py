@@ -13,8 +13,6 @@ norm that follows sees them, and a few tokens with massive activations do not ou
 A share `STEP` of D and d is taken.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

@@ -3,8 +3,6 @@
 May use: paths.
 """
 
-from __future__ import annotations
-
 import evaluate
 
 from stat_repro.metrics.modules import METRICS, TaskMetric

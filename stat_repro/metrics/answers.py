@@ -5,8 +5,6 @@ definitions are those of the scripts evaluate-v1.1.py and evaluate-v2.0.py; valu
 here, percents there.
 """
 
-from __future__ import annotations
-
 import re
 import string
 from collections import Counter

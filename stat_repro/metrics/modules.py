@@ -1,7 +1,5 @@
 """The task metrics as objects of the `evaluate` library, which collects and checks their inputs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import datasets

@@ -1,7 +1,5 @@
 """Task metrics as plain functions of predictions and references."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -5,8 +5,6 @@ units (columns are dropped and corrected), its *producers* are the modules that 
 dropped). All sizes are read from the modules, so already pruned models work as well.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

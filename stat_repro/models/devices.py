@@ -1,7 +1,5 @@
 """What devices can compute, and the memory that they have left."""
 
-from __future__ import annotations
-
 import torch
 
 

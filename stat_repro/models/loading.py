@@ -1,7 +1,5 @@
 """Dense models from a packaged asset, a local folder or the Hugging Face hub."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Temporary changes of a model: its mode, its forward passes, and which weights are in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any

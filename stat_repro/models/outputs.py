@@ -5,8 +5,6 @@ over two different orders looks like that of a bad model. So outputs are matched
 itself is not changed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Default target modules of PEFT for pruned models."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 from stat_repro.models.modeling_stat import LAYOUTS

@@ -1,7 +1,5 @@
 """How many tokens a model can read."""
 
-from __future__ import annotations
-
 from transformers import PreTrainedConfig
 
 from stat_repro.models.modeling_stat import LAYOUTS

@@ -1,7 +1,5 @@
 """Projections of a model, and which of their rows belong to which unit."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

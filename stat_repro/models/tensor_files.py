@@ -4,8 +4,6 @@ A memory-mapped file counts as resident memory page by page as it is read. With 
 of safetensors a tensor is read into new memory, and nothing else of the file stays.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

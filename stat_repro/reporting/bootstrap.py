@@ -9,8 +9,6 @@ few bits whose sums float64 holds without rounding (the splitting of Ozaki, Ogit
 2012, Numerical Algorithms 59), so that BLAS may add them in any order.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How all figures are drawn: sizes of a paper's columns, fonts, legends, and the files."""
 
-from __future__ import annotations
-
 import io
 import math
 import os

@@ -1,7 +1,5 @@
 """Variants of a study against a reference, paired by evaluated example and calibration seed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Comparisons of variants as tables: text cells, their notes, and the numbers behind them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import astuple

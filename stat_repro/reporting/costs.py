@@ -1,7 +1,5 @@
 """Measured cost as tables: real speed-up beside the MACs that were removed."""
 
-from __future__ import annotations
-
 import json
 import statistics
 from typing import Any

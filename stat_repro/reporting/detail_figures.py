@@ -1,7 +1,5 @@
 """Figures of what lies behind the metrics: layer by layer, and against a setting of the study."""
 
-from __future__ import annotations
-
 import itertools
 import statistics
 from collections.abc import Iterable, Sequence

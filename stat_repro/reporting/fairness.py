@@ -5,8 +5,6 @@ Over the seeds: the realised MACs, within half of the larger unit (a head, a key
 neuron; a whole layer where that is the unit).
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What all figures consist of before they are drawn: panels with lines, rows, bars or cells."""
 
-from __future__ import annotations
-
 import math
 import re
 import statistics

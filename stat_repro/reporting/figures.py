@@ -1,7 +1,5 @@
 """Figures of metrics and speed-ups against the MACs kept, and of recoveries against time."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Everything that is shown of a study: its tables and figures, made once, for files and pages."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

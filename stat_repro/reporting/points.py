@@ -1,7 +1,5 @@
 """From one row per run to one row per point: the seeds of a variant put together."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """The report: one HTML file with all studies, their tables, figures and records, and no request."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence

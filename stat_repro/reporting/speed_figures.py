@@ -1,7 +1,5 @@
 """Figures of the speed benchmark: growth with each size, where the time goes, pruned models."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import statistics

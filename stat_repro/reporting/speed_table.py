@@ -1,7 +1,5 @@
 """The table of the speed benchmark."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

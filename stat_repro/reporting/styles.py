@@ -4,8 +4,6 @@ A look belongs to the thing itself, never to the order in which things were draw
 keeps its colour when another one joins the study.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable

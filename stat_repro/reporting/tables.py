@@ -1,7 +1,5 @@
 """Tables as functions of a frame of records: first a frame of text, then its spelling."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

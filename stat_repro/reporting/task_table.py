@@ -1,7 +1,5 @@
 """The table that papers print: a column per task, a row per method, grouped by MACs kept."""
 
-from __future__ import annotations
-
 import re
 
 import pandas as pd

@@ -5,8 +5,6 @@ result is equal: settings, protocol, dense model and data. What differs becomes 
 so that nothing is averaged unseen.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

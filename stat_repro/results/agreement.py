@@ -5,8 +5,6 @@ round differently, and `TOLERANCES` says by how much each may differ. Not compar
 memory, the errors of the sites, the wording of the protocol, and values per example.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Whether a stored record agrees with itself: what was edited by hand must not reach a table."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any

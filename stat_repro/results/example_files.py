@@ -6,8 +6,6 @@ The record names the file's sha256 and the values under `provenance.examples`, s
 not belong to it is noticed. Records without that entry have no such file.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path

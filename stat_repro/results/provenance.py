@@ -1,7 +1,5 @@
 """Where a result came from: code, packages, machine, data and model."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import os

@@ -5,8 +5,6 @@
 <root>/speed/<shape>-...-<dtype>-<card>.json                          a measurement on a GPU
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from dataclasses import asdict, dataclass, field, fields

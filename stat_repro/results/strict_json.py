@@ -13,8 +13,6 @@ A document says under `content` what else it held when it was written, as a sha2
 was edited by hand is noticed. Documents of earlier versions have no such key.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

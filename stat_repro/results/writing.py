@@ -3,8 +3,6 @@
 Who writes to a folder holds its lock, a file that falls with its process.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Iterable, Iterator

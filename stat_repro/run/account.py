@@ -5,8 +5,6 @@ Hydra goes on after whatever a callback raises, so its callback here only opens 
 a file in Hydra's output folder.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

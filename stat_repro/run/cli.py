@@ -1,7 +1,5 @@
 """The command line: commands, or a configuration that Hydra composes, and its points."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

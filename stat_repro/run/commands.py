@@ -1,7 +1,5 @@
 """The commands of `stat-repro` that need no Hydra; any other first word belongs to a run."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Sequence
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Configurations without Hydra's program: composed from values, and written as its arguments."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What a run would do, counted from the shapes of model and data; no weight is read."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 

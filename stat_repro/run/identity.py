@@ -1,7 +1,5 @@
 """The name of a run: its configuration, and the content of the files that it reads."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Hydra's launchers: clear messages if one is not installed or does not fit."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """`stat-repro prune` and `eval`: a model and data of one's own, with the usual run behind them."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """One experiment from configuration to record."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One point: looked up, else run, and stored."""
 
-from __future__ import annotations
-
 import logging
 from contextlib import ExitStack
 from pathlib import Path

@@ -5,8 +5,6 @@ keeps the latest of each, by the configuration that determines it, so that the r
 are those of separate runs.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable

@@ -4,8 +4,6 @@ The record is stored before it is copied, and nothing is ever read back, so what
 costs a line in the log and no run.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`stat-repro verify`: stored points are measured again and compared with their records."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

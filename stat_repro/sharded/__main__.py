@@ -4,8 +4,6 @@ FOLDER is a Hugging Face folder of a supported decoder with safetensors weights 
 windows of the running text in FILE are the calibration set.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ The layers come from the safetensors files of the folder one at a time and leave
 pruned model; see `methods.stat_layers` for what is in memory meanwhile.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """A model of which the weights stay in its checkpoint until a part of it runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Writing a pruned checkpoint shard by shard while its layers are cut."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

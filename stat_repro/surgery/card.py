@@ -1,7 +1,5 @@
 """The README of a saved model: what was removed, from what and how, and what that did to it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path

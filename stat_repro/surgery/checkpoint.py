@@ -1,7 +1,5 @@
 """Saving a pruned model as a folder that loads with and without this package."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ Here rows of producers are selected, consumers replaced, and the result put into
 matching `Stat*` class. Which units go and what the corrected weights are is decided elsewhere.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

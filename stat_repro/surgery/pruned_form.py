@@ -1,7 +1,5 @@
 """Class and configuration of the pruned form of a model."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any
 

@@ -4,8 +4,6 @@ Modules that were replaced, settings that were changed after loading and buffers
 be lost on the way, and the pruned model would have other outputs even if nothing were cut.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The tokenizer in the folder of a pruned model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase

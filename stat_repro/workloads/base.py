@@ -1,7 +1,5 @@
 """What workloads share: the form of a calibration set, drawing it, and two models on one part."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence

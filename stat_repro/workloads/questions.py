@@ -1,7 +1,5 @@
 """Questions about paragraphs: question answering."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase

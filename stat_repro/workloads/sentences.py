@@ -1,7 +1,5 @@
 """Labelled sentences: classification and regression."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Pairs of sentences that an encoder without a head compares: the cosine of their vectors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from datasets import Dataset

@@ -1,7 +1,5 @@
 """Running text in windows: language modelling."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 
