@@ -66,7 +66,7 @@ def test_windows_that_cannot_be_are_refused():
         windows_of([], 10, 3)
     with pytest.raises(DataError, match="contexts with at least one token"):
         windows_of([question(" ", "w1")], 10, 3)
-    with pytest.raises(DataError, match="the model has 40 positions; got windows of 41"):
+    with pytest.raises(DataError, match="at most 40, the model's positions; got windows of 41"):
         check_windows(41, 8, 40)
     with pytest.raises(DataError, match=r"dataset\.answers\.stride: expected fewer tokens"):
         check_windows(40, 40, 40)

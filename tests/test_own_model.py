@@ -12,7 +12,7 @@ from pico_models import pico_model
 from pico_project import save_checkpoint, write_table, write_text
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from stat_repro.config import RunConfig
+from stat_repro.config import ConfigError, RunConfig
 from stat_repro.models.adapter import adapter_for
 from stat_repro.run import commands, dry_run
 from stat_repro.run.own_model import run_config
@@ -185,6 +185,14 @@ def test_a_head_that_is_not_there_is_trained_and_that_is_told(place, capsys, own
     text = carried_out("prune", "encoder", *words, capsys=capsys)
     assert text.startswith("encoder has no head for classification: one is trained")
     assert AutoModelForSequenceClassification.from_pretrained(place / "small").num_labels == 2
+
+
+@pytest.mark.parametrize("item", ["dataset", "dataset=3", "recovery=lora", "=3", "gone.key=1"])
+def test_what_is_set_has_to_be_a_key_with_a_value(item, place):
+    words = ("prune", "my model", "--data", "reviews.csv", "--out", "small", "--set", item)
+    message = r"expected a key of the configuration and a value of its kind, .*; \S+"
+    with pytest.raises(ConfigError, match=message):
+        run_config(options_of(*words))
 
 
 def test_numbers_as_labels_make_a_regression(place, capsys):

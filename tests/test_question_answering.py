@@ -215,7 +215,7 @@ def test_calibration_windows_are_drawn_from_the_training_part(tmp_path):
 
 def test_windows_longer_than_the_model_are_refused(tmp_path):
     overrides = squad_run(tmp_path)
-    with pytest.raises(DataError, match="the model has 40 positions; got windows of 41"):
+    with pytest.raises(DataError, match="at most 40, the model's positions; got windows of 41"):
         SweepCache().dense(compose_run(*overrides, "dataset.max_length=41"))
 
 

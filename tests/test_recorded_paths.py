@@ -54,6 +54,19 @@ def test_files_of_one_name_and_other_content_stay_apart(folder, tmp_path):
     assert recorded(config_of(folder), HASH[::-1])["model"] != first["model"]
 
 
+def test_text_that_is_read_in_another_way_is_another_run(tmp_path):
+    names = ("wiki.test.raw", "ptb.test.txt", "mine.txt", "other.txt", "mine.jsonl")
+    for name in names:
+        (tmp_path / name).write_text('{"text": "a"}\n')
+    data = DatasetConfig(task="language_modeling", source="text")
+    runs = [
+        identify(RunConfig(model=ModelConfig(path="m"), dataset=replace(data, test=str(path))))
+        for path in map(tmp_path.joinpath, names)
+    ]
+    assert runs[2] == runs[3]
+    assert len(set(runs)) == 3
+
+
 def test_names_of_assets_and_of_the_hub_stay(folder):
     for path in ("asset:minilm", "owner/name", "../gone/bert"):
         model = ModelConfig(name="x", path=path)

@@ -191,6 +191,15 @@ def test_a_state_of_other_labels_or_a_damaged_one_is_not_gone_on_with(
     assert "its state is damaged" in caplog.text
 
 
+def test_a_state_that_cannot_be_written_does_not_end_it(monkeypatch, own_cache, caplog):
+    monkeypatch.setattr(recovery, "SAVE_SECONDS", 0.0)
+    dense, pruned, batches = pair("bert")
+    (own_cache / "recovery").parent.mkdir(parents=True, exist_ok=True)
+    (own_cache / "recovery").write_text("a file in place of the folder")
+    assert recover(dense, pruned, batches, "", replace(CONFIG, steps=3))["steps"] == 3
+    assert "its state cannot be written" in caplog.text
+
+
 def test_answers_are_distilled_without_their_padding():
     dense, pruned, batches = pair("bert", head="ForQuestionAnswering")
     before = logits(pruned, batches) - logits(dense, batches)

@@ -161,7 +161,9 @@ def test_a_trained_head_that_the_configuration_does_not_name(tmp_path, architect
     """It would be trained again, and nothing would be said."""
     folder = save_checkpoint(tmp_path / "bert", "bert")
     change_config(folder, architectures=architectures)
-    with pytest.raises(FinetuneError, match=r"weights hold \(classifier.*choose that class"):
+    # Tokens are classified by a head of the same tensors, which must not be taken for this one.
+    way = "a model with such" if architectures == ["BertForTokenClassification"] else "that class"
+    with pytest.raises(FinetuneError, match=rf"weights hold classifier.*choose {way}"):
         has_task_head(folder, task)
     assert not has_task_head(folder, "question_answering")
 

@@ -78,7 +78,8 @@ def check_windows(max_length: int, stride: int, positions: int | None) -> None:
     """
     if positions is not None and max_length > positions:
         raise DataError(
-            f"dataset.max_length: the model has {positions} positions; got windows of {max_length}"
+            f"dataset.max_length: expected at most {positions}, the model's positions; got windows "
+            f"of {max_length}"
         )
     if stride >= max_length:
         raise DataError(

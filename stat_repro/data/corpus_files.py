@@ -142,7 +142,7 @@ def read_local(
             return _texts(rows, text_column, name), "local: saved data set"
         if name.endswith(_TEXT_ENDINGS):
             text = path.read_text(encoding="utf-8-sig")
-            if name in _release_names(corpus):
+            if name in release_names(corpus):
                 return corpus.rows(text)[:documents], "local: release file, rows as on the hub"
             return [text], "local: one document as it is"
         kind = "parquet" if name.endswith(".parquet") else "json"
@@ -176,14 +176,15 @@ def _texts(table: Iterable[dict[str, Any]], column: str, place: str) -> list[str
     return rows
 
 
-def _release_names(corpus: Corpus, parts: tuple[str, ...] = PARTS) -> list[str]:
+def release_names(corpus: Corpus, parts: tuple[str, ...] = PARTS) -> list[str]:
+    """Names of a release's own files, whose lines are read as the rows of the hub."""
     stems = [stem for part in parts for stem in _STEMS[part]]
     return [pattern.format(stem) for pattern in corpus.release for stem in stems]
 
 
 def _local_names(corpus: Corpus, part: str) -> list[str]:
     """Names that the file of a part may have in a local folder."""
-    names = _release_names(corpus, (part,))
+    names = release_names(corpus, (part,))
     names += [f"{stem}{ending}" for stem in _STEMS[part] for ending in _LOCAL_ENDINGS]
     hub_file = corpus.files.get(part)
     if hub_file is not None:
@@ -206,6 +207,6 @@ def files_of(corpus: Corpus, folder: Path, parts: tuple[str, ...] = PARTS) -> li
 def _wanted(corpus: Corpus, part: str) -> str:
     """The plainest names of a part's local file, for messages."""
     hub_file = corpus.files[part]
-    special = _release_names(corpus, (part,))[-1:]
+    special = release_names(corpus, (part,))[-1:]
     special += [] if hub_file is None or corpus.release else [Path(hub_file).name]
     return " or ".join([f"{_STEMS[part][-1]}.txt", f"{part}.jsonl", *special])

@@ -35,7 +35,7 @@ def class_names(values: list[Any], what: str) -> tuple[str, ...]:
                 "(strings that are no numbers) if these are the classes"
             )
     if len(names) < 2:
-        raise DataError(f"{what}: expected at least two classes; got only {', '.join(names)}")
+        raise DataError(f"{what}: expected at least two classes; got only {names[0]!r}")
     return tuple(names)
 
 

@@ -219,7 +219,8 @@ def split_articles(questions: Sequence[Question], held_out: float, where: str) -
     if len(chosen) == len(titles):
         raise DataError(
             f"{where}: dataset.held_out={held_out} of {len(titles)} articles leaves none to train "
-            "on; expected more articles or a smaller share"
+            "on; expected more articles, a smaller share, or another file to evaluate on "
+            "(stat-repro prune --test)"
         )
     return {
         "train": tuple(q for q in questions if q.title not in chosen),

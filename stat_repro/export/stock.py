@@ -49,6 +49,13 @@ def write_stock(folder: Path, out: Path) -> None:
     """
     model = load_for_export(folder)
     config = model.config
+    whole, heads = config.num_attention_heads, config.query_heads_per_layer
+    if set(heads) != {whole} and not hasattr(config, "head_dim"):
+        raise ExportError(
+            f"--format stock, query_heads_per_layer: expected {whole} in all layers, because the "
+            f"stock class of {config.model_type} divides its width by the number of heads; got "
+            f"{heads}; choose pruning.kinds=ffn and allocation=uniform"
+        )
     sizes = {}
     for ours, theirs in _LISTS.items():
         counts = getattr(config, ours, None)
@@ -59,13 +66,6 @@ def write_stock(folder: Path, out: Path) -> None:
             )
         if counts is not None:
             sizes[theirs] = counts[0]
-    heads, whole = sizes["num_attention_heads"], config.num_attention_heads
-    if heads != whole and not hasattr(config, "head_dim"):
-        raise ExportError(
-            f"--format stock, query_heads_per_layer: expected {whole} in all layers, because the "
-            f"stock class of {config.model_type} divides its width by the number of heads; got "
-            f"{heads}; choose a model of which the FFNs alone are pruned"
-        )
     if 0 in sizes.values():
         raise ExportError(f"--format stock: expected heads and neurons in all layers; got {sizes}")
     stock: Any = type(model).__bases__[1]

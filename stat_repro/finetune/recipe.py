@@ -91,12 +91,14 @@ def has_task_head(folder: Path, task: str) -> bool:
     weights = task in _TRAINED_PARTS and any(
         (folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)
     )
+    other = any("For" in name for name in architectures)
     for name in ShardedCheckpoint(folder).entries if weights else ():
         if name.startswith(_TRAINED_PARTS[task]):
+            way = "a model with such a head" if other else "that class in this file"
             raise FinetuneError(
-                f"{folder / 'config.json'}: architectures: expected the class of the head that the "
-                f"weights hold ({name}), such as [Bert{_HEADS[task]}]; got {architectures}; choose "
-                "that class in this file, or the encoder without a head, which is trained then"
+                f"{folder / 'config.json'}: architectures: expected the class of a head for {task} "
+                f"(the weights hold {name}), such as [Bert{_HEADS[task]}]; got {architectures}; "
+                f"choose {way}, or the encoder without a head, which is trained then"
             )
     return False
 

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -95,7 +96,8 @@ def recover(
                 parameter.requires_grad_(before)
         else:
             facts = _train(dense, pruned, batches, config, kept)
-    kept.unlink(missing_ok=True)
+    with suppress(OSError):
+        kept.unlink()
     return facts
 
 
@@ -140,9 +142,17 @@ def _train(
             facts["s"], facts["cpu_s"] = now - wall, time.process_time() - cpu
             progress.advance(1, f"loss {value:.3f}")
             if now - saved > SAVE_SECONDS:
-                replace_file(kept, save(optimization.state(), {"facts": json.dumps(facts)}))
+                _keep(kept, save(optimization.state(), {"facts": json.dumps(facts)}))
                 saved = now
     return facts
+
+
+def _keep(file: Path, state: bytes) -> None:
+    """Write the state of a training, which goes on where that is not possible."""
+    try:
+        replace_file(file, state)
+    except OSError as error:
+        log.warning("a recovery that is killed begins anew, its state cannot be written: %s", error)
 
 
 def _resumed(optimization: Optimization, kept: Path) -> dict[str, Any]:

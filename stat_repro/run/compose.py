@@ -10,8 +10,9 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from stat_repro.config import RunConfig, from_hydra, to_dict
+from stat_repro.config import ConfigError, RunConfig, from_hydra, to_dict
 from stat_repro.paths import config_dir, experiments_dir, project_root
 from stat_repro.results.store import flatten
 from stat_repro.run import launchers
@@ -43,7 +44,13 @@ def compose_run(groups: Mapping[str, str], values: Mapping[str, Any]) -> RunConf
     """
     composed = _composed(groups)
     for key, value in values.items():
-        OmegaConf.update(composed, key, value)
+        try:
+            OmegaConf.update(composed, key, value)
+        except OmegaConfBaseException as error:
+            raise ConfigError(
+                f"{key}={value}: expected a key of the configuration and a value of its kind, such "
+                f"as dataset.max_length=64; {str(error).partition(chr(10))[0]}"
+            ) from None
     return from_hydra(composed)
 
 

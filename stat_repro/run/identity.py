@@ -9,7 +9,7 @@ from typing import Any
 
 from stat_repro.config import DatasetConfig, RunConfig, run_id, to_dict
 from stat_repro.data.corpora import CORPORA
-from stat_repro.data.corpus_files import files_of
+from stat_repro.data.corpus_files import files_of, release_names
 from stat_repro.data.errors import DataError
 from stat_repro.data.glue import GLUE_TASKS
 from stat_repro.data.local_parts import content_files, part_files
@@ -79,8 +79,16 @@ def _task_content(path: str) -> str:
 
 def _data_content(data: DatasetConfig, path: str) -> str:
     """The content of a benchmark's local file or folder; a name on the hub unchanged."""
-    folder = Path(path).expanduser()
-    return _digest(_data_files(data, folder)) if folder.is_dir() else _file_content(path)
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _digest(_data_files(data, place))
+    content = _file_content(path)
+    if data.task != "language_modeling" or not place.is_file():
+        return content
+    # The name says how text is read: as the rows of a release, as a table, or as it is.
+    released = any(place.name in release_names(corpus) for corpus in CORPORA.values())
+    kind = "release" if released else place.suffix.lower()
+    return content if kind == ".txt" else f"{content} {kind}"
 
 
 def _digest(files: Iterable[tuple[str, Path]]) -> str:
