@@ -11,20 +11,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from stat_repro.reporting.costs import cost_table, measured_runs
-from stat_repro.reporting.points import headline
-from stat_repro.reporting.speed_table import speed_table
-from stat_repro.reporting.tables import result_table, to_markdown
-from stat_repro.scratch import replace_file
-
 # Before the package is imported: it would import torch, to register the pruned architectures.
 os.environ["STAT_REPRO_LIGHT"] = "1"
 
 from stat_repro.config import SPEED_STUDY
 from stat_repro.paths import project_root, results_dir
+from stat_repro.reporting.costs import cost_table, measured_runs
 from stat_repro.reporting.outputs import sweep_header
+from stat_repro.reporting.points import headline
+from stat_repro.reporting.speed_table import speed_table
 from stat_repro.reporting.styles import quantity_style
+from stat_repro.reporting.tables import result_table, to_markdown
 from stat_repro.results import list_studies, load_records, load_speed, to_frame
+from stat_repro.scratch import replace_file
 
 INTRODUCTION = """\
 # Results of every study
