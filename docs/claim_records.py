@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from stat_repro.config import METHODS, SPEED_STUDY, RunConfig, to_dict
+from stat_repro.config import SPEED_STUDY, RunConfig, to_dict
 from stat_repro.results import RecordError, RunRecord, load_records, load_speed
 from stat_repro.results.speed_record import SpeedRecord
 from stat_repro.results.store import flatten
@@ -43,9 +43,8 @@ DERIVED = {
     "macs_kept": lambda run: run.mac_kept_fraction,
     "time_in_all": lambda run: run.timings["compress_s"] + run.timings.get("recover_s", 0.0),
     "training_steps": lambda run: run.costs.get("recovery", {}).get("steps", 0),
-    "uses_gradients": lambda run: (
-        METHODS[run.method].reads_gradients or run.config["pruning"].get("curvature") == "fisher"
-    ),
+    "training_seconds": lambda run: run.timings.get("recover_s", 0.0),
+    "gradient_seconds": lambda run: run.timings.get("gradients_s", 0.0),
 }
 # Of measured costs (`cost=measured`), which `batch` chooses too: the value and its quartiles.
 TIMED = {

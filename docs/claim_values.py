@@ -10,11 +10,11 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from claim_records import DENSE, ClaimError, Missing, Reading, Records, Selection
 
+from stat_repro.reporting import fairness
 from stat_repro.reporting.bootstrap import Estimate
 from stat_repro.reporting.comparison import Comparison, Side, compare_pairs
 from stat_repro.reporting.comparison_table import exponential
-from stat_repro.reporting.fairness import identity_difference
-from stat_repro.results import read_examples
+from stat_repro.results import RunRecord, read_examples
 
 # What a paired comparison has of a quantity, by the operation, and the tasks that have it so.
 _WITH_KL = ("classification", "question_answering", "language_modeling")
@@ -73,7 +73,7 @@ def measured(records: Records, questions: Sequence[Question]) -> list[Measured |
             raise ClaimError(f"{one.place}: {err}") from err
         gone = next((side for side in sides if isinstance(side, Missing)), None)
         paired = gone is None and _over_examples(one, sides)
-        results.append(None if paired else gone or _over_seeds(one, *sides))
+        results.append(None if paired else gone or _over_seeds(records, one, *sides))
     places = [i for i, result in enumerate(results) if result is None]
     pairs = [(questions[i].measure, questions[i].other) for i in places]
     studies = sorted({selection["study"] for pair in pairs for selection in pair})
@@ -90,7 +90,7 @@ def _side(records: Records, selection: Selection) -> Side:
     side = []
     for run in (reading.run for reading in records.read(selection)):
         values = read_examples(run, records.root / run.study / f"{run.run_id}.json")
-        if selection["value"].startswith(DENSE):
+        if values is not None and selection["value"].startswith(DENSE):
             values = {
                 name: np.full_like(array, _SAME_AS_DENSE[name])
                 if name in _SAME_AS_DENSE
@@ -105,11 +105,14 @@ def _over_examples(one: Question, sides: Sequence[Sequence[Reading]]) -> bool:
     """Whether the comparison can be made example by example."""
     value = one.measure["value"]
     tasks = _PAIRED.get((one.operation, value), ("", ()))[1]
-    runs = [reading.run for side in sides for reading in side]
+    stored = [
+        {r.seed for r in side if r.run and r.run.task in tasks and r.run.provenance.get("examples")}
+        for side in sides
+    ]
     return (
         one.over == "examples"
         and one.other.get("value") in (value, DENSE + value)
-        and all(run and run.task in tasks and run.provenance.get("examples") for run in runs)
+        and not set.isdisjoint(*stored)
     )
 
 
@@ -128,20 +131,15 @@ def _of_pairs(one: Question, done: Comparison) -> Measured | Missing:
 
 
 def _over_seeds(
-    asked: Question, one: Sequence[Reading], other: Sequence[Reading]
+    records: Records, asked: Question, one: Sequence[Reading], other: Sequence[Reading]
 ) -> Measured | Missing:
     """Lowest to highest over the seeds that both have, spreads of single measurements included."""
     by_seed = {reading.seed: reading for reading in other}
     both = [(reading, by_seed[reading.seed]) for reading in one if reading.seed in by_seed]
     if not both:
         return Missing("no seed has both")
-    for a, b in ([reading.run for reading in pair] for pair in both):
-        if a is b:
-            continue
-        # Where seeds are asked for, the calibration sets may be what the claim is about.
-        same = asked.over == "examples"
-        if why := identity_difference(a, b, calibration=same) if a and b else "one is no run":
-            return Missing(f"the runs do not compare: {why}")
+    if why := _objection(records, asked, [(a.run, b.run) for a, b in both]):
+        return Missing(f"the runs do not compare: {why}")
     if not all(math.isfinite(r.value) for pair in both for r in pair):
         return Missing("a value is not finite")
     left, right = zip(*both, strict=True)
@@ -155,5 +153,29 @@ def _over_seeds(
         ends = [(a.low / b.high, a.high / b.low) for a, b in both]
     estimate = Estimate(value, min(low for low, _ in ends), max(high for _, high in ends))
     names = dict.fromkeys(reading.record for side in (left, right) for reading in side)
-    seeds = "one run" if len(both) == 1 else f"lowest and highest of {len(both)} seeds"
-    return Measured(estimate, left[0].spread or seeds, tuple(names))
+    seeds = f"lowest and highest of {len(both)} seeds"
+    if len(both) == 1:
+        seeds = left[0].spread or "one run"
+    elif left[0].spread:
+        seeds += f", {left[0].spread} included"
+    return Measured(estimate, seeds, tuple(names))
+
+
+def _objection(
+    records: Records, asked: Question, pairs: Sequence[tuple[RunRecord | None, RunRecord | None]]
+) -> str | None:
+    """Why runs of equal seeds cannot be compared, in words; None if they can."""
+    if all(a is b for a, b in pairs):  # a value of one run beside another value of it
+        return None
+    runs = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if len(runs) < len(pairs):
+        return "one is no run"
+    # Where seeds are asked for, the calibration sets may be what the claim is about.
+    same = asked.over == "examples"
+    reasons = [fairness.identity_difference(a, b, calibration=same) for a, b in runs]
+    studies = {asked.measure["study"], asked.other["study"]}
+    units = fairness.units([run for study in studies for run, _ in records.runs(study)])
+    unit = units[runs[0][0].provenance.get("model_hash")]
+    return next(filter(None, reasons), None) or fairness.mac_objection(
+        *zip(*runs, strict=True), unit
+    )

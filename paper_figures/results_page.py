@@ -22,7 +22,7 @@ from stat_repro.reporting.points import headline
 from stat_repro.reporting.speed_table import speed_table
 from stat_repro.reporting.styles import quantity_style
 from stat_repro.reporting.tables import result_table, to_markdown
-from stat_repro.results import list_studies, load_records, load_speed, to_frame
+from stat_repro.results import RunRecord, list_studies, load_records, load_speed, to_frame
 from stat_repro.scratch import replace_file
 
 INTRODUCTION = """\
@@ -30,8 +30,9 @@ INTRODUCTION = """\
 
 `make paper` writes this page from the stored records; do not edit it. What the numbers mean is
 told in [findings](findings.md), what a record holds in [records](records.md). `ratio` is the share
-of the prunable multiply-accumulates (MACs) that is removed. KL is measured from the dense model's
-predictions, in nats. Full tables have every metric and name every record.
+of the prunable multiply-accumulates (MACs) that is removed, or of their time where
+`budget=latency`. KL is measured from the dense model's predictions, in nats. Full tables have every
+metric and name every record.
 """
 # What a study on time shows beside the metric of its task.
 _TIME_STUDIES = "compression_time"
@@ -50,21 +51,25 @@ def main() -> int:
 
 def results_page() -> str:
     """The whole page, one section for every study with a record that git keeps."""
-    studies = [name for name in list_studies(results_dir()) if name != "local"]
+    names = [name for name in list_studies(results_dir()) if name != "local"]
+    runs = {name: load_records(results_dir(), name) for name in names if name != SPEED_STUDY}
+    studies = [name for name in names if runs.get(name, True)]  # what only failed is not shown
     claims = [
         (f"[{study}](#{study})", sweep_header(study).get("Claim", _SPEED_SENTENCE))
         for study in studies
     ]
     contents = to_markdown(pd.DataFrame(claims, columns=["study", "claim"]))
-    return "\n".join([INTRODUCTION, contents, *(_section(study) for study in studies)])
+    return "\n".join(
+        [INTRODUCTION, contents, *(_section(study, runs.get(study)) for study in studies)]
+    )
 
 
-def _section(study: str) -> str:
+def _section(study: str, runs: list[RunRecord] | None) -> str:
     header = sweep_header(study)
     lines = [f"## {study}", ""]
     if header:
         lines += [f"**Claim:** {header['Claim']}", "", f"**Run here:** {header['Run here']}", ""]
-    lines += _speed_table() if study == SPEED_STUDY else _study_tables(study)
+    lines += _speed_table() if runs is None else _study_tables(study, to_frame(runs))
     folder = Path("paper_figures", "out", study)
     stems = sorted(path.stem for path in (project_root() / folder).glob("*.png"))
     figures = [stem for stem in stems if _FIGURES.fullmatch(stem)]
@@ -73,9 +78,8 @@ def _section(study: str) -> str:
     return "\n".join(lines)
 
 
-def _study_tables(study: str) -> list[str]:
+def _study_tables(study: str, frame: pd.DataFrame) -> list[str]:
     """The metric of the task and KL of every variant; measured costs where there are some."""
-    frame = to_frame(load_records(results_dir(), study))
     table = result_table(frame).cells
     names = {headline(row) for _, row in frame.iterrows()} | {"kl", "mse_to_dense"}
     if study.startswith(_TIME_STUDIES):
@@ -85,7 +89,7 @@ def _study_tables(study: str) -> list[str]:
     where = " on ".join(f"`{table[column].iloc[0]}`" for column in same)
     ratios = [column for column in table.columns if column.startswith("ratio ")]
     counts = {found[1] for text in table[ratios].stack() if (found := _COUNT.search(text))}
-    note = f"{where}; {len(frame)} runs"
+    note = "; ".join(filter(None, [where, f"{len(frame)} runs"]))
     if len(counts) == 1:
         seeds = counts.pop()
         table = table.replace({column: {_COUNT: ""} for column in ratios}, regex=True)

@@ -166,6 +166,35 @@ def test_calibrations_differ_only_where_seeds_are_asked_for(claims, tmp_path):
         assert judge(claims, tmp_path, text)[0][0].verdict == "holds"
 
 
+def test_seeds_without_values_per_example_do_not_change_the_kind_of_interval(claims, tmp_path):
+    runs = pair(0.02, 0.08)
+    bare, _ = run(sentences(0, 0.85, 0.02), provenance={"examples": None})
+    store(tmp_path / "results", (bare, None), *runs[1:])
+    judged, _ = judge(claims, tmp_path)
+    assert judged[0].rows[0].cells[5] == "400 examples, one seed"
+    assert len(judged[0].rows[0].runs) == 2
+
+
+def test_sizes_have_to_be_equal_over_seeds_too(claims, tmp_path):
+    flap = run(sentences(0, 0.85, 0.08), "flap", neurons=(90, 90))
+    store(tmp_path / "results", run(sentences(0, 0.85, 0.02)), flap)
+    for value in ("kl", "heads_kept"):
+        page = judge(claims, tmp_path, CLAIMS.replace("value: kl", f"value: {value}"))[1]
+        assert "the runs do not compare: MACs kept differ by" in page
+
+
+def test_training_and_gradients_are_read_from_the_record(claims, tmp_path):
+    check = "{study: made_up, value: [gradient_seconds, training_seconds]}\n          at_most: 0\n"
+    for timings, verdict in (
+        ({}, "holds"),
+        ({"gradients_s": 9.0, "recover_s": 1.0}, "does not hold"),
+    ):
+        made = run(sentences(0, 0.8, 0.02), timings={"compress_s": 1.0, **timings})
+        store(tmp_path / "results", made)
+        rows = judge(claims, tmp_path, ONE + check)[0][0].rows
+        assert [row.cells[4] for row in rows] == [verdict] * 2
+
+
 def test_values_over_seeds_and_lists(claims, tmp_path):
     runs = [
         run(sentences(seed, 0.8, 0.02), ratio=ratio, seed=seed, timings={"compress_s": seconds})

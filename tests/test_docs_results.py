@@ -5,12 +5,15 @@ import os
 from pathlib import Path
 
 import pytest
+from made_up_records import make_config, make_record
+
+from stat_repro.results import list_studies, save_record
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def page():
+def program():
     spec = importlib.util.spec_from_file_location(
         "results_page", ROOT / "paper_figures" / "results_page.py"
     )
@@ -19,7 +22,12 @@ def page():
     spec.loader.exec_module(module)
     if before is None:  # the script sets it for itself
         del os.environ["STAT_REPRO_LIGHT"]
-    return module.results_page()
+    return module
+
+
+@pytest.fixture(scope="module")
+def page(program):
+    return program.results_page()
 
 
 def test_the_stored_page_is_that_of_the_records(page):
@@ -36,3 +44,15 @@ def test_every_study_has_its_claim_a_table_and_a_figure(page):
         assert study == "speed" or text.count("**Claim:**") == 1, study
     kept = {path.parent.name for path in (ROOT / "results").glob("*/*.json")} - {"local"}
     assert set(sections) == kept
+
+
+def test_a_study_in_which_all_failed_is_left_out(program, tmp_path, monkeypatch):
+    save_record(make_record(config=make_config(study="good")), tmp_path)
+    error = {"type": "ValueError", "message": "no", "traceback": ""}
+    failed = make_record(config=make_config(study="bad"), status="failed", error=error)
+    save_record(failed, tmp_path)
+    assert list_studies(tmp_path) == ["bad", "good"]
+    monkeypatch.setattr(program, "results_dir", lambda: tmp_path)
+    page = program.results_page()
+    assert "## good" in page
+    assert "bad" not in page

@@ -11,8 +11,10 @@ from made_up_records import PLAN, make_config, make_record
 from stat_repro.config import CalibrationConfig, PruningConfig
 from stat_repro.reporting.canvas import canvas, draw, log_axis
 from stat_repro.reporting.detail_figures import layer_figures, setting_figures
+from stat_repro.reporting.figures import metric_figures
 from stat_repro.reporting.outputs import study_outputs
 from stat_repro.reporting.report_page import study_page
+from stat_repro.results import to_frame
 
 
 def run(kl, *, seed=0, kept=(1, 3), error=0.1, pruning=None, **calibration):
@@ -45,13 +47,24 @@ def test_seeds_are_put_together_along_the_setting_and_methods_kept_apart():
     assert panel.y_label == "KL from dense (nats)"
     assert panel.log
     series = panel.lines
-    assert [one.label for one in series] == ["STAT, 50 % of MACs", "Fisher, 50 % of MACs"]
+    assert [one.label for one in series] == ["STAT, 50 % of MACs kept", "Fisher, 50 % of MACs kept"]
     assert "Mean of 1 to 2 calibration seeds" in figure.caption
     assert series[0].x == (16, 64, 256)
     assert series[0].y == pytest.approx((0.6, 0.2, 0.05))
     assert (series[0].low, series[0].high) == ((0.5, 0.1, 0.05), (0.7, 0.3, 0.05))
     assert series[1].y == pytest.approx((1.2, 0.4, 0.1))
     assert draw(figure).axes[0].get_yscale() == "log"
+
+
+def test_the_range_of_a_single_point_is_drawn():
+    """A band of one place has no width; `-m seed=0,1,2` gives one."""
+    runs = to_frame([run(kl, seed=seed) for seed, kl in enumerate((0.1, 0.3))])
+    (figure,) = [one for one in metric_figures(runs) if one.name.endswith("_kl")]
+    (line,) = [one for one in figure.panels[0].lines if one.x]
+    assert line.low != line.high
+    (bars,) = draw(figure).axes[0].collections
+    ((low, high),) = [segment[:, 1] for segment in bars.get_segments()]
+    assert (low, high) == (line.low[0], line.high[0])
 
 
 def test_a_sketch_is_shown_beside_the_exact_statistics():
@@ -96,7 +109,7 @@ def test_what_is_not_finite_is_named_and_leaves_the_page_readable():
     outputs = study_outputs("made_up", records, {})
     (figure,) = (one for one in outputs.figures if one.name.endswith("_kl_by_examples"))
     (line,) = figure.panels[0].lines
-    assert line.label == "STAT, 50 % of MACs; not finite at 32, 128"
+    assert line.label == "STAT, 50 % of MACs kept; not finite at 32, 128"
     assert (line.x, line.y, line.low) == ((16, 64), (0.3, 0.2), (0.3, 0.2))
     assert len(line.run_ids) == 2
     json.dumps(asdict(study_page(outputs, records)), allow_nan=False)

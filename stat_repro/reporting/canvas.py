@@ -154,12 +154,14 @@ def _lines(axes: Any, panel: Panel) -> None:
         look: dict[str, Any] = {"color": colour, "label": line.label or "_"}
         if y and not x:
             level(y[0], **look, linestyle=line.style.line)
+            if low != high:
+                (axes.axvspan if rows else axes.axhspan)(low[0], high[0], color=colour, alpha=0.1)
         elif rows:
             axes.plot(y, x, **look, marker=line.style.marker or None, linestyle="", markersize=4)
             ends(x, low, high, color=colour, alpha=0.6)
         else:
             axes.plot(x, y, **look, marker=line.style.marker or None, linestyle=line.style.line)
-            if line.bars:
+            if line.bars or len(x) == 1:  # a band of one place has no width
                 ends(x, low, high, color=colour)
             elif low != high:
                 axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)

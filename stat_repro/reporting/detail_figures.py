@@ -185,7 +185,9 @@ def _series(runs: pd.DataFrame, column: str, values: Sequence[float | None]) -> 
             points = [(None, dict(zip(group["run_id"], group["value"], strict=True)))]
             style = numbered_style(len(series), "", "--")
         first = group.iloc[0]
-        label = f"{first['variant']}, {100 * (1 - first['ratio']):g} % of {budget_words(first)}"
+        label = (
+            f"{first['variant']}, {100 * (1 - first['ratio']):g} % of {budget_words(first)} kept"
+        )
         series.append(mean_line(label, style, points, spread=True))
     return tuple(series)
 
@@ -211,7 +213,7 @@ def _beside_exact(rows: pd.DataFrame, known: dict[str, RunRecord]) -> dict[str, 
             None if other is None else 100 * (len(units & other) / len(units))
             for units, other in zip(kept, beside, strict=True)
         ],
-        "mean relative FFN error": [_ffn_error(run) for run in runs],
+        "mean relative FFN error by the run's statistics": [_ffn_error(run) for run in runs],
     }
 
 

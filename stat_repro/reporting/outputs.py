@@ -14,7 +14,13 @@ from stat_repro.reporting.costs import cost_table, measured_runs
 from stat_repro.reporting.detail_figures import layer_figures, setting_figures
 from stat_repro.reporting.figure_data import Figure
 from stat_repro.reporting.figures import cost_figures, healing_figures, metric_figures
-from stat_repro.reporting.points import aggregate, device_lines, protocol_lines, record_lines
+from stat_repro.reporting.points import (
+    aggregate,
+    device_lines,
+    protocol_lines,
+    ratio_lines,
+    record_lines,
+)
 from stat_repro.reporting.speed_figures import speed_figures
 from stat_repro.reporting.speed_table import speed_table
 from stat_repro.reporting.tables import (
@@ -68,7 +74,8 @@ def study_outputs(
     """
     frame = to_frame(records)
     points = aggregate(frame)
-    made_from = [*device_lines(frame), *record_lines(frame)]
+    ratios = ratio_lines(frame)
+    made_from = [*ratios, *device_lines(frame), *record_lines(frame)]
     further = [*(f"protocol of {line}" for line in protocol_lines(frame)), *made_from]
     tables = [(result_table(points), further)]
     if compared := compare(records, values, reference):
@@ -84,7 +91,7 @@ def study_outputs(
     figures += setting_figures(records) + layer_figures(records)
     measured = measured_runs(frame)
     if not measured.empty:
-        tables.append((cost_table(measured), record_lines(measured)))
+        tables.append((cost_table(measured), [*ratios, *record_lines(measured)]))
         figures += cost_figures(measured)
     named = tuple(
         replace(table, title=f"{study}{table.title}", notes=[*table.notes, *notes])

@@ -91,6 +91,16 @@ def headline(row: Any) -> str:
     return str(metrics[0]) if metrics else HEADLINE[row["config.dataset.task"]]
 
 
+def ratio_lines(frame: pd.DataFrame) -> list[str]:
+    """What the ratio is a share of, where it is not of the MACs alone."""
+    if not (frame.get("config.pruning.budget", pd.Series(dtype=object)) == "latency").any():
+        return []
+    return [
+        "ratio: the share of the prunable MACs that is removed; where budget=latency, of the time "
+        "that heads and neurons take on the device"
+    ]
+
+
 def device_lines(frame: pd.DataFrame) -> list[str]:
     """A warning per model and data set whose seconds are of several devices."""
     lines = []
