@@ -172,7 +172,7 @@ def test_seeds_without_values_per_example_do_not_change_the_kind_of_interval(cla
     store(tmp_path / "results", (bare, None), *runs[1:])
     judged, _ = judge(claims, tmp_path)
     assert judged[0].rows[0].cells[5] == "400 examples, one seed"
-    assert len(judged[0].rows[0].runs) == 2
+    assert len(judged[0].rows[0].records) == 2
 
 
 def test_sizes_have_to_be_equal_over_seeds_too(claims, tmp_path):
