@@ -47,7 +47,7 @@ def test_independent_columns_are_added_up_in_float32(dtype):
     torch.testing.assert_close(found.sums, rows.double().sum(dim=0), rtol=1e-12, atol=0.0)
 
 
-@pytest.mark.parametrize("case", ["twice", "nearly", "dead", "few", "float64"])
+@pytest.mark.parametrize("case", ["twice", "nearly", "constant", "dead", "few", "float64"])
 def test_whatever_is_near_the_noise_is_added_up_in_float64(case):
     rows = activations(dtype=torch.float64 if case == "float64" else torch.float32)
     if case == "twice":
@@ -55,6 +55,9 @@ def test_whatever_is_near_the_noise_is_added_up_in_float64(case):
     elif case == "nearly":  # a hundredth of the squares that float32 products need
         noise = torch.randn(len(rows), generator=torch.Generator().manual_seed(1))
         rows[:, 3] = rows[:, 5] * (1 + 0.1 * FLOAT32_SHARE**0.5 * noise)
+    elif case == "constant":  # all but its mean is in the last digits of float32 products
+        noise = torch.randn(len(rows), generator=torch.Generator().manual_seed(1))
+        rows[:, 3] = 1.0 + 0.01 * noise
     elif case == "dead":
         rows[:, 3] = 0.0
     elif case == "few":

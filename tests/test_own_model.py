@@ -12,7 +12,8 @@ from pico_models import pico_model
 from pico_project import save_checkpoint, write_table, write_text
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from stat_repro.config import ConfigError, RunConfig
+from stat_repro.allocation.costs import prunable_costs
+from stat_repro.config import METHOD_DEFAULTS, ConfigError, PruningConfig, RunConfig
 from stat_repro.models.adapter import adapter_for
 from stat_repro.run import commands, dry_run
 from stat_repro.run.own_model import run_config
@@ -177,6 +178,31 @@ def test_the_work_is_that_of_the_formulas_of_the_document():
     )
     sums = sum((2 - (s.kind == "ffn")) * s.columns**2 for s in adapter.sites)
     assert more - float64 == pytest.approx(1000 * sums)
+
+
+@pytest.mark.parametrize(
+    ("method", "ratio", "rounding", "options"),
+    [
+        ("stat", 0.2, 1, {"kinds": "ffn"}),
+        ("stat", 0.5, 1, {"kinds": "attention"}),
+        ("stat", 0.3, 8, {}),
+        ("shortgpt", 1 / 3, 1, {}),
+    ],
+)
+def test_a_dry_run_counts_the_pruning_that_is_asked_for(method, ratio, rounding, options):
+    adapter = adapter_for(pico_model("bert"))
+    pruning = PruningConfig(method=method, **METHOD_DEFAULTS[method], **options)
+    config = RunConfig(ratio=ratio, round_to=rounding, pruning=pruning)
+    plan = dry_run.equal_shares(adapter, config, 16.0)
+    left = prunable_costs(adapter, 16.0, plan).macs / prunable_costs(adapter, 16.0).macs
+    assert left == pytest.approx(1 - ratio, abs=0.1)
+    kept = [(len(one.kept_heads), len(one.kept_neurons)) for one in plan.layers]
+    whole = [(one.heads, one.neurons) for one in plan.layers]
+    for (heads, neurons), (all_heads, all_neurons) in zip(kept, whole, strict=True):
+        assert heads == all_heads or options.get("kinds") != "ffn"
+        assert neurons == all_neurons or options.get("kinds") != "attention"
+        assert neurons in (all_neurons, 0) or neurons % rounding == 0
+    assert kept.count((0, 0)) == (method == "shortgpt")
 
 
 def test_a_head_that_is_not_there_is_trained_and_that_is_told(place, capsys, own_cache):

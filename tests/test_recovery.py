@@ -207,6 +207,18 @@ def test_answers_are_distilled_without_their_padding():
     assert (logits(pruned, batches) - logits(dense, batches)).norm() < 0.7 * before.norm()
 
 
+def test_numbers_are_distilled_as_they_are_whatever_the_temperature():
+    wanted, got, mask = torch.tensor([[1.0]]), torch.tensor([[1.5]]), torch.ones(1, 2).bool()
+    for temperature in (1.0, 4.0):
+        assert float(recovery._divergence(wanted, got, mask, temperature)) == 0.25
+
+
+def test_hidden_states_have_to_count_where_there_is_nothing_else():
+    dense, pruned, batches = pair("bert", head="Model")
+    with pytest.raises(ConfigError, match=r"recovery\.hidden_weight: expected more than 0"):
+        recover(dense, pruned, batches, "", replace(CONFIG, hidden_weight=0.0))
+
+
 def test_a_loss_that_is_not_finite_ends_it():
     dense, pruned, batches = pair("bert")
     with pytest.raises(TrainingError, match=r"got nan in step .* of the recovery \(learning_rate"):

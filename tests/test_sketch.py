@@ -143,3 +143,12 @@ def test_both_passes_of_a_compression_use_the_sketch(kind):
     assert found[0].report.site_errors == found[1].report.site_errors
     heads = [[e for e in f.report.site_errors if e.kind == "attention"] for f in found]
     assert heads[0] != heads[2]
+
+
+def test_a_sketch_with_fewer_rows_than_columns_are_kept_is_refused():
+    """Its errors are 0 from there on, so that allocation and fold believe in a perfect fit."""
+    model, options = pico_model("bert"), {"statistics": "sketch", "ratio": 0.3}
+    batches = pico_batches(model)
+    with pytest.raises(CalibrationError, match=r"sketch size: expected more rows than the \d"):
+        stat_repro.compress(model, batches, sketch=Sketch(size=4), **options)
+    stat_repro.compress(model, batches, sketch=Sketch(size=400), **options)

@@ -118,9 +118,16 @@ class GramSum(_BufferedSum):
             before < enough <= self._summed
             and self._home.type == "cpu"
             and self._dtype is not torch.float64
+            and self._varies()
             and are_independent(self._gram, FLOAT32_SHARE)
         ):
             self._buffer = torch.empty((FLOAT32_BUFFER_ROWS, self._columns), dtype=torch.float32)
+
+    def _varies(self) -> bool:
+        """Whether every column varies by far more than its mean hides in float32 products."""
+        squares = self._gram.diagonal()
+        left = squares - self._sums.square() / self._summed
+        return bool((left > 100 * FLOAT32_SHARE * squares).all())
 
     def finish(self) -> GramStatistics:
         """G and the sums of all rows, over all processes of the run."""

@@ -179,6 +179,11 @@ def _distance(
     with torch.no_grad():
         target = dense(**inputs, output_hidden_states=True)
     output = model(**inputs, output_hidden_states=True)
+    if not config.hidden_weight and not any(name in output for name in _OUTPUTS):
+        raise ConfigError(
+            "recovery.hidden_weight: expected more than 0 for a model without a head, which has "
+            "hidden states alone to learn from; got 0"
+        )
     mask = inputs["attention_mask"].bool()
     loss = torch.zeros((), device=mask.device)
     for name in _OUTPUTS:
@@ -204,11 +209,11 @@ def _divergence(wanted: Tensor, got: Tensor, mask: Tensor, temperature: float) -
         mask: Which tokens there are, (B, S).
         temperature: Logits are divided by it.
     """
-    wanted, got = wanted.float() / temperature, got.float() / temperature
+    wanted, got = wanted.float(), got.float()
     if wanted.ndim == 3:
         wanted, got = wanted[mask], got[mask]
     elif wanted.shape[1] == 1:
         return functional.mse_loss(got, wanted)
-    log_p, log_q = wanted.log_softmax(-1), got.log_softmax(-1)
+    log_p, log_q = ((one / temperature).log_softmax(-1) for one in (wanted, got))
     divergence = functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
     return divergence * temperature**2

@@ -25,9 +25,9 @@ def random_scores(request: MethodInput) -> Scores:
 
     Every unit gets an independent uniform score from one generator with `request.seed`, in the
     order of the sites, so that the units kept at a smaller ratio contain those kept at a larger
-    one. No global generator is touched. Under `allocation=global` all heads of the model are ranked
-    together, and all neurons, so that layers differ in size by chance; heads and neurons lose the
-    same share.
+    one, but for a few neurons that a head pays for when it goes. No global generator is touched.
+    Under `allocation=global` all heads of the model are ranked together, and all neurons, so that
+    layers differ in size by chance; heads and neurons lose the same share.
     """
     generator = torch.Generator().manual_seed(request.seed)
     return scores_by_site(

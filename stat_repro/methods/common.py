@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.capture import Calibration, collect_statistics
 from stat_repro.config import FITTED, LEAST_SQUARES
 from stat_repro.measure import Stopwatch
@@ -87,6 +88,7 @@ def fold_all(
 
     def fold(site: Site, calibration: Calibration) -> SiteEdit:
         units = kept(site, calibration)
+        _check_sketch(request, site, len(units))
         return fold_site(model, site, units, calibration, config, known.get(site.key))
 
     ffn_sites = adapter.of_kind("ffn")
@@ -113,6 +115,17 @@ def fold_all(
     with watch.stage("fold_heads_s"):
         heads = _spread_folds(head_sites, lambda site: fold(site, calibration), "folding heads")
     return sorted(heads + ffn, key=lambda edit: edit.key)
+
+
+def _check_sketch(request: MethodInput, site: Site, kept: int) -> None:
+    """Refuse as many columns as a sketch has rows: it has nothing to say of them."""
+    rows = None if request.sketch is None else request.sketch.size
+    if rows is not None and kept < site.units and kept * site.width >= rows:
+        raise CalibrationError(
+            f"sketch size: expected more rows than the {kept * site.width} columns that "
+            f"{site.name} keeps; got {rows}; choose a larger sketch, such as the default of twice "
+            "the columns of a site"
+        )
 
 
 def _spread_folds(

@@ -3,5 +3,6 @@
 The only room that joins all stages of a run; nothing else imports it.
 
 May use: allocation, api, assets, calibration, config, cost, data, entry, evaluation, export,
-finetune, measure, models, parallel, paths, plan, progress, reporting, results, surgery, workloads.
+finetune, measure, methods, models, parallel, paths, plan, progress, reporting, results, surgery,
+workloads.
 """

@@ -9,11 +9,13 @@ import torch
 from stat_repro.allocation.allocate import allocate_ranked
 from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.costs import prunable_costs, unit_costs
+from stat_repro.allocation.rounding import final_sizes
 from stat_repro.calibration.capture import count_tokens
-from stat_repro.config import RunConfig
+from stat_repro.config import METHODS, RunConfig
 from stat_repro.config.pruning import counts_macs
 from stat_repro.finetune.recipe import has_task_head
 from stat_repro.measure import resolve_device, synchronize
+from stat_repro.methods.shortgpt import layers_to_remove
 from stat_repro.models import loading
 from stat_repro.models.adapter import Adapter, adapter_for
 from stat_repro.plan import LayerPlan, PruningPlan
@@ -41,7 +43,7 @@ def forecast(config: RunConfig) -> str:
         "prunable_macs_per_token": {"dense": dense.macs, "pruned": cut.macs},
         "size_bytes": {"dense": params * width, "pruned": after * width},
     }
-    layer, tokens = plan.layers[0], counts.tokens
+    tokens = counts.tokens
     sums = sum(8 * site.columns**2 for site in adapter.sites)
     passes, float64 = operations(adapter, plan, length, tokens)
     device = resolve_device(config.device)
@@ -55,10 +57,7 @@ def forecast(config: RunConfig) -> str:
             "",
             to_text(before_and_after(costs, {"dense": {}, "pruned": {}, "fidelity": {}})),
             f"calibration: {counts.examples} examples of {config.dataset.name}, {tokens:,} tokens",
-            f"plan: with equal shares the first of {adapter.num_layers} layers would keep "
-            f"{len(layer.kept_heads)} of {layer.heads} heads and {len(layer.kept_neurons)} of "
-            f"{layer.neurons} neurons; {config.pruning.method} chooses the sizes from the "
-            "calibration for the same MACs, so the parameters may differ somewhat",
+            f"plan: {_in_words(plan)}",
             f"memory: weights {(params + after) * width / 1e6:,.0f} MB, statistics "
             f"{sums / 1e6:,.0f} MB; activations and workspace come on top",
             f"work of stat: {passes / 1e12:,.2f} TFLOP in forward passes, {float64 / 1e12:,.2f} "
@@ -89,12 +88,36 @@ def equal_shares(adapter: Adapter, config: RunConfig, length: float) -> PruningP
     """
     costs, options = unit_costs(adapter, length), config.pruning
     counts_macs(options, "a dry run times no model")
-    budget = Budget(costs, config.ratio, options.min_units, options.kinds)
-    heads, neurons = ([np.zeros(n) for n in units] for units in (costs.heads, costs.neurons))
-    sizes = allocate_ranked(heads, neurons, budget, uniform=True, split="proportional")
-    layers = zip(sizes.heads, sizes.neurons, costs.heads, costs.neurons, strict=True)
+    whole = list(zip(costs.heads, costs.neurons, strict=True))
+    if METHODS[options.method].whole_layers:
+        of_layers = [costs.head * heads + costs.neuron * neurons for heads, neurons in whole]
+        last = list(range(len(whole)))[::-1]  # which ones go depends on the calibration
+        gone = layers_to_remove(of_layers, last, config.ratio)
+        kept_units = [(0, 0) if i in gone else units for i, units in enumerate(whole)]
+    else:
+        if options.neuron_mac_share is not None:
+            costs = costs.with_neuron_share(options.neuron_mac_share)
+        budget = Budget(costs, config.ratio, options.min_units, options.kinds)
+        heads, neurons = ([np.zeros(n) for n in units] for units in (costs.heads, costs.neurons))
+        sizes = allocate_ranked(heads, neurons, budget, uniform=True, split="proportional")
+        sizes = final_sizes(sizes, neurons, budget, config.round_to)
+        kept_units = list(zip(sizes.heads, sizes.neurons, strict=True))
+    layers = ((*kept, *units) for kept, units in zip(kept_units, whole, strict=True))
     kept = tuple(LayerPlan(tuple(range(h)), tuple(range(n)), H, N) for h, n, H, N in layers)
     return PruningPlan(kept, options.method)
+
+
+def _in_words(plan: PruningPlan) -> str:
+    layer, number = plan.layers[0], len(plan.layers)
+    if METHODS[plan.method].whole_layers:
+        gone = sum(not (one.kept_heads or one.kept_neurons) for one in plan.layers)
+        return f"{gone} of {number} layers would go; which ones, the calibration decides"
+    return (
+        f"with equal shares the first of {number} layers would keep {len(layer.kept_heads)} of "
+        f"{layer.heads} heads and {len(layer.kept_neurons)} of {layer.neurons} neurons; "
+        f"{plan.method} chooses the sizes from the calibration for the same MACs, so the "
+        "parameters may differ somewhat"
+    )
 
 
 def operations(
