@@ -1,13 +1,15 @@
 """The account of a sweep: told and counted whatever becomes of its points and its files."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from made_up_records import make_record
+from made_up_records import make_config, make_record
 from pico_config import CONF
 
 from stat_repro.config import RunConfig
@@ -59,6 +61,19 @@ def test_a_good_sweep_shows_its_table(ends, tmp_path):
     assert good
     assert "0.3" in text
     assert text.count(".json") == 2
+
+
+def test_runs_that_several_points_name_are_shown_once_and_studies_apart(ends, tmp_path):
+    outcome = stored(tmp_path, ratio=0.3)
+    again = stored(tmp_path, ratio=0.3)  # if_stored=repeat
+    other = stored(tmp_path, ratio=0.3, config=make_config(study="other"))
+    good, text = ends(4, outcome, replace(outcome, status="stored"), again, other)
+    assert good
+    for study in ("made_up", "other"):
+        assert text.count(f"study {study}:\n\nmodel ") == 1
+    assert text.count("0.3 ") == 2
+    files = [line.strip() for line in text.partition("records:\n")[2].splitlines()]
+    assert files == [outcome.record, again.record, other.record]
 
 
 def test_a_failed_point_is_told_and_counted(ends, tmp_path):
@@ -120,6 +135,7 @@ def test_text_for_a_number_in_a_record_reaches_the_exit_status(ends, tmp_path):
     good, text = ends(1, outcome)
     assert not good
     assert "no table: RecordError" in text
+    assert f"records:\n  {path}\n" in text
     assert "timings.compress_s: expected a number or null; got 'quick'" in text
 
 
@@ -177,9 +193,36 @@ def test_a_sweep_that_cannot_be_accounted_for_does_not_start(monkeypatch):
     ],
 )
 def test_points_are_counted_as_hydra_counts_them(overrides, points):
+    assert account._points(composed(overrides)) == points
+
+
+def composed(overrides):
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
-    sweep = [one for one in overrides if one.startswith("sweep=")]
+    sweep = [one for one in overrides if re.fullmatch(r"sweep=\w+", one)]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=sweep, return_hydra_config=True)
     config.hydra.overrides.task = overrides
-    assert account._points(config) == points
+    return config
+
+
+@pytest.mark.parametrize(
+    "swept",
+    [
+        "sweep=movie_reviews_minilm,stsb_similarity",
+        "sweep=choice(cost_minilm,stsb_similarity)",
+        "sweep=glob(*)",
+        "launcher=basic,joblib",
+    ],
+)
+def test_a_command_has_one_stored_study_and_one_launcher(swept):
+    """Hydra takes both from the command as a whole: every point would be the usual run."""
+    key, _, values = swept.partition("=")
+    with pytest.raises(SystemExit) as refused:
+        account._points(composed(["ratio=0.3,0.5", swept]))
+    assert f"{key}: expected one per command; got {values}; choose" in str(refused.value)
+
+
+def test_a_stored_study_is_no_single_run():
+    with pytest.raises(SystemExit, match="sweep=cost_minilm: expected a sweep"):
+        account.SweepAccount().on_run_start(composed(["sweep=cost_minilm"]))
+    account.SweepAccount().on_run_start(composed(["ratio=0.3"]))

@@ -73,6 +73,15 @@ _sweep: Sweep | None = None
 class SweepAccount(Callback):
     """Opens the account of a multirun."""
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a stored study without its points: one run that has the study's name."""
+        study = config.hydra.runtime.choices.sweep
+        if study is not None:
+            raise SystemExit(
+                f"sweep={study}: expected a sweep, as stored studies are; got one run "
+                "(hydra.mode=RUN); choose the study without it, or the run without the study"
+            )
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a launcher that cannot work, before the sweep."""
         global _sweep
@@ -137,26 +146,38 @@ def tell() -> bool:
 
 
 def print_table(outcomes: list[Outcome]) -> bool:
-    """Print the records of these points; False if that fails, after printing why."""
+    """Print a table of every study, and the records of these points.
+
+    A run that several points named, or that was measured again, counts once in its table.
+
+    Returns:
+        Whether all is well; else it is printed why there is no table.
+    """
     from stat_repro.reporting.tables import summary_table, to_text
     from stat_repro.results.store import read_record, to_frame
 
-    paths = [Path(o.record) for o in outcomes if o.record is not None]
-    if not paths:
-        return True
-    try:
-        table = to_text(summary_table(to_frame([read_record(path) for path in paths])))
-    except Exception as error:  # whatever is wrong with a record must reach the exit status
-        print(f"\nno table: {line_of(error)}")
-        return False
-    print(f"\n{table}\n\nrecords:")
-    for path in paths:
-        print(f"  {path}")
-    return True
+    paths = dict.fromkeys(Path(o.record) for o in outcomes if o.record is not None)
+    studies, good = {path.parent for path in paths}, True
+    for folder in sorted(studies):
+        title = f"study {folder.name}:\n\n" if len(studies) > 1 else ""
+        try:
+            records = [read_record(path) for path in paths if path.parent == folder]
+            runs = {record.run_id: record for record in records}
+            print(f"\n{title}{to_text(summary_table(to_frame([*runs.values()])))}")
+        except Exception as error:  # whatever is wrong with a record must reach the exit status
+            print(f"\n{title}no table: {line_of(error)}")
+            good = False
+    if paths:
+        print("\nrecords:", *paths, sep="\n  ")
+    return good
 
 
 def _points(config: DictConfig) -> int | None:
-    """How many points Hydra's own sweeper makes of the command line and the stored sweep."""
+    """How many points Hydra's own sweeper makes of the command line and the stored sweep.
+
+    Raises:
+        SystemExit: Several stored sweeps or launchers.
+    """
     # Not resolved: what a point's name refers to is known in the point only.
     given: Any = OmegaConf.to_container(config.hydra, resolve=False)
     settings = given["sweeper"].get("params") or {}
@@ -165,6 +186,13 @@ def _points(config: DictConfig) -> int | None:
         parsed = OverridesParser.create().parse_overrides(texts)
         by_key = {one.get_key_element(): one for one in parsed}  # the last one counts
         swept = [one for one in by_key.values() if one.is_sweep_override()]
+        for one in swept:
+            # Hydra takes both from the command line as a whole: no point would have its own.
+            if one.key_or_group in ("sweep", "launcher"):
+                raise SystemExit(
+                    f"{one.key_or_group}: expected one per command; got "
+                    f"{one.get_value_string()}; choose a command for each"
+                )
         return math.prod(len(list(one.sweep_iterator())) for one in swept)
     except (HydraException, AssertionError):  # another sweeper's syntax, or a glob
         return None
