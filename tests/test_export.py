@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pico_surgery import pruned_of
 import stat_repro
 from stat_repro.export import __main__ as command
 from stat_repro.export.errors import ExportError
+from stat_repro.export.onnx_file import write_onnx
 from stat_repro.export.stock import write_stock
 
 EMPTY = [(0, "attention"), (1, "ffn"), (2, "attention"), (2, "ffn")]
@@ -59,6 +61,39 @@ def test_layers_of_different_sizes_are_refused_by_name(tmp_path: Path) -> None:
     assert command.main(arguments) == 1
 
 
+# Heads by the outputs that a file has.
+HEADS = {
+    "ForSequenceClassification": ["logits"],
+    "ForQuestionAnswering": ["start_logits", "end_logits"],
+    "Model": ["last_hidden_state"],
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("name", "types"), [("bert", ["token_type_ids"]), ("distilbert", [])])
+def test_inputs_and_outputs_of_an_onnx_file(
+    name: str, types: list[str], head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch is asked to export, without the packages that write the file."""
+    model = pruned_of(pico_model(name, head=head), empty=EMPTY)
+    model.save_pretrained(tmp_path / "pruned")
+    asked = {}
+    monkeypatch.setitem(sys.modules, "onnxscript", sys)
+    monkeypatch.setattr(torch.onnx, "export", lambda *given, **how: asked.update(how, given=given))
+    write_onnx(tmp_path / "pruned", tmp_path / "model.onnx")
+    assert asked["input_names"] == ["input_ids", "attention_mask", *types]
+    assert asked["output_names"] == HEADS[head]
+    batch = pico_batches(model, 1)[0]
+    if types:
+        batch["token_type_ids"] = batch["input_ids"] % 2
+    with torch.no_grad():
+        got = asked["given"][0](*(batch[name] for name in asked["input_names"]))
+        expected = model(**batch)
+    assert list(got) == HEADS[head]
+    for output in HEADS[head]:
+        torch.testing.assert_close(got[output], expected[output])
+
+
 @pytest.mark.clients
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_onnxruntime_gives_the_logits_of_transformers(name: str, tmp_path: Path) -> None:
@@ -70,6 +105,8 @@ def test_onnxruntime_gives_the_logits_of_transformers(name: str, tmp_path: Path)
     session = runtime.InferenceSession(str(out))
     for size, length in ((4, 9), (1, 5)):
         batch = pico_batches(model, 1, batch_size=size, length=length)[0]
+        if len(session.get_inputs()) > 2:
+            batch["token_type_ids"] = batch["input_ids"] % model.config.type_vocab_size
         given = {key: value.numpy() for key, value in batch.items()}
         (got,) = session.run(None, given)
         with torch.no_grad():

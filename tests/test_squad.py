@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from pico_data import WORDS
-from squad_examples import question
+from squad_examples import question, write_squad
 
 from stat_repro.config import DatasetConfig
 from stat_repro.data.errors import DataError
@@ -28,28 +27,6 @@ EXTRA = REAL.parents[1] / "squad_extra"
 def config(path, **changes):
     values = {"name": "squad", "task": "question_answering", "source": "squad"} | changes
     return DatasetConfig(path=None if path is None else str(path), **values)
-
-
-def write_squad(path, version="1.1", articles=6):
-    """The official layout; in 2.0 the last of every article's four questions has no answer."""
-    data = []
-    for article in range(articles):
-        words = [WORDS[(7 * article + 3 * number) % len(WORDS)] for number in range(8)]
-        context = " ".join(words)
-        entries = []
-        for number in range(4):
-            word = words[number + 1]
-            answers = [{"text": word, "answer_start": context.index(f" {word}") + 1}]
-            entry = {"id": f"{article}-{number}", "question": words[number], "answers": answers}
-            if version == "2.0":
-                entry["is_impossible"] = number == 3
-                entry["answers"] = [] if number == 3 else answers
-            entries.append(entry)
-        paragraph = {"context": context, "qas": entries}
-        data.append({"title": f"t{article}", "paragraphs": [paragraph]})
-    prefix = "v" if version == "2.0" else ""
-    path.write_text(json.dumps({"version": f"{prefix}{version}", "data": data}))
-    return path
 
 
 def rows_of(path):

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from stat_repro.data.errors import DataError
 
 
-def class_names(values: list[Any], what: str) -> tuple[str, ...]:
+def class_names(values: list[Any], what: str, known: Collection[str] = ()) -> tuple[str, ...]:
     """Names of the classes of a training part, in the order of their indices.
 
     Integers keep their order and must be consecutive, so that 0..K-1 are the class indices
@@ -19,11 +19,14 @@ def class_names(values: list[Any], what: str) -> tuple[str, ...]:
     Args:
         values: Labels of the training part: all integers (also as "1" or "1.0") or all strings.
         what: File and column, for the message.
+        known: The classes, if all labels are among them.
 
     Raises:
         DataError: Missing or mixed labels, gaps between integers, or a single class.
     """
     keys = [_label(value, what, row) for row, value in enumerate(values, start=1)]
+    if set(keys) <= set(known):
+        keys = list(known)
     numbers = _integers(set(keys))
     if numbers is None:
         names = sorted(set(keys), key=_stem_and_number)

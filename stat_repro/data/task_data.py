@@ -1,5 +1,6 @@
 """Labelled sentences for classification and regression."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,12 +71,13 @@ class TaskData:
         return self.splits[name]
 
 
-def load_task_data(config: DatasetConfig) -> TaskData:
+def load_task_data(config: DatasetConfig, classes: Collection[str] = ()) -> TaskData:
     """Load labelled sentences.
 
     Args:
         config: `source` is `asset:movie_reviews`, `asset:amazon_reviews`, `asset:tweets`,
             `glue:<task>` or `table`; `task` is classification, regression or similarity.
+        classes: Names that the classes of a table may have; it need not have rows of each.
 
     Returns:
         The parts; a packaged set has all three, a table those whose files are given, and a
@@ -98,7 +100,7 @@ def load_task_data(config: DatasetConfig) -> TaskData:
         columns, absent = load_glue(config, benchmark)
         names = benchmark.classes
     elif config.source == "table":
-        columns, names = _read_user_tables(config)
+        columns, names = _read_user_tables(config, classes)
     else:
         columns, names = _read_asset(config)
     data = TaskData(
@@ -203,7 +205,9 @@ def split_rows(sizes: tuple[int, int, int], rows: int, name: str) -> dict[str, l
     return {part: piece.tolist() for part, piece in zip(SPLITS, pieces, strict=True)}
 
 
-def _read_user_tables(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[str, ...] | None]:
+def _read_user_tables(
+    config: DatasetConfig, classes: Collection[str]
+) -> tuple[dict[str, Columns], tuple[str, ...] | None]:
     """Text and label columns of the user's files; the classes are those of the training part."""
     if config.train is None:
         raise DataError(
@@ -225,7 +229,7 @@ def _read_user_tables(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[
             parts[part]["label"] = targets(values, what)
         else:
             if names is None:  # the training part comes first
-                names = class_names(values, what)
+                names = class_names(values, what, classes)
             parts[part]["label"] = class_indices(values, names, what)
     return (parts if config.held_out is None else _held_out(parts, config)), names
 

@@ -10,22 +10,32 @@ from torch import Tensor, nn
 from stat_repro.export.errors import ExportError
 from stat_repro.export.stock import load_for_export
 
+# What is written, as far as a model gives it; a model without a head gives the last.
+_OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
 
-class _FirstOutput(nn.Module):
-    """The logits alone, from two inputs: no cache and no optional outputs."""
+
+class _Tensors(nn.Module):
+    """A model from tensors to tensors: no cache and no optional outputs."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.options = {"use_cache": False} if model.can_generate() else {}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        options = {"use_cache": False} if self.model.can_generate() else {}
-        outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, **options)
-        return outputs[0]
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        given = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        outputs = self.model(input_ids, attention_mask=attention_mask, **given, **self.options)
+        return {name: outputs[name] for name in _OUTPUTS if name in outputs}
 
 
 def write_onnx(folder: Path, out: Path) -> None:
-    """Write a pruned model for onnxruntime: `input_ids` and `attention_mask` to the first output.
+    """Write a pruned model for onnxruntime.
+
+    Inputs are `input_ids` and `attention_mask`, and `token_type_ids` of models with several token
+    types. Outputs are `logits`, of models that answer questions `start_logits` and `end_logits`,
+    without a head `last_hidden_state`.
 
     Args:
         folder: Of the pruned model.
@@ -41,13 +51,18 @@ def write_onnx(folder: Path, out: Path) -> None:
             "--format onnx: expected onnx and onnxscript, which torch exports with; they are not "
             "installed; choose pip install onnx onnxscript"
         ) from None
-    model = _FirstOutput(load_for_export(folder))
+    model = _Tensors(load_for_export(folder))
+    names = ["input_ids", "attention_mask"]
+    if getattr(model.model.config, "type_vocab_size", 1) > 1:
+        names.append("token_type_ids")
     ids = torch.ones(2, 7, dtype=torch.int64)
+    inputs = tuple(ids.clone() if name != "token_type_ids" else ids * 0 for name in names)
+    with torch.no_grad():
+        outputs = list(model(*inputs))
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     axes = {0: batch, 1: length}
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
-        model, (ids, ids.clone()), out, dynamo=True, verbose=False, external_data=False,
-        input_names=["input_ids", "attention_mask"], output_names=["logits"],
-        dynamic_shapes=(axes, axes),
+        model, inputs, out, dynamo=True, verbose=False, external_data=False,
+        input_names=names, output_names=outputs, dynamic_shapes=(axes,) * len(names),
     )  # fmt: skip

@@ -3,24 +3,32 @@
 import argparse
 import hashlib
 import json
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets import concatenate_datasets
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import HydraException
 
 from stat_repro.config import ConfigError, RunConfig
 from stat_repro.cost.compare import counted_costs
 from stat_repro.data.errors import DataError
-from stat_repro.data.squad import QuestionData
+from stat_repro.data.squad import QuestionData, load_questions
 from stat_repro.data.table_files import ENDINGS
-from stat_repro.data.task_data import TaskData
-from stat_repro.data.text_data import TextData
+from stat_repro.data.task_data import TaskData, load_task_data
+from stat_repro.data.text_data import TextData, load_text_data
 from stat_repro.finetune.recipe import has_task_head
 from stat_repro.measure import resolve_device
-from stat_repro.models.loading import checkpoint_folder, load_checkpoint, read_config
+from stat_repro.models.loading import (
+    LANGUAGE_MODELS,
+    LoadedModel,
+    checkpoint_folder,
+    load_checkpoint,
+    read_config,
+)
 from stat_repro.paths import RECORD_FILE
 from stat_repro.reporting.tables import before_and_after, to_text
 from stat_repro.run.compose import compose_run, options_of
@@ -28,6 +36,8 @@ from stat_repro.run.dry_run import forecast
 from stat_repro.run.points import prune_into
 from stat_repro.run.sweep_cache import load_data, within_positions, workload_of
 from stat_repro.surgery.checkpoint import auto_class_of, check_unused
+
+log = logging.getLogger("stat_repro")
 
 # Keys of the configuration by the options that set them.
 _KEYS = {
@@ -38,8 +48,20 @@ _KEYS = {
     "test": "dataset.test",
 }
 # How a file is read, by the head of the model; others are classified or scored.
-_READERS = {"ForCausalLM": "text_file", "ForQuestionAnswering": "squad_dev"}
+_READERS = {**dict.fromkeys(LANGUAGE_MODELS, "text_file"), "ForQuestionAnswering": "squad_dev"}
 _HELD_OUT = 0.2  # of a file without another one to evaluate on
+# Keys that --set may change although the command has set them.
+_SET_TOO = ("model.name", "dataset.name", "dataset.task")
+# What decides the others, where it is no option that has been given.
+_DECIDED = {
+    "model.path": "MODEL",
+    "dataset.path": "--data",
+    "dataset.train": "--data",
+    "dataset.held_out": "--data alone: eval holds out what prune did",
+    "save_to": "--out",
+    "study": "--out, and run.py for records in a study",
+    "results": "--out, and run.py for records in a study",
+}
 
 
 def prune(options: argparse.Namespace) -> None:
@@ -79,20 +101,28 @@ def evaluate(options: argparse.Namespace) -> None:
     """Evaluate a saved model, alone or against its dense one, and print the numbers."""
     config = within_positions(run_config(options))
     folder, device = checkpoint_folder(config.model), resolve_device(config.device)
-    pair = _made(folder).get("text_pair_column")
+    made = _made(folder)
+    pair = made.get("text_pair_column")
     if pair is not None and config.dataset.text_pair_column is None:  # as it was pruned for
         config = replace(config, dataset=replace(config.dataset, text_pair_column=pair))
     loaded = load_checkpoint(folder, config.dataset.task, config.dtype, device)
-    data = load_data(config)
-    if config.dataset.held_out is not None and not _calibrated_on(folder, config):
-        data = _all_of(data)
-        config = replace(config, dataset=replace(config.dataset, held_out=None))
+    if config.dataset.held_out is not None:
+        share = made.get("held_out") if (calibrated := _calibrated_on(made, config)) else None
+        if calibrated and share is None:
+            log.warning("--data: all of %s is evaluated, and it calibrated the model", options.data)
+        config = replace(config, dataset=replace(config.dataset, held_out=share))
+        data = load_data(config) if share else _whole_file(config, loaded)
+    else:
+        data = load_data(config)
     workload = workload_of(data, loaded, config)
-    model = dense = loaded.model
-    if options.dense is not None:
-        other = checkpoint_folder(run_config(options, options.dense).model)
-        dense = load_checkpoint(other, config.dataset.task, config.dtype, device).model
-    metrics = workload.evaluate(dense, model, None, config.evaluation).metrics
+    model, dense, outputs = loaded.model, loaded.model, None
+    if options.dense is not None:  # its outputs are matched with the classes by its own names
+        against = replace(config, model=run_config(options, options.dense).model)
+        other = checkpoint_folder(against.model)
+        reference = load_checkpoint(other, config.dataset.task, config.dtype, device)
+        dense, of_dense = reference.model, workload_of(data, reference, against)
+        outputs = of_dense.dense_outputs(dense, config.evaluation)
+    metrics = workload.evaluate(dense, model, outputs, config.evaluation).metrics
     costs = counted_costs(dense, model, workload.sequence_length)
     table = before_and_after(costs, metrics)
     if options.dense is None:  # it was compared with itself
@@ -125,7 +155,7 @@ def run_config(options: argparse.Namespace, model: str | None = None) -> RunConf
     if file.is_file():
         of_model = {key: value for key, value in values.items() if key.startswith("model.")}
         read = read_config(checkpoint_folder(compose_run(groups, of_model).model))
-        groups["dataset"], of_data = _reading(file, read, "dataset.test" in values)
+        groups["dataset"], of_data = _reading(file, read, values.get("dataset.test"))
         values |= of_data
     elif options.data in options_of("dataset"):
         groups["dataset"] = options.data
@@ -134,25 +164,30 @@ def run_config(options: argparse.Namespace, model: str | None = None) -> RunConf
             f"--data: expected a file, or a data set among {', '.join(options_of('dataset'))}; "
             f"got {options.data} (working folder {Path.cwd()})"
         )
+    held_out = ("dataset.held_out",) if hasattr(options, "test") else ()
+    refused = {*values, "save_to", "study", "results"} - {*_SET_TOO, *held_out}
     for item in options.set:
-        key = item.partition("=")[0]
-        if key in (*values, "save_to", "study", "results"):
+        key, value = _parsed(item)
+        if key in refused:
             raise ConfigError(
-                f"--set {item}: expected a key that no option of the command sets; got {key}; "
-                "choose the option"
+                f"--set {item}: expected a key that nothing else of the command decides; got "
+                f"{key}; choose {_DECIDED.get(key, 'its option')}"
             )
-        values[key] = OmegaConf.select(OmegaConf.from_dotlist([item]), key)
+        values[key] = value
     return compose_run(groups, {**values, "evaluation.keep_examples": False})
 
 
-def _reading(file: Path, model: dict[str, Any], test: bool) -> tuple[str, dict[str, Any]]:
-    """The option of `dataset` for a file, and its keys."""
+def _reading(file: Path, model: dict[str, Any], test: str | None) -> tuple[str, dict[str, Any]]:
+    """The option of `dataset` for a file, alone or with another one to evaluate, and its keys."""
     architecture = str((model.get("architectures") or ["a model without a head"])[0])
     reader = next((r for head, r in _READERS.items() if architecture.endswith(head)), "table_file")
     path = str(file.resolve())
     values: dict[str, Any] = {"dataset.name": _label(file.stem, "data"), "dataset.train": path}
+    values["dataset.held_out"] = _HELD_OUT if test is None else None
     if reader == "squad_dev":
-        values["dataset.path"] = values.pop("dataset.train")
+        one = {"dataset.path": path, "dataset.train": None}
+        two = {"dataset.path": None, "dataset.validation": test, "dataset.test": None}
+        values |= one if test is None else two
     if reader == "table_file" and file.suffix.lower() not in ENDINGS:
         raise DataError(
             f"--data: expected a table with a column of labels ({', '.join(ENDINGS)}) for "
@@ -160,7 +195,22 @@ def _reading(file: Path, model: dict[str, Any], test: bool) -> tuple[str, dict[s
         )
     if reader == "table_file" and len(model.get("id2label") or "01") == 1:
         values["dataset.task"] = "regression"
-    return reader, values if test else {**values, "dataset.held_out": _HELD_OUT}
+    return reader, values
+
+
+def _parsed(item: str) -> tuple[str, Any]:
+    """Key and value of `--set`, read as the arguments of run.py are."""
+    try:
+        one = OverridesParser.create().parse_override(item)
+        if one.type == OverrideType.CHANGE and not one.is_sweep_override():
+            return one.key_or_group, one.value()
+        reason = "a key to add or to remove, or several values"
+    except HydraException as error:
+        reason = str(error).partition("\n")[0]
+    raise ConfigError(
+        f"--set {item}: expected a key of the configuration and a value of its kind, such as "
+        f"dataset.max_length=64 or 'dataset.text_pair_column=\"My column\"'; got: {reason}"
+    )
 
 
 def _label(name: str, otherwise: str = "model") -> str:
@@ -168,12 +218,12 @@ def _label(name: str, otherwise: str = "model") -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+|^[.-]+", "-", Path(name).name).strip("-.") or otherwise
 
 
-def _calibrated_on(folder: Path, config: RunConfig) -> bool:
-    """Whether the record of a saved model says that a part of this file calibrated it."""
+def _calibrated_on(made: dict[str, Any], config: RunConfig) -> bool:
+    """Whether the record of a saved model says that this file, or a part of it, calibrated it."""
     file = Path(config.dataset.train or config.dataset.path or "").expanduser()
     if not file.is_file():
         return False
-    made, digest = _made(folder), hashlib.sha256(file.read_bytes()).hexdigest()[:10]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:10]
     return any(str(made.get(key)).endswith(f"@{digest}") for key in ("train", "path"))
 
 
@@ -184,13 +234,17 @@ def _made(folder: Path) -> dict[str, Any]:
     return dict(record.get("config", {}).get("dataset", {}))
 
 
-def _all_of(data: TaskData | QuestionData | TextData) -> TaskData | QuestionData | TextData:
-    """A file that was read in two parts, of which all is to be evaluated."""
-    if isinstance(data, TextData):
+def _whole_file(config: RunConfig, loaded: LoadedModel) -> TaskData | QuestionData | TextData:
+    """One file, all of which is evaluated; a table may lack classes that the model has."""
+    given, part = config.dataset, config.evaluation.split
+    if given.task == "language_modeling":
+        data = load_text_data(replace(given, held_out=_HELD_OUT))
         text = "".join((*data.calibration.documents, *data.evaluation.documents))
-        return replace(data, evaluation=replace(data.evaluation, documents=(text,)))
-    if isinstance(data, QuestionData):
-        questions = (*data.split("train"), *data.split("validation"))
-        return replace(data, splits={**data.splits, "validation": questions})
-    rows = concatenate_datasets([data.split("train"), data.split("test")])
-    return replace(data, splits={**data.splits, "test": rows})
+        both = replace(data.evaluation, documents=(text,))
+        return replace(data, calibration=both, evaluation=both)
+    if given.task == "question_answering":
+        questions = load_questions(replace(given, train=given.train or given.path, path=None))
+        return replace(questions, splits=dict.fromkeys(("train", part), questions.split("train")))
+    names: Any = config.model.labels or loaded.model.config.id2label.values()
+    rows = load_task_data(given, tuple(names))
+    return replace(rows, splits=dict.fromkeys(("train", part), rows.split("train")))
