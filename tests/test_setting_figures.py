@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from made_up_records import PLAN, make_config, make_record
@@ -65,6 +65,8 @@ def test_the_range_of_a_single_point_is_drawn():
     (bars,) = draw(figure).axes[0].collections
     ((low, high),) = [segment[:, 1] for segment in bars.get_segments()]
     assert (low, high) == (line.low[0], line.high[0])
+    bare = replace(figure.panels[0], lines=(replace(line, low=(), high=()),))
+    assert not draw(replace(figure, panels=(bare,))).axes[0].collections
 
 
 def test_a_sketch_is_shown_beside_the_exact_statistics():

@@ -161,7 +161,7 @@ def _lines(axes: Any, panel: Panel) -> None:
             ends(x, low, high, color=colour, alpha=0.6)
         else:
             axes.plot(x, y, **look, marker=line.style.marker or None, linestyle=line.style.line)
-            if line.bars or len(x) == 1:  # a band of one place has no width
+            if low and (line.bars or len(x) == 1):  # a band of one place has no width
                 ends(x, low, high, color=colour)
             elif low != high:
                 axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
