@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from pico_data import WORDS, sentences, word_tokenizer
+from transformers import CanineTokenizer
 
 from stat_repro.assets import packages as assets
 from stat_repro.config import DatasetConfig, ModelConfig
@@ -181,6 +182,18 @@ def test_selected_rows_come_by_position_also_twice():
         got.update(zip(positions, tokens, strict=True))
     assert got == {0: 6, 1: 3, 2: 6}
     assert len(list(batches)) == len(list(batches)) == len(batches) == 2  # may be read again
+
+
+@pytest.mark.parametrize(("tokenizer", "length"), [(word_tokenizer(), 9), (CanineTokenizer(), 10)])
+def test_cut_sentences_are_counted_and_told_once(tokenizer, length, caplog):
+    """By a fast tokenizer and a slow one, which reads characters."""
+    rows = datasets.Dataset.from_dict(
+        {"text": ["a b", "a b c d e f g h i j", "k l m n o p q r s t"]}
+    )
+    for _ in range(2):
+        encode_sentences(tokenizer, rows, length)
+    (message,) = caplog.messages
+    assert message.startswith(f"dataset.max_length: 2 of 3 sentences have more than {length} ")
 
 
 def test_sentences_are_encoded_piece_by_piece(monkeypatch):

@@ -60,9 +60,12 @@ def test_classes_that_differ_only_in_case_are_matched_exactly():
 
 
 @pytest.mark.parametrize("outputs", [("LABEL_0", "LABEL_1", "LABEL_2"), ("0", "1", "2")])
-def test_outputs_without_names(outputs):
+def test_outputs_without_names(outputs, caplog):
     order = match(outputs)
     assert order.columns is None
+    (message,) = caplog.messages
+    assert f"outputs [{', '.join(outputs)}], mnli the classes [{', '.join(MNLI)}]" in message
+    assert "--set 'model.labels=[<output 0>,<output 1>,<output 2>]'" in message
     assert "no names, taken as entailment, neutral, contradiction" in order.note
     with pytest.raises(ConfigError) as caught:
         match(outputs, names_needed=True)
@@ -99,7 +102,9 @@ def test_other_outputs_are_refused_with_both_shown(outputs, message):
     assert "[entailment, neutral, contradiction]" in str(caught.value)
 
 
-def test_class_numbers_are_the_checkpoints_own():
+def test_class_numbers_are_the_checkpoints_own(caplog):
+    assert match(("LABEL_0", "LABEL_1"), ("0", "1")).columns is None
+    assert not caplog.messages
     order = match(("1 star", "2 stars"), ("1", "2"))
     assert order.columns is None
     assert "class numbers taken as the outputs 1 star, 2 stars" in order.note

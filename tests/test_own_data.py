@@ -1,11 +1,15 @@
 """`stat-repro prune` and `eval`: how files are read, and what may be set."""
 
+import re
+import shutil
+
 import pandas as pd
 import pytest
 import torch
 from pico_models import pico_model
 from pico_project import save_checkpoint, write_table, write_text
 from squad_examples import write_squad
+from tokenizers import Tokenizer
 
 from stat_repro.config import ConfigError
 from stat_repro.run import commands
@@ -115,6 +119,31 @@ def test_f1_of_a_file_without_all_classes_is_that_of_the_same_class(place, capsy
         accuracy = float(value_of(text, "accuracy (%)")[0]) / 100
         f1 = 2 * accuracy / (1 + accuracy)
         assert float(value_of(text, "F1 (%)")[0]) == pytest.approx(100 * f1, abs=0.01)
+
+
+@pytest.mark.parametrize("given", [None, 30])
+def test_long_texts_are_told_and_the_tokenizer_is_saved_as_it_was(
+    given, place, capsys, caplog, own_cache
+):
+    encoder = save_checkpoint(place / "encoder", "bert", head="Model")
+    tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    if given:
+        tokenizer.enable_truncation(given)
+        tokenizer.save(str(encoder / "tokenizer.json"))
+    rows = [("w1 " * (6 + i), "up" if i % 2 else "down") for i in range(20 + (given or 0))]
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv("long.csv", index=False)
+    words = ("--data", "long.csv", "--set", "dataset.max_length=16", "--set", "finetune.epochs=1")
+    for model in ("senti", "encoder"):  # the head of the second is trained before
+        shutil.copy(encoder / "tokenizer.json", place / "senti")
+        carried_out("prune", model, *words, "--out", f"{model}-small", capsys=capsys)
+        saved = Tokenizer.from_file(f"{model}-small/tokenizer.json")
+        assert (saved.truncation, saved.padding) == (tokenizer.truncation, tokenizer.padding)
+    # Rows of more than 14 words, besides the special tokens; each part is told once.
+    told = [m for m in caplog.messages if "are cut there" in m]
+    counts = [re.match(r"dataset.max_length: (\d+) of (\d+) sentences have", m) for m in told]
+    assert sum(int(one[2]) for one in counts) == len(rows)
+    assert sum(int(one[1]) for one in counts) == len(rows) - 9
+    assert "choose a larger one to read more (stat-repro prune: --set dataset.max_" in told[0]
 
 
 WORDS = ("--data", "reviews.csv", "--out", "small")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar, overload
 
 import datasets
@@ -18,6 +20,7 @@ Batch = dict[str, torch.Tensor]
 Encoded = dict[str, list[int]]
 # A tokenizer's output holds far more than the ids: for all of MNLI at once some gigabytes.
 _ENCODED_AT_ONCE = 1000
+_warn_once = cache(logging.getLogger("stat_repro").warning)
 
 
 def check_length(max_length: int, positions: int | None) -> None:
@@ -42,6 +45,8 @@ def encode_sentences(
 ) -> list[Encoded]:
     """Token ids of sentences or sentence pairs, with special tokens, unpadded.
 
+    A warning says how many are cut; once, although both models read the evaluated part.
+
     Args:
         tokenizer: Tokenizer of the model.
         rows: Columns `text` and, for pairs, `text_pair`.
@@ -52,10 +57,21 @@ def encode_sentences(
         `token_type_ids` where the model has token types).
     """
     encoded: list[Encoded] = []
+    cut = 0
     for part in rows.iter(_ENCODED_AT_ONCE):
         texts = part["text"]
         lists = tokenizer(texts, part.get("text_pair"), truncation=True, max_length=max_length)
         encoded += [{key: lists[key][row] for key in lists} for row in range(len(texts))]
+        if lists.encodings is None:  # a slow tokenizer does not say what it cut
+            cut += sum(len(ids) == max_length for ids in lists["input_ids"])
+        else:
+            cut += sum(bool(one.overflowing) for one in lists.encodings)
+    if cut:
+        _warn_once(
+            f"dataset.max_length: {cut} of {len(rows)} sentences have more than {max_length} "
+            "tokens and are cut there; choose a larger one to read more (stat-repro prune: --set "
+            "dataset.max_length=..., run.py: dataset.max_length=...)"
+        )
     return encoded
 
 

@@ -5,6 +5,7 @@ over two different orders looks like that of a bad model. So outputs are matched
 itself is not changed.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from stat_repro.config import ConfigError
+
+log = logging.getLogger("stat_repro")
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ def match_outputs(
     """Match the outputs of a checkpoint with the classes of a data set by name.
 
     Case and separators do not count ("NOT_ENTAILMENT" is "not entailment"). A checkpoint without
-    names (LABEL_0, LABEL_1, ...) is taken in the data set's order; class numbers of a data set
-    without names are taken as numbers of the checkpoint's outputs.
+    names (LABEL_0, LABEL_1, ...) is taken in the data set's order, with a warning if the classes
+    have names; class numbers of a data set without names are taken as numbers of the outputs.
 
     Args:
         outputs: Names of the checkpoint's outputs, in order.
@@ -73,6 +76,7 @@ def match_outputs(
     if len(names) != len(classes):
         raise ConfigError(f"{both}: expected the same number of them")
     override = "" if labels is None else "outputs named by model.labels, "
+    numbered = all(name.lstrip("-").isdigit() for name in classes)
     columns = _positions(names, classes)
     if columns is None and _unnamed(names):
         if names_needed:
@@ -80,9 +84,15 @@ def match_outputs(
                 f"{both}. Checkpoints disagree on this order and this one has no names; "
                 f"its model card may. Give it: {_override(classes)}"
             )
+        if not numbered:
+            log.warning(
+                "%s, which are taken in this order; if it is another, choose %s (stat-repro prune: "
+                "--set '%s')",
+                *(both, given := _override(classes), given),
+            )
         return OutputOrder(note=f"outputs have no names, taken as {', '.join(classes)}")
     if columns is None:
-        if all(name.lstrip("-").isdigit() for name in classes):
+        if numbered:
             return OutputOrder(note=f"class numbers taken as the outputs {', '.join(names)}")
         raise ConfigError(
             f"{both}: expected the same names, in any order. If they mean the same, give the data "

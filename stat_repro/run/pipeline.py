@@ -4,14 +4,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from stat_repro import measure
 from stat_repro.api import Compression, compress
 from stat_repro.config import CalibrationConfig, ConfigError, RunConfig, to_dict
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.finetune.recovery import check_recovery, recover
+from stat_repro.models.loading import load_tokenizer
 from stat_repro.parallel import world
 from stat_repro.paths import without_paths
 from stat_repro.results.example_files import describe_examples, encode_examples
@@ -29,13 +28,14 @@ class Experiment:
     Attributes:
         record: The record.
         compression: Pruned model, plan and report.
-        tokenizer: The model's tokenizer.
+        given: Folder of the checkpoint that was given, whose tokenizer is saved as it is there: the
+            one that read the data keeps the last length to which it cut.
         examples: The values per example that are stored beside the record; None if they are not.
     """
 
     record: RunRecord
     compression: Compression
-    tokenizer: PreTrainedTokenizerBase
+    given: Path
     examples: bytes | None
 
 
@@ -94,7 +94,7 @@ def run_experiment(
         config=recorded(config, dense.base_hash),
         provenance=_provenance(config, dense, calibrated, kept),
     )
-    return Experiment(record, compression, dense.loaded.tokenizer, kept)
+    return Experiment(record, compression, dense.given, kept)
 
 
 def _compressed(
@@ -164,7 +164,7 @@ def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder:
         )
     if world().rank == 0:
         _recovered(config, dense, compression)
-        experiment = Experiment(record, compression, dense.loaded.tokenizer, None)
+        experiment = Experiment(record, compression, dense.given, None)
         save_model(config, experiment, folder)
 
 
@@ -230,11 +230,12 @@ def output_folder(config: RunConfig, name: str) -> Path | None:
 def save_model(config: RunConfig, experiment: Experiment, folder: Path) -> None:
     """Write the pruned model with tokenizer, plan, configuration, record and card."""
     record, report = experiment.record, experiment.compression.report
+    code = config.model.trust_remote_code
     save_pruned(
         experiment.compression.model,
         folder,
         plan=experiment.compression.plan,
-        tokenizer=experiment.tokenizer,
+        tokenizer=load_tokenizer(experiment.given, trust_remote_code=code),
         run_config=record.config,
         record_summary={
             **report.summary,

@@ -45,14 +45,19 @@ class DenseModel:
         workload: The data set for this tokenizer.
         base_hash: sha256 of the checkpoint that was given.
         model_hash: sha256 of the checkpoint that is pruned (after fine-tuning, if any).
-        finetuned: Whether the task head was trained here.
+        given: Folder of the checkpoint that was given.
     """
 
     loaded: LoadedModel
     workload: workloads.Workload
     base_hash: str
     model_hash: str
-    finetuned: bool
+    given: Path
+
+    @property
+    def finetuned(self) -> bool:
+        """Whether the task head was trained here."""
+        return self.loaded.folder != self.given
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ def _load_dense(config: RunConfig) -> DenseModel:
         folder, config.dataset.task, config.dtype, device, trust_remote_code=code
     )
     workload = workload_of(data, loaded, config)
-    return DenseModel(loaded, workload, base_hash, model_hash, finetuned=folder != given)
+    return DenseModel(loaded, workload, base_hash, model_hash, given)
 
 
 def within_positions(config: RunConfig) -> RunConfig:
