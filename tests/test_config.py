@@ -278,6 +278,7 @@ def test_what_makes_no_other_run_and_what_came_later_is_said_at_the_field():
     assert not {"ratio", "seed", "dtype", "pruning.kinds"} & neutral_keys()
     later = later_defaults()
     assert later["round_to"] == 1
+    assert later["save_dtype"] is None
     assert later["evaluation.zero_shot.tasks"] == []
     assert later["pruning.sensitivity_tokens"] == 2048
     assert not {"ratio", "pruning.method", "study"} & set(later)

@@ -1,5 +1,6 @@
 """`stat-repro prune` and `eval`: how files are read, and what may be set."""
 
+import json
 import re
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from pico_models import pico_model
 from pico_project import save_checkpoint, write_table, write_text
+from safetensors.torch import load_file
 from squad_examples import write_squad
 from tokenizers import Tokenizer
 
@@ -146,6 +148,31 @@ def test_long_texts_are_told_and_the_tokenizer_is_saved_as_it_was(
     assert "choose a larger one to read more (stat-repro prune: --set dataset.max_" in told[0]
 
 
+def test_a_half_precision_checkpoint_stays_one(place, capsys):
+    """Computed in float32; what is measured are the weights that are saved."""
+    model = pico_model("bert", vocab_size=40_000, **NAMES)  # sizes are shown as 0.1 MB
+    model.bfloat16().save_pretrained(place / "senti")
+    words = ("prune", "senti", "--data", "reviews.csv", "--ratio", "0.3", "--out")
+    texts = [carried_out(*words, "small", *more, capsys=capsys) for more in (["--dry-run"], [])]
+    pruned = texts[1]
+    assert "weights saved in bfloat16" in pruned
+    weights = load_file(place / "small/model.safetensors")
+    assert {one.dtype for one in weights.values()} == {torch.bfloat16}
+    sizes = [sum(w.nbytes for w in load_file(f).values()) for f in WEIGHTS]
+    record = json.loads((place / "small/record.json").read_text())
+    assert [record["costs"]["size_bytes"][which] for which in ("dense", "pruned")] == sizes
+    both = carried_out("eval", "small", *words[2:4], "--dense", "senti", capsys=capsys)
+    for text in (*texts, both):
+        shown = [float(number) for number in value_of(text, "size on disk, MB")[:2]]
+        assert shown == [round(size / 1e6, 1) for size in sizes]
+    for name in ("KL from dense", "accuracy (%)"):
+        assert value_of(pruned, name) == value_of(both, name)
+    carried_out(*words, "wide", "--dtype", "float32", capsys=capsys)
+    assert (place / "wide/model.safetensors").stat().st_size > 1.9 * sizes[1]
+    assert "save_dtype=bfloat16" in carried_out("show", "small", capsys=capsys)
+
+
+WEIGHTS = ("senti/model.safetensors", "small/model.safetensors")
 WORDS = ("--data", "reviews.csv", "--out", "small")
 
 

@@ -47,6 +47,8 @@ class RunConfig(Section):
         results: Folder of all studies; null for `results/` of the clone.
         device: `auto`, `cpu`, `cuda`, `cuda:<i>` or `mps`.
         dtype: Data type of the model; factorisations are float64 whatever it is.
+        save_dtype: Data type of the saved weights; the pruned model is rounded to it before it is
+            evaluated. null for `dtype`.
         save_to: Folder under which the pruned model is saved as `<save_to>/<run_id>`; null saves
             none.
         if_stored: `skip` a point whose record exists, or `repeat` it under a new file.
@@ -68,6 +70,7 @@ class RunConfig(Section):
     results: str | None = setting(None, neutral=True)
     device: str = setting("auto", neutral=True)
     dtype: str = setting("float32", choices=DTYPES)
+    save_dtype: str | None = setting(None, choices=DTYPES, later=True)
     save_to: str | None = setting(None, neutral=True)
     if_stored: str = setting("skip", choices=("skip", "repeat"), neutral=True)
 

@@ -18,12 +18,16 @@ from stat_repro.progress import track
 
 
 def counted_costs(
-    dense: PreTrainedModel, pruned: PreTrainedModel, sequence_length: float
+    dense: PreTrainedModel,
+    pruned: PreTrainedModel,
+    sequence_length: float,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, dict[str, float]]:
     """Costs that are counted and not timed, each for `dense` and `pruned`.
 
     `prunable_macs_per_token` (attention and FFN, which the ratio refers to), `macs_per_token` (the
-    whole model, see `whole_model_macs`), `prunable_params`, `params`, `size_bytes` (on disk).
+    whole model, see `whole_model_macs`), `prunable_params`, `params`, `size_bytes` (on disk, in
+    `dtype` if it is given).
     """
     prunable = _both(dense, pruned, lambda m: prunable_costs(adapter_for(m), sequence_length))
     return {
@@ -31,7 +35,7 @@ def counted_costs(
         "macs_per_token": _both(dense, pruned, lambda m: whole_model_macs(m, sequence_length)),
         "prunable_params": {name: costs.params for name, costs in prunable.items()},
         "params": _both(dense, pruned, lambda m: m.num_parameters()),
-        "size_bytes": _both(dense, pruned, size_bytes),
+        "size_bytes": _both(dense, pruned, lambda m: size_bytes(m, dtype)),
     }
 
 

@@ -48,6 +48,15 @@ def _macs(model: PreTrainedModel, length: int) -> int:
     return (counter.get_total_flops() - angles) // 2
 
 
-def size_bytes(model: PreTrainedModel) -> int:
-    """Bytes of the weights as `save_pretrained` stores them: tied tensors once, no file headers."""
-    return sum({t.data_ptr(): t.nbytes for t in model.state_dict().values()}.values())
+def size_bytes(model: PreTrainedModel, dtype: torch.dtype | None = None) -> int:
+    """Bytes of the weights as `save_pretrained` stores them: tied tensors once, no file headers.
+
+    Args:
+        model: The model.
+        dtype: Floating point type of the stored weights; theirs if None.
+    """
+    sizes = {}
+    for tensor in model.state_dict().values():
+        kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        sizes[tensor.data_ptr()] = tensor.numel() * kind.itemsize
+    return sum(sizes.values())

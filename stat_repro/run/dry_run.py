@@ -37,11 +37,12 @@ def forecast(config: RunConfig) -> str:
     dense, cut = prunable_costs(adapter, length), prunable_costs(adapter, length, plan)
     params = loaded.model.num_parameters()
     width = getattr(torch, config.dtype).itemsize
+    saved = getattr(torch, config.save_dtype or config.dtype).itemsize
     after = params - dense.params + cut.params
     costs = {
         "params": {"dense": params, "pruned": after},
         "prunable_macs_per_token": {"dense": dense.macs, "pruned": cut.macs},
-        "size_bytes": {"dense": params * width, "pruned": after * width},
+        "size_bytes": {"dense": params * saved, "pruned": after * saved},
     }
     tokens = counts.tokens
     sums = sum(8 * site.columns**2 for site in adapter.sites)

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 
 from stat_repro.config import ConfigError, RunConfig
 from stat_repro.cost.compare import counted_costs
+from stat_repro.cost.count import size_bytes
 from stat_repro.data.errors import DataError
 from stat_repro.data.squad import QuestionData, load_questions
 from stat_repro.data.table_files import ENDINGS
@@ -29,6 +30,7 @@ from stat_repro.models.loading import (
     load_checkpoint,
     read_config,
 )
+from stat_repro.models.tensor_files import ShardedCheckpoint
 from stat_repro.paths import RECORD_FILE
 from stat_repro.reporting.tables import before_and_after, to_text
 from stat_repro.run.compose import compose_run, options_of
@@ -69,8 +71,11 @@ def prune(options: argparse.Namespace) -> None:
     folder = options.out.expanduser()
     check_unused(folder)
     config = run_config(options)
-    task = config.dataset.task
-    if not has_task_head(checkpoint_folder(config.model), task):
+    task, dense = config.dataset.task, checkpoint_folder(config.model)
+    kind = ShardedCheckpoint(dense).float_dtype
+    if options.dtype is None and config.save_dtype is None and kind.itemsize < 4:
+        config = replace(config, save_dtype=str(kind).removeprefix("torch."))
+    if not has_task_head(dense, task):
         print(f"{options.model} has no head for {task}: one is trained on the data first")
     if options.dry_run:
         print(forecast(config))
@@ -85,11 +90,12 @@ def prune(options: argparse.Namespace) -> None:
             f"then trained ({config.recovery.method}) for {healed['steps']} steps on "
             f"{healed['tokens']:,} tokens\n"
         )
+    saved = f"weights saved in {config.save_dtype}\n" if config.save_dtype else ""
     print(
         f"\n{to_text(before_and_after(costs, record.metrics))}\n"
         f"calibrated on {costs['calibration_examples']} examples of {record.dataset} with "
         f"{costs['calibration_tokens']:,} tokens (seed {record.seed}), evaluated on {evaluated}"
-        f"{' that were held out' if 'held_out' in protocol else ''}\n{trained}"
+        f"{' that were held out' if 'held_out' in protocol else ''}\n{trained}{saved}"
         f"what was done and measured: {folder / 'README.md'}\n\nLoad it:\n\n"
         f"    import stat_repro\n    from transformers import {auto}, AutoTokenizer\n\n"
         f'    model = {auto}.from_pretrained("{folder}")\n'
@@ -115,7 +121,7 @@ def evaluate(options: argparse.Namespace) -> None:
     else:
         data = load_data(config)
     workload = workload_of(data, loaded, config)
-    model, dense, outputs = loaded.model, loaded.model, None
+    model, dense, other, outputs = loaded.model, loaded.model, folder, None
     if options.dense is not None:  # its outputs are matched with the classes by its own names
         against = replace(config, model=run_config(options, options.dense).model)
         other = checkpoint_folder(against.model)
@@ -124,6 +130,10 @@ def evaluate(options: argparse.Namespace) -> None:
         outputs = of_dense.dense_outputs(dense, config.evaluation)
     metrics = workload.evaluate(dense, model, outputs, config.evaluation).metrics
     costs = counted_costs(dense, model, workload.sequence_length)
+    costs["size_bytes"] = {
+        which: size_bytes(one, ShardedCheckpoint(place).float_dtype)
+        for which, one, place in (("dense", dense, other), ("pruned", model, folder))
+    }
     table = before_and_after(costs, metrics)
     if options.dense is None:  # it was compared with itself
         table = before_and_after(costs, {**metrics, "fidelity": {}})[["", "pruned"]]

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stat_repro import measure
 from stat_repro.api import Compression, compress
 from stat_repro.config import CalibrationConfig, ConfigError, RunConfig, to_dict
@@ -65,11 +67,11 @@ def run_experiment(
                 outputs, model = cache.dense_outputs(config), dense.loaded.model
                 return dense.workload.evaluate(model, compression.model, outputs, config.evaluation)
 
+        before = {} if config.recovery.method == "none" else evaluated().metrics
+        recovery = _finished(config, dense, compression)
         evaluation = evaluated()
-        if recovery := _recovered(config, dense, compression):
+        if recovery:
             watch.seconds |= {f"recover_{key}": recovery.pop(key) for key in ("cpu_s", "s")}
-            before = evaluation.metrics
-            evaluation = evaluated()
             evaluation.metrics[BEFORE_RECOVERY] = before["pruned"] | before["fidelity"]
         # Of the run, without the cost stage.
         memory = measure.peak_memory(dense.loaded.model.device)
@@ -124,21 +126,25 @@ def _compressed(
     return dense, calibrated, compression
 
 
-def _recovered(config: RunConfig, dense: DenseModel, compression: Compression) -> dict[str, Any]:
-    """Train the pruned model on the training part of the data set; what `recover` says of it.
+def _finished(config: RunConfig, dense: DenseModel, compression: Compression) -> dict[str, Any]:
+    """Train the pruned model on the training part if that is asked for, and round its weights.
 
-    Nothing without a recovery.
+    Returns:
+        What `recover` says of it; nothing without a recovery.
     """
-    recovery = config.recovery
-    if recovery.method == "none":
-        return {}
-    # The whole training part, in an order of its own.
-    drawn = CalibrationConfig(examples=dense.workload.rows, batch_size=recovery.batch_size)
-    labelled = recovery.method != "distill"
-    training = dense.workload.calibration(drawn, recovery.seed, labels=labelled)
-    return recover(
-        dense.loaded.model, compression.model, training.batches, training.digest, recovery
-    )
+    recovery, done = config.recovery, {}
+    if recovery.method != "none":
+        # The whole training part, in an order of its own.
+        drawn = CalibrationConfig(examples=dense.workload.rows, batch_size=recovery.batch_size)
+        labelled = recovery.method != "distill"
+        training = dense.workload.calibration(drawn, recovery.seed, labels=labelled)
+        done = recover(
+            dense.loaded.model, compression.model, training.batches, training.digest, recovery
+        )
+    for tensor in compression.model.state_dict().values():
+        if config.save_dtype is not None and tensor.is_floating_point():
+            tensor.copy_(tensor.to(_saved_dtype(config)))
+    return done
 
 
 def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder: Path) -> None:
@@ -163,7 +169,7 @@ def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder:
             "the model that is saved"
         )
     if world().rank == 0:
-        _recovered(config, dense, compression)
+        _finished(config, dense, compression)
         experiment = Experiment(record, compression, dense.given, None)
         save_model(config, experiment, folder)
 
@@ -174,13 +180,18 @@ def _costs(config: RunConfig, dense: DenseModel, compression: Compression) -> di
     costs = {
         "sequence_length": report.sequence_length,
         "round_to": report.round_to,
-        **counted_costs(model, pruned, report.sequence_length),
+        **counted_costs(model, pruned, report.sequence_length, _saved_dtype(config)),
         "calibration_examples": report.calibration_examples,
         "calibration_tokens": report.calibration_tokens,
     }
     if config.cost.enabled:
         costs["measured"] = measured_costs(model, pruned, config.cost, report.sequence_length)
     return costs
+
+
+def _saved_dtype(config: RunConfig) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, config.save_dtype or config.dtype)
+    return dtype
 
 
 def _timings(
@@ -232,7 +243,7 @@ def save_model(config: RunConfig, experiment: Experiment, folder: Path) -> None:
     record, report = experiment.record, experiment.compression.report
     code = config.model.trust_remote_code
     save_pruned(
-        experiment.compression.model,
+        experiment.compression.model.to(_saved_dtype(config)),
         folder,
         plan=experiment.compression.plan,
         tokenizer=load_tokenizer(experiment.given, trust_remote_code=code),
