@@ -35,7 +35,7 @@ def write_onnx(folder: Path, out: Path) -> None:
 
     Inputs are `input_ids` and `attention_mask`, and `token_type_ids` of models with several token
     types. Outputs are `logits`, of models that answer questions `start_logits` and `end_logits`,
-    without a head `last_hidden_state`.
+    without a head `last_hidden_state`. bfloat16 becomes float32.
 
     Args:
         folder: Of the pruned model.
@@ -51,9 +51,12 @@ def write_onnx(folder: Path, out: Path) -> None:
             "--format onnx: expected onnx and onnxscript, which torch exports with; they are not "
             "installed; choose pip install onnx onnxscript"
         ) from None
-    model = _Tensors(load_for_export(folder))
+    pruned = load_for_export(folder)
+    if pruned.dtype == torch.bfloat16:  # which onnxruntime does not compute on a CPU
+        pruned.float()
+    model = _Tensors(pruned).eval()
     names = ["input_ids", "attention_mask"]
-    if getattr(model.model.config, "type_vocab_size", 1) > 1:
+    if getattr(pruned.config, "type_vocab_size", 1) > 1:
         names.append("token_type_ids")
     ids = torch.ones(2, 7, dtype=torch.int64)
     inputs = tuple(ids.clone() if name != "token_type_ids" else ids * 0 for name in names)
