@@ -23,7 +23,7 @@ from stat_repro.calibration.capture import (
 from stat_repro.calibration.gradients import check_head, check_labels
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHODS, ConfigError, PruningConfig
-from stat_repro.config.checks import MAX_SEED, in_range
+from stat_repro.config.checks import MAX_SEED, in_range, integer
 from stat_repro.config.pruning import check_target
 from stat_repro.cost.compare import timed_length
 from stat_repro.cost.latency_table import latency_table
@@ -32,6 +32,7 @@ from stat_repro.methods.base import MethodInput
 from stat_repro.methods.registry import PRUNE
 from stat_repro.methods.stat_layers import prune_by_layers
 from stat_repro.models.adapter import Adapter
+from stat_repro.models.modes import own_types
 from stat_repro.parallel import exchange, world
 from stat_repro.plan import PruningPlan
 from stat_repro.report import CompressionReport, report_of
@@ -55,6 +56,7 @@ class Compression:
 
 
 @memory_told()
+@own_types()
 def compress(
     model: PreTrainedModel,
     batches: Iterable[CalibrationBatch],
@@ -73,6 +75,8 @@ def compress(
     **options: Any,
 ) -> Compression:
     """Prune a trained transformer to a share of its MACs, without training it.
+
+    The model runs in its own type, also inside torch.autocast.
 
     Args:
         model: One of the architectures in docs/architectures.md with any task head that it has; it
@@ -101,8 +105,9 @@ def compress(
             of the FFNs, 4 F^2 bytes each and somewhat more, wait in a temporary file.
         spill: For `engine="layers"`: folder for those files and for the hidden states between two
             layers. By default the system's folder for temporary files, and hidden states in memory.
-        latency: For `budget="latency"`: a table of one's own. By default it is measured here, once
-            for a shape of model, device and inputs, and kept in the cache.
+        latency: For `budget="latency"`: a table of one's own, up to the largest layer. By default
+            it is measured here, once for a shape of model, device and inputs, and kept in the
+            cache.
         **options: Fields of `stat_repro.config.PruningConfig`, such as `allocation="uniform"`.
 
     Returns:
@@ -116,9 +121,10 @@ def compress(
         BudgetError: A ratio that cannot be met.
     """
     config = pruning_config(method, options)
+    round_to, seed = integer("round_to", round_to), integer("seed", seed)
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind=statistics, engine=engine)
-    _check(config, seed, engine, spill, latency, sequence_length)
     adapter = checked_adapter(model)
+    _check(config, adapter, seed, engine, spill, latency, sequence_length)
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
         batches, digest = read_batches(model, batches)
@@ -160,6 +166,7 @@ def compress(
 
 
 @memory_told()
+@own_types()
 def calibrate(
     model: PreTrainedModel,
     batches: Iterable[CalibrationBatch],
@@ -224,6 +231,7 @@ def _latency_of(
 
 def _check(
     config: PruningConfig,
+    adapter: Adapter,
     seed: int,
     engine: str,
     spill: str | Path | None,
@@ -237,6 +245,8 @@ def _check(
         raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
     if latency is not None and config.budget != "latency":
         raise ConfigError(f"latency: expected budget=latency beside a table; got {config.budget}")
+    if latency is not None:
+        latency.check(adapter)
 
 
 def _check_calibration(

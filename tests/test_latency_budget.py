@@ -14,6 +14,7 @@ from stat_repro.allocation.latency import LatencyTable
 from stat_repro.config import ConfigError, PruningConfig, RunConfig, run_id
 from stat_repro.cost import latency_table as measuring
 from stat_repro.models.adapter import adapter_for
+from stat_repro.plan import PruningPlan
 
 METHODS = ("stat", "stat_plus", "flap", "fisher", "magnitude")
 
@@ -66,7 +67,7 @@ def test_the_target_is_met_within_a_unit_where_times_have_steps_and_bends(method
     assert told["target"] == pytest.approx((50.0 + 0.7 * whole) / (50.0 + whole))
     assert told["predicted"] == pytest.approx((50.0 + time_of(result, times)) / (50.0 + whole))
     assert told["measured_on"] == {"processor": "made up"}
-    json.dumps(result.plan.to_dict())
+    assert PruningPlan.from_json(result.plan.to_json()) == result.plan
 
 
 def test_what_is_slow_goes_first():
@@ -123,6 +124,51 @@ def test_the_table_is_measured_once_per_shape_and_the_model_stays(name, monkeypa
     assert (again, len(runs)) == (times, done)
     measuring.latency_table(model, 3, 9, round_to=2)
     assert len(runs) > done
+
+
+def test_the_table_is_that_of_the_model_in_evaluation(monkeypatch, tmp_path):
+    """And of its own shapes and windows; the model keeps its mode, and torch its random numbers."""
+    monkeypatch.setenv("STAT_REPRO_CACHE", str(tmp_path))
+    runs = []
+
+    def clock(forwards, device, warmup, repeats):
+        forwards[0]()
+        return [[1.0] * repeats]
+
+    monkeypatch.setattr(measuring, "time_in_turns", clock)
+    monkeypatch.setattr(measuring, "_TURNS", 1)
+    model = pico_model("bert", "ForMultipleChoice").train()
+    model.bert.encoder.register_forward_hook(lambda module, *_: runs.append(module.training))
+    state = torch.random.get_rng_state()
+    measuring.latency_table(model, 2, 9)
+    assert (set(runs), model.training) == ({False}, True)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    shape = {"head_dim": 12, "num_attention_heads": 3}  # so many units, as wide for the consumers
+    for number, (name, changes) in enumerate([
+        ("llama_grouped", {}),
+        ("llama_grouped", shape),
+        ("mistral", {}),
+        ("mistral", {"sliding_window": 2}),
+    ], start=2):  # fmt: skip
+        measuring.latency_table(pico_model(name, **changes), 1, 9)
+        assert len([*(tmp_path / "latency").glob("latency-????????????????")]) == number
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": ()}, r"latency\.heads: expected units and seconds that rise from \(0, 0\) to"),
+        ({"heads": ((0, 0.0), (2, 12.0))}, "largest layer's 4 units; got .*; choose a table of"),
+        ({"heads": ((1, 0.0), (4, 12.0))}, r"latency\.heads: expected .*; got \(\(1, 0.0\),"),
+        ({"neurons": ((0, 0.0), (20, float("nan")))}, r"latency\.neurons: expected .*20 units"),
+        ({"neurons": ((0, 0.0), (20, 2.0), (10, 3.0))}, r"latency\.neurons: expected units"),
+        ({"neurons": ((0, 0.0), (10, 2.0), (20, 1.0))}, r"latency\.neurons: expected units"),
+        ({"dense_s": 0.0}, r"latency\.dense_s: expected seconds above 0; got 0\.0"),
+    ],
+)
+def test_a_table_that_does_not_cover_the_model_is_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        compressed(0.3, budget="latency", latency=dataclasses.replace(table(), **change))
 
 
 def test_widths_are_as_plans_have_them():

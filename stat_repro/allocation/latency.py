@@ -5,8 +5,11 @@ and the ratio that they are asked for is moved until the table says that the siz
 it knows steps and bends that two prices do not.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,8 @@ import numpy as np
 from stat_repro.allocation.allocate import Sizes
 from stat_repro.allocation.budget import ROUNDING, Budget
 from stat_repro.allocation.costs import BudgetError, UnitCosts
+from stat_repro.config import ConfigError
+from stat_repro.models.adapter import Adapter
 
 # Halvings of the interval of ratios: below one neuron of the largest models.
 _HALVINGS = 24
@@ -35,6 +40,25 @@ class LatencyTable:
     neurons: tuple[tuple[int, float], ...]
     dense_s: float
     measured_on: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, adapter: Adapter) -> None:
+        """Refuse a table without a time, or without some sizes of a model.
+
+        Raises:
+            ConfigError: Says which.
+        """
+        if not 0 < self.dense_s < math.inf:
+            raise ConfigError(f"latency.dense_s: expected seconds above 0; got {self.dense_s}")
+        of_kind = adapter.of_kind
+        for key, sites in (("heads", of_kind("attention")), ("neurons", of_kind("ffn"))):
+            points, largest = getattr(self, key), max(site.units for site in sites)
+            rising = all(a < b and s <= t < math.inf for (a, s), (b, t) in pairwise(points))
+            if not points or points[0] != (0, 0) or points[-1][0] < largest or not rising:
+                raise ConfigError(
+                    f"latency.{key}: expected units and seconds that rise from (0, 0) to the "
+                    f"largest layer's {largest} units; got {shorten(str(points), 80)}; choose a "
+                    "table of this model"
+                )
 
     def seconds(self, heads: Sequence[int], neurons: Sequence[int]) -> float:
         """Seconds of all sites with these units per layer, linear between what was measured."""
@@ -90,6 +114,7 @@ def within_latency(
     others = table.dense_s - units_s
     shares = {"target": target + others, "predicted": best_s + others}
     of_dense = {name: seconds / table.dense_s for name, seconds in shares.items()}
-    latency = {**of_dense, "dense_s": table.dense_s, "units_s": units_s, "heads": table.heads,
-               "neurons": table.neurons, "measured_on": table.measured_on}  # fmt: skip
+    points = {"heads": [*map(list, table.heads)], "neurons": [*map(list, table.neurons)]}
+    latency = {**of_dense, "dense_s": table.dense_s, "units_s": units_s, **points,
+               "measured_on": table.measured_on}  # fmt: skip
     return replace(best, details={**best.details, "budget": "latency", "latency": latency})

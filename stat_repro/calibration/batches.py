@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from stat_repro.models.adapter import Adapter
 from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.positions import positions_of
+from stat_repro.models.settings import settings_of
 from stat_repro.parallel import same_everywhere
 
 CalibrationBatch = Mapping[str, torch.Tensor]
@@ -75,8 +76,8 @@ def model_digest(model: PreTrainedModel) -> str:
     calibration. So another model, another number type and any training are noticed, but not
     always a change of a few entries in a large tensor.
     """
-    settings = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}
-    sha = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    settings = json.dumps(settings_of(model.config), sort_keys=True, default=str)
+    sha = hashlib.sha256(settings.encode())
     for name, tensor in model.state_dict().items():
         # Odd, so that a matrix of even width is not read along one column.
         step = tensor.numel() // _SAMPLED_ENTRIES | 1
@@ -119,11 +120,6 @@ def _check_batch(model: PreTrainedModel, batch: Any) -> None:
             f"input_ids: expected at most {positions} tokens per row, the model's positions; got "
             f"{mask.shape[1]}"
         )
-
-
-def forward_options(adapter: Adapter) -> dict[str, bool]:
-    """Options of the backbone's forward pass."""
-    return {"use_cache": False} if adapter.decoder else {}
 
 
 def model_inputs(

@@ -19,7 +19,6 @@ from stat_repro.calibration.batches import (
     NO_TOKENS,
     CalibrationBatch,
     CalibrationError,
-    forward_options,
     model_inputs,
     token_mask,
     token_rows,
@@ -77,7 +76,7 @@ def output_curvature(
             # The same for a batch on whichever rank. (torch's generator uses 32 bits of a seed.)
             number = turn * place.size + place.rank
             signs = torch.Generator().manual_seed(1_000_003 * seed + number)
-            gradients, predicted, factor = _gradients(model, adapter, sites, batch, signs)
+            gradients, predicted, factor = _gradients(model, sites, batch, signs)
             tokens = token_mask(model_inputs(batch))
             counts += torch.tensor([int(tokens.sum()), predicted, predicted * factor])
             for total, gradient in zip(sums, gradients, strict=True):
@@ -96,11 +95,7 @@ def output_curvature(
 
 
 def _gradients(
-    model: nn.Module,
-    adapter: Adapter,
-    sites: Sequence[Site],
-    batch: CalibrationBatch,
-    signs: torch.Generator,
+    model: nn.Module, sites: Sequence[Site], batch: CalibrationBatch, signs: torch.Generator
 ) -> tuple[Sequence[Tensor], int, float]:
     """Gradients at the consumers' outputs, predictions in the batch, and the loss by their square.
 
@@ -108,7 +103,7 @@ def _gradients(
     """
     inputs, compared = compared_inputs(model, batch, next(model.parameters()).device)
     with torch.enable_grad(), _consumer_outputs(model, sites) as outputs:
-        output = model(**inputs, **forward_options(adapter))
+        output = model(**inputs)
         problem = problem_of(model)
         heads = predictions(output, compared, problem)
         probabilities = are_probabilities(output, problem)

@@ -15,7 +15,6 @@ from torch.nn.functional import logsigmoid
 from stat_repro.calibration.batches import (
     CalibrationBatch,
     CalibrationError,
-    forward_options,
     layer_output,
     model_inputs,
     token_mask,
@@ -190,7 +189,6 @@ class DenseRun:
     ) -> None:
         self._model, self._adapter, self._problem = model, adapter, problem_of(model)
         self._layers = [model.get_submodule(name) for name in adapter.layer_names]
-        self._options = forward_options(adapter)
         self._inputs: list[dict[str, Tensor]] = []
         self._masks: list[Tensor] = []
         self._hidden: list[list[Tensor]] = []  # of every batch: the input of every layer
@@ -201,7 +199,7 @@ class DenseRun:
                 inputs, mask = compared_inputs(model, batch, device)
                 self._hidden.append([])
                 with layer_hooks(self._layers, self._remember):
-                    output = model(**inputs, **self._options)
+                    output = model(**inputs)
                 self._inputs.append(inputs)
                 self._masks.append(mask)
                 self._reference.append(predictions(output, mask, self._problem))
@@ -224,7 +222,7 @@ class DenseRun:
             ):
                 skipped = [_returning(layer_output(self._adapter, hidden[layer]))] * layer
                 with forwards_replaced(self._layers[:layer], skipped):
-                    output = self._model(**inputs, **self._options)
+                    output = self._model(**inputs)
                 now = predictions(output, mask, self._problem)
                 total += divergence(reference, now, probabilities=self._probabilities)
         return total / self.rows

@@ -181,7 +181,7 @@ def _summed_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """
     labels = inputs.pop("labels", torch.empty(0))
     if type(model).__name__.endswith(LANGUAGE_MODELS):
-        logits = _precise(model(**inputs, use_cache=False).logits[:, :-1])
+        logits = _precise(model(**inputs).logits[:, :-1])
         wanted = token_mask(inputs)[:, 1:] & token_mask(inputs)[:, :-1]
         losses = functional.cross_entropy(
             logits.transpose(1, 2), inputs["input_ids"][:, 1:], reduction="none"

@@ -15,7 +15,6 @@ from torch.utils.hooks import RemovableHandle
 
 from stat_repro.calibration.batches import (
     CalibrationBatch,
-    forward_options,
     layer_input,
     model_inputs,
     token_mask,
@@ -111,9 +110,8 @@ def run_backbone(
         label: Of the progress line.
     """
     backbone = model.get_submodule(adapter.backbone)
-    options = forward_options(adapter)
     with evaluating(model), torch.inference_mode():
         for batch in track(own_share(batches), label):
             # The mask before the batch goes to the model, so that nothing waits for an accelerator.
             with around(token_mask(model_inputs(batch))):
-                backbone(**model_inputs(batch, device), **options)
+                backbone(**model_inputs(batch, device))

@@ -5,6 +5,7 @@ CountSketch, one entry of +1 or -1 per column (Clarkson and Woodruff, 2013). S A
 tokens, so it is streamed like a Gram matrix.
 """
 
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,9 @@ class Sketch:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for key, value in (("size", self.size), ("seed", self.seed)):
+            if value is not None:  # integers of numpy become Python's
+                object.__setattr__(self, key, operator.index(value))
         if self.kind not in SKETCHES:
             raise ValueError(f"sketch: expected one of {', '.join(SKETCHES)}; got {self.kind!r}")
         if self.size is not None and self.size < 1:

@@ -57,10 +57,11 @@ class Section:
             if isinstance(value, float) and "exact" not in one.metadata:
                 value = float(f"{value:.10g}")
                 setattr(self, one.name, value)
+            if type(one.default) is int:
+                value = integer(key, value)
+                setattr(self, one.name, value)
             if value == one.default:
                 continue
-            if type(one.default) is int:
-                integer(key, value)
             if "choices" in one.metadata:
                 one_of(key, value, one.metadata["choices"])
             if "file_name" in one.metadata:
@@ -75,10 +76,12 @@ def one_of(key: str, value: str, valid: Collection[str]) -> None:
         raise ConfigError(f"{key}: expected one of {', '.join(valid)}; got {value!r}")
 
 
-def integer(key: str, value: float) -> None:
-    """Refuse a number with a fraction, or with a place for one."""
-    if isinstance(value, float):
-        raise ConfigError(f"{key}: expected an integer; got {value:g}")
+def integer(key: str, value: Any) -> int:
+    """An integer, also one of numpy, as Python's; anything else is refused, 2.0 too."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{key}: expected an integer; got {value}") from None
 
 
 def _file_name(key: str, value: str) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from stat_repro.config.checks import ConfigError, Section, in_range, integer, one_of, setting
+from stat_repro.config.checks import ConfigError, Section, in_range, one_of, setting
 from stat_repro.config.methods import METHODS
 
 ALLOCATIONS = ("global", "uniform", "stat")
@@ -232,7 +232,6 @@ def check_target(
         raise ConfigError(
             f"ratio: expected 0 <= ratio < 1 (share of the MACs removed); got {ratio}"
         )
-    integer("round_to", round_to)
     in_range("round_to", round_to, low=1)
     one_of("engine", engine, ENGINES)
     if pruning.authors_compat and round_to > 1:

@@ -8,11 +8,13 @@ from transformers import PreTrainedModel
 
 from stat_repro.allocation.costs import prunable_costs
 from stat_repro.config import ConfigError, CostConfig
+from stat_repro.config.checks import integer
 from stat_repro.cost.count import size_bytes, whole_model_macs
 from stat_repro.cost.latency import spread, time_in_turns
 from stat_repro.cost.memory import forward_bytes
 from stat_repro.measure import processor_name
 from stat_repro.models.adapter import adapter_for
+from stat_repro.models.modes import evaluating
 from stat_repro.models.positions import positions_of
 from stat_repro.progress import track
 
@@ -50,7 +52,7 @@ def timed_length(
     Raises:
         ConfigError: More than the model has positions for.
     """
-    length = given or max(1, round(mean_length))
+    length = integer(key, given or max(1, round(mean_length)))
     positions = positions_of(model.config)
     if positions is not None and length > positions:
         raise ConfigError(f"{key}: the model has {positions} positions; got {length} tokens")
@@ -74,8 +76,8 @@ def measured_costs(
       `forward_bytes`; `peak_memory_bytes`: the same with all parameters and buffers.
 
     Args:
-        dense: In evaluation mode.
-        pruned: On the same device, in evaluation mode.
+        dense: The dense model.
+        pruned: On the same device.
         config: Batch sizes, sequence length, warm-up, repeats.
         mean_length: Mean tokens per example of the data, for `sequence_length` null.
 
@@ -107,7 +109,7 @@ def _measured(
     device = dense.device
     inputs = random_inputs(dense, batch, length)
     forwards = _both(dense, pruned, lambda model: lambda: model(**inputs))
-    with torch.inference_mode():
+    with evaluating(dense), evaluating(pruned), torch.inference_mode():
         seconds = time_in_turns(list(forwards.values()), device, config.warmup, config.repeats)
         held = {name: forward_bytes(forward, device) for name, forward in forwards.items()}
     latency = dict(zip(forwards, map(spread, seconds), strict=True))
@@ -123,12 +125,13 @@ def _measured(
 
 
 def random_inputs(model: PreTrainedModel, batch: int, length: int) -> dict[str, Any]:
-    """Random tokens of the vocabulary, none of them padding."""
+    """Random tokens of the vocabulary, none of them padding; of multiple choice one choice each."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.config.vocab_size, (batch, length), generator=generator)
+    if type(model).__name__.endswith("ForMultipleChoice"):
+        tokens = tokens[:, None]
     tokens = tokens.to(model.device)
-    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    return {**inputs, "use_cache": False} if adapter_for(model).decoder else inputs
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
 
 def _both(

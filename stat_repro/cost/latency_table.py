@@ -22,7 +22,9 @@ from stat_repro.cost.compare import random_inputs
 from stat_repro.cost.latency import time_in_turns
 from stat_repro.measure import processor_name
 from stat_repro.models.adapter import Site, adapter_for
+from stat_repro.models.modes import evaluating
 from stat_repro.models.projections import linear
+from stat_repro.models.settings import settings_of
 from stat_repro.paths import cache_dir
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
@@ -44,7 +46,7 @@ def latency_table(
     """The table of this model shape, from the cache or measured now.
 
     Args:
-        model: Dense, in evaluation mode; its weights are left as they are.
+        model: Dense; left as it is.
         batch: Examples per forward pass.
         length: Tokens per example.
         round_to: What the neurons kept per layer are rounded to; where 1, odd widths are timed, as
@@ -69,7 +71,9 @@ def latency_table(
         "dtype": str(model.dtype).removeprefix("torch."),
         "torch": torch.__version__,
     }
-    text = json.dumps(measured_on, sort_keys=True)
+    shapes = {name: list(weight.shape) for name, weight in model.named_parameters()}
+    described = [measured_on, settings_of(model.config), shapes]
+    text = json.dumps(described, sort_keys=True, default=str)
     key = f"latency-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def build(folder: Path) -> None:
@@ -115,7 +119,7 @@ def _measured(model: PreTrainedModel, inputs: dict[str, Any], round_to: int) -> 
                     by_kind[kind].append(seconds(repeats) / whole)
         return by_kind
 
-    with torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         repeats = min(_MOST, max(_LEAST, int(_TURN_S / seconds(1))))
         turns = track(range(_TURNS), "measuring latencies by units", unit="turns")
         dense, timed = zip(

@@ -105,8 +105,8 @@ class SiteAnalyses:
 
     Attributes:
         eliminations: Order and output errors of every site.
-        losses: Loss of the model's output with 0..H units of a site kept; empty where the sizes do
-            not follow from it.
+        losses: Loss of the model's output with 0..H units of a site kept; the output errors of
+            `eliminations` where it is not measured.
     """
 
     eliminations: Mapping[Key, Elimination]
@@ -116,7 +116,9 @@ class SiteAnalyses:
 def _analysis(request: MethodInput, watch: Stopwatch) -> SiteAnalyses:
     """The analyses; worked out once for all ratios of one calibration."""
     config = request.config
-    options: tuple[Hashable, ...] = (config.curvature,)
+    # `problem_type` says how the model's outputs are compared; a first loss may write it.
+    problem = getattr(request.model.config, "problem_type", None)
+    options: tuple[Hashable, ...] = (config.curvature, problem)
     if config.curvature == "fisher":
         options += (request.seed,)
     if config.measures_sizes:  # with the correction; nothing else depends on the options
@@ -135,11 +137,10 @@ def _analysis(request: MethodInput, watch: Stopwatch) -> SiteAnalyses:
                 site.key: _elimination(request, site, roots.get(site.key))
                 for site in track(request.adapter.sites, "eliminating units", unit="sites")
             }
-        losses: dict[Key, Vector] = {}
         if config.measures_sizes:
             with stages.stage("sensitivity_s"):
                 losses = site_losses(request, eliminations, config.sensitivity_tokens)
-        elif config.allocation == "global":
+        else:
             losses = {key: one.errors.cpu().numpy() for key, one in eliminations.items()}
         return SiteAnalyses(eliminations, losses)
 
@@ -177,10 +178,7 @@ def _sizes(request: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Si
             sizes = allocate_losses(heads, neurons, budget)
             steps = [-np.diff(loss) for loss in neurons]
         else:
-            rises = {
-                key: -np.diff(one.errors.cpu().numpy())
-                for key, one in analysis.eliminations.items()
-            }
+            rises = {key: -np.diff(loss) for key, loss in analysis.losses.items()}
             heads, steps = (values(rises, kind, 0) for kind in ("attention", "ffn"))
             sizes = allocate_ranked(heads, steps, budget, uniform=True, split="proportional")
         return final_sizes(sizes, steps, budget, request.round_to)

@@ -241,8 +241,8 @@ def adapter_for(model: nn.Module) -> Adapter:
     base = model.base_model
     backbone = next(name for name, module in model.named_modules() if module is base)
     stem = f"{backbone}." if backbone else ""
-    layers = model.get_submodule(f"{stem}{layout.layers}")
-    names = tuple(f"{stem}{layout.layers}.{i}" for i in range(len([*layers.children()])))
+    layers: Any = model.get_submodule(f"{stem}{layout.layers}")
+    names = tuple(f"{stem}{layout.layers}.{i}" for i in range(len(layers)))
     # Of the OPT family, OPT-350m alone normalises after the sums.
     pre_norm = layout.pre_norm and getattr(model.config, "do_layer_norm_before", True)
     return Adapter(

@@ -1,20 +1,43 @@
 """Temporary changes of a model: its mode, its forward passes, and which weights are in memory."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
 
 @contextmanager
+def own_types() -> Iterator[None]:
+    """Inside the `with`, or in a function that it decorates, torch.autocast is off.
+
+    It would round the sums of the activations, float64 ones excepted, to half precision.
+    """
+    with ExitStack() as off:
+        for device in ("cpu", "cuda", "mps"):
+            off.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the `with`; afterwards every module has its previous mode."""
+    """Evaluation mode inside the `with`, outputs by name and no cache; afterwards as before.
+
+    A cache would grow with every pass that is given the recorded arguments of an earlier one.
+    """
     flags = {module: module.training for module in model.modules()}
+    config: Any = getattr(model, "config", None)
+    wanted = {"return_dict": True, "use_cache": False}
+    before = {key: getattr(config, key) for key in wanted if hasattr(config, key)}
     model.eval()
     try:
+        for key in before:
+            setattr(config, key, wanted[key])
         yield
     finally:
+        for key, value in before.items():
+            setattr(config, key, value)
         for module, training in flags.items():
             module.training = training
 

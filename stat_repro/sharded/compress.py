@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from stat_repro.api import pruning_config
 from stat_repro.calibration.batches import CalibrationBatch, read_batches
 from stat_repro.calibration.capture import count_tokens
-from stat_repro.config.checks import in_range, one_of
+from stat_repro.config.checks import in_range, integer, one_of
 from stat_repro.config.pruning import check_target, counts_macs
 from stat_repro.config.run import DTYPES
 from stat_repro.measure import Stopwatch, memory_told, resolve_device
@@ -26,6 +26,7 @@ from stat_repro.methods.common import Key, plan_keeping
 from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.loading import ModelLoadError, load_tokenizer
+from stat_repro.models.modes import own_types
 from stat_repro.plan import PruningPlan
 from stat_repro.report import CompressionReport, report_of
 from stat_repro.sharded.skeleton import CheckpointWeights, Skeleton, open_checkpoint
@@ -64,6 +65,7 @@ class CheckpointCompression:
 
 
 @memory_told()
+@own_types()
 def compress_checkpoint(
     folder: str | Path,
     output: str | Path,
@@ -117,6 +119,7 @@ def compress_checkpoint(
         BudgetError: A ratio that cannot be met.
     """
     config = pruning_config(method, options)
+    round_to = integer("round_to", round_to)
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind="gram", engine="layers")
     in_range("sequence_length", sequence_length, above=0)
     counts_macs(config, "a checkpoint larger than memory cannot be timed")

@@ -23,6 +23,8 @@ from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class
 
 # The matrix units of GPUs work on tiles; other widths take up to twice as long (bfloat16, H100).
 GPU_WIDTH = 64
+# Attributes: the length that rotary frequencies cover, of all layers or of one kind.
+CARRIED = "max_seq_len_cached"
 
 
 class SurgeryError(ValueError):
@@ -228,8 +230,7 @@ def _carry_over(source: PreTrainedModel, pruned: PreTrainedModel) -> None:
         module.training = dense[name].training
         for key in module._non_persistent_buffers_set:
             setattr(module, key, getattr(dense[name], key).detach().clone())
-        if hasattr(dense[name], "max_seq_len_cached"):
-            module.max_seq_len_cached = dense[name].max_seq_len_cached
+        module.__dict__ |= {k: v for k, v in vars(dense[name]).items() if k.endswith(CARRIED)}
     trained = {name: p.requires_grad for name, p in source.named_parameters()}
     for name, parameter in pruned.named_parameters():
         # A bias that the source does not have follows its weight.

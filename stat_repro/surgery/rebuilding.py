@@ -12,8 +12,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import Adapter, adapter_for
+from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.projections import UnsupportedModelError, linear
 from stat_repro.plan import LayerPlan, PruningPlan
+from stat_repro.surgery.edit import CARRIED
 from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class
 
 # Wrappers, by the start of the class name, and what to give instead.
@@ -24,8 +26,8 @@ _WRAPPERS = {
     "FullyShardedDataParallel": "the model before it was sharded",
     "Peft": "model.merge_and_unload()",
 }
-# What says nothing about the output, or is carried over (`edit._carry_over`).
-_NOT_COMPARED = {"training", "gradient_checkpointing", "max_seq_len_cached", "name_or_path"}
+# What says nothing about the output.
+_NOT_COMPARED = {"training", "gradient_checkpointing", "name_or_path"}
 # Rotary frequencies may have been rounded to the model's type, bfloat16 at the coarsest.
 _FREQUENCY_RTOL = 0.01
 
@@ -57,8 +59,20 @@ def checked_adapter(model: PreTrainedModel) -> Adapter:
             )
     consumers = [site.consumer for site in adapter.sites]
     biased = [name for name in consumers if linear(model, name).bias is not None]
-    expected = empty_pruned_model(model, adapter, _whole(adapter), biased)
+    try:
+        expected = empty_pruned_model(model, adapter, _whole(adapter), biased)
+    except Exception as error:  # each check of transformers and torch has a class of its own
+        raise UnsupportedModelError(
+            f"config: expected one that describes the model's {adapter.num_layers} layers, because "
+            f"the pruned model is built from the config; got {' '.join(str(error).split())}; "
+            "choose a model as from_pretrained loads it"
+        ) from error
+    counted = LAYOUTS[adapter.model_type].positions_behind_padding
     for what, wanted, got in _differences(expected, model):
+        # The padding token changes after loading; only where positions begin behind it, so would
+        # the output.
+        if what.endswith(".padding_idx") and not counted:
+            continue
         raise UnsupportedModelError(
             f"{what}: expected {wanted}, as the config describes it, because the pruned model is "
             f"built from the config; got {got}; choose a model as from_pretrained loads it"
@@ -114,7 +128,7 @@ def _parts(module: nn.Module | None) -> dict[str, Any]:
         saved = "not saved" if key in module._non_persistent_buffers_set else "saved"
         parts[f", buffer {key}"] = saved
     for key, value in vars(module).items():
-        if key.startswith("_") or key in _NOT_COMPARED:
+        if key.startswith("_") or key in _NOT_COMPARED or key.endswith(CARRIED):
             continue
         if value is None or isinstance(value, bool | int | float | str | tuple):
             parts[f".{key}"] = value
