@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -73,7 +74,10 @@ def text_without_paths(text: str) -> str:
 
     Of modules the part behind the entry of Python's search path stays.
     """
-    for entry in sorted({*sys.path, str(_PACKAGE.parent), str(Path.home())}, key=len, reverse=True):
+    entries = {*sys.path, str(_PACKAGE.parent)}
+    with suppress(RuntimeError):  # a user without a home folder
+        entries.add(str(Path.home()))
+    for entry in sorted(entries, key=len, reverse=True):
         if len(entry) > 1:
             text = text.replace(f"{entry}{os.sep}", "")
     return _FOLDERS.sub("", text)

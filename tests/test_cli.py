@@ -8,7 +8,9 @@ import pytest
 from command_server import run_in_new_process
 from pico_project import sentence_overrides, text_overrides
 
+from stat_repro.config import ConfigError
 from stat_repro.plan import PruningPlan
+from stat_repro.run import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -137,12 +139,24 @@ def test_a_damaged_record_is_set_aside_and_hides_no_failure(tmp_path, run):
     assert "1 of 2 points failed" in done.stdout
 
 
+@pytest.mark.parametrize("given", ["study=true", "model.name=1e3", "++dataset.name=7"])
+def test_names_are_as_they_are_typed(given):
+    key, _, typed = given.partition("=")
+    with pytest.raises(ConfigError, match=f"{key.strip('+')}: expected a text; got {typed}"):
+        cli._check_names(["ratio=0.5", given])
+    cli._check_names([f"{key}='{typed}'", "study=007", "model.name=${dataset.name}", "seed=1"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["rato=0.3"], "rato"),
         (["+rato=0.3"], "rato"),
         (["ratio=1.5"], "0 <= ratio < 1"),
+        (
+            ["study=2026_11_27"],
+            "got 2026_11_27, which Hydra reads as 20261127",
+        ),
         (["model=hf", "model.path=./nowhere"], "no such folder"),
         (["model=hf"], "model.path=<value>"),
         (["sweep=tabel1"], "tabel1"),

@@ -44,8 +44,10 @@ def test_the_command_of_a_record_is_that_of_the_same_run(study):
 
 def test_any_text_is_spelled_so_that_hydra_reads_it():
     values = {"dataset.train": "a 'b', [c]=d.csv", "dataset.test": "null", "model.path": "~/x@1 y"}
+    values |= {"dataset.text_column": "größe", "dataset.validation": "dév.json"}
+    values |= {"dataset.label_column": "[x].csv", "dataset.text_pair_column": "\u017f"}
     groups = {"model": "hf", "dataset": "table_file"}
-    config = compose_run(groups, {**values, "model.labels": ["1", "no way"]})
+    config = compose_run(groups, {**values, "model.labels": ["1", "no way", "größe 'x'", "a\\"]})
     words = overrides_of(config)
     with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
         assert from_hydra(hydra.compose("config", words)) == config
@@ -113,6 +115,35 @@ def test_what_few_runs_have_is_typed_as_it_is_shown(tmp_path):
         assert "".join(re.findall(r"-s(\d)-", listed)) == seeds, condition
 
 
+def test_texts_that_read_as_numbers_are_conditions(tmp_path):
+    names = ("2026_11_27", "007", "7", "1e3", "infinity", "nan", "true")
+    for seed, name in enumerate(names):
+        save_record(make_record(config=make_config(study=name), seed=seed), tmp_path)
+    for seed, name in enumerate(names):
+        (line,) = runs(tmp_path, None, (f"study={name}",), ()).splitlines()[2:]
+        assert line.startswith(f"{name}/")
+        assert f"-s{seed}-" in line
+    assert "no stored" in runs(tmp_path, None, ("study=null", "study=7"), ())
+    assert runs(tmp_path, None, ("seed=03",), ()) == runs(tmp_path, None, ("study=1e3",), ())
+
+
+def test_what_one_of_two_runs_lacks_is_no_number(tmp_path):
+    costs = {"params": {"dense": 22_713_216, "pruned": 11_356_608}}
+    sketch = CalibrationConfig(statistics="sketch", sketch_size=6144)
+    save_record(make_record(costs=costs), tmp_path)
+    save_record(make_record(config=make_config(calibration=sketch, study="other")), tmp_path)
+    lines = runs(tmp_path, None, (), ["made_up/pico", "other/pico"]).splitlines()
+    table = {line.split()[0]: line.split()[1:] for line in lines}
+    assert table["costs.params.dense"] == ["22713216", "-"]
+    assert table["costs.sequence_length"] == ["-", "128"]
+    assert table["config.calibration.sketch_size"] == ["null", "6144"]
+
+
+def test_a_folder_without_runs_is_named(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        assert runs(folder, None, (), ()) == f"no run is stored under {folder}"
+
+
 def test_values_that_differ_in_any_digit_and_plans_are_compared(tmp_path):
     other = {**PLAN["layers"][0], "kept_neurons": [1, 2]}
     plans = [PLAN, {**PLAN, "layers": [other]}]
@@ -146,7 +177,9 @@ def test_a_run_is_shown_by_its_id_a_part_of_it_its_file_or_its_study(stored):
     for part in (record.run_id, "accuracy (%)", "90.00", "1 of 2", "2 of 4", "commit: c0ffee"):
         assert part in text
     assert "python run.py model=hf dataset=table_file pruning=stat" in text
-    assert f"  stat-repro verify other --point {record.run_id}" in text
+    assert f"  stat-repro verify other --point {record.run_id} --results {stored}\n" in text
+    usual = show(f"cost_minilm/{(name := _one_of('cost_minilm').partition('/')[2])}", results_dir())
+    assert f"  stat-repro verify cost_minilm --point {name}\n" in usual
     assert "Protocol:\n\n  task: classification\n  split: test" in text
     assert "ValueError: it broke" in show("-s9-", stored)
     for record in (make_failure(seed=9), load_records(stored, "other")[0]):

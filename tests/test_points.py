@@ -1,5 +1,6 @@
 """One point of the program: what is stored in which order, once, whoever else is at work."""
 
+import runpy
 import threading
 import time
 
@@ -44,8 +45,8 @@ def project(tmp_path, monkeypatch):
 
     def point(**settings):
         places = {"results": str(tmp_path / "results"), "save_to": str(tmp_path / "models")}
-        tracking = TrackingConfig(mode="disabled")
-        return points.run("a point", make_config(tracking=tracking, **(places | settings)))
+        places["tracking"] = TrackingConfig(mode="disabled")
+        return points.run("a point", make_config(**(places | settings)))
 
     point.done = done
     return point
@@ -130,6 +131,25 @@ def test_a_point_in_two_processes_is_measured_once(project, tmp_path, caplog):
     assert "waiting for another process that is measuring it" in caplog.text
     assert len(names(tmp_path / "results")) == 1
     assert project(if_stored="repeat").record.endswith(".repeat-1.json")
+
+
+def test_the_commit_is_asked_for_when_the_code_is_loaded(monkeypatch):
+    asked = []
+    monkeypatch.setattr("stat_repro.results.provenance.code_state", lambda: asked.append(1))
+    runpy.run_path(points.__file__)
+    assert asked == [1]
+
+
+def test_failed_runs_are_mirrored_too(project, tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise ValueError("it broke")
+
+    mirrored = []
+    monkeypatch.setattr(pipeline, "run_experiment", fails)
+    monkeypatch.setattr(points.tracking, "mirror", lambda *given: mirrored.append(given))
+    tracking = TrackingConfig(project="p")
+    assert project(tracking=tracking).status == "failed"
+    assert mirrored == [(*load_records(tmp_path / "results", "made_up", failed=True), tracking)]
 
 
 def test_stored_points_need_no_place_to_write(project, monkeypatch):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,27 @@ def test_git_state_of_a_checkout(tmp_path: Path) -> None:
     assert provenance.git_state(tmp_path) == {**clean, "dirty": True}
     # A folder inside a checkout is not that checkout.
     assert provenance.git_state(tmp_path / "results")["commit"] is None
+
+
+def test_records_name_the_code_that_runs(tmp_path: Path) -> None:
+    """A checkout that changes while points run: the commit stays, and the rest is said."""
+
+    def commit(message: str) -> str:
+        git(tmp_path, "commit", "-q", "--allow-empty", "-m", message)
+        return git(tmp_path, "rev-parse", "HEAD")
+
+    def collected() -> dict[str, Any]:
+        found = results.collect(device="", dtypes={}, data_hashes={}, model_hash="", root=tmp_path)
+        return {key: found[key] for key in ("commit", "dirty", "git_note")}
+
+    git(tmp_path, "init", "-q")
+    first = commit("first")
+    assert collected() == {"commit": first, "dirty": False, "git_note": None}
+    commit("second")
+    note = "the checkout was changed while this process ran"
+    assert collected() == {"commit": first, "dirty": True, "git_note": note}
+    git(tmp_path, "checkout", "-q", first)
+    assert collected() == {"commit": first, "dirty": False, "git_note": None}
 
 
 def test_git_state_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,14 @@ def test_paths_inside_a_message(text, expected):
     assert text_without_paths(text) == expected
 
 
+def test_a_user_without_a_home_folder_is_told_what_failed(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    assert describe_error(ValueError("/data/x/y.csv broke"))["message"] == "y.csv broke"
+
+
 def test_the_error_of_a_failed_run(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         (tmp_path / "deep" / "file.txt").read_text()

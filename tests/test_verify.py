@@ -169,12 +169,30 @@ def test_missing_data_is_named_and_the_others_go_on(edited, verify):
     edited(change)
     status, lines = verify("--all", study=edited(point=1))
     assert status == 0
-    assert ': not here: "gone.csv@0123456789" (--files says in which folder)' in lines[0]
+    assert ': not here: "gone.csv@0123456789" (--files says below which folder)' in lines[0]
     assert ": same: " in lines[1]
     assert lines[2].endswith(": 1 not here, 1 same")
     status, lines = verify("--all", "--files", "bert")
     assert status == 1  # nothing was compared
     assert lines[2].endswith(": 2 not here")
+
+
+def test_files_of_one_name_are_told_apart_by_their_content(project, verify, tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        shutil.copy(project / f"{part}.csv", tmp_path / part / "data.csv")
+    files = [f"dataset.{part}={tmp_path}/{part}/data.csv" for part in ("train", "test")]
+    files += ["study=parts", "evaluation.keep_examples=false"]
+    record = measured(compose_here(sentence_overrides(project), *files)).record
+    save_record(record, project / "results")
+    found = ("--all", "--files", str(tmp_path))
+    assert verify(*found, study="parts")[1][0].endswith(": same: same platform")
+    (tmp_path / "test" / "data.csv").write_text("text,label\nw1,up\n")
+    line = verify(*found, study="parts")[1][0]
+    name = record.config["dataset"]["test"]
+    assert f': not here: "{name}" (--files says below which folder); ' in line
+    assert f"; {tmp_path / 'test' / 'data.csv'} has another content" in line
+    shutil.rmtree(project / "results" / "parts")
 
 
 def test_a_study_without_points_is_no_success(project, capsys):

@@ -7,6 +7,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,13 @@ def collect(
         root: Folder whose git state counts; the clone if None (an installed copy has none).
 
     Returns:
-        JSON types: `date` (UTC, ISO 8601), `commit`, `dirty` and `git_note` (see `git_state`),
+        JSON types: `date` (UTC, ISO 8601), `commit`, `dirty` and `git_note` (see `code_state`),
         `python`, `platform`, `machine`, `cpu_count`, `packages` (versions; null where not
         installed) and the arguments.
     """
-    if root is None and paths.is_clone():
-        root = paths.project_root()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **git_state(root),
+        **code_state(root),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
@@ -94,6 +93,28 @@ def package_versions(names: tuple[str, ...] = CORE_PACKAGES) -> dict[str, str | 
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     return versions
+
+
+def code_state(root: Path | None = None) -> dict[str, Any]:
+    """`git_state` of the code that this process runs: as it was at the first call.
+
+    If the checkout is another one by now, parts that were loaded later may be of that one: such a
+    state is dirty, and `git_note` says why.
+
+    Args:
+        root: See `collect`.
+    """
+    if root is None and paths.is_clone():
+        root = paths.project_root()
+    first, now = _first_state(root), git_state(root)
+    if first["commit"] is None or now["commit"] is None or now == first:
+        return first
+    return {**first, "dirty": True, "git_note": "the checkout was changed while this process ran"}
+
+
+@cache
+def _first_state(root: Path | None) -> dict[str, Any]:
+    return git_state(root)
 
 
 def git_state(root: Path | None) -> dict[str, Any]:

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 _REPEAT = re.compile(r"(?P<run_id>.+)\.repeat-\d+$")
 _FAILED = re.compile(r"(?P<run_id>.+)-\d+$")
+_SCALARS = (
+    *("run_id", "status", "model", "dataset", "method", "ratio", "seed"),
+    *("mac_kept_fraction", "param_kept_fraction"),
+)
 
 
 class StudyError(ValueError):
@@ -186,9 +190,17 @@ def record_files(
 
 
 def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """One flat row per record, in the order given.
+    """One flat row per record (`row_of`), in the order given."""
+    import pandas as pd  # takes 60 MB, which a run without tables does not need
 
-    Columns: the scalar top-level keys; every number and text below `metrics`, `timings`, `costs`,
+    rows = [row_of(record) for record in records]
+    return pd.DataFrame(rows, columns=None if rows else list(_SCALARS))
+
+
+def row_of(record: RunRecord) -> dict[str, Any]:
+    """The values of a record by the names of their columns.
+
+    These are the scalar top-level keys; every number and text below `metrics`, `timings`, `costs`,
     `memory` and `config` under its dotted name (`metrics.pruned.accuracy`,
     `config.pruning.allocation`); `metrics.protocol` as one JSON text; `error.type` and
     `error.message`; `provenance.model_hash`, `provenance.device` (with its GPU and processor, where
@@ -196,33 +208,24 @@ def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     depend on the seed; `undefined`: dotted names of the values that were measured as nan, which a
     frame cannot tell from those that are missing. Infinite values stay infinite.
     """
-    import pandas as pd  # takes 60 MB, which a run without tables does not need
-
-    scalars = (
-        *("run_id", "status", "model", "dataset", "method", "ratio", "seed"),
-        *("mac_kept_fraction", "param_kept_fraction"),
-    )
-    rows = []
-    for record in records:
-        row: dict[str, Any] = {key: getattr(record, key) for key in scalars}
-        metrics = {k: v for k, v in record.metrics.items() if k != "protocol"}
-        nested = {"metrics": metrics, "timings": record.timings, "costs": record.costs}
-        nested |= {"memory": record.memory, "config": record.config}
-        row |= dict(flatten(nested, ""))
-        protocol = record.metrics.get("protocol")
-        row["metrics.protocol"] = None if protocol is None else json.dumps(protocol, sort_keys=True)
-        where = record.provenance
-        data = {k: v for k, v in where.get("data_hashes", {}).items() if k != "calibration"}
-        row["provenance.data_hashes"] = json.dumps(data, sort_keys=True) if data else None
-        row["provenance.model_hash"] = where.get("model_hash")
-        names = (where.get("device"), where.get("gpu", {}).get("name"), where.get("processor"))
-        row["provenance.device"] = ", ".join(name for name in names if name) or None
-        row["error.type"] = None if record.error is None else record.error["type"]
-        row["error.message"] = None if record.error is None else record.error["message"]
-        nan = [k for k, v in row.items() if isinstance(v, float) and math.isnan(v)]
-        row["undefined"] = ",".join(nan)
-        rows.append(row)
-    return pd.DataFrame(rows, columns=None if rows else list(scalars))
+    row: dict[str, Any] = {key: getattr(record, key) for key in _SCALARS}
+    metrics = {k: v for k, v in record.metrics.items() if k != "protocol"}
+    nested = {"metrics": metrics, "timings": record.timings, "costs": record.costs}
+    nested |= {"memory": record.memory, "config": record.config}
+    row |= dict(flatten(nested, ""))
+    protocol = record.metrics.get("protocol")
+    row["metrics.protocol"] = None if protocol is None else json.dumps(protocol, sort_keys=True)
+    where = record.provenance
+    data = {k: v for k, v in where.get("data_hashes", {}).items() if k != "calibration"}
+    row["provenance.data_hashes"] = json.dumps(data, sort_keys=True) if data else None
+    row["provenance.model_hash"] = where.get("model_hash")
+    names = (where.get("device"), where.get("gpu", {}).get("name"), where.get("processor"))
+    row["provenance.device"] = ", ".join(name for name in names if name) or None
+    row["error.type"] = None if record.error is None else record.error["type"]
+    row["error.message"] = None if record.error is None else record.error["message"]
+    nan = [k for k, v in row.items() if isinstance(v, float) and math.isnan(v)]
+    row["undefined"] = ",".join(nan)
+    return row
 
 
 def flatten(value: Any, name: str, separator: str = ".") -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +31,7 @@ def run_point(cfg: DictConfig) -> Outcome:
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     point = ",".join(overrides) or "defaults"
     try:
+        _check_names(overrides)
         config = from_hydra(cfg)
     except (ConfigError, OmegaConfBaseException) as error:
         return Outcome(point, "failed", None, line_of(error))
@@ -40,6 +42,18 @@ def run_point(cfg: DictConfig) -> Outcome:
     except Exception as error:  # stored already, or impossible to store
         log.error("failed: %s", line_of(error))
         return Outcome(point, "failed", None, line_of(error))
+
+
+def _check_names(overrides: list[str]) -> None:
+    """Refuse names that Hydra reads as numbers or truth values, and would write in its own way."""
+    for one in OverridesParser.create().parse_overrides(overrides):
+        key, value = one.key_or_group, one.value()
+        if key in ("study", "model.name", "dataset.name") and not isinstance(value, str):
+            typed = one.get_value_string()
+            raise ConfigError(
+                f"{key}: expected a text; got {typed}, which Hydra reads as {value!r}; "
+                f"choose quotes inside quotes: \"{key}='{typed}'\""
+            )
 
 
 def _job(cfg: DictConfig) -> None:

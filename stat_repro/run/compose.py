@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import hydra
@@ -20,7 +21,7 @@ from stat_repro.run import launchers
 # Keys that say where a run goes and not what it does, or that follow from others.
 _LEFT_OUT = re.compile(r"tracking\..*|results|save_to|if_stored|.*\.(at_most|usual_length)")
 # What Hydra reads as a text without quotation marks.
-_PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_./][\w.@+/-]*", re.IGNORECASE)
+_PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_./][\w.@+/-]*", re.I | re.A)
 
 
 def prepare() -> None:
@@ -67,7 +68,7 @@ def overrides_of(config: RunConfig) -> list[str]:
     return [
         *(f"{group}={name}" for group, name in groups.items()),
         *(
-            f"{key}={_spelled(value)}"
+            f"{key}={_spelled(reduce(getattr, key.split('.'), config))}"
             for key, value in flatten(wanted, "")
             if usual[key] != value and not _LEFT_OUT.fullmatch(key)
         ),
@@ -93,7 +94,9 @@ def _closest(group: str, section: Mapping[str, Any]) -> str:
 
 
 def _spelled(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides; lists come from `flatten` as JSON."""
-    if not isinstance(value, str) or value.startswith("["):
-        return value if isinstance(value, str) else json.dumps(value)
+    """A value in the grammar of Hydra's overrides."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_spelled, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value)
     return value if _PLAIN.fullmatch(value) else QuotedString(value, Quote.single).with_quotes()

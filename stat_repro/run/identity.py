@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -46,6 +47,18 @@ def recorded(config: RunConfig, base_hash: str) -> dict[str, Any]:
     if _is_model(config.model.path):
         content = replace(content, model=replace(config.model, path=f"sha256:{base_hash}"))
     return _named(to_dict(config), to_dict(content))
+
+
+def has_content(data: DatasetConfig, place: Path, digits: str) -> bool:
+    """Whether something local is what a record names, by the first digits behind its @.
+
+    Args:
+        data: The data set of the record, which says what is read of a folder.
+        place: A file, or a folder of a model, of data or of zero-shot tasks.
+        digits: The digits; none (as in older records) fit everything.
+    """
+    kinds = (_folder_content, _task_content, partial(_data_content, data))
+    return any(content(str(place)).startswith(f"sha256:{digits}") for content in kinds)
 
 
 def _named(given: Any, content: Any) -> Any:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import glob
+import json
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from stat_repro.config import SPEED_STUDY, from_dict, to_dict
-from stat_repro.paths import RECORD_FILE
+from stat_repro.paths import RECORD_FILE, results_dir
 from stat_repro.reporting.styles import HEADLINE, quantity_style
 from stat_repro.reporting.tables import MISSING, before_and_after, to_text
 from stat_repro.results import store
@@ -85,8 +85,9 @@ def show(name: str, root: Path) -> str:
         lines += ["The kept units: plan.layers of this file.", "", "Protocol:", ""]
         lines += [*_values(record.metrics["protocol"]), ""]
         if path.resolve().parent == (root / record.study).resolve():
-            lines += ["Measure it again and compare:", ""]
-            lines += [f"  stat-repro verify {record.study} --point {record.run_id}", ""]
+            again = ["stat-repro", "verify", record.study, "--point", record.run_id]
+            again += [] if root.resolve() == results_dir() else ["--results", str(root)]
+            lines += ["Measure it again and compare:", "", f"  {shlex.join(again)}", ""]
     lines += ["Command (name@... is a file or folder whose sha256 begins like this):", ""]
     lines += [f"  {command_of(record)}", "", "Environment:", ""]
     return "\n".join([*lines, *_values(record.provenance)])
@@ -127,7 +128,7 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
     Args:
         root: Folder of all studies.
         study: One of them; all if None.
-        where: Conditions `key=value`; keys are columns of `to_frame`, in full or without `config.`,
+        where: Conditions `key=value`; keys are those of `row_of`, in full or without `config.`,
             or the last parts of one.
         compare: Two names as `find_run` takes them, or none.
 
@@ -136,9 +137,10 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
     """
     if compare:
         both = [find_run(name, root)[1] for name in compare]
-        pair = _frame(both).map(str).T
-        pair = pair[pair[0] != pair[1]].reset_index()
-        pair = pair.set_axis(["what differs", "first", "second"], axis=1)
+        one, other = ({k: _as_json(v) for k, v in _row_of(record).items()} for record in both)
+        rows = [(key, one.get(key, MISSING), other.get(key, MISSING)) for key in {**one, **other}]
+        rows = [row for row in rows if row[1] != row[2]]
+        pair = pd.DataFrame(rows, columns=["what differs", "first", "second"])
         for kind, (others, kept, _) in plan_differences(*both).items():
             if others:
                 pair.loc[len(pair)] = [f"plan: kept {kind}", str(kept), f"{others} are others"]
@@ -146,7 +148,9 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
     names = [study] if study else [name for name in store.list_studies(root) if name != SPEED_STUDY]
     studies = (store.record_files(root, name, failed=True, repeats=True) for name in names)
     files = [file for of_study in studies for file in of_study]
-    frame = _frame([store.read_record(file) for file in files])
+    if not files:
+        return f"no run is stored under {root if study is None else root / study}"
+    frame = pd.DataFrame([_row_of(store.read_record(file)) for file in files])
     frame["run"] = [file.relative_to(root).with_suffix("").as_posix() for file in files]
     for condition in where:
         key, equals, value = condition.partition("=")
@@ -158,26 +162,30 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
                 f"--where {condition}: expected key=value with a key of the records, such as "
                 f"method=stat, ratio=0.5 or pruning.allocation=uniform; got {key!r}{choose}"
             )
-        with suppress(ValueError):
-            value = _text(float(value))
-        frame = frame[frame[columns[0]].map(_text) == value]
+        frame = frame.loc[[_is_typed(cell, value) for cell in frame[columns[0]]]]
     if frame.empty:
         return "no stored run meets these conditions"
     return to_text(pd.DataFrame([_row(row) for _, row in frame.iterrows()]))
 
 
-def _frame(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """`to_frame`, where settings that are younger than a record have the values it ran with."""
-    return store.to_frame([replace(r, config=to_dict(from_dict(r.config))) for r in records])
+def _row_of(record: RunRecord) -> dict[str, Any]:
+    """`row_of`, where settings that are younger than a record have the values it ran with."""
+    return store.row_of(replace(record, config=to_dict(from_dict(record.config))))
 
 
-def _text(value: Any) -> str:
-    """A value as it is typed; whole numbers are floats where some runs have none."""
-    if pd.isna(value):
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{float(value):.15g}" if isinstance(value, Real) else str(value)
+def _as_json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _is_typed(cell: Any, typed: str) -> bool:
+    """Whether a value of a run is the typed one: the same text, or the same number."""
+    if isinstance(cell, str | bool):
+        return _as_json(cell) == typed
+    if pd.isna(cell):
+        return typed == "null"
+    with suppress(ValueError):  # numbers of columns with gaps are floats
+        return f"{cell:.15g}" == f"{float(typed):.15g}"
+    return False
 
 
 def _row(run: pd.Series[Any]) -> dict[str, str]:

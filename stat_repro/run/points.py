@@ -10,6 +10,7 @@ from stat_repro.parallel import exchange, same_everywhere, together, world
 from stat_repro.paths import results_dir
 from stat_repro.progress import quiet_transformers
 from stat_repro.results import store
+from stat_repro.results.provenance import code_state
 from stat_repro.run import pipeline, tracking
 from stat_repro.run.account import Outcome
 from stat_repro.run.identity import identify
@@ -21,6 +22,7 @@ log = logging.getLogger("stat_repro")
 
 # Of this process, in which Hydra's basic launcher runs all points.
 _cache = SweepCache()
+code_state()  # now that the code is loaded: records name this commit, whatever is checked out later
 
 
 def run(point: str, config: RunConfig) -> Outcome:
@@ -67,7 +69,9 @@ def _failed(point: str, config: RunConfig, name: str, error: Exception, root: Pa
         _cache.clear()  # the processes may differ in what is in it
     path = None
     if world().rank == 0:
-        path = str(store.save_record(pipeline.failed_record(config, name, error), root))
+        record = pipeline.failed_record(config, name, error)
+        path = str(store.save_record(record, root))
+        tracking.mirror(record, config.tracking)
     return Outcome(point, "failed", path, line_of(error))
 
 

@@ -1,6 +1,7 @@
 """`stat-repro verify`: stored points are measured again and compared with their records."""
 
 import argparse
+import glob
 import json
 import random
 import re
@@ -17,13 +18,14 @@ from stat_repro.models.loading import ModelLoadError
 from stat_repro.results.agreement import DIFFERS, SAME, WITHIN, judge
 from stat_repro.results.record import RunRecord
 from stat_repro.results.store import StudyError, load_records, save_record
+from stat_repro.run.identity import has_content
 from stat_repro.run.lookup import command_of, find_run
 from stat_repro.run.points import measured
 
 NOT_HERE = "not here"
 # How records name files in their JSON: by the content, or (older ones) by a place beside the clone.
 _FILE = re.compile(
-    r'"(?:[^"]*/)?(?P<name>[^"/]+)@[0-9a-f]{10}"|"\.\.?/(?:[^"]*/)?(?P<older>[^"/]+)"'
+    r'"(?:[^"]*/)?(?P<name>[^"/]+)@(?P<digits>[0-9a-f]{10})"|"\.\.?/(?:[^"]*/)?(?P<older>[^"/]+)"'
 )
 # Errors that say that something is missing on this machine, and nothing about the record.
 _MISSING = (AssetError, DataError, DeviceError, ModelLoadError, OSError, ZeroShotError)
@@ -98,15 +100,21 @@ def _seconds(record: RunRecord) -> float:
 
 def _verdict(record: RunRecord, options: argparse.Namespace) -> tuple[str, str]:
     """Measure one point; whatever hinders that is a verdict too, and the others go on."""
+    data, others = from_dict(record.config).dataset, ""
 
     def located(file: re.Match[str]) -> str:
-        place = options.files / (file["name"] or file["older"])
-        return json.dumps(str(place)) if place.exists() else file[0]
+        nonlocal others
+        name, digits = file["name"] or file["older"], file["digits"] or ""
+        for place in options.files.rglob(glob.escape(name)):
+            if has_content(data, place, digits):
+                return json.dumps(str(place))
+            others += f"; {place} has another content"
+        return file[0]
 
     config = _FILE.sub(located, json.dumps(record.config, ensure_ascii=False))
     missing = [f[0] for f in _FILE.finditer(config) if not Path(json.loads(f[0])).exists()]
     if missing:
-        return NOT_HERE, f"{', '.join(missing)} (--files says in which folder)"
+        return NOT_HERE, f"{', '.join(missing)} (--files says below which folder){others}"
     try:
         experiment = measured(from_dict(json.loads(config)), record.run_id)
     except _MISSING as error:
