@@ -181,6 +181,7 @@ def test_files_of_one_name_are_told_apart_by_their_content(project, verify, tmp_
     for part in ("train", "test"):
         (tmp_path / part).mkdir()
         shutil.copy(project / f"{part}.csv", tmp_path / part / "data.csv")
+    shutil.copytree(project / "bert", tmp_path / "models" / "bert")
     files = [f"dataset.{part}={tmp_path}/{part}/data.csv" for part in ("train", "test")]
     files += ["study=parts", "evaluation.keep_examples=false"]
     record = measured(compose_here(sentence_overrides(project), *files)).record
