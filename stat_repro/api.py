@@ -123,8 +123,10 @@ def compress(
     config = pruning_config(method, options)
     round_to, seed = integer("round_to", round_to), integer("seed", seed)
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind=statistics, engine=engine)
+    _check(config, seed, engine, spill, latency, sequence_length)
     adapter = checked_adapter(model)
-    _check(config, adapter, seed, engine, spill, latency, sequence_length)
+    if latency is not None:
+        latency.check(adapter)
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
         batches, digest = read_batches(model, batches)
@@ -231,7 +233,6 @@ def _latency_of(
 
 def _check(
     config: PruningConfig,
-    adapter: Adapter,
     seed: int,
     engine: str,
     spill: str | Path | None,
@@ -245,8 +246,6 @@ def _check(
         raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
     if latency is not None and config.budget != "latency":
         raise ConfigError(f"latency: expected budget=latency beside a table; got {config.budget}")
-    if latency is not None:
-        latency.check(adapter)
 
 
 def _check_calibration(

@@ -63,8 +63,8 @@ def test_a_line_joins_runs_of_one_dense_model_only() -> None:
     assert labels(records)[0] == "STAT, calibration.examples=16, dense model aaaaaaaa"
     (figure,) = setting_figures(records)
     assert {line.label: line.x for line in figure.panels[0].lines} == {
-        "STAT, dense model aaaaaaaa, 50 % of MACs": (16, 32),
-        "STAT, dense model bbbbbbbb, 50 % of MACs": (64, 128),
+        "STAT, dense model aaaaaaaa, 50 % of MACs kept": (16, 32),
+        "STAT, dense model bbbbbbbb, 50 % of MACs kept": (64, 128),
     }
 
 
