@@ -124,9 +124,7 @@ def compress(
     round_to, seed = integer("round_to", round_to), integer("seed", seed)
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind=statistics, engine=engine)
     _check(config, seed, engine, spill, latency, sequence_length)
-    adapter = checked_adapter(model)
-    if latency is not None:
-        latency.check(adapter)
+    adapter = _checked(model, latency)
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
         batches, digest = read_batches(model, batches)
@@ -246,6 +244,14 @@ def _check(
         raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
     if latency is not None and config.budget != "latency":
         raise ConfigError(f"latency: expected budget=latency beside a table; got {config.budget}")
+
+
+def _checked(model: PreTrainedModel, latency: LatencyTable | None) -> Adapter:
+    """The adapter of a model, for which a table of one's own has to have all sizes."""
+    adapter = checked_adapter(model)
+    if latency is not None:
+        latency.check(adapter)
+    return adapter
 
 
 def _check_calibration(
