@@ -123,8 +123,7 @@ def compress(
     config = pruning_config(method, options)
     round_to, seed = integer("round_to", round_to), integer("seed", seed)
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind=statistics, engine=engine)
-    _check(config, seed, engine, spill, latency, sequence_length)
-    adapter = _checked(model, latency)
+    adapter = _checked(model, config, seed, engine, spill, latency, sequence_length)
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
         batches, digest = read_batches(model, batches)
@@ -229,14 +228,15 @@ def _latency_of(
     return exchange(table)[0]
 
 
-def _check(
+def _checked(
+    model: PreTrainedModel,
     config: PruningConfig,
     seed: int,
     engine: str,
     spill: str | Path | None,
     latency: LatencyTable | None,
     sequence_length: float | None,
-) -> None:
+) -> Adapter:
     in_range("sequence_length", sequence_length, above=0)
     if not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed: expected 0 to {MAX_SEED}; got {seed}")
@@ -244,10 +244,6 @@ def _check(
         raise ConfigError(f"spill={spill}: expected engine=layers; got engine={engine}")
     if latency is not None and config.budget != "latency":
         raise ConfigError(f"latency: expected budget=latency beside a table; got {config.budget}")
-
-
-def _checked(model: PreTrainedModel, latency: LatencyTable | None) -> Adapter:
-    """The adapter of a model, for which a table of one's own has to have all sizes."""
     adapter = checked_adapter(model)
     if latency is not None:
         latency.check(adapter)
