@@ -106,8 +106,7 @@ def compress(
         spill: For `engine="layers"`: folder for those files and for the hidden states between two
             layers. By default the system's folder for temporary files, and hidden states in memory.
         latency: For `budget="latency"`: a table of one's own, up to the largest layer. By default
-            it is measured here, once for a shape of model, device and inputs, and kept in the
-            cache.
+            one is measured, once for a model shape, device and inputs, and kept in the cache.
         **options: Fields of `stat_repro.config.PruningConfig`, such as `allocation="uniform"`.
 
     Returns:
