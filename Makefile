@@ -62,8 +62,8 @@ gpu: $(if $(GPU_PYTHON),,$(STAMP))
 
 paper: $(STAMP)
 	$(BIN)/python paper_figures/build.py --jobs 0
-	$(BIN)/python paper_figures/results_page.py
-	$(BIN)/python docs/claims.py
+	$(BIN)/python docs/claims.py & claims=$$!; \
+		$(BIN)/python paper_figures/results_page.py && wait $$claims
 
 # The script of plotly is put into the page, so that it needs no network.
 report: $(STAMP)

@@ -142,7 +142,11 @@ def build_study(options: argparse.Namespace, study: str) -> tuple[str, StudyPage
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--study", nargs="+", metavar="NAME", help="studies to build (default: all with records)"
+        "--study",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="studies to build (default: all with records)",
     )
     parser.add_argument("--results", type=Path, default=results_dir(), help="folder of the records")
     parser.add_argument(

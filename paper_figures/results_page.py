@@ -81,7 +81,7 @@ def _section(study: str, runs: list[RunRecord] | None) -> str:
 def _study_tables(study: str, frame: pd.DataFrame) -> list[str]:
     """The metric of the task and KL of every variant; measured costs where there are some."""
     table = result_table(frame).cells
-    names = {headline(row) for _, row in frame.iterrows()} | {"kl", "mse_to_dense"}
+    names = {headline(row) for row in frame.to_dict("records")} | {"kl", "mse_to_dense"}
     if study.startswith(_TIME_STUDIES):
         names.add("compress_s")
     table = table[table["quantity"].isin([quantity_style(name).label for name in names])]

@@ -50,7 +50,7 @@ def test_build_is_complete_and_the_same_every_time(
     assert "ValueError: it broke" in printed
     assert str(tmp_path / "a" / "made_up") in printed
     first = outputs(tmp_path / "a" / "made_up")
-    names = [f"figure_pico_{q}" for q in ("metric", "kl", "agreement")]
+    names = [f"figure_pico_{q}" for q in ("metric", "kl")]
     figures = {f"{name}.{ending}" for name in names for ending in ("pdf", "png", "csv")}
     endings = ("md", "tex", "csv", "sources.csv")
     tables = {f"{name}.{ending}" for name in ("table", "table_tasks") for ending in endings}
@@ -169,7 +169,7 @@ def test_build_without_records_fails_clearly(
     assert not (tmp_path / "out").exists()
     # A local study in which everything failed does not spoil the others, unless asked for.
     assert build.main(arguments) == 0
-    assert build.main([*arguments, "--study", "fine", "made_up"]) == 1
+    assert build.main([*arguments, "--study", "fine", "--study", "made_up"]) == 1
     shutil.rmtree(tmp_path / "out")
 
 

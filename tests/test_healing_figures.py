@@ -73,7 +73,7 @@ def test_data_without_a_recovery_keep_their_figures():
     names = [figure.name for figure in study_outputs("made_up", records, {}).figures]
     assert names == [
         *(f"figure_pico_reviews_{name}_by_time" for name in ("accuracy", "kl")),
-        *(f"figure_pico_prose_{name}" for name in ("perplexity", "kl", "agreement")),
+        *(f"figure_pico_prose_{name}" for name in ("perplexity", "kl")),
     ]
 
 

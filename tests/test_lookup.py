@@ -169,6 +169,11 @@ def test_documented_commands_that_read_records_do(capsys):
         dry = ["--dry-run"] if words[0] == "verify" and "--dry-run" not in words else []
         assert commands.main([*words, *dry]) == 0, capsys.readouterr().err
         assert len(capsys.readouterr().out.splitlines()) >= 3
+    condition = ["--where", "method=stat", "--where", "ratio=0.5"]
+    assert commands.main(["runs", "--study", "methods_minilm", *condition]) == 0
+    shown = capsys.readouterr().out.split("\n\n")[0].splitlines()[2:]
+    assert len(shown) == 3
+    assert all("-stat-r0.5-" in line for line in shown)
 
 
 def test_a_run_is_shown_by_its_id_a_part_of_it_its_file_or_its_study(stored):

@@ -209,7 +209,6 @@ def test_figure_numbers() -> None:
     assert [figure.name.removeprefix("figure_pico_reviews_") for figure in figures] == [
         "accuracy",
         "kl",
-        "agreement",
     ]
     data = figures[0]
     assert data.title == "pico on reviews"
@@ -265,7 +264,7 @@ def test_divergence_of_zero_is_drawn_on_a_linear_axis() -> None:
 def test_several_data_sets_of_a_model_share_a_figure_and_a_table() -> None:
     records = [*sweep({0.3: [0.8, 0.9]}), language_record(61.5, ratio=0.3)]
     figures = metric_figures(results.to_frame(records))
-    assert [f.name for f in figures] == [f"figure_pico_{q}" for q in ("metric", "kl", "agreement")]
+    assert [f.name for f in figures] == [f"figure_pico_{q}" for q in ("metric", "kl")]
     assert [panel.title for panel in figures[0].panels] == ["prose", "reviews"]
     assert [panel.y_label for panel in figures[0].panels] == ["token perplexity", "accuracy (%)"]
     points = task_table.task_points(results.to_frame(records))

@@ -113,7 +113,7 @@ def save(figure: Any, stem: Path, records: str) -> list[Path]:
     metadata = {"CreationDate": None, "Subject": records}
     pdf, png = io.BytesIO(), io.BytesIO()
     with _look():
-        figure.draw_without_rendering()
+        figure.get_layout_engine().execute(figure)
         figure.set_layout_engine("none")  # both files have the places that were just found
         # Not `savefig`, which draws twice for each file to find the places again.
         FigureCanvasPdf(figure).print_pdf(pdf, metadata=metadata)

@@ -137,7 +137,7 @@ def setting_figures(records: Sequence[RunRecord]) -> list[Figure]:
                 continue
             # Runs that differ in the setting alone are one series.
             runs = with_variants(rows, [column])
-            kl = measured_values(runs, _KL)
+            kl = measured_values(runs.to_dict("records"), _KL)
             values = {quantity_style("kl").label: list(map(kl.get, runs["run_id"]))}
             if column.endswith("sketch_size"):
                 values |= _beside_exact(rows, known)

@@ -26,7 +26,7 @@ _COST_WORDS = (
 _PERCENT = 100.0
 # Beside the task's headline: zero-shot tasks where there are some, and how far the pruned model is
 # from the dense one, which is far less noisy than accuracy.
-_FURTHER = ("zero_shot_mean", "kl", "agreement", "mse_to_dense")
+_FURTHER = ("zero_shot_mean", "kl", "mse_to_dense")
 # What stands in the file name of a figure with several data sets, whose metrics differ.
 _METRIC = "metric"
 _SETTINGS = "config.recovery."

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,8 @@ from stat_repro.reporting.variants import ReportError, budget_words, with_varian
 
 _GROUP = ["model", "dataset", "variant", "ratio"]
 _LISTED_IDS = 400
+# Rows of a frame of records.
+Runs = Sequence[Mapping[Hashable, Any]]
 
 
 def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
@@ -29,7 +31,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     `budget` (in words), `recovery` (its method), `style`, `order`.
 
     Raises:
-        ReportError: As `with_variants` and `check_seeds`, and values that cannot be what their
+        ReportError: As `with_variants`, two runs of one seed, and values that cannot be what their
             name says.
     """
     if "quantity" in frame:
@@ -37,12 +39,12 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     frame = with_variants(frame)
     sources = _sources(frame)
     rows = []
-    for _, runs in frame.groupby(["model", "dataset", "variant"], sort=False):
+    for runs in grouped(frame.to_dict("records"), _GROUP[:3]):
         dense = {q: measured_values(runs, column) for q, (_, column) in sources.items()}
         of_dense = {q: _statistics(list(values.values())) for q, values in dense.items()}
-        for _, point in runs.groupby("ratio", sort=True):
-            check_seeds(point)
-            first = point.iloc[0]
+        for point in grouped(runs, _GROUP):
+            _check_seeds(point)
+            first = point[0]
             for quantity, (column, _) in sources.items():
                 measured = measured_values(point, column)
                 if not measured:
@@ -62,24 +64,28 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
                         "dense": of_dense[quantity]["mean"],
                         "dense_std": of_dense[quantity]["std"],
                         "dense_ids": tuple(sorted(dense[quantity])),
-                        "mac_kept": statistics.fmean(point["mac_kept_fraction"]),
+                        "mac_kept": statistics.fmean(run["mac_kept_fraction"] for run in point),
                     }
                 )
     rows.sort(key=lambda r: (r["model"], r["dataset"], r["order"], r["ratio"]))
     return pd.DataFrame(rows)
 
 
-def check_seeds(runs: pd.DataFrame) -> None:
-    """Refuse to put runs together that differ in more than the seed, which nothing shows.
+def grouped(runs: Runs, keys: Sequence[str]) -> Iterable[Runs]:
+    """The runs that have these values in common, in the order of the first of each."""
+    groups: dict[tuple[Any, ...], list[Mapping[Hashable, Any]]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run[key] for key in keys), []).append(run)
+    return groups.values()
 
-    Raises:
-        ReportError: Two runs of one seed.
-    """
-    for seed, same in runs.groupby("seed"):
+
+def _check_seeds(runs: Runs) -> None:
+    """Refuse to put runs together that differ in more than the seed, which nothing shows."""
+    for same in grouped(runs, ["seed"]):
         if len(same) > 1:
             raise ReportError(
-                f"seed: expected one run of {same['variant'].iloc[0]} at ratio "
-                f"{same['ratio'].iloc[0]:g} with seed {seed}; got {', '.join(same['run_id'])}, "
+                f"seed: expected one run of {same[0]['variant']} at ratio {same[0]['ratio']:g} "
+                f"with seed {same[0]['seed']}; got {', '.join(run['run_id'] for run in same)}, "
                 "which differ in nothing that records show; choose the records of one of them"
             )
 
@@ -125,7 +131,7 @@ def record_lines(frame: pd.DataFrame) -> list[str]:
 def protocol_lines(frame: pd.DataFrame) -> list[str]:
     """The definition of the metrics, once for every model and data set it holds for."""
     where: dict[str, list[str]] = {}
-    for _, row in frame.sort_values(["dataset", "model"], kind="stable").iterrows():
+    for row in frame.sort_values(["dataset", "model"], kind="stable").to_dict("records"):
         name = f"{row['dataset']} ({row['model']})"
         names = where.setdefault(row["metrics.protocol"], [])
         if name not in names:
@@ -150,13 +156,12 @@ def _sources(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
     return {name: sources[name] for name in sorted(sources, key=quantity_order)}
 
 
-def measured_values(rows: pd.DataFrame, column: str) -> dict[str, float]:
+def measured_values(runs: Runs, column: str) -> dict[str, float]:
     """Measured values by run; a nan counts as one only where the record holds a nan."""
-    if column not in rows:
-        return {}
-    there = zip(rows["run_id"], rows[column], rows["undefined"], strict=True)
     return {
-        run: float(v) for run, v, names in there if not pd.isna(v) or column in names.split(",")
+        run["run_id"]: float(run[column])
+        for run in runs
+        if column in run and (not pd.isna(run[column]) or column in run["undefined"].split(","))
     }
 
 

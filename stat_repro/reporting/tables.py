@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from stat_repro.reporting.figure_data import joined_ids
-from stat_repro.reporting.points import aggregate
+from stat_repro.reporting.points import aggregate, grouped
 from stat_repro.reporting.styles import QuantityStyle, quantity_order, quantity_style
 from stat_repro.reporting.variants import ReportError
 
@@ -84,12 +84,12 @@ def result_table(frame: pd.DataFrame) -> Table:
     points = aggregate(frame)
     ratios = sorted(points["ratio"].unique())
     rows = []
-    for key, group in points.groupby(_ROW, sort=False):
-        style = quantity_style(str(group.iloc[0]["quantity"]))
-        row = dict(zip(_ROW, key, strict=True))
+    for group in grouped(points.to_dict("records"), _ROW):
+        style = quantity_style(group[0]["quantity"])
+        row = {key: group[0][key] for key in _ROW}
         row["quantity"] = style.label
-        row["dense"] = _value(group.iloc[0], style, "dense")
-        cells = {point["ratio"]: _cell(point, style) for _, point in group.iterrows()}
+        row["dense"] = _value(group[0], style, "dense")
+        cells = {point["ratio"]: _cell(point, style) for point in group}
         rows.append(row | {f"ratio {ratio:g}": cells.get(ratio, MISSING) for ratio in ratios})
     # A mean that is nan was measured as such (see `aggregate`); other nan are absent.
     means = ["nan" if math.isnan(v) else repr(v) for v in points["mean"]]
@@ -109,11 +109,11 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     """
     points = aggregate(frame)
     rows = []
-    for (model, dataset, variant, ratio), group in points.groupby(
-        ["model", "dataset", "variant", "ratio"], sort=False
-    ):
-        by_name = {point["quantity"]: point for _, point in group.iterrows()}
-        headline = str(group.iloc[0]["headline"])
+    for group in grouped(points.to_dict("records"), [*_ROW[:3], "ratio"]):
+        by_name = {point["quantity"]: point for point in group}
+        model, dataset, variant, ratio, headline = (
+            group[0][key] for key in (*_ROW[:3], "ratio", "headline")
+        )
         if headline not in by_name:
             raise ReportError(
                 f"{dataset}: expected the metric {headline!r}; got {', '.join(by_name)}"
@@ -220,7 +220,7 @@ def to_latex(table: Table) -> str:
 
 def _sources(points: pd.DataFrame) -> pd.DataFrame:
     cells: dict[tuple[Any, ...], list[str]] = {}
-    for _, point in points.iterrows():
+    for point in points.to_dict("records"):
         row = (point["model"], point["dataset"], point["variant"])
         for column, ids in ((f"ratio {point['ratio']:g}", "run_ids"), ("dense", "dense_ids")):
             if point[ids]:

@@ -105,7 +105,8 @@ def with_variants(frame: pd.DataFrame, alike: Collection[str] = ()) -> pd.DataFr
             counts = differing.groupby(group["method"]).nunique()
             settled = {str(m): {n for n in names if counts.loc[m, n] == 1} for m in counts.index}
         seen: dict[str, dict[str, str]] = {}
-        for (index, row), texts in zip(group.iterrows(), differing.values.tolist(), strict=True):
+        rows = zip(group.index, group.to_dict("records"), differing.values.tolist(), strict=True)
+        for index, row, texts in rows:
             values = dict(zip(names, texts, strict=True))
             label, extras = _label(row, values, settled.get(row["method"], set()))
             if seen.setdefault(label, values) != values:

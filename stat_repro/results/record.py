@@ -11,6 +11,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from stat_repro.config import RunConfig
@@ -101,7 +102,7 @@ class RunRecord:
         """Task of the data set, one of `stat_repro.config.TASKS`."""
         return str(self.config["dataset"]["task"])
 
-    @property
+    @cached_property
     def layers(self) -> tuple[LayerPlan, ...]:
         """What each layer keeps; empty if the run failed before the plan was made."""
         return PruningPlan.from_dict(self.plan).layers if self.plan else ()
