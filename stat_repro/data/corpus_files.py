@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 
 from stat_repro.data.corpora import CORPORA, PARTS, Corpus
-from stat_repro.data.errors import DataError
+from stat_repro.data.errors import DataError, listed
 from stat_repro.data.hub import from_hub, local_copy
 from stat_repro.entry import one_line
 
@@ -165,8 +165,7 @@ def _texts(table: Iterable[dict[str, Any]], column: str, place: str) -> list[str
     for number, row in enumerate(table, start=1):
         if column not in row:
             raise DataError(
-                f"{place}: expected a column {column!r} (dataset.text_column); it has "
-                f"{', '.join(row)}"
+                f"{place}: expected a column {column!r} (dataset.text_column); it has {listed(row)}"
             )
         if not isinstance(row[column], str):
             raise DataError(

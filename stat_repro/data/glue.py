@@ -7,7 +7,7 @@ ICLR 2019 (arXiv 1804.07461).
 from dataclasses import dataclass, replace
 
 from stat_repro.config import DatasetConfig
-from stat_repro.data.errors import DataError
+from stat_repro.data.errors import DataError, listed
 from stat_repro.data.hub import from_hub, local_copy
 from stat_repro.data.labels import fixed_indices, hidden, targets
 from stat_repro.data.local_parts import local_form, part_files, read_part, table_of
@@ -196,7 +196,7 @@ def _column_name(table: Columns, names: tuple[str, ...], task: GlueTask, where: 
         hint = f"; without a header line the fields are {form}, label {kind}" if form else ""
         raise DataError(
             f"{where}: expected one column {' or '.join(map(repr, names))} (the hub's name, or the "
-            f"official release's); the table has {', '.join(table)}{hint}"
+            f"official release's); the table has {listed(table)}{hint}"
         )
     return present[0]
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any
 
-from stat_repro.data.errors import DataError
+from stat_repro.data.errors import DataError, listed
 
 
 def class_names(values: list[Any], what: str, known: Collection[str] = ()) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ def class_names(values: list[Any], what: str, known: Collection[str] = ()) -> tu
         names = [str(number) for number in sorted(numbers)]
         if max(numbers) - min(numbers) + 1 != len(numbers):
             raise DataError(
-                f"{what}: expected consecutive class numbers; got {', '.join(names)}. Use names "
+                f"{what}: expected consecutive class numbers; got {listed(names)}. Use names "
                 "(strings that are no numbers) if these are the classes"
             )
     if len(names) < 2:
@@ -54,7 +54,7 @@ def class_indices(values: list[Any], names: tuple[str, ...], what: str) -> list[
         DataError: A label that the training part does not have.
     """
     index = {name: position for position, name in enumerate(names)}
-    refusal = f"does not occur in the training part; its classes are {', '.join(names)}"
+    refusal = f"does not occur in the training part; its classes are {listed(names)}"
     return _positions(values, index, what, lambda key: f"label {key!r} {refusal}")
 
 

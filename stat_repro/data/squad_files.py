@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stat_repro.data.errors import DataError
+from stat_repro.data.errors import DataError, listed
 from stat_repro.data.local_parts import read_part
 from stat_repro.data.table_files import Columns
 
@@ -138,7 +138,7 @@ def read_rows(columns: Columns, where: str) -> list[Question]:
     if missing:
         raise DataError(
             f"{where}: expected SQuAD's layout, or a table with {', '.join(COLUMNS)} (and title); "
-            f"{', '.join(missing)} missing, there are {', '.join(columns)}"
+            f"{', '.join(missing)} missing, there are {listed(columns)}"
         )
     questions = []
     for number in range(len(columns["id"])):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from stat_repro.data.errors import DataError
+from stat_repro.data.errors import DataError, listed
 from stat_repro.entry import one_line
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -91,7 +91,7 @@ def _read_separated(path: Path, names: Sequence[str] | None) -> pd.DataFrame:
 
 def _check_names(names: Sequence[str], path: Path) -> None:
     if len(set(names)) < len(names):
-        raise DataError(f"{path}: expected columns of different names; got {', '.join(names)}")
+        raise DataError(f"{path}: expected columns of different names; got {listed(names)}")
 
 
 def _columns(frame: pd.DataFrame, path: Path) -> Columns:
@@ -99,7 +99,7 @@ def _columns(frame: pd.DataFrame, path: Path) -> Columns:
     # pandas takes a surplus first field of csv rows for an index, and shifts the columns.
     if path.suffix.lower() != ".parquet" and not isinstance(frame.index, pd.RangeIndex):
         raise DataError(
-            f"{path}: rows have more fields than the header ({', '.join(map(str, frame.columns))})"
+            f"{path}: rows have more fields than the header ({listed(frame.columns)})"
             "; quote fields that hold a separator"
         )
     return {str(name): frame[name].tolist() for name in frame.columns}
@@ -149,7 +149,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; of two values of one key `json` would keep the last."""
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise ValueError(f"expected keys that differ in one object; got {', '.join(names)}")
+        raise ValueError(f"expected keys that differ in one object; got {listed(names)}")
     return dict(pairs)
 
 
@@ -175,7 +175,7 @@ def column(columns: Columns, name: str, path: Path, key: str) -> list[Any]:
     """
     if name not in columns:
         raise DataError(
-            f"{path}: expected a column {name!r} ({key}); the table has {', '.join(columns)}"
+            f"{path}: expected a column {name!r} ({key}); the table has {listed(columns)}"
         )
     return columns[name]
 
