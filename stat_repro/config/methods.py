@@ -41,7 +41,6 @@ class Method:
         split: How heads and neurons share the budget, of methods that rank units by one score.
         reads_statistics: Whether its choice of units reads the statistics of the sites.
         reads_labels: Whether it learns from the labels of the calibration examples.
-        reads_gradients: Whether it differentiates the loss.
         whole_layers: Whether it removes layers as a whole, so that there is nothing to allocate and
             nothing to correct.
     """
@@ -56,7 +55,6 @@ class Method:
     split: Split = "proportional"
     reads_statistics: bool = True
     reads_labels: bool = False
-    reads_gradients: bool = False
     whole_layers: bool = False
 
 
@@ -90,7 +88,7 @@ _TABLE = (
            _options("global", "bias"), split="joint"),
     Method("fisher", "Fisher", "largest Fisher information of the loss", (_KWON,), "#AA4499", "*",
            _options("global", "scale"), split="additive", reads_statistics=False,
-           reads_labels=True, reads_gradients=True),
+           reads_labels=True),
     Method("shortgpt", "ShortGPT", "most influential layers", (_MEN,), "#661100", "p",
            _options("global", "none", min_units=0), reads_statistics=False, whole_layers=True),
 )  # fmt: skip
