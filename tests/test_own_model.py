@@ -258,5 +258,5 @@ def test_the_commands_of_the_pages_run(place, capsys):
     assert len(lines) == 6
     for line in lines:
         assert carried_out(*shlex.split(line, comments=True), capsys=capsys)
-    for name in ("my-model-half", "my-model-40", "my-llama-80"):
+    for name in ("my-model-half", "my-model-40", "my-llama-20"):
         assert (place / name / "README.md").is_file()

@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     _add_model_and_data(add)
     add("--dense", metavar="MODEL", help="compare with this model: KL and agreement")
     what = "write a saved model in the form of another program"
-    command("export", main, what, "my-llama-80 --format gguf")  # which passes it on
+    command("export", main, what, "my-llama-20 --format gguf")  # which passes it on
     add = command("runs", _runs, "list stored runs", "--study mine --where method=stat ratio=0.5")
     add("--study", help="one study (all)")
     add(
