@@ -79,18 +79,18 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=32, help="of Llama-2 7B")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny shapes")
-    parser.add_argument("--list", action="store_true", help="print the commands only")
+    parser.add_argument("--list", action="store_true", help="print the commands of all steps only")
     options = parser.parse_args()
     options.results = options.results.resolve()
-    options.results.mkdir(parents=True, exist_ok=True)
     known = steps(options)
     chosen = list(known) if options.steps == "all" else options.steps.split(",")
     if unknown := set(chosen) - set(known):
         parser.error(f"--steps: expected some of {', '.join(known)}; got {', '.join(unknown)}")
     if options.list:
-        for name in chosen:
+        for name in known:
             print(f"{name} ({known[name][0]} s): python {' '.join(known[name][1])}")
         return 0
+    options.results.mkdir(parents=True, exist_ok=True)
     end, rows = time.monotonic() + options.seconds, []
     waiting = [name for name in known if name in chosen]
     while waiting:

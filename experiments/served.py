@@ -2,17 +2,17 @@
 
 python experiments/served.py quantised_smollm2 quantised_minilm speed_llama_cpp speed_onnx
 
-Needs `pip install stat-repro[clients]`. Each study is stored in results/served.json, beside those
+Needs `pip install -e '.[clients]'`. Each study is stored in results/served.json, beside those
 that are there, with the commit and the machine; `python docs/serving.py` makes the tables of
 docs/serving.md from it. Dense and pruned models take turns: a busy machine is busy for both.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -41,8 +41,12 @@ _SEED = 0
 _THREADS = 1  # other work may be on the other processors
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     """Carry out the studies that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", choices=sorted(STUDIES), metavar="STUDY",
+                        help="all if none is named: " + ", ".join(STUDIES))  # fmt: skip
+    names = parser.parse_args().names or list(STUDIES)
     logging.disable(logging.WARNING)
     torch.set_num_threads(_THREADS)
     for name in names:
@@ -299,4 +303,4 @@ STUDIES = {
 }
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(STUDIES))
+    main()

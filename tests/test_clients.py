@@ -1,6 +1,6 @@
 """What other libraries do with pruned models, among them layers without heads or neurons.
 
-Clients that are not installed are skipped; `pip install stat-repro[clients]` installs them. Those
+Clients that are not installed are skipped; `pip install -e '.[clients]'` installs them. Those
 are the tests that docs/serving.md shows.
 """
 

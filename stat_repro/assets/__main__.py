@@ -1,5 +1,6 @@
 """`python -m stat_repro.assets [NAME ...]`: fetch the named assets, or all but the large ones."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -11,9 +12,12 @@ from stat_repro.paths import cache_dir
 
 def main(arguments: Sequence[str]) -> int:
     """Fetch the named assets, or every one but `packages.LARGE_MODELS`."""
+    parser = argparse.ArgumentParser(prog="python -m stat_repro.assets", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a model or data set")
+    names = parser.parse_args(arguments).names
 
     def work() -> None:
-        fetch(arguments)
+        fetch(names)
         say(f"complete in {cache_dir()}")
 
     return guarded(

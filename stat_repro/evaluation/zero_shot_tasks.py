@@ -130,7 +130,7 @@ def _task_manager(names: tuple[str, ...], include: str | None) -> tuple[Any, set
 def _not_installed(error: ImportError) -> str:
     return (
         "evaluation.zero_shot.tasks need lm-eval, which is not installed: "
-        f"pip install stat-repro[zero_shot] ({error})"
+        f"pip install -e '.[zero_shot]' ({error})"
     )
 
 
