@@ -162,6 +162,20 @@ def test_a_dry_run_counts_and_writes_nothing(place, capsys, monkeypatch):
     assert "loading, 7 steps of training and evaluation come on top" in text
 
 
+def test_a_dry_run_has_the_head_that_would_be_trained(place, capsys, caplog):
+    save_checkpoint(place / "encoder", "bert", head="Model")
+    frame = pd.read_csv(place / "reviews.csv")
+    frame.assign(label=frame.index / 10).to_csv(place / "scores.csv", index=False)
+    words = ("prune", "encoder", "--examples", "20", "--out", "small", "--dry-run", "--data")
+    text = carried_out(*words, "reviews.csv", capsys=capsys)
+    number = carried_out(*words, "scores.csv", "--set", "dataset.task=regression", capsys=capsys)
+    # One output less: its weights and its bias.
+    two, one = (re.search(r"parameters +([\d,]+)", out)[1] for out in (text, number))
+    width = pico_model("bert").config.hidden_size
+    assert int(two.replace(",", "")) - int(one.replace(",", "")) == width + 1
+    assert "taken in this order" not in caplog.text
+
+
 def test_the_work_is_that_of_the_formulas_of_the_document():
     """docs/scaling.md: passes and sums grow with the tokens, pivots and folds do not."""
     adapter = adapter_for(pico_model("llama_grouped"))

@@ -1,7 +1,6 @@
 """What a run would do, counted from the shapes of model and data; no weight is read."""
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,7 +12,9 @@ from stat_repro.allocation.rounding import final_sizes
 from stat_repro.calibration.capture import count_tokens
 from stat_repro.config import METHODS, RunConfig
 from stat_repro.config.pruning import counts_macs
+from stat_repro.data.task_data import TaskData
 from stat_repro.finetune.recipe import has_task_head
+from stat_repro.finetune.training_data import TrainingSentences
 from stat_repro.measure import resolve_device, synchronize
 from stat_repro.methods.shortgpt import layers_to_remove
 from stat_repro.models import loading
@@ -29,7 +30,7 @@ def forecast(config: RunConfig) -> str:
     """Sizes, memory and time of a run in words; counted, except the speed of this machine."""
     config = within_positions(config)
     data = load_data(config)
-    loaded = _without_weights(config, getattr(data, "label_names", None))
+    loaded = _without_weights(config, data)
     workload = workload_of(data, loaded, config)
     adapter, length = adapter_for(loaded.model), workload.sequence_length
     plan = equal_shares(adapter, config, length)
@@ -70,12 +71,12 @@ def forecast(config: RunConfig) -> str:
     )
 
 
-def _without_weights(config: RunConfig, labels: Sequence[str] | None) -> loading.LoadedModel:
-    """The model of a run on the meta device; a head that is not trained yet has these labels."""
+def _without_weights(config: RunConfig, data: object) -> loading.LoadedModel:
+    """The model of a run on the meta device, with the head that would be trained for sentences."""
     folder, task = loading.checkpoint_folder(config.model), config.dataset.task
     settings = loading.load_config(folder)
-    if labels is not None and not has_task_head(folder, task):
-        settings.num_labels = len(labels)
+    if isinstance(data, TaskData) and not has_task_head(folder, task):
+        settings.update(TrainingSentences(data, config.dataset.max_length).head)
     with torch.device("meta"), loading.explained_refusal(folder, task):
         model = loading.TASK_CLASSES[task].from_config(settings, dtype=getattr(torch, config.dtype))
     return loading.LoadedModel(model.eval(), loading.load_tokenizer(folder), folder)
