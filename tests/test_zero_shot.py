@@ -99,6 +99,16 @@ def test_protocol_and_fewer_examples(folder):
     assert tokenizer.pad_token == "[PAD]"
 
 
+def test_all_models_read_the_same_solved_examples(folder):
+    loaded = load_tasks(("mine",), str(folder), 2)
+    prompts = []
+    for _ in range(2):
+        evaluate_zero_shot(pico_model("llama_grouped"), plain_tokenizer(), loaded, examples=4)
+        prompts.append([instance.args for instance in loaded.tasks["mine"].instances])
+    assert prompts[0] == prompts[1]
+    assert prompts[0][0][0] != QUESTIONS[0]["question"]
+
+
 def test_tasks_without_accuracy_have_no_mean():
     results = {"a": {"alias": "a", "exact_match,strict": 0.5, "exact_match_stderr,strict": "N/A"}}
     assert zero_shot._metrics(results) == {"a_exact_match_strict": 0.5}

@@ -19,12 +19,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stat_repro.evaluation.zero_shot_tasks import FEWSHOT_SEED, LoadedTasks, ZeroShotError, quiet
+from stat_repro.evaluation.zero_shot_tasks import LoadedTasks, ZeroShotError, quiet
 from stat_repro.models.modes import evaluating
 
 # The longest questions (BoolQ) have about 1,000 tokens; the harness holds the logits of a batch
 # twice, so that four of them take 1.6 GB with a vocabulary of 49,152.
 CPU_BATCH = 4
+FEWSHOT_SEED = 1234
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def evaluate_zero_shot(
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
+    for task in loaded.tasks.values():  # else every evaluation goes on where the last one was
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
     on_cpu = next(model.parameters()).device.type == "cpu"
     with evaluating(model), torch.inference_mode(), quiet(), _broken_outputs(model) as broken:
         harness_model = HFLM(

