@@ -1,5 +1,7 @@
 """Pairs of sentences scored by cosine, with an encoder that has no head."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from pico_data import WORDS, word_tokenizer
@@ -10,6 +12,7 @@ from pico_runs import compose_here
 from stat_repro.config import CalibrationConfig, ConfigError, DatasetConfig, EvaluationConfig
 from stat_repro.data.errors import DataError
 from stat_repro.data.task_data import load_task_data
+from stat_repro.evaluation.predictions import mean_of_tokens
 from stat_repro.run.pipeline import run_experiment
 from stat_repro.run.sweep_cache import SweepCache
 from stat_repro.workloads import SimilarityWorkload
@@ -58,6 +61,13 @@ def test_the_score_of_a_pair_is_the_cosine_of_the_means_over_its_tokens(stsb):
     assert metrics["fidelity"] == {"mse_to_dense": 0.0}
     assert metrics["dense"] == metrics["pruned"]
     assert metrics["protocol"]["score"].startswith("cosine")
+
+
+def test_a_mean_over_many_tokens_stays_in_the_range_of_float16():
+    states = torch.full((1, 512, 2), 200.0, dtype=torch.float16)
+    output = SimpleNamespace(last_hidden_state=states)
+    mean = mean_of_tokens(output, {"attention_mask": torch.ones(1, 512, dtype=torch.int64)})
+    assert mean.tolist() == [[200.0, 200.0]]
 
 
 def test_single_sentences_are_calibrated_on_and_labels_are_refused(stsb):

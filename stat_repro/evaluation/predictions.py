@@ -39,7 +39,7 @@ def _logits(output: Any, batch: Batch) -> Tensor:
 
 def mean_of_tokens(output: Any, batch: Batch) -> Tensor:
     """Vectors (B, D) of sentences: the mean of the last hidden states over their tokens."""
-    mask = batch["attention_mask"][..., None].to(output.last_hidden_state.dtype)
+    mask = batch["attention_mask"][..., None].float()  # sums of float16 may be beyond its range
     vectors: Tensor = (output.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
     return vectors
 
