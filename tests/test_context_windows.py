@@ -4,6 +4,7 @@ import pytest
 import torch
 from pico_data import WORDS, word_tokenizer
 from squad_examples import question
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from stat_repro.data.batching import padded_batches
@@ -46,6 +47,20 @@ def test_answer_tokens_are_those_of_the_answer_or_the_first_token():
     assert windows.answer_tokens(1, None) == (0, 0)
     # Characters inside words: all words that they touch.
     assert windows.answer_tokens(1, (start + 1, start + 4)) == (5, 6)
+
+
+@pytest.mark.parametrize("answer", ["€", "5 €", "€ in", "é", "costs"])
+def test_all_tokens_of_a_character_belong_to_the_answer(answer):
+    pieces = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    inner.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
+    context = "It costs 5 € in a café."
+    span = (context.index(answer), context.index(answer) + len(answer))
+    windows = windows_of([question(context, "How much?")], 64, 4, tokenizer)
+    start, end = windows.answer_tokens(0, span)
+    assert tokenizer.decode(windows.encoded[0]["input_ids"][start : end + 1]).strip() == answer
 
 
 def test_long_questions_are_cut_and_counted():

@@ -59,8 +59,9 @@ class ContextWindows:
         offsets = self.offsets[window]
         if span is None or span[0] < offsets[0, 0] or span[1] > offsets[-1, 1]:
             return 0, 0
-        start = int(np.searchsorted(offsets[:, 0], span[0], side="right")) - 1
-        end = int(np.searchsorted(offsets[:, 1], span[1], side="left"))
+        # One character may be several tokens of byte-level BPE, and all of them belong to it.
+        start = int(np.searchsorted(offsets[:, 1], span[0], side="right"))
+        end = int(np.searchsorted(offsets[:, 0], span[1], side="left")) - 1
         first = int(self.first[window])
         return first + start, first + end
 

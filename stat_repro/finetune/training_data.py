@@ -136,9 +136,9 @@ class TrainingQuestions:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What the weights also depend on: overlap of the windows, questions left out."""
+        """What the weights also depend on: windows, questions left out, how targets are found."""
         misplaced = sum(question.misplaced for question in self.data.splits.get("train", ()))
-        return {"stride": self.stride, "left_out": misplaced}
+        return {"stride": self.stride, "left_out": misplaced, "targets": 2}
 
     @property
     def rows(self) -> int:
