@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from pico_data import WORDS, sentences, word_tokenizer
+from tokenizers import processors
 from transformers import CanineTokenizer
 
 from stat_repro.assets import packages as assets
@@ -194,6 +195,20 @@ def test_cut_sentences_are_counted_and_told_once(tokenizer, length, caplog):
         encode_sentences(tokenizer, rows, length)
     (message,) = caplog.messages
     assert message.startswith(f"dataset.max_length: 2 of 3 sentences have more than {length} ")
+
+
+def test_a_sentence_without_tokens_is_refused():
+    """GLUE may have empty ones; decoders often add no special token, and read nothing then."""
+    rows = datasets.Dataset.from_dict({"text": ["w1", "", "w2"]})
+    assert [len(row["input_ids"]) for row in encode_sentences(word_tokenizer(), rows, 8)] == [
+        3,
+        2,
+        3,
+    ]
+    plain = word_tokenizer()
+    plain._tokenizer.post_processor = processors.Sequence([])
+    with pytest.raises(DataError, match="sentence 2: expected at least one token; got none for ''"):
+        encode_sentences(plain, rows, 8)
 
 
 def test_sentences_are_encoded_piece_by_piece(monkeypatch):

@@ -55,6 +55,9 @@ def encode_sentences(
     Returns:
         Per row the lists that the tokenizer gives (`input_ids`, `attention_mask`, and
         `token_type_ids` where the model has token types).
+
+    Raises:
+        DataError: A row without tokens, as an empty sentence is where no special ones are added.
     """
     encoded: list[Encoded] = []
     cut = 0
@@ -66,6 +69,13 @@ def encode_sentences(
             cut += sum(len(ids) == max_length for ids in lists["input_ids"])
         else:
             cut += sum(bool(one.overflowing) for one in lists.encodings)
+    for number, row in enumerate(encoded, start=1):
+        if not row["input_ids"]:
+            raise DataError(
+                f"sentence {number}: expected at least one token; got none for "
+                f"{rows[number - 1]['text']!r}, as {type(tokenizer).__name__} adds no special "
+                "tokens; choose data without it, or a tokenizer that adds one"
+            )
     if cut:
         _warn_once(
             f"dataset.max_length: {cut} of {len(rows)} sentences have more than {max_length} "
