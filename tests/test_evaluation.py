@@ -7,11 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import OmegaConf
+from pico_models import VOCABULARY, pico_model
 from torch import nn
 
 from stat_repro.config import EvaluationConfig
+from stat_repro.data.errors import DataError
 from stat_repro.evaluation.evaluate import evaluate_task, task_metrics
 from stat_repro.evaluation.fidelity import classification_fidelity, regression_fidelity
+from stat_repro.evaluation.perplexity import evaluate_language
 from stat_repro.evaluation.predictions import predict_logits
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -188,6 +191,17 @@ def test_examples_of_a_collapsed_model():
     values = evaluate_task(dense[:, :1], pruned[:, :1], [1.0, 1.0], "regression", "test", 128)
     assert values.examples["squared_error"].tolist() == [math.inf, 1]
     assert values.metrics["fidelity"]["mse_to_dense"] == math.inf
+
+
+def test_tokens_that_the_model_does_not_have_are_refused():
+    """A GPU would fail in this and every later point of the process."""
+    told = f"expected token ids from 0 to {VOCABULARY - 1}, .* got {VOCABULARY + 3}"
+    batch = _batch([[1, VOCABULARY + 3]])
+    with pytest.raises(DataError, match=told):
+        predict_logits(pico_model("bert"), [([0], batch)], total=1)
+    model = pico_model("llama_grouped")
+    with pytest.raises(DataError, match=told):
+        evaluate_language(model, model, batch["input_ids"], {})
 
 
 def test_fidelity_of_regression_is_the_mean_of_its_examples():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stat_repro.evaluation.example_values import Evaluation, compact
-from stat_repro.evaluation.predictions import device_of
+from stat_repro.evaluation.predictions import to_device
 from stat_repro.models.modes import evaluating
 from stat_repro.progress import Progress
 
@@ -55,7 +55,7 @@ def _window_batches(model: nn.Module, windows: Tensor, batch_size: int) -> Itera
 
 def _next_token_logits(model: nn.Module, tokens: Tensor) -> Tensor:
     """Logits (B, W - 1, V) of the predicted positions of a batch of windows (B, W)."""
-    return model(input_ids=tokens.to(device_of(model)), use_cache=False).logits[:, :-1]
+    return model(**to_device({"input_ids": tokens}, model), use_cache=False).logits[:, :-1]
 
 
 def _chunks(batch: Tensor) -> Iterator[tuple[int, slice]]:

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from stat_repro.data.batching import Batch
+from stat_repro.data.errors import DataError
 from stat_repro.metrics.scores import NO_CLASS
 from stat_repro.models.modes import evaluating
 from stat_repro.progress import Progress
@@ -17,8 +19,21 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`, without the labels (a head would compute its loss from them)."""
+def to_device(batch: Batch, model: nn.Module) -> Batch:
+    """The batch on the model's device, without labels (a head would compute its loss from them).
+
+    Raises:
+        DataError: Tokens that the model does not have; a GPU would be of no use after them.
+    """
+    if isinstance(model, PreTrainedModel):
+        rows, most = len(model.get_input_embeddings().weight), int(batch["input_ids"].max())
+        if most >= rows:
+            raise DataError(
+                f"input_ids: expected token ids from 0 to {rows - 1}, the rows of the model's "
+                f"embeddings; got {most}. Tokens that were added to the tokenizer need "
+                "model.resize_token_embeddings(len(tokenizer))"
+            )
+    device = device_of(model)
     return {key: value.to(device) for key, value in batch.items() if key != "labels"}
 
 
@@ -69,7 +84,6 @@ def predict_logits(
     """
     if total < 1:
         raise ValueError(f"{label}: expected at least one example; got {total}")
-    device = device_of(model)
     logits: Tensor | None = None
     seen = torch.zeros(total, dtype=torch.long)
     with evaluating(model), torch.inference_mode(), Progress(label, total, "sentences") as progress:
@@ -80,7 +94,7 @@ def predict_logits(
                     f"{label}: expected example indices from 0 to {total - 1}; "
                     f"got {int(rows.min())} to {int(rows.max())}"
                 )
-            inputs = to_device(batch, device)
+            inputs = to_device(batch, model)
             outputs = read(model(**inputs), inputs).float().cpu()
             if logits is None:
                 logits = outputs.new_empty(total, outputs.shape[-1])

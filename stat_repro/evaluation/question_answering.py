@@ -11,7 +11,7 @@ from stat_repro.data.batching import Batch
 from stat_repro.data.context_windows import ContextWindows
 from stat_repro.evaluation import spans
 from stat_repro.evaluation.example_values import Evaluation, question_values
-from stat_repro.evaluation.predictions import device_of, to_device
+from stat_repro.evaluation.predictions import to_device
 from stat_repro.evaluation.spans import AnswerRule, SpanLogits
 from stat_repro.metrics.answers import squad_metrics
 from stat_repro.models.modes import evaluating
@@ -48,10 +48,10 @@ def predict_spans(
     sizes = np.array([len(characters) for characters in windows.offsets], dtype=np.int64) + 1
     bounds = np.concatenate([[0], np.cumsum(sizes)])
     start, end = (np.full(bounds[-1], np.nan, dtype=np.float32) for _ in range(2))
-    device, total = device_of(model), len(sizes)
+    total = len(sizes)
     with evaluating(model), torch.inference_mode(), Progress(label, total, "windows") as progress:
         for numbers, batch in batches:
-            outputs = model(**to_device(batch, device))
+            outputs = model(**to_device(batch, model))
             shift = leading_padding(batch["attention_mask"]).numpy()
             for logits, scores in ((outputs.start_logits, start), (outputs.end_logits, end)):
                 values = logits.float().cpu().numpy()

@@ -176,7 +176,7 @@ def train(
     optimization = Optimization(model, config, steps)
 
     def step(batch: list[int], place: str) -> float:
-        inputs = to_device(pad_batch(tokenizer, examples.encoded, batch), device)
+        inputs = to_device(pad_batch(tokenizer, examples.encoded, batch), model)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
             outputs = model(**inputs)
         return optimization.step(examples.loss(outputs, inputs, batch), place)

@@ -127,7 +127,7 @@ def _train(
         progress.advance(optimization.done)
         for index in order[optimization.done : config.steps]:
             batch = batches[int(index)]
-            inputs = to_device(batch, device)
+            inputs = to_device(batch, model)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
                 if config.method == "distill":
                     loss = _distance(dense, model, inputs, config)
