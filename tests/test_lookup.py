@@ -11,7 +11,7 @@ import hydra
 import pytest
 from made_up_records import PLAN, make_config, make_failure, make_record, sweep
 
-from stat_repro.config import CalibrationConfig, from_dict, from_hydra, run_id
+from stat_repro.config import CalibrationConfig, CostConfig, from_dict, from_hydra, run_id
 from stat_repro.config.pruning import PruningConfig
 from stat_repro.paths import config_dir, results_dir
 from stat_repro.results import StudyError, load_records, save_record
@@ -128,6 +128,15 @@ def test_texts_that_read_as_numbers_are_conditions(tmp_path):
         assert f"-s{seed}-" in line
     assert "no stored" in runs(tmp_path, None, ("study=null", "study=7"), ())
     assert runs(tmp_path, None, ("seed=03",), ()) == runs(tmp_path, None, ("study=1e3",), ())
+
+
+@pytest.mark.parametrize("typed", ["[1,8]", "[1, 8]"])
+def test_lists_are_conditions_as_run_py_takes_them(tmp_path, typed):
+    for seed, sizes in enumerate(([1, 8], [1, 32])):
+        config = make_config(cost=CostConfig(batch_sizes=sizes))
+        save_record(make_record(config=config, seed=seed), tmp_path)
+    (line,) = runs(tmp_path, None, (f"cost.batch_sizes={typed}",), ()).splitlines()[2:]
+    assert "-s0-" in line
 
 
 def test_what_one_of_two_runs_lacks_is_no_number(tmp_path):

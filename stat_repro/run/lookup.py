@@ -178,9 +178,9 @@ def _as_json(value: Any) -> str:
 
 
 def _is_typed(cell: Any, typed: str) -> bool:
-    """Whether a value of a run is the typed one: the same text, or the same number."""
+    """Whether a value of a run is the typed one: the same text or list, or the same number."""
     if isinstance(cell, str | bool):
-        return _as_json(cell) == typed
+        return _as_json(cell).replace(", ", ",") == typed.replace(", ", ",")
     if pd.isna(cell):
         return typed == "null"
     with suppress(ValueError):  # numbers of columns with gaps are floats
