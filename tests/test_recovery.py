@@ -266,6 +266,13 @@ def test_batches_are_as_large_as_those_of_the_calibration(tmp_path):
         assert config.recovery.batch_size == config.dataset.calibration_batch_size == size
 
 
+def test_bfloat16_that_would_do_nothing_is_refused(tmp_path):
+    asked = [*text_overrides(tmp_path), "recovery=distill", "recovery.bfloat16=true"]
+    assert compose_here(asked).recovery.bfloat16
+    with pytest.raises(ConfigError, match=r"recovery\.bfloat16=true: expected dtype=float32"):
+        compose_here([*asked, "dtype=float64"])
+
+
 def test_adapters_need_their_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ConfigError, match=r"expected the package peft; got none .* pip install"):

@@ -126,6 +126,11 @@ class RunConfig(Section):
                 f"recovery.method={method} trains the weights: expected dtype=float32 or float64; "
                 f"got {self.dtype}; choose recovery.bfloat16=true for the speed of bfloat16"
             )
+        if method != "none" and self.recovery.bfloat16 and self.dtype == "float64":
+            raise ConfigError(
+                "recovery.bfloat16=true: expected dtype=float32, as autocast leaves float64 as it "
+                "is; got float64; choose recovery.bfloat16=false, or dtype=float32"
+            )
 
 
 def from_hydra(cfg: DictConfig) -> RunConfig:
