@@ -109,6 +109,17 @@ def test_all_models_read_the_same_solved_examples(folder):
     assert prompts[0][0][0] != QUESTIONS[0]["question"]
 
 
+def test_a_head_of_its_own_stays_where_the_configuration_ties_it(folder):
+    model = pico_model("llama_tied")
+    own = torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))
+    model.lm_head.weight = torch.nn.Parameter(own)
+    scores = evaluate_zero_shot(model, plain_tokenizer(), load_tasks(("mine",), str(folder), 0))
+    assert torch.equal(model.lm_head.weight, own)
+    acc, _ = by_hand(model, plain_tokenizer(), QUESTIONS)
+    assert scores.metrics["mine_acc"] == pytest.approx(acc)
+    assert "tie_weights" not in vars(model)
+
+
 def test_tasks_without_accuracy_have_no_mean():
     results = {"a": {"alias": "a", "exact_match,strict": 0.5, "exact_match_stderr,strict": "N/A"}}
     assert zero_shot._metrics(results) == {"a_exact_match_strict": 0.5}

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -73,7 +74,14 @@ def evaluate_zero_shot(
     for task in loaded.tasks.values():  # else every evaluation goes on where the last one was
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
     on_cpu = next(model.parameters()).device.type == "cpu"
-    with evaluating(model), torch.inference_mode(), quiet(), _broken_outputs(model) as broken:
+    with (
+        evaluating(model),
+        torch.inference_mode(),
+        quiet(),
+        # The harness calls it, also where a head of its own was loaded against the configuration.
+        patch.object(model, "tie_weights"),
+        _broken_outputs(model) as broken,
+    ):
         harness_model = HFLM(
             pretrained=model,
             # The harness sets a pad token.
