@@ -10,7 +10,7 @@ import pytest
 from made_up_records import make_config, make_record, sweep
 
 from stat_repro import results
-from stat_repro.config import CalibrationConfig, FinetuneConfig, PruningConfig
+from stat_repro.config import CalibrationConfig, DatasetConfig, FinetuneConfig, PruningConfig
 from stat_repro.reporting.detail_figures import setting_figures
 from stat_repro.reporting.figures import metric_figures
 from stat_repro.reporting.outputs import study_outputs, write_outputs
@@ -46,6 +46,22 @@ def test_other_data_are_another_variant_and_calibration_examples_are_not() -> No
     of_model(records[1], test="0")
     assert all(label.startswith("STAT, data ") for label in labels(records))
     assert len(set(labels(records))) == 2
+
+
+def test_contents_of_files_are_shown_where_files_of_one_name_differ() -> None:
+    def of(*names: str) -> list[str]:
+        files = [DatasetConfig(name="reviews", task="classification", train=one) for one in names]
+        return labels([of_model(make_record(config=make_config(dataset=one))) for one in files])
+
+    assert of("a.csv@0123456789", "b.csv@abcdefabcd") == [
+        f"STAT, dataset.train={x}.csv" for x in "ab"
+    ]
+    # Older records say the name only.
+    assert of("a.csv@0123456789", "a.csv") == ["STAT", "STAT"]
+    assert of("a.csv@0123456789", "a.csv@abcdefabcd") == [
+        "STAT, dataset.train=a.csv@0123456789",
+        "STAT, dataset.train=a.csv@abcdefabcd",
+    ]
 
 
 def test_a_setting_that_makes_another_dense_model_is_shown_in_its_place() -> None:

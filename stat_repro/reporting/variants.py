@@ -28,6 +28,8 @@ _FURTHER: dict[str, tuple[str, tuple[str, ...]]] = {
     "provenance.data_hashes": ("data", ("dataset.", "calibration.", "evaluation.")),
 }
 _DIGEST = re.compile("[0-9a-f]{64}")
+# Behind the name of a file, but in older records: shown only where files of one name differ.
+_CONTENT = "@[0-9a-f]{10}$"
 _RECOVERY = "recovery.method"
 # Settings whose value says what they are about.
 _VALUE_ONLY = ("pruning.recipe", "pruning.allocation", _RECOVERY)
@@ -132,6 +134,11 @@ def _differing(group: pd.DataFrame, alike: Collection[str]) -> pd.DataFrame:
         columns = [c for c in columns if not c.startswith("config.finetune.")]
     names = {column: column.removeprefix("config.") for column in (*columns, *_FURTHER)}
     texts = group[list(names)].rename(columns=names).map(_shown)
+    for name in texts:
+        plain = texts[name].str.replace(_CONTENT, "", regex=True)
+        told = texts[name] != plain
+        if texts[name][told].nunique() == plain[told].nunique():
+            texts[name] = plain
     choosing = texts[~group["method"].isin(_WHOLE_LAYERS)]
     counts = {n: (choosing if n in _SET else texts)[n].nunique() for n in names.values()}
     texts = texts[[name for name, count in counts.items() if count > 1]]
