@@ -13,6 +13,7 @@ from pico_project import save_checkpoint, sentence_overrides
 from stat_repro.config import ConfigError
 from stat_repro.data.errors import DataError
 from stat_repro.data.labels import class_names, fixed_indices, hidden
+from stat_repro.data.table_files import column, read_table
 from stat_repro.models.outputs import OutputOrder, match_outputs
 from stat_repro.run.pipeline import run_experiment
 from stat_repro.run.sweep_cache import SweepCache
@@ -256,3 +257,11 @@ def test_scores_have_one_output_without_a_name(tmp_path):
     with pytest.raises(ConfigError, match="task regression has no classes"):
         SweepCache().dense(compose_run(*given, f"model.path={one}", "model.labels=[a]"))
     assert SweepCache().dense(compose_run(*given, f"model.path={one}")).workload.sequence_length > 2
+
+
+def test_a_message_about_a_wide_table_lists_some_of_its_columns(tmp_path):
+    names = [f"column{number}" for number in range(500)]
+    path = tmp_path / "wide.csv"
+    path.write_text("\n".join([",".join(names), ",".join(["1"] * 500)]))
+    with pytest.raises(DataError, match=r"has column0, .*column19, \.\.\. and 480 more$"):
+        column(read_table(path), "text", path, "dataset.text_column")

@@ -14,7 +14,6 @@ from stat_repro.data import task_data
 from stat_repro.data.batching import sentence_batches
 from stat_repro.data.errors import DataError
 from stat_repro.data.ratings import read_ratings
-from stat_repro.data.table_files import column, read_table
 from stat_repro.data.task_data import load_task_data, split_rows
 
 ROWS = [("fine film", "good"), ('say "no" to it', "bad"), ("None", "good"), ("1", "bad")]
@@ -293,11 +292,3 @@ def test_real_sets_have_their_rows():
     for name in ("amazon_reviews", "tweets"):
         other = load_task_data(DatasetConfig(name=name, task="regression", source=f"asset:{name}"))
         assert -4 <= min(other.split("test")["label"]) < 0 < max(other.split("test")["label"]) <= 4
-
-
-def test_a_message_about_a_wide_table_lists_some_of_its_columns(tmp_path):
-    names = [f"column{number}" for number in range(500)]
-    path = tmp_path / "wide.csv"
-    path.write_text("\n".join([",".join(names), ",".join(["1"] * 500)]))
-    with pytest.raises(DataError, match=r"has column0, .*column19, \.\.\. and 480 more$"):
-        column(read_table(path), "text", path, "dataset.text_column")

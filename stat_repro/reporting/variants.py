@@ -136,8 +136,8 @@ def _differing(group: pd.DataFrame, alike: Collection[str]) -> pd.DataFrame:
     texts = group[list(names)].rename(columns=names).map(_shown)
     for name in texts:
         plain = texts[name].str.replace(_CONTENT, "", regex=True)
-        told = texts[name] != plain
-        if texts[name][told].nunique() == plain[told].nunique():
+        with_content = texts[name] != plain
+        if texts[name][with_content].nunique() == plain[with_content].nunique():
             texts[name] = plain
     choosing = texts[~group["method"].isin(_WHOLE_LAYERS)]
     counts = {n: (choosing if n in _SET else texts)[n].nunique() for n in names.values()}
