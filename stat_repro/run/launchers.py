@@ -93,10 +93,11 @@ def _check_gpus(partition: str | None) -> None:
 def _watch_queue_without_accounts() -> None:
     """Take the states of jobs from the queue if Slurm has no accounting database.
 
-    submitit asks `sacct` alone. Where that fails, it would wait for ever for a job that was
-    cancelled or killed.
+    submitit asks `sacct` alone. Where that fails or is not installed, it would wait for ever for a
+    job that was cancelled or killed.
     """
-    if subprocess.run(["sacct", "--noheader"], capture_output=True, check=False).returncode == 0:
+    asked = ["sacct", "--noheader"]
+    if shutil.which("sacct") and not subprocess.run(asked, capture_output=True).returncode:
         return
     from submitit.slurm import slurm
 
