@@ -11,7 +11,6 @@ and `TIMED`. Settings are those of the configuration by their last name, or by a
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from stat_repro.config import SPEED_STUDY, RunConfig, to_dict
+from stat_repro.reporting.variants import CONTENT
 from stat_repro.results import RecordError, RunRecord, load_records, load_speed
 from stat_repro.results.speed_record import SpeedRecord
 from stat_repro.results.store import flatten
@@ -212,7 +212,7 @@ class Records:
 
 def _spellings(setting: str) -> tuple[str, str]:
     """A setting as the record has it, and the name alone of a file that is named with its hash."""
-    return setting, re.sub("@[0-9a-f]{10}$", "", setting)
+    return setting, CONTENT.sub("", setting)
 
 
 def _turns(what: str, number: int) -> str:

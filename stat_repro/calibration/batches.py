@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import Adapter
 from stat_repro.models.modeling_stat import LAYOUTS
-from stat_repro.models.positions import positions_of
+from stat_repro.models.positions import positions_of, unknown_tokens
 from stat_repro.models.settings import settings_of
 from stat_repro.parallel import same_everywhere
 
@@ -106,14 +106,8 @@ def _check_batch(model: PreTrainedModel, batch: Any) -> None:
             "attention_mask: expected 1 for tokens and 0 for padding; got values from "
             f"{float(given.min())} to {float(given.max())}"
         )
-    embeddings = model.get_input_embeddings()
-    low, high, rows = int(ids.min()), int(ids.max()), len(embeddings.weight)
-    if low < 0 or high >= rows:
-        raise CalibrationError(
-            f"input_ids: expected token ids from 0 to {rows - 1}, the rows of the model's "
-            f"embeddings; got {low} to {high}. Tokens that were added to the tokenizer need "
-            "model.resize_token_embeddings(len(tokenizer))"
-        )
+    if problem := unknown_tokens(model, ids):
+        raise CalibrationError(problem)
     positions = positions_of(model.config)
     if positions is not None and mask.shape[1] > positions:
         raise CalibrationError(

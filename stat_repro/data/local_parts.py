@@ -7,12 +7,11 @@ from pathlib import Path
 import datasets
 from pyarrow import parquet
 
-from stat_repro.data.errors import DataError
+from stat_repro.data.errors import DataError, listed
 from stat_repro.data.table_files import ENDINGS, Columns, first_fields, read_table
 
 SAVED = "state.json"  # what `save_to_disk` leaves beside the rows
 _SHARD = re.compile(r"(?P<stem>\w+)-\d{5}-of-(?P<count>\d{5})\.parquet")
-_LISTED_FILES = 12
 
 
 def local_form(parts: Mapping[str, Sequence[str]], subfolders: Sequence[str]) -> str:
@@ -62,7 +61,7 @@ def part_files(
         if forms:
             files[part] = forms[0]
     if not files:
-        seen = ", ".join(child.name for child in children[:_LISTED_FILES]) or "nothing"
+        seen = listed(child.name for child in children) or "nothing"
         raise DataError(f"{key}={folder}: expected {expected}; got {seen}")
     return files
 

@@ -11,6 +11,7 @@ from stat_repro.data.batching import Batch
 from stat_repro.data.errors import DataError
 from stat_repro.metrics.scores import NO_CLASS
 from stat_repro.models.modes import evaluating
+from stat_repro.models.positions import unknown_tokens
 from stat_repro.progress import Progress
 
 
@@ -23,16 +24,12 @@ def to_device(batch: Batch, model: nn.Module) -> Batch:
     """The batch on the model's device, without labels (a head would compute its loss from them).
 
     Raises:
-        DataError: Tokens that the model does not have; a GPU would be of no use after them.
+        DataError: Tokens that the model does not have.
     """
-    if isinstance(model, PreTrainedModel):
-        rows, most = len(model.get_input_embeddings().weight), int(batch["input_ids"].max())
-        if most >= rows:
-            raise DataError(
-                f"input_ids: expected token ids from 0 to {rows - 1}, the rows of the model's "
-                f"embeddings; got {most}. Tokens that were added to the tokenizer need "
-                "model.resize_token_embeddings(len(tokenizer))"
-            )
+    if isinstance(model, PreTrainedModel) and (
+        problem := unknown_tokens(model, batch["input_ids"])
+    ):
+        raise DataError(problem)
     device = device_of(model)
     return {key: value.to(device) for key, value in batch.items() if key != "labels"}
 

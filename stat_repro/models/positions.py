@@ -1,6 +1,7 @@
-"""How many tokens a model can read."""
+"""Which tokens a model can read: how many, and which ids."""
 
-from transformers import PreTrainedConfig
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from stat_repro.models.modeling_stat import LAYOUTS
 
@@ -16,3 +17,18 @@ def positions_of(config: PreTrainedConfig) -> int | None:
     if rows is None or layout is None or not layout.positions_behind_padding:
         return rows
     return rows - (config.pad_token_id or 0) - 1
+
+
+def unknown_tokens(model: PreTrainedModel, ids: torch.Tensor) -> str | None:
+    """What to say of token ids that the model has no embedding for; None if it has all of them.
+
+    A GPU ends with an assertion there, and computes nothing more in that process.
+    """
+    rows, low, high = len(model.get_input_embeddings().weight), int(ids.min()), int(ids.max())
+    if low >= 0 and high < rows:
+        return None
+    return (
+        f"input_ids: expected token ids from 0 to {rows - 1}, the rows of the model's embeddings; "
+        f"got {high if low >= 0 else f'{low} to {high}'} (tokens that were added to the tokenizer "
+        "need model.resize_token_embeddings(len(tokenizer)))"
+    )

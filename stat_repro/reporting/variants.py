@@ -29,7 +29,7 @@ _FURTHER: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 _DIGEST = re.compile("[0-9a-f]{64}")
 # Behind the name of a file, but in older records: shown only where files of one name differ.
-_CONTENT = "@[0-9a-f]{10}$"
+CONTENT = re.compile("@[0-9a-f]{10}$")
 _RECOVERY = "recovery.method"
 # Settings whose value says what they are about.
 _VALUE_ONLY = ("pruning.recipe", "pruning.allocation", _RECOVERY)
@@ -135,7 +135,7 @@ def _differing(group: pd.DataFrame, alike: Collection[str]) -> pd.DataFrame:
     names = {column: column.removeprefix("config.") for column in (*columns, *_FURTHER)}
     texts = group[list(names)].rename(columns=names).map(_shown)
     for name in texts:
-        plain = texts[name].str.replace(_CONTENT, "", regex=True)
+        plain = texts[name].str.replace(CONTENT, "", regex=True)
         with_content = texts[name] != plain
         if texts[name][with_content].nunique() == plain[with_content].nunique():
             texts[name] = plain
