@@ -1,6 +1,9 @@
 """Speed of pruned models and figures of measurements on a GPU, from records of a tiny shape."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +99,39 @@ def test_lines_are_the_speedups_against_what_is_removed(folder):
             assert line.x[-1] == pytest.approx(100 * (1 - kept))
     assert len(draw(data).axes) == 2
     assert inference_figure([r for r in records if r is not record]) is None
+
+
+def script(name, *arguments):
+    path = Path(__file__).parents[1] / "experiments" / name
+    return subprocess.run([sys.executable, str(path), *arguments], capture_output=True, text=True)
+
+
+def test_the_script_for_a_gpu_lists_its_steps_and_makes_nothing(tmp_path):
+    where = tmp_path / "none"
+    done = script("gpu.py", "--list", "--layers", "3", "--results", str(where))
+    assert done.returncode == 0, done.stderr
+    steps = [line.split(" ")[0] for line in done.stdout.splitlines()]
+    assert steps[:3] == ["llama2_7b", "bert_base", "sharded_7b"]
+    assert steps[-1] == "tests"
+    assert "stat_repro.bench llama2_7b --layers 3 --device cuda" in done.stdout
+    refused = script("gpu.py", "--steps", "bert", "--results", str(where))
+    assert refused.returncode == 2
+    assert "--steps: expected some of llama2_7b, bert_base" in refused.stderr
+    assert not where.exists()
+
+
+def test_the_script_for_a_gpu_stores_what_it_measured_in_its_time(tmp_path):
+    small = ["--device", "cpu", "--small", "--steps", "bert_base", "--results", str(tmp_path)]
+    late = script("gpu.py", *small, "--seconds", "0")
+    assert late.returncode == 1
+    assert "bert_base: not started: " in late.stdout
+    done = script("gpu.py", *small)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(results.load_speed(tmp_path)) == 1
+    assert "its two bare forward passes" in done.stdout
+
+
+def test_studies_of_other_programs_are_named():
+    done = script("served.py", "nothing")
+    assert done.returncode == 2
+    assert "choose from 'quantised_minilm', 'quantised_smollm2'" in done.stderr
