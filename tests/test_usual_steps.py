@@ -222,3 +222,11 @@ def test_integers_of_numpy_are_integers(tmp_path):
     for name, value in (("seed", 1.0), ("round_to", "two"), ("min_units", 2.0)):
         with pytest.raises(ConfigError, match=f"{name}: expected an integer; got {value}"):
             compress(model, batches, **{name: value})
+
+
+@pytest.mark.parametrize("name", PICO_NAMES)
+def test_tokens_may_be_added_before_and_after_pruning(name):
+    model = pico_model(name)
+    for one in (model, pruned_of(model)):
+        one.resize_token_embeddings(one.config.vocab_size + 3)
+        checked_adapter(one)
