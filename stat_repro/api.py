@@ -76,7 +76,7 @@ def compress(
 ) -> Compression:
     """Prune a trained transformer to a share of its MACs, without training it.
 
-    The model runs in its own type, also inside torch.autocast.
+    The model runs in its own type, also inside torch.autocast; torch.inference_mode is left.
 
     Args:
         model: One of the architectures in docs/architectures.md with any task head that it has; it

@@ -230,3 +230,18 @@ def test_tokens_may_be_added_before_and_after_pruning(name):
     for one in (model, pruned_of(model)):
         one.resize_token_embeddings(one.config.vocab_size + 3)
         checked_adapter(one)
+
+
+@pytest.mark.parametrize("options", [{"method": "fisher"}, {"curvature": "fisher"}, {}])
+def test_inference_mode_changes_nothing(options):
+    model = pico_model("bert")
+    batches = [{**batch, "labels": LABELS} for batch in pico_batches(model)]
+    options = {"method": "stat_plus", **options}
+    wanted = compress(model, batches, **options)
+    with torch.inference_mode():
+        got = compress(model, batches, **options)
+        statistics = calibrate(model, batches)
+    assert got.plan == wanted.plan
+    assert compress(model, batches, calibration=statistics, **options).plan == wanted.plan
+    assert same_weights(got.model, wanted.model)
+    got.model(**batches[0]).loss.backward()

@@ -10,11 +10,13 @@ from torch import nn
 
 @contextmanager
 def own_types() -> Iterator[None]:
-    """Inside the `with`, or in a function that it decorates, torch.autocast is off.
+    """Inside the `with`, or in a function that it decorates, modes of the caller are off.
 
-    It would round the sums of the activations, float64 ones excepted, to half precision.
+    torch.autocast would round the sums of the activations, float64 ones excepted, to half
+    precision. torch.inference_mode would leave no gradients and a model that cannot be trained.
     """
     with ExitStack() as off:
+        off.enter_context(torch.inference_mode(False))
         for device in ("cpu", "cuda", "mps"):
             off.enter_context(torch.autocast(device, enabled=False))
         yield
