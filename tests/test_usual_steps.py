@@ -245,3 +245,13 @@ def test_inference_mode_changes_nothing(options):
     assert compress(model, batches, calibration=statistics, **options).plan == wanted.plan
     assert same_weights(got.model, wanted.model)
     got.model(**batches[0]).loss.backward()
+
+
+@pytest.mark.parametrize("options", [{"method": "fisher"}, {"curvature": "fisher"}, {}])
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_tokens_may_be_short_integers(name, options):
+    model = pico_model(name)
+    batches = [{**batch, "labels": LABELS} for batch in pico_batches(model)]
+    short = [{key: v if key == "labels" else v.int() for key, v in b.items()} for b in batches]
+    options = {"method": "stat_plus", **options}
+    assert compress(model, short, **options).plan == compress(model, batches, **options).plan

@@ -184,7 +184,7 @@ def _summed_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         logits = _precise(model(**inputs).logits[:, :-1])
         wanted = token_mask(inputs)[:, 1:] & token_mask(inputs)[:, :-1]
         losses = functional.cross_entropy(
-            logits.transpose(1, 2), inputs["input_ids"][:, 1:], reduction="none"
+            logits.transpose(1, 2), inputs["input_ids"][:, 1:].long(), reduction="none"
         )
         return ((losses * wanted).sum(dim=1) / wanted.sum(dim=1).clamp_min(1)).sum()
     logits = _precise(model(**inputs).logits)
