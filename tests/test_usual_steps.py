@@ -255,3 +255,24 @@ def test_tokens_may_be_short_integers(name, options):
     short = [{key: v if key == "labels" else v.int() for key, v in b.items()} for b in batches]
     options = {"method": "stat_plus", **options}
     assert compress(model, short, **options).plan == compress(model, batches, **options).plan
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda one: one.register_forward_hook(lambda *_: None),
+        lambda one: one.register_forward_pre_hook(lambda *_: None, with_kwargs=True),
+        lambda one: one.register_full_backward_hook(lambda *_: None),
+    ],
+)
+def test_hooks_stay_with_the_dense_model_which_is_told(register, caplog):
+    model = pico_model("llama_grouped")
+    batches = pico_batches(model)
+    model(**batches[0], output_hidden_states=True)  # with hooks of transformers itself
+    compress(model, batches)
+    assert "hooks" not in caplog.text
+    with register(model.model.layers[1].mlp):
+        compress(model, batches)
+    assert "hooks: 1 stay with the model that was given, the first one on model.layers.1.mlp; " in (
+        caplog.text
+    )

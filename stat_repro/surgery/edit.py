@@ -19,7 +19,7 @@ from stat_repro.models.adapter import Site, adapter_for
 from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.projections import Projection, linear, producer_of
 from stat_repro.plan import PlanError, PruningPlan, SiteKind
-from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class
+from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class, tell_hooks
 
 # The matrix units of GPUs work on tiles; other widths take up to twice as long (bfloat16, H100).
 GPU_WIDTH = 64
@@ -257,7 +257,7 @@ def prune_model(
 
     Returns:
         The pruned model: device, dtype, mode, `requires_grad` and attention implementation as in
-        `model`; no tensor is shared with it.
+        `model`; no tensor is shared with it. Hooks stay with `model`, with a warning.
 
     Raises:
         UnsupportedModelError: No pruned form of this model class.
@@ -283,6 +283,7 @@ def prune_model(
                 f"{site.name}: the plan drops {dropped} of {site.units} units; expected an edit "
                 "with the new consumer weight; got none"
             )
+    tell_hooks(model)
     with torch.no_grad():
         names = [site.consumer for site in adapter.sites]
         biased = [n for n in names if new.get(n, linear(model, n)).bias is not None]

@@ -1,5 +1,6 @@
 """Class and configuration of the pruned form of a model."""
 
+import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -11,6 +12,10 @@ from stat_repro.models.adapter import Adapter, Site, layout_of
 from stat_repro.models.layers_stat import head_numbers
 from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.plan import PruningPlan
+
+log = logging.getLogger("stat_repro")
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 # `StatX`, whose second base is X, for every stock class X that has a pruned form.
 _PRUNED_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
@@ -94,6 +99,23 @@ def empty_pruned_model(
     options = {"add_pooling_layer": False} if getattr(model, "pooler", True) is None else {}
     with torch.device("meta"):
         return pruned_class(model)(config, **options)
+
+
+def tell_hooks(model: PreTrainedModel) -> None:
+    """Warn of a user's hooks, which the model made from the config will not have."""
+    names = [
+        name or "model"
+        for name, module in model.named_modules()
+        for hook in (hook for kind in _HOOKS for hook in getattr(module, kind).values())
+        # transformers records hidden states with hooks of its own, where they are asked for.
+        if not str(getattr(hook, "__module__", "")).startswith("transformers.")
+    ]
+    if names:
+        log.warning(
+            "hooks: %d stay with the model that was given, the first one on %s; the pruned model "
+            "has none. Its outputs lack what they change: choose to register them on it again",
+            *(len(names), names[0]),
+        )
 
 
 def supported_classes() -> dict[str, type[PreTrainedModel]]:
