@@ -3,14 +3,16 @@
 import shutil
 
 import pico_config
+import pytest
 import torch
 from omegaconf import OmegaConf
 from pico_project import sentence_overrides
 from pico_runs import compose_here, run_one
 
 from stat_repro import results
-from stat_repro.config import METHOD_DEFAULTS, METHODS
-from stat_repro.config.methods import Method, Paper
+from stat_repro.api import pruning_config
+from stat_repro.config import METHOD_DEFAULTS, METHODS, ConfigError
+from stat_repro.config.methods import PRESETS, Method, Paper
 from stat_repro.methods.common import scores_by_site
 from stat_repro.methods.ranked import by_scores
 from stat_repro.methods.registry import PRUNE
@@ -30,6 +32,25 @@ def test_every_method_has_a_function_and_a_file():
     for name, method in METHODS.items():
         given = {key: files[name][key] for key in method.defaults}
         assert (files[name].method, given) == (name, dict(method.defaults))
+
+
+def test_names_of_the_command_line_that_are_no_methods_say_what_to_choose():
+    files = {path.stem: OmegaConf.load(path) for path in PRUNING.glob("*.yaml")}
+    assert set(PRESETS) == set(files) - set(METHODS)
+    for name, words in PRESETS.items():
+        given = {key: value for key, value in files[name].items() if key != "defaults"}
+        method, _, rest = words.partition(" with ")
+        option, _, value = rest.partition("=")
+        assert str(given[option]).lower() == value
+        method = method.removeprefix("method=")
+        assert method in files[name].defaults
+        assert vars(pruning_config(method, {option: given[option]})) == vars(
+            pruning_config(method, given)
+        )
+        with pytest.raises(
+            ConfigError, match=rf"^pruning.method: .*got '{name}'.*; choose {words}"
+        ):
+            pruning_config(name, {})
 
 
 def test_labels_colours_and_markers_tell_methods_apart():

@@ -95,3 +95,10 @@ _TABLE = (
 METHODS = {method.name: method for method in _TABLE}
 # What each method is without further options.
 METHOD_DEFAULTS = {name: dict(method.defaults) for name, method in METHODS.items()}
+# Names of files in `conf/pruning` that are no methods: what to choose from Python instead.
+PRESETS = {
+    "stat_authors": "method=stat with authors_compat=true",
+    "stat_no_floor": "method=stat with min_units=0",
+    "stat_plus_fisher": "method=stat_plus with curvature=fisher",
+    "stat_uniform": "method=stat with allocation=uniform",
+}

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from stat_repro.config.checks import ConfigError, Section, in_range, one_of, setting
-from stat_repro.config.methods import METHODS
+from stat_repro.config.methods import METHODS, PRESETS
 
 ALLOCATIONS = ("global", "uniform", "stat")
 CORRECTIONS = ("lstsq", "none", "bias", "affine", "scale")
@@ -119,6 +119,11 @@ class PruningConfig(Section, name="pruning"):
     latency_length: int | None = setting(None, low=1, later=True)
 
     def __post_init__(self) -> None:
+        if self.method in PRESETS:
+            raise ConfigError(
+                f"pruning.method: expected one of {', '.join(METHODS)}; got {self.method!r}, which "
+                f"the command line has as pruning={self.method}; choose {PRESETS[self.method]}"
+            )
         super().__post_init__()
         if self.authors_compat:
             self._check_compat()
