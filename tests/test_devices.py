@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from pico_models import REPRESENTATIVES, pico_batches, pico_model
+from pico_surgery import pruned_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
@@ -107,6 +108,24 @@ class Waits(TorchDispatchMode):
         if name in self.NAMES or masks:
             self.seen[name] += 1
         return function(*args, **(kwargs or {}))
+
+
+class Indices(Waits):
+    """Counts reads by indices: those of a list are copied to the accelerator first."""
+
+    NAMES = ("index",)
+
+
+@torch.no_grad()
+def test_biases_of_kept_heads_are_read_without_indices():
+    model = pico_model("mpnet")
+    pruned, batch = pruned_of(model, whole=[]), pico_batches(model, count=1)[0]
+    counts = []
+    for one in (model, pruned):
+        with Indices() as indices:
+            one(**batch)
+        counts.append(indices.seen)
+    assert counts[1] == counts[0]
 
 
 def waits_of(work):

@@ -121,8 +121,9 @@ class _SomeHeads(_Changed):
         """As in the stock class, with biases (B, heads of the dense model, S, S)."""
         stock: Any = super()
         numbers: Any = self.head_numbers
-        bias = None if position_bias is None else position_bias[:, list(numbers)]
-        return stock.forward(hidden_states, attention_mask, bias, **kwargs)
+        if position_bias is not None:  # no index, which would be copied to the device every time
+            position_bias = torch.stack([position_bias[:, n] for n in numbers], dim=1)
+        return stock.forward(hidden_states, attention_mask, position_bias, **kwargs)
 
 
 class _WithoutHeads(_Changed):
