@@ -23,8 +23,8 @@ from stat_repro.calibration.capture import (
 from stat_repro.calibration.gradients import check_head, check_labels
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHODS, ConfigError, PruningConfig
-from stat_repro.config.checks import MAX_SEED, in_range, integer
-from stat_repro.config.pruning import check_target
+from stat_repro.config.checks import MAX_SEED, in_range, integer, one_of
+from stat_repro.config.pruning import ENGINES, check_target
 from stat_repro.cost.compare import timed_length
 from stat_repro.cost.latency_table import latency_table
 from stat_repro.measure import Stopwatch, memory_told
@@ -181,10 +181,10 @@ def calibrate(
         batches: As `compress` takes them.
         statistics: `gram`, `exact` or `sketch`.
         sketch: For `statistics="sketch"`.
-        config: Where given and nothing in it reads statistics, none are taken: only the tokens are
-            counted.
+        config: Where given and nothing in it reads statistics, only the tokens are counted.
         engine: As `compress` takes it; with `config` and `layers` only the tokens are counted.
     """
+    one_of("engine", engine, ENGINES)
     adapter = checked_adapter(model)
     read, digest = read_batches(model, batches)
     wanted = config is None or config.needs_statistics(engine)

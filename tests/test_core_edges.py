@@ -56,6 +56,15 @@ def test_a_calibration_of_other_statistics_is_refused():
         ({"round_to": 2.5}, "round_to: expected an integer; got 2.5"),
         ({"min_units": 2.5}, "min_units: expected an integer; got 2.5"),
         ({"ridge": float("inf")}, "ridge: expected a finite value of at least 0; got inf"),
+        ({"ridge": "0.1"}, "pruning.ridge: expected a number; got '0.1'"),
+        ({"ridge": None}, "pruning.ridge: expected a number; got None"),
+        ({"neuron_mac_share": "0.5"}, "neuron_mac_share: expected a number; got '0.5'"),
+        ({"sequence_length": "9"}, "^sequence_length: expected a number; got '9'"),
+        ({"ratio": "0.5"}, "^ratio: expected a number; got '0.5'"),
+        ({"ratio": None}, "^ratio: expected a number; got None"),
+        # A text that says no counted as yes.
+        ({"authors_compat": "false"}, "authors_compat: expected true or false; got 'false'"),
+        ({"method": "stat_plus", "refit": "no"}, "pruning.refit: expected true or false; got 'no'"),
     ],
 )
 def test_numbers_that_cannot_be(options, message):
@@ -84,3 +93,9 @@ def test_batches_may_be_transposed():
     columns = [{k: v.T.contiguous().T for k, v in batch.items()} for batch in batches]
     assert not columns[0]["input_ids"].is_contiguous()
     assert compress(model, columns).plan == compress(model, batches).plan
+
+
+def test_calibrate_knows_the_engines_too():
+    model = pico_model("bert")
+    with pytest.raises(ConfigError, match=r"^engine: expected one of model, layers; got 'layer'"):
+        calibrate(model, pico_batches(model), engine="layer")

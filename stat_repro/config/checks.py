@@ -5,6 +5,7 @@ import operator
 import re
 from collections.abc import Collection
 from dataclasses import field, fields
+from numbers import Real
 from typing import Any
 
 # The largest seed that all random generators take.
@@ -57,6 +58,10 @@ class Section:
             if isinstance(value, float) and "exact" not in one.metadata:
                 value = float(f"{value:.10g}")
                 setattr(self, one.name, value)
+            if type(one.default) is float:
+                number(key, value)
+            if type(one.default) is bool and not isinstance(value, bool):
+                raise ConfigError(f"{key}: expected true or false; got {value!r}")
             if type(one.default) is int:
                 value = integer(key, value)
                 setattr(self, one.name, value)
@@ -66,8 +71,8 @@ class Section:
                 one_of(key, value, one.metadata["choices"])
             if "file_name" in one.metadata:
                 _file_name(key, value)
-            for number in value if isinstance(value, list) else [value]:
-                in_range(key, number, **{k: v for k, v in one.metadata.items() if k in _BOUNDS})
+            for item in value if isinstance(value, list) else [value]:
+                in_range(key, item, **{k: v for k, v in one.metadata.items() if k in _BOUNDS})
 
 
 def one_of(key: str, value: str, valid: Collection[str]) -> None:
@@ -82,6 +87,12 @@ def integer(key: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise ConfigError(f"{key}: expected an integer; got {value}") from None
+
+
+def number(key: str, value: Any) -> None:
+    """Refuse what is no real number, texts such as "0.5" too."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigError(f"{key}: expected a number; got {value!r}")
 
 
 def _file_name(key: str, value: str) -> None:
@@ -104,6 +115,7 @@ def in_range(key: str, value: float | None, **bounds: float) -> None:
     """Refuse a number outside the bounds, named as in `setting`; null passes."""
     if value is None or not bounds:
         return
+    number(key, value)
     finite = math.isfinite(value)
     if finite and all(_BOUNDS[name][1](value, bound) for name, bound in bounds.items()):
         return

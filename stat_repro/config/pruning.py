@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from stat_repro.config.checks import ConfigError, Section, in_range, one_of, setting
+from stat_repro.config.checks import ConfigError, Section, in_range, number, one_of, setting
 from stat_repro.config.methods import METHODS, PRESETS
 
 ALLOCATIONS = ("global", "uniform", "stat")
@@ -233,6 +233,7 @@ def check_target(
     Raises:
         ConfigError: Says what is valid.
     """
+    number("ratio", ratio)
     if not 0 <= ratio < 1:
         raise ConfigError(
             f"ratio: expected 0 <= ratio < 1 (share of the MACs removed); got {ratio}"
