@@ -123,10 +123,12 @@ class PruningPlan:
             PlanError: Another plan version, missing or unknown keys, or a mask that does not fit
                 the numbers beside it.
         """
-        version = data.get("plan_version")
+        version = data.get("plan_version") if isinstance(data, dict) else None
         if version not in _FORMS:
             raise PlanError(f"plan_version: expected 1 or 2; got {version!r}")
         _check_keys(data, {"plan_version", "method", "details", "layers"}, "plan")
+        if not isinstance(data["layers"], list):
+            raise PlanError(f"layers: expected a list; got {data['layers']!r}")
         keys, read = _FORMS[version]
         layers = []
         for i, layer in enumerate(data["layers"]):
@@ -189,6 +191,8 @@ _FORMS = {1: (_COUNTS, _from_lists), 2: (_COUNTS | {"head_mask", "neuron_mask"},
 
 
 def _check_keys(data: dict[str, Any], expected: set[str], what: str) -> None:
+    if not isinstance(data, dict):
+        raise PlanError(f"{what}: expected keys {sorted(expected)}; got {data!r}")
     if set(data) != expected:
         missing, unknown = sorted(expected - set(data)), sorted(set(data) - expected)
         raise PlanError(f"{what}: missing keys {missing}, unknown keys {unknown}")

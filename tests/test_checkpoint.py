@@ -261,3 +261,15 @@ def test_load_plan_tells_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(CheckpointError, match="expected JSON"):
         load_plan(tmp_path)
+    (tmp_path / "plan.json").write_bytes(b"\xff")
+    with pytest.raises(CheckpointError, match="expected JSON"):
+        load_plan(tmp_path)
+    keys = {"plan_version": 1, "method": "stat", "details": {}}
+    for data, message in (
+        ([], "plan_version: expected 1 or 2; got None"),
+        ({**keys, "layers": 3}, "layers: expected a list; got 3"),
+        ({**keys, "layers": [3]}, "layer 0: expected keys .*; got 3"),
+    ):
+        (tmp_path / "plan.json").write_text(json.dumps(data))
+        with pytest.raises(PlanError, match=message):
+            load_plan(tmp_path)

@@ -155,13 +155,14 @@ def load_plan(folder: str | Path) -> PruningPlan:
     """
     path = Path(folder) / PLAN_FILE
     try:
-        return PruningPlan.from_json(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: expected the plan of a pruned model; no such file"
         ) from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no text, or no JSON
         raise CheckpointError(f"{path}: expected JSON; {error}") from error
+    return PruningPlan.from_dict(data)
 
 
 def auto_class_of(model: PreTrainedModel) -> str:
