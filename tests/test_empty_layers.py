@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers as hf
 from pico_models import (
+    DECODER_NAMES,
     EMPTY_SITES,
     ENCODERS,
     PICO_NAMES,
@@ -32,6 +33,7 @@ from stat_repro.models.layers_stat import EmptyLinear
 from stat_repro.models.projections import linear
 from stat_repro.surgery.edit import prune_model
 
+DECODERS = [name for name in REPRESENTATIVES if name in DECODER_NAMES]
 EMPTY = [(0, "attention"), (1, "ffn"), (2, "attention"), (2, "ffn")]
 
 
@@ -164,3 +166,32 @@ def test_a_copy_without_gradients_in_bfloat16(attention: str) -> None:
         pico_outputs(copy.deepcopy(small), batch), pico_outputs(masked_model(model, plan), batch)
     )
     assert pico_outputs(small.to(torch.bfloat16), batch).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_cache_that_was_made_without_a_config(name: str) -> None:
+    """It gets its slots one by one, as the layers use it."""
+    model = pruned_of(pico_model(name), empty=[(1, "attention")])
+    ids = pico_batches(model, 1)[0]["input_ids"][:1]
+    wanted = model(input_ids=ids).logits
+    cache = hf.DynamicCache()
+    parts = [model(input_ids=part, past_key_values=cache).logits for part in ids.split(5, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "mpnet", "gpt2", "opt", "qwen3"])
+@torch.no_grad()
+def test_weights_may_be_offloaded_to_disk(name: str, tmp_path: Path) -> None:
+    model = pruned_of(pico_model(name, attention="eager"), empty=EMPTY)
+    model.save_pretrained(tmp_path / "saved")
+    for room in (1_000, 20_000):
+        again = auto_class(name).from_pretrained(
+            tmp_path / "saved",
+            device_map="auto",
+            max_memory={"cpu": room},
+            offload_folder=tmp_path / f"{room}",
+            attn_implementation="eager",
+        )
+        assert any(parameter.is_meta for parameter in again.parameters())
+        batch = pico_batches(model, 1)[0]
+        torch.testing.assert_close(pico_outputs(again, batch), pico_outputs(model, batch))

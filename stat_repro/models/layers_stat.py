@@ -143,7 +143,8 @@ class _WithoutHeads(_Changed):
         marks = hidden_states.new_zeros(batch, 1, length, 1)
         if past_key_values is not None:
             slots: Any = getattr(past_key_values, "layers", [])
-            if slots and isinstance(slots[self.layer_idx], hf.cache_utils.QuantizedLayer):
+            slot = slots[self.layer_idx] if self.layer_idx < len(slots) else None  # made when used
+            if isinstance(slot, hf.cache_utils.QuantizedLayer):
                 config: Any = self.config
                 heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
                 size: Any = self.head_dim
@@ -152,7 +153,8 @@ class _WithoutHeads(_Changed):
         output = hidden_states[..., :0]
         # A norm over single heads is left: it gets a gradient of zeros, as any other parameter.
         for parameter in self.parameters():
-            output = output + parameter.flatten()[:0]
+            if parameter.device == output.device:  # not on disk (device_map)
+                output = output + parameter.flatten()[:0]
         if self.output is not None:
             output = self.get_submodule(self.output)(output)
         return output, hidden_states.new_empty(batch, 0, length, marks.shape[-2])
