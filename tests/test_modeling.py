@@ -101,6 +101,9 @@ def test_auto_map_names_every_head_and_survives_a_round_trip(name: str, tmp_path
     again = hf.AutoConfig.from_pretrained(tmp_path)
     assert type(again) is type(config)
     assert again.to_diff_dict() == config.to_diff_dict()
+    # As Trainer reads it, where training goes on from a checkpoint.
+    plain = hf.PreTrainedConfig.from_json_file(tmp_path / "config.json")
+    assert plain.num_hidden_layers == config.num_hidden_layers
     for reference in config.auto_map.values():
         assert hasattr(modeling_stat, reference.removeprefix("modeling_stat."))
 

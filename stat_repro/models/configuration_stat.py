@@ -213,9 +213,13 @@ class SizesPerLayerConfig(hf.PreTrainedConfig):
         return [{k: v[i] for k, v in lists.items()} for i in range(self.num_hidden_layers)]
 
     def to_dict(self) -> dict[str, Any]:
-        """As of any config, with `per_layer_config` beside the lists."""
+        """As of any config, with `per_layer_config` beside the lists.
+
+        Its readers ask for `num_hidden_layers`, which GPT-2 and DistilBERT call by another name.
+        """
         sizes = {str(layer): sizes for layer, sizes in enumerate(self._sizes_of_layers())}
-        return {**super().to_dict(), "per_layer_config": sizes}
+        number = {"num_hidden_layers": self.num_hidden_layers}
+        return {**super().to_dict(), **number, "per_layer_config": sizes}
 
     def validate_sizes_per_layer(self) -> None:
         """Check the per-layer lists (called on construction and on saving)."""
