@@ -276,3 +276,14 @@ def test_hooks_stay_with_the_dense_model_which_is_told(register, caplog):
     assert "hooks: 1 stay with the model that was given, the first one on model.layers.1.mlp; " in (
         caplog.text
     )
+
+
+@pytest.mark.parametrize("options", [{"method": "fisher"}, {"curvature": "fisher"}])
+def test_gradients_want_a_model_made_outside_inference_mode(options):
+    with torch.inference_mode():
+        model = pico_model("bert")
+    batches = [{**batch, "labels": LABELS} for batch in pico_batches(model)]
+    compress(model, batches, method="stat_plus").model(**batches[0]).loss.backward()
+    with pytest.raises(UnsupportedModelError, match=r"^model: expected .*; choose to load it out"):
+        compress(model, batches, **{"method": "stat_plus", **options})
+    assert all(parameter.requires_grad for parameter in model.parameters())

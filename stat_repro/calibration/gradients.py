@@ -140,7 +140,16 @@ def mask_gradients(
 
 @contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """Parameters of the model that need no gradients inside the `with`."""
+    """Parameters of the model that need no gradients inside the `with`.
+
+    Raises:
+        UnsupportedModelError: Weights through which no gradients go.
+    """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise UnsupportedModelError(
+            "model: expected weights through which gradients go; got a model that was made inside "
+            "torch.inference_mode; choose to load it outside"
+        )
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
