@@ -142,9 +142,9 @@ class _WithoutHeads(_Changed):
         batch, length, _ = hidden_states.shape
         marks = hidden_states.new_zeros(batch, 1, length, 1)
         if past_key_values is not None:
-            slots: Any = getattr(past_key_values, "layers", [])
-            slot = slots[self.layer_idx] if self.layer_idx < len(slots) else None  # made when used
-            if isinstance(slot, hf.cache_utils.QuantizedLayer):
+            number: Any = self.layer_idx
+            slots = getattr(past_key_values, "layers", [])[number : number + 1]  # made when used
+            if slots and isinstance(slots[0], hf.cache_utils.QuantizedLayer):
                 config: Any = self.config
                 heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
                 size: Any = self.head_dim
