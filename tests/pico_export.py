@@ -61,11 +61,15 @@ def byte_tokenizer(kind: str = "smollm") -> hf.PreTrainedTokenizerFast:
     return _trained(tokenizer, pre_tokenizers.ByteLevel.alphabet())
 
 
-def piece_tokenizer() -> hf.PreTrainedTokenizerFast:
-    """BPE as SentencePiece makes it: a mark for spaces, and bytes for what it does not know."""
+def piece_tokenizer(before: str = "\u2581") -> hf.PreTrainedTokenizerFast:
+    """BPE as SentencePiece makes it: a mark for spaces, and bytes for what it does not know.
+
+    Args:
+        before: Put before a text.
+    """
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        [normalizers.Prepend(before), normalizers.Replace(" ", "\u2581")]
     )
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
