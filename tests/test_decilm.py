@@ -10,6 +10,7 @@ import torch
 import transformers as hf
 from pico_export import WIDE, byte_tokenizer
 from pico_models import pico_model, random_plan, selection_edits
+from pico_surgery import pruned_of
 from safetensors.torch import load_file
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -17,6 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from stat_repro.export import __main__ as command
 from stat_repro.export.decilm import write_decilm
 from stat_repro.export.errors import ExportError
+from stat_repro.export.gguf_file import write_gguf
 from stat_repro.surgery.edit import prune_model
 
 MODELS = {
@@ -38,6 +40,7 @@ def saved(folder: Path, name: str, *, empty: Any = ()) -> hf.PreTrainedModel:
         kept = (0,) if layer.kept_heads else ()
         layers.append(type(layer)(kept, layer.kept_neurons, layer.heads, layer.neurons))
     plan = type(plan)(tuple(layers), plan.method)
+    model.generation_config.eos_token_id = [1, 5]  # as released chat models have it, unlike config
     pruned = prune_model(model, plan, selection_edits(model, plan)).eval()
     pruned.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
@@ -110,6 +113,9 @@ def test_the_folder_read_by_vllms_rules_gives_the_same_logits(
     with torch.no_grad():
         got, expected = as_vllm_reads_it(out)(tokens).logits, model(tokens).logits
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    defaults = hf.GenerationConfig.from_pretrained(out)
+    assert defaults.to_diff_dict() == model.generation_config.to_diff_dict()
+    assert defaults.eos_token_id == [1, 5]
 
 
 def test_counts_of_heads_that_differ_are_refused(tmp_path: Path) -> None:
@@ -118,10 +124,16 @@ def test_counts_of_heads_that_differ_are_refused(tmp_path: Path) -> None:
         write_decilm(tmp_path / "pruned", tmp_path / "out")
 
 
-def test_other_architectures_are_refused(tmp_path: Path) -> None:
-    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    model = pico_model("opt", **ids)
-    plan = random_plan(model)
-    prune_model(model, plan, selection_edits(model, plan)).save_pretrained(tmp_path / "pruned")
-    with pytest.raises(ExportError, match="--format decilm, model_type: expected llama or"):
-        write_decilm(tmp_path / "pruned", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("name", "head", "message"),
+    [
+        ("opt", "ForCausalLM", "model_type: expected llama or"),
+        ("llama_tied", "ForSequenceClassification", "architectures: expected CausalLM, .*got Seq"),
+        ("llama_tied", "Model", "architectures: expected CausalLM, .*got StatLlamaModel"),
+    ],
+)
+def test_other_models_are_refused(name: str, head: str, message: str, tmp_path: Path) -> None:
+    pruned_of(pico_model(name, head)).save_pretrained(tmp_path / "pruned")
+    for write in (write_decilm, write_gguf):
+        with pytest.raises(ExportError, match=f"--format [a-z]+, {message}"):
+            write(tmp_path / "pruned", tmp_path / "out")

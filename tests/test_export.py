@@ -32,6 +32,8 @@ def test_a_stock_folder_has_nothing_of_ours(name: str, tmp_path: Path) -> None:
     )
     pruned = pruned_of(model, whole=[(i, kind) for i in range(3) for kind in ("attention", "ffn")])
     for one in (pruned, result.model):
+        if one.can_generate():
+            one.generation_config.eos_token_id = [1, 5]
         folder = tmp_path / type(one).__name__ / str(one is pruned)
         one.save_pretrained(folder)
         counts = one.config
@@ -51,6 +53,8 @@ def test_a_stock_folder_has_nothing_of_ours(name: str, tmp_path: Path) -> None:
         again = type(model).from_pretrained(out).eval()
         torch.testing.assert_close(pico_outputs(again, batches[0]), pico_outputs(one, batches[0]))
         assert type(hf.AutoConfig.from_pretrained(out)) is type(model.config)
+        if one.can_generate():
+            assert again.generation_config.eos_token_id == [1, 5]
 
 
 def test_layers_of_different_sizes_are_refused_by_name(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def write_decilm(folder: Path, out: Path) -> None:
     }
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    model.generation_config.save_pretrained(out)
     shutil.copy(_CODE, out)
     (out / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 

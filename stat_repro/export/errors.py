@@ -23,8 +23,10 @@ def check_gated(config: Any, form: str, program: str) -> None:
         ExportError: Names what the model has.
     """
     rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    architecture = (config.architectures or ["ForCausalLM"])[0]
     facts = {
         "model_type": (config.model_type.removeprefix("stat_"), _FAMILIES),
+        "architectures": (architecture.partition("For")[2] or architecture, ("CausalLM",)),
         "hidden_act": (getattr(config, "hidden_act", None), ("silu",)),
         "sliding_window": (getattr(config, "sliding_window", None), (None,)),
         "rope_type": (rotary, _ROTARY),

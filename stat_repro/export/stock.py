@@ -79,4 +79,6 @@ def write_stock(folder: Path, out: Path) -> None:
             "without biases"
         )
     plain.load_state_dict(model.state_dict())
+    if model.can_generate():
+        plain.generation_config = model.generation_config
     plain.save_pretrained(out)
