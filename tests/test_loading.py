@@ -3,11 +3,14 @@
 import huggingface_hub
 import pytest
 import torch
+import transformers as hf
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from pico_models import pico_batches, pico_model, pico_outputs
 from pico_project import save_checkpoint
 
+import stat_repro
 from stat_repro.config import ModelConfig
-from stat_repro.models.loading import ModelLoadError, checkpoint_folder, load_checkpoint
+from stat_repro.models.loading import ModelLoadError, checkpoint_folder, load_checkpoint, load_model
 
 try:
     import httpx2 as httpx
@@ -115,3 +118,22 @@ def test_a_folder_without_a_tokenizer(tmp_path, name):
         file.unlink()
     with pytest.raises(ModelLoadError, match="tokenizer"):
         load_checkpoint(folder, "classification", "float32", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("head", ["ForMaskedLM", "Model"])
+def test_a_base_model_of_a_checkpoint_without_pooler(head, tmp_path):
+    """As many encoders are published; only similarity, which reads hidden states, takes them."""
+    dense = pico_model("bert", head)
+    if head == "Model":
+        dense.pooler = None
+    dense.save_pretrained(tmp_path / "dense")
+    batches = pico_batches(dense)
+    loaded = load_model(tmp_path / "dense", hf.AutoModel, torch.float32).eval()
+    assert loaded.pooler is None
+    result = stat_repro.compress(loaded, batches, ratio=0.4)
+    on_disk = stat_repro.compress_checkpoint(
+        tmp_path / "dense", tmp_path / "pruned", batches, ratio=0.4, device="cpu"
+    )
+    assert on_disk.plan == result.plan
+    again = load_model(tmp_path / "pruned", hf.AutoModel, torch.float32).eval()
+    assert torch.equal(pico_outputs(again, batches[0]), pico_outputs(result.model, batches[0]))

@@ -6,10 +6,12 @@ dropped). All sizes are read from the modules, so already pruned models work as 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from stat_repro.models.configuration_stat import Layout
 from stat_repro.models.modeling_stat import LAYOUTS
@@ -255,3 +257,22 @@ def adapter_for(model: nn.Module) -> Adapter:
         norm_behind=layout.norm_behind,
         norms=tuple(() if pre_norm else tuple(f"{n}.{p}" for p in layout.norms) for n in names),
     )
+
+
+def drop_pooler(model: PreTrainedModel, names: Iterable[str]) -> bool:
+    """Make an encoder's base model one without a pooler, as many checkpoints are.
+
+    Hidden states do not need it. Nothing is changed where the checkpoint has it.
+
+    Args:
+        model: A model with or without a head.
+        names: Tensors that the checkpoint has, by the model's names.
+
+    Returns:
+        Whether it had one, and has none now.
+    """
+    whole = model.base_model is model and getattr(model, "pooler", None) is not None
+    if not whole or any(name.startswith("pooler.") for name in names):
+        return False
+    model.pooler = None
+    return True

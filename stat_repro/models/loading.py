@@ -24,6 +24,7 @@ from transformers import (
 from stat_repro.assets.packages import model_folder
 from stat_repro.config import ModelConfig
 from stat_repro.entry import one_line
+from stat_repro.models.adapter import drop_pooler
 from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, shard_names
 from stat_repro.progress import quiet_transformers
 
@@ -201,6 +202,8 @@ def load_model(
     absent = set(report["missing_keys"])
     there = model.state_dict().keys() - absent
     lacking = tuple(part for part in new if not any(key.startswith(part) for key in there))
+    if drop_pooler(model, there):
+        lacking += ("pooler.",)
     if missing := sorted(key for key in absent if not key.startswith(lacking)):
         raise ModelLoadError(
             f"{folder}: expected all tensors of {name} as config.json describes it; got weights "

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from stat_repro.models.adapter import Adapter, layout_of
+from stat_repro.models.adapter import Adapter, drop_pooler, layout_of
 from stat_repro.models.loading import load_config, warn_unused
 from stat_repro.models.modes import LayerWeights
 from stat_repro.models.projections import UnsupportedModelError
@@ -70,6 +70,7 @@ def open_checkpoint(folder: Path, device: torch.device) -> Skeleton:
     with torch.device("meta"):
         model = classes[names[0]]._from_config(config)
     checkpoint = ShardedCheckpoint(folder)
+    drop_pooler(model, (n.removeprefix(f"{model.base_model_prefix}.") for n in checkpoint.entries))
     entries = _matched(model, checkpoint)
     _fill_unsaved_buffers(model, device)
     return Skeleton(model.eval(), entries, checkpoint.float_dtype)
