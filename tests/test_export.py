@@ -85,6 +85,7 @@ def test_inputs_and_outputs_of_an_onnx_file(
     asked = {}
     monkeypatch.setitem(sys.modules, "onnxscript", sys)
     monkeypatch.setattr(torch.onnx, "export", lambda *given, **how: asked.update(how, given=given))
+    monkeypatch.setattr("os.replace", lambda partial, out: None)
     write_onnx(tmp_path / "pruned", tmp_path / "model.onnx")
     assert asked["input_names"] == ["input_ids", "attention_mask", *types]
     assert asked["output_names"] == HEADS[head]
@@ -97,6 +98,26 @@ def test_inputs_and_outputs_of_an_onnx_file(
     assert list(got) == HEADS[head]
     for output in HEADS[head]:
         torch.testing.assert_close(got[output], expected[output])
+
+
+def test_what_torch_cannot_export_is_refused_and_leaves_nothing(tmp_path, monkeypatch) -> None:
+    def export(model: object, inputs: object, file: Path, **options: object) -> None:
+        file.write_bytes(b"half")
+        raise torch.onnx.errors.OnnxExporterError("many lines") from ValueError("reason\nmore")
+
+    monkeypatch.setitem(sys.modules, "onnxscript", sys)
+    monkeypatch.setattr(torch.onnx, "export", export)
+    for head, message in (
+        (
+            "ForMaskedLM",
+            "expected a model that torch.export takes; got StatBertForMaskedLM: reason$",
+        ),
+        ("ForMultipleChoice", "expected one text per example; got StatBertForMultipleChoice"),
+    ):
+        pruned_of(pico_model("bert", head)).save_pretrained(tmp_path / head)
+        with pytest.raises(ExportError, match=f"^--format onnx: {message}"):
+            write_onnx(tmp_path / head, tmp_path / "model.onnx")
+        assert [path.name for path in tmp_path.iterdir() if not path.is_dir()] == []
 
 
 @pytest.mark.clients

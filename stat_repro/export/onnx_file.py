@@ -1,5 +1,6 @@
 """A pruned model as an ONNX file with dynamic batch size and length."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from stat_repro.export.errors import ExportError
 from stat_repro.export.stock import load_for_export
+from stat_repro.scratch import scratch
 
 # What is written, as far as a model gives it; a model without a head gives the last.
 _OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
@@ -42,7 +44,8 @@ def write_onnx(folder: Path, out: Path) -> None:
         out: The file.
 
     Raises:
-        ExportError: onnx or onnxscript is not installed.
+        ExportError: onnx or onnxscript is not installed, a head for multiple choice, or a model
+            that torch cannot export (rotary frequencies that depend on the length).
     """
     try:
         import_module("onnxscript")
@@ -52,6 +55,9 @@ def write_onnx(folder: Path, out: Path) -> None:
             "installed; choose pip install onnx onnxscript"
         ) from None
     pruned = load_for_export(folder)
+    kind = type(pruned).__name__
+    if kind.endswith("ForMultipleChoice"):
+        raise ExportError(f"--format onnx: expected one text per example; got {kind}")
     if pruned.dtype == torch.bfloat16:  # which onnxruntime does not compute on a CPU
         pruned.float()
     model = _Tensors(pruned).eval()
@@ -65,7 +71,15 @@ def write_onnx(folder: Path, out: Path) -> None:
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     axes = {0: batch, 1: length}
     out.parent.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        model, inputs, out, dynamo=True, verbose=False, external_data=False,
-        input_names=names, output_names=outputs, dynamic_shapes=(axes,) * len(names),
-    )  # fmt: skip
+    with scratch(out.parent, f".{out.name}", folder=False) as partial:
+        try:
+            torch.onnx.export(
+                model, inputs, partial, dynamo=True, verbose=False, external_data=False,
+                input_names=names, output_names=outputs, dynamic_shapes=(axes,) * len(names),
+            )  # fmt: skip
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise ExportError(
+                f"--format onnx: expected a model that torch.export takes; got {kind}: {reason}"
+            ) from error
+        os.replace(partial, out)
