@@ -93,9 +93,10 @@ def test_corrected_biases_are_written(correction, tmp_path):
     same_weights(again, usual.model)
 
 
-def test_types_of_the_checkpoint_stay(tmp_path):
+@pytest.mark.parametrize("name", ["llama_tied", "gemma3"])
+def test_types_of_the_checkpoint_stay(name, tmp_path):
     """bfloat16 in and out; on the CPU the calibration computes in float32 unless told otherwise."""
-    model = pico_model("llama_tied", dtype=torch.bfloat16)
+    model = pico_model(name, dtype=torch.bfloat16)
     batches = pico_batches(model)
     source = saved(model, tmp_path / "dense")
     own = stat_repro.compress_checkpoint(

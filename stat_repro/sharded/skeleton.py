@@ -67,8 +67,10 @@ def open_checkpoint(folder: Path, device: torch.device) -> Skeleton:
     config = classes[names[0]].config_class.from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedModelError(f"{folder}: expected plain weights; they are quantised")
+    # Numbers that a model computes from its config (the scale of Gemma's embeddings) are rounded to
+    # its own type: here to none, as the type that its layers run in may be wider than the stored.
     with torch.device("meta"):
-        model = classes[names[0]]._from_config(config)
+        model = classes[names[0]]._from_config(config, dtype=torch.float64)
     checkpoint = ShardedCheckpoint(folder)
     drop_pooler(model, (n.removeprefix(f"{model.base_model_prefix}.") for n in checkpoint.entries))
     entries = _matched(model, checkpoint)
