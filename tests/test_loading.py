@@ -7,9 +7,11 @@ import transformers as hf
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from pico_models import pico_batches, pico_model, pico_outputs
 from pico_project import save_checkpoint
+from pico_surgery import pruned_of
 
 import stat_repro
 from stat_repro.config import ModelConfig
+from stat_repro.export.stock import write_stock
 from stat_repro.models.loading import ModelLoadError, checkpoint_folder, load_checkpoint, load_model
 
 try:
@@ -137,3 +139,9 @@ def test_a_base_model_of_a_checkpoint_without_pooler(head, tmp_path):
     assert on_disk.plan == result.plan
     again = load_model(tmp_path / "pruned", hf.AutoModel, torch.float32).eval()
     assert torch.equal(pico_outputs(again, batches[0]), pico_outputs(result.model, batches[0]))
+
+    whole = [(i, kind) for i in range(3) for kind in ("attention", "ffn")]
+    pruned_of(loaded, whole=whole).save_pretrained(tmp_path / "whole")
+    write_stock(tmp_path / "whole", tmp_path / "stock")
+    stock = load_model(tmp_path / "stock", hf.AutoModel, torch.float32)
+    assert torch.equal(pico_outputs(stock.eval(), batches[0]), pico_outputs(loaded, batches[0]))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from stat_repro.export.errors import ExportError
+from stat_repro.models.adapter import drop_pooler
 from stat_repro.models.loading import load_config, load_model
 from stat_repro.models.modeling_stat import AUTO_OF
 
@@ -70,6 +71,7 @@ def write_stock(folder: Path, out: Path) -> None:
         raise ExportError(f"--format stock: expected heads and neurons in all layers; got {sizes}")
     stock: Any = type(model).__bases__[1]
     plain = stock(stock.config_class(**stock_values(config) | sizes)).to(model.dtype)
+    drop_pooler(plain, model.state_dict())
     has, wants = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (model, plain))
     if has != wants:
         name = sorted(has.items() ^ wants.items())[0][0]
