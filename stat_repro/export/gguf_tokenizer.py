@@ -93,7 +93,7 @@ def _cut_of(content: dict[str, Any], path: Path) -> str:
     names = tuple(step.get("pattern", {}).get("Regex", step["type"]) for step in steps)
     digits = all(step["individual_digits"] for step in steps if step["type"] == "Digits")
     known = content["model"]["type"] == "BPE" and digits and names in _CUTS
-    # llama.cpp changes no text before it is cut; Qwen's NFC it leaves out.
+    # The file has no key for what is done to a text before it is cut; Qwen's NFC is left out.
     changes = [(content["normalizer"] or {"type": "NFC"})["type"]]
     changes += ["add_prefix_space"] * any(step.get("add_prefix_space") for step in steps)
     # With a pattern of its own before it, ByteLevel must not cut once more.
