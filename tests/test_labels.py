@@ -70,7 +70,7 @@ def test_outputs_without_names(outputs, caplog):
     assert "no names, taken as entailment, neutral, contradiction" in order.note
     with pytest.raises(ConfigError) as caught:
         match(outputs, names_needed=True)
-    for part in (outputs[0], *MNLI, "their/model", "mnli", "model.labels=["):
+    for part in (outputs[0], *MNLI, "their/model", "mnli", "--set 'model.labels=[<output 0>,"):
         assert part in str(caught.value)
 
 

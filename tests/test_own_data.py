@@ -145,7 +145,9 @@ def test_long_texts_are_told_and_the_tokenizer_is_saved_as_it_was(
     counts = [re.match(r"dataset.max_length: (\d+) of (\d+) sentences have", m) for m in told]
     assert sum(int(one[2]) for one in counts) == len(rows)
     assert sum(int(one[1]) for one in counts) == len(rows) - 9
-    assert "choose a larger one to read more (stat-repro prune: --set dataset.max_" in told[0]
+    assert (
+        "choose a larger one to read more (stat-repro prune or eval: --set dataset.max_" in told[0]
+    )
 
 
 def test_a_half_precision_checkpoint_stays_one(place, capsys):

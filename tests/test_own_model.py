@@ -104,6 +104,27 @@ def test_eval_takes_what_did_not_calibrate(place, capsys):
     assert "KL" not in other
 
 
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (
+            ["down"],
+            r"two classes, or one of the model's: LABEL_0, .*--set 'model.labels=\[<output 0>,",
+        ),
+        (["down", "up"], r"named as its labels are: .*--set 'model.labels=\[<output 0>,"),
+    ],
+)
+def test_eval_says_how_outputs_get_the_names_of_a_file(labels, says, place, capsys):
+    save_checkpoint(place / "unnamed", "bert", num_labels=3)
+    rows = ["text,label", *(f"w{i},{labels[i % len(labels)]}" for i in range(10))]
+    (place / "some.csv").write_text("\n".join(rows), encoding="utf-8")
+    words = ("eval", "unnamed", "--data", "some.csv")
+    assert commands.main(words) == 1
+    assert re.search(says, capsys.readouterr().err)
+    named = carried_out(*words, "--set", "model.labels=[up,down,level]", capsys=capsys)
+    assert "examples: 10\n" in named
+
+
 @pytest.mark.parametrize("ending", ["txt", "csv", "tsv", "jsonl", "parquet"])
 def test_a_decoder_and_text_in_any_form(place, ending, capsys):
     file = place / f"text.{ending}"

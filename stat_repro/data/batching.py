@@ -79,8 +79,8 @@ def encode_sentences(
     if cut:
         _warn_once(
             f"dataset.max_length: {cut} of {len(rows)} sentences have more than {max_length} "
-            "tokens and are cut there; choose a larger one to read more (stat-repro prune: --set "
-            "dataset.max_length=..., run.py: dataset.max_length=...)"
+            "tokens and are cut there; choose a larger one to read more (stat-repro prune or eval: "
+            "--set dataset.max_length=..., run.py: dataset.max_length=...)"
         )
     return encoded
 

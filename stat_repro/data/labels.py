@@ -38,7 +38,11 @@ def class_names(values: list[Any], what: str, known: Collection[str] = ()) -> tu
                 "(strings that are no numbers) if these are the classes"
             )
     if len(names) < 2:
-        raise DataError(f"{what}: expected at least two classes; got only {names[0]!r}")
+        outputs = ",".join(f"<output {i}>" for i, _ in enumerate(known))
+        choose = f", or one of the model's: {listed(known)} (--set 'model.labels=[{outputs}]')"
+        raise DataError(
+            f"{what}: expected at least two classes{choose if known else ''}; got only {names[0]!r}"
+        )
     return tuple(names)
 
 

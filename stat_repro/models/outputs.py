@@ -74,7 +74,13 @@ def match_outputs(
     names = tuple(outputs if labels is None else labels)
     both = f"{checkpoint} has the outputs {_listed(names)}, {data} the classes {_listed(classes)}"
     if len(names) != len(classes):
-        raise ConfigError(f"{both}: expected the same number of them")
+        choose = ""
+        if len(names) > len(classes):
+            choose = (
+                ". stat-repro eval takes a file without rows of every class, with outputs that are "
+                f"named as its labels are: {_override(names)}"
+            )
+        raise ConfigError(f"{both}: expected the same number of them{choose}")
     override = "" if labels is None else "outputs named by model.labels, "
     numbered = all(name.lstrip("-").isdigit() for name in classes)
     columns = _positions(names, classes)
@@ -86,9 +92,8 @@ def match_outputs(
             )
         if not numbered:
             log.warning(
-                "%s, which are taken in this order; if it is another, choose %s (stat-repro prune: "
-                "--set '%s')",
-                *(both, given := _override(classes), given),
+                "%s, which are taken in this order; if it is another, choose %s",
+                *(both, _override(classes)),
             )
         return OutputOrder(note=f"outputs have no names, taken as {', '.join(classes)}")
     if columns is None:
@@ -111,7 +116,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _override(classes: Sequence[str]) -> str:
     """How to name the outputs, with placeholders, because their order is not known."""
-    return f"model.labels=[{','.join(f'<output {i}>' for i in range(len(classes)))}]"
+    given = f"model.labels=[{','.join(f'<output {i}>' for i in range(len(classes)))}]"
+    return f"{given} (stat-repro prune or eval: --set '{given}')"
 
 
 def _unnamed(names: Sequence[str]) -> bool:
