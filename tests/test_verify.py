@@ -178,21 +178,23 @@ def test_missing_data_is_named_and_the_others_go_on(edited, verify):
 
 
 def test_files_of_one_name_are_told_apart_by_their_content(project, verify, tmp_path):
+    odd = """my "best" dåta's [1].csv"""
     for part in ("train", "test"):
         (tmp_path / part).mkdir()
-        shutil.copy(project / f"{part}.csv", tmp_path / part / "data.csv")
+        shutil.copy(project / f"{part}.csv", tmp_path / part / odd)
     shutil.copytree(project / "bert", tmp_path / "models" / "bert")
-    files = [f"dataset.{part}={tmp_path}/{part}/data.csv" for part in ("train", "test")]
+    typed = odd.replace("'", r"\'")
+    files = [f"dataset.{part}='{tmp_path}/{part}/{typed}'" for part in ("train", "test")]
     files += ["study=parts", "evaluation.keep_examples=false"]
     record = measured(compose_here(sentence_overrides(project), *files)).record
     save_record(record, project / "results")
     found = ("--all", "--files", str(tmp_path))
     assert verify(*found, study="parts")[1][0].endswith(": same: same platform")
-    (tmp_path / "test" / "data.csv").write_text("text,label\nw1,up\n")
+    (tmp_path / "test" / odd).write_text("text,label\nw1,up\n")
     line = verify(*found, study="parts")[1][0]
     name = record.config["dataset"]["test"]
     assert f': not here: "{name}" (--files says below which folder); ' in line
-    assert f"; {tmp_path / 'test' / 'data.csv'} has another content" in line
+    assert f"; {tmp_path / 'test' / odd} has another content" in line
     shutil.rmtree(project / "results" / "parts")
 
 

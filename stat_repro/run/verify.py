@@ -2,11 +2,11 @@
 
 import argparse
 import glob
-import json
 import random
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from stat_repro.assets.cache import AssetError
 from stat_repro.config import from_dict
@@ -23,9 +23,9 @@ from stat_repro.run.lookup import command_of, find_run
 from stat_repro.run.points import measured
 
 NOT_HERE = "not here"
-# How records name files in their JSON: by the content, or (older ones) by a place beside the clone.
+# How records name files: by the content, or (older ones) by a place beside the clone.
 _FILE = re.compile(
-    r'"(?:[^"]*/)?(?P<name>[^"/]+)@(?P<digits>[0-9a-f]{10})"|"\.\.?/(?:[^"]*/)?(?P<older>[^"/]+)"'
+    r"(?:.*/)?(?P<name>[^/]+)@(?P<digits>[0-9a-f]{10})|\.\.?/(?:.*/)?(?P<older>[^/]+)", re.DOTALL
 )
 # Errors that say that something is missing on this machine, and nothing about the record.
 _MISSING = (AssetError, DataError, DeviceError, ModelLoadError, OSError, ZeroShotError)
@@ -100,23 +100,30 @@ def _seconds(record: RunRecord) -> float:
 
 def _verdict(record: RunRecord, options: argparse.Namespace) -> tuple[str, str]:
     """Measure one point; whatever hinders that is a verdict too, and the others go on."""
-    data, others = from_dict(record.config).dataset, ""
+    data = from_dict(record.config).dataset
+    missing: list[str] = []
+    others = ""
 
-    def located(file: re.Match[str]) -> str:
+    def located(value: Any) -> Any:
         nonlocal others
+        if isinstance(value, dict):
+            return {key: located(one) for key, one in value.items()}
+        if not isinstance(value, str) or (file := _FILE.fullmatch(value)) is None:
+            return value
         name, digits = file["name"] or file["older"], file["digits"] or ""
         for place in options.files.rglob(glob.escape(name)):
             if has_content(data, place, digits):
-                return json.dumps(str(place))
+                return str(place)
             others += f"; {place} has another content"
-        return file[0]
+        if not Path(value).exists():
+            missing.append(f'"{value}"')
+        return value
 
-    config = _FILE.sub(located, json.dumps(record.config, ensure_ascii=False))
-    missing = [f[0] for f in _FILE.finditer(config) if not Path(json.loads(f[0])).exists()]
+    config = from_dict(located(record.config))
     if missing:
         return NOT_HERE, f"{', '.join(missing)} (--files says below which folder){others}"
     try:
-        experiment = measured(from_dict(json.loads(config)), record.run_id)
+        experiment = measured(config, record.run_id)
     except _MISSING as error:
         return NOT_HERE, one_line(error)
     except Exception as error:  # the record says that it can be measured
