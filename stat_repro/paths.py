@@ -69,6 +69,11 @@ def last_component(text: str) -> str:
     return (PureWindowsPath(text).name or text) if absolute else text  # a text may be joined by /
 
 
+def name_of(path: str) -> str:
+    """The name of a file or folder, also of `.` and `..`."""
+    return os.path.basename(os.path.abspath(path))
+
+
 def text_without_paths(text: str) -> str:
     """A message or traceback in which the folders of absolute paths are left out.
 

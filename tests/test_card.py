@@ -68,6 +68,14 @@ def test_the_card_says_what_is_known(result, tmp_path):
     assert "- Flynn et al., 2024, [arXiv 2406.00061]" in body
 
 
+def test_the_card_names_the_folder_in_which_the_model_was_pruned(result, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    header, body = card_of(saved(result, tmp_path / "out", base_model="."))
+    assert header["base_model"] == "mine"
+    assert "# mine, pruned" in body
+
+
 def test_the_card_says_nothing_that_is_not_known(result, tmp_path):
     folder = saved(result, tmp_path / "bare", base_model="pico: a | b")
     header, body = card_of(folder)

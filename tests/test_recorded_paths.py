@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pico_project import save_checkpoint
 
 from stat_repro.config import DatasetConfig, ModelConfig, RunConfig, to_dict
 from stat_repro.paths import text_without_paths, without_paths
 from stat_repro.results.record import describe_error
+from stat_repro.run import commands
 from stat_repro.run.identity import identify, recorded
+from stat_repro.run.own_model import run_config
 
 HASH = "0123456789abcdef" * 4
 
@@ -81,6 +84,34 @@ def test_a_relative_path_says_what_an_absolute_one_says(monkeypatch, folder):
     assert recorded(config_of(".."), HASH) == recorded(config_of(folder), HASH)
     monkeypatch.chdir(folder)
     assert recorded(config_of("."), HASH) == recorded(config_of(folder), HASH)
+
+
+def test_a_folder_has_its_name_also_where_one_works_in_it(monkeypatch, folder):
+    file = folder / r"a\b.csv"
+    file.write_text("text,label\n")
+    names = {}
+    for place, path in ((folder / "bert", "."), (folder / "bert", "./"), (folder / "bert/x", "..")):
+        place.mkdir(exist_ok=True)
+        monkeypatch.chdir(place)
+        kept = recorded(config_of(folder, model=ModelConfig(name="pico", path=path)), HASH)
+        names[path] = kept["model"]["path"]
+    assert set(names.values()) == {"bert@0123456789"}
+    data = DatasetConfig(name="toy", source="table", train=str(file))
+    assert recorded(config_of(folder, dataset=data), HASH)["dataset"]["train"].startswith(
+        r"a\b.csv@"
+    )
+
+
+def test_models_and_files_of_any_name_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(save_checkpoint(tmp_path / "my model", "bert"))
+    names = []
+    for data in ("отзывы.csv", "новости.csv", "données.csv", "a b.csv"):
+        Path(data).touch()
+        config = run_config(commands.parser().parse_args(["eval", ".", "--data", data]))
+        names.append(config.dataset.name)
+    assert names[2:] == ["xn--donnes-eva", "a-b"]
+    assert len(set(names)) == 4
+    assert config.model.name == "my-model"
 
 
 def test_the_run_id_is_that_of_the_content_as_before(folder, tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from stat_repro.config import DatasetConfig, RunConfig, run_id, to_dict
@@ -14,7 +14,7 @@ from stat_repro.data.corpus_files import files_of, release_names
 from stat_repro.data.errors import DataError
 from stat_repro.data.glue import GLUE_TASKS
 from stat_repro.data.local_parts import content_files, part_files
-from stat_repro.paths import without_paths
+from stat_repro.paths import name_of, without_paths
 from stat_repro.results.provenance import hash_files
 
 # Files that make up a folder of data; anything else in it (readmes, scripts) does not count.
@@ -66,7 +66,7 @@ def _named(given: Any, content: Any) -> Any:
         return {key: _named(value, content[key]) for key, value in given.items()}
     if given == content:
         return without_paths(given)
-    return f"{PureWindowsPath(given).name}@{content.removeprefix('sha256:')[:10]}"
+    return f"{name_of(given)}@{content.removeprefix('sha256:')[:10]}"
 
 
 def _with_contents(config: RunConfig) -> RunConfig:

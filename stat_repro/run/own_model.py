@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import re
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from stat_repro.models.loading import (
     read_config,
 )
 from stat_repro.models.tensor_files import ShardedCheckpoint
-from stat_repro.paths import RECORD_FILE
+from stat_repro.paths import RECORD_FILE, name_of
 from stat_repro.reporting.tables import before_and_after, to_text
 from stat_repro.run.compose import compose_run, options_of
 from stat_repro.run.dry_run import forecast
@@ -224,8 +225,10 @@ def _parsed(item: str) -> tuple[str, Any]:
 
 
 def _label(name: str, otherwise: str = "model") -> str:
-    """A name for records and tables."""
-    return re.sub(r"[^A-Za-z0-9_.-]+|^[.-]+", "-", Path(name).name).strip("-.") or otherwise
+    """A name for records and tables; what is not ASCII is spelled as in names of hosts."""
+    label = unicodedata.normalize("NFC", name_of(name))  # one spelling on all systems
+    label = label if label.isascii() else f"xn--{label.encode('punycode').decode()}"
+    return re.sub(r"[^A-Za-z0-9_.-]+|^[.-]+", "-", label).strip("-.") or otherwise
 
 
 def _calibrated_on(made: dict[str, Any], config: RunConfig) -> bool:

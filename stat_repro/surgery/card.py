@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from stat_repro.config import METHODS
-from stat_repro.paths import last_component, without_paths
+from stat_repro.paths import last_component, name_of, without_paths
 from stat_repro.plan import PruningPlan
 
 _PIPELINES = {
@@ -48,7 +48,8 @@ def model_card(
     """
     summary = without_paths(summary)
     licence = _licence(Path(base_model), Path(model.config.name_or_path))
-    parent = last_component(base_model)
+    dots = not base_model.strip("./")  # no name for what the hub may call otherwise
+    parent = name_of(base_model) if dots else last_component(base_model)
     header: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": _PIPELINES[auto_class],
