@@ -1,6 +1,7 @@
 """How every command ends: errors and signals become one line and an exit status.
 
-0: done; 1: an error; 2: wrong arguments (argparse); 130: Ctrl-C; 143: SIGTERM.
+0: done; 1: an error; 2: wrong arguments (argparse); 130: Ctrl-C; 141: nobody reads what is printed,
+as after `| head`; 143: SIGTERM.
 """
 
 import argparse
@@ -35,14 +36,16 @@ def guarded(work: Callable[[], int | None], account: Callable[[], str]) -> int:
         account: What is said of a command that was interrupted: what is done, how to go on.
 
     Returns:
-        The exit status: that of the command, or 1, 130 or 143.
+        The exit status: that of the command, or 1, 130, 141 or 143.
 
     Raises:
         SystemExit: The command's own, if it has a number.
     """
     try:
         with _sigterm_raises():
-            return work() or 0
+            status = work() or 0
+        print(end="", flush=True)
+        return status
     except KeyboardInterrupt as end:
         print(f"interrupted: {account()}", file=sys.stderr)
         return 143 if isinstance(end, Terminated) else 130
@@ -51,6 +54,8 @@ def guarded(work: Callable[[], int | None], account: Callable[[], str]) -> int:
             raise
         print(f"error: {end.code}", file=sys.stderr)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads("\n"):
+            return 141
         if is_expected(error):
             reason = str(error).strip() or type(error).__name__
             if error.__cause__ is not None and type(error).__module__ == "hydra.errors":
@@ -59,7 +64,19 @@ def guarded(work: Callable[[], int | None], account: Callable[[], str]) -> int:
         else:
             traceback.print_exc()
             print(f"error: not foreseen, please report it: {line_of(error)}", file=sys.stderr)
+    finally:
+        _nobody_reads()
     return 1
+
+
+def _nobody_reads(text: str = "") -> bool:
+    """Whether the reader of what is printed is gone; then Python does not complain at its end."""
+    try:
+        print(end=text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def one_line(error: BaseException) -> str:

@@ -14,6 +14,8 @@ from stat_repro.assets.cache import AssetError
 from stat_repro.config import ConfigError
 from stat_repro.entry import Terminated, guarded, is_expected
 
+PRINTING = "from stat_repro.entry import *; sys.exit(guarded(lambda: print('x' * {}), str))"
+
 
 def nothing_done():
     return "1 of 2 stored; the same command goes on"
@@ -58,6 +60,41 @@ def test_errors_of_a_package_that_is_only_below_are_not_expected():
     assert not is_expected(ValueError("x"))
     assert not is_expected(RuntimeError("x"))
     assert is_expected(type("NothingToShow", (ConfigError,), {})("x"))
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("command", "statuses"),
+    [
+        (["-c", PRINTING.format(1)], {141}),
+        (["-c", PRINTING.format(99999)], {141}),
+        (["run.py", "-m", "ratio=2,3", "hydra.sweep.dir={}"], {1, 141}),  # its points fail too
+    ],
+)
+def test_a_command_whose_reader_is_gone_ends_quietly(command, statuses, unbuffered, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    root = Path(__file__).resolve().parents[1]
+    ended = subprocess.run(
+        [sys.executable, *(word.format(tmp_path) for word in command)],
+        cwd=root,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "STAT_REPRO_LIGHT": "1"},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert ended.stderr == ""
+    assert ended.returncode in statuses
+
+
+def test_another_broken_pipe_is_an_error(capsys):
+    def work():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert guarded(work, nothing_done) == 1
+    assert capsys.readouterr().err == "error: [Errno 32] Broken pipe\n"
 
 
 def test_exit_statuses_pass():

@@ -79,6 +79,7 @@ def main() -> None:
 
 def _main() -> None:
     prepare()
+    logging.raiseExceptions = False  # a sweep into a closed pipe goes on, and ends quietly
     run = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)
     if not launchers.several_processes():
         _run_and_tell(run)
