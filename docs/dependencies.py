@@ -4,6 +4,7 @@
 the packages state in their own metadata.
 """
 
+import argparse
 from importlib.metadata import PackageMetadata, metadata
 from pathlib import Path
 
@@ -60,4 +61,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     PAGE.write_text(page(), encoding="utf-8")

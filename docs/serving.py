@@ -7,9 +7,9 @@ python docs/serving.py                  writes the tables again, those of result
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,10 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        text = json.dumps(read(Path(sys.argv[1])), indent=1)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("report", nargs="?", type=Path, help="of the clients' tests, by pytest")
+    report = parser.parse_args().report
+    if report is not None:
+        text = json.dumps(read(report), indent=1)
         REPORT.write_text(text + "\n", encoding="utf-8")
     PAGE.write_text(page(), encoding="utf-8")

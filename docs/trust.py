@@ -4,6 +4,7 @@
 `SECTIONS`.
 """
 
+import argparse
 import sys
 from collections.abc import Callable, Iterable
 from itertools import groupby
@@ -107,4 +108,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     PAGE.write_text(page(), encoding="utf-8")

@@ -4,6 +4,7 @@
 headers of experiments/sweep/ and with the figures of paper_figures/out/. Needs no torch.
 """
 
+import argparse
 import os
 import re
 import sys
@@ -134,4 +135,5 @@ def _links(study: str, folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     sys.exit(main())

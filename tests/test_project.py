@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import sys
 import tomllib
 from pathlib import Path
 
@@ -29,6 +30,27 @@ def recipe(target):
     """The commands of a target of the Makefile."""
     (lines,) = re.findall(rf"^{target}:.*\n((?:\t.*\n)*)", MAKEFILE, flags=re.MULTILINE)
     return [line.replace("$(BIN)", ".venv/bin") for line in lines.replace("\t", "").splitlines()]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        *("docs/claims.py", "docs/dependencies.py", "docs/serving.py", "docs/trust.py"),
+        *("experiments/gpu.py", "experiments/half_precision.py", "experiments/served.py"),
+        *("paper_figures/build.py", "paper_figures/results_page.py"),
+    ],
+)
+def test_scripts_refuse_what_they_do_not_know(script, monkeypatch, capsys):
+    monkeypatch.setattr("sys.path", [str(ROOT / "docs"), *sys.path])
+    monkeypatch.setenv("STAT_REPRO_LIGHT", "1")
+    for given, status in (("--help", 0), ("--hepl", 2)):
+        monkeypatch.setattr("sys.argv", [script, given])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        assert end.value.code == status
+    printed = capsys.readouterr()
+    assert "usage: " in printed.out
+    assert "unrecognized arguments: --hepl" in printed.err
 
 
 def test_one_version_everywhere():
