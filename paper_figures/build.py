@@ -23,13 +23,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 # Before the package is imported: it would import torch, to register the pruned architectures.
 os.environ["STAT_REPRO_LIGHT"] = "1"
 
 from stat_repro import results
 from stat_repro.config import SPEED_STUDY
-from stat_repro.entry import folder, guarded
+from stat_repro.entry import at_least, folder, guarded
 from stat_repro.paths import project_root, results_dir
 from stat_repro.reporting.outputs import speed_outputs, study_outputs, sweep_header, write_outputs
 from stat_repro.reporting.report_page import StudyPage, report_page, study_page
@@ -71,8 +72,7 @@ def _build(options: argparse.Namespace, built: list[StudyPage]) -> int:
         )
     elif options.report is not None:
         claims = {page.name: sweep_header(page.name).get("Claim", "") for page in built}
-        judged = from_text(options.claims.read_text("utf-8")) if options.claims else {}
-        page = report_page(built, claims, list(judged.values()))
+        page = report_page(built, claims, options.claims or [])
         replace_file(options.report, page.encode())
         print(f"written to {options.report}")
     return 1 if damaged or not built else 0
@@ -153,12 +153,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=folder, default=project_root() / "paper_figures" / "out", help="output folder"
     )
     parser.add_argument("--tables", action="store_true", help="write tables only, no figures")
-    parser.add_argument("--jobs", type=int, default=1, help="processes; 0 for one for each core")
+    what = "processes; 0 for one for each core"
+    parser.add_argument("--jobs", type=at_least(0), default=1, help=what)
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="write one HTML page of the studies instead"
     )
     parser.add_argument(
-        "--claims", type=Path, metavar="FILE", help="what docs/claims.py wrote, for the report"
+        "--claims", type=_claims, metavar="FILE", help="what docs/claims.py wrote, for the report"
     )
     parser.add_argument(
         "--reference",
@@ -166,7 +167,22 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="variant, as the tables call it, that the others are compared with example by example "
         "(default: stat with all options at their defaults)",
     )
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.claims and options.report is None:
+        parser.error("--claims: expected only together with --report; choose --report FILE")
+    return options
+
+
+def _claims(text: str) -> list[dict[str, Any]]:
+    """A type for argparse: the tables in the file of the claims."""
+    keys = {"title", "columns", "rows", "runs", "notes"}
+    try:
+        tables = list(from_text(Path(text).read_text("utf-8")).values())
+        if all(table.keys() == keys for table in tables):
+            return tables
+    except (OSError, ValueError, AttributeError):
+        pass  # no such file, or another one
+    raise argparse.ArgumentTypeError(f"expected a file that docs/claims.py wrote; got {text}")
 
 
 def _failures(records: Sequence[results.RunRecord]) -> str:

@@ -235,6 +235,10 @@ _BUILD = r"""
 
 _BUILD_USAGE = r"""
 --results in/records --out in/a.txt | expected a folder that can be written
+--results in/records --jobs -1 | expected an integer of at least 0; got -1
+--results in/records --claims in/claims.json | --claims: expected only together with --report
+--results in/records --report out --claims in/list.json | expected a file that docs/claims.py wrote
+--results in/records --report out --claims in/none | expected a file that docs/claims.py wrote
 --studies good | unrecognized arguments
 """
 

@@ -53,6 +53,8 @@ def inputs(tmp_path_factory):
     (folder / "cut.jsonl").write_text('{"text": "w1", "label": "up"}\n{"text": "w')
     (folder / "cut.json").write_text('{"data": [{"title": "x", "parag')
     (folder / "list.json").write_text("[1, [2, [3]]]")
+    keys = ("title", "columns", "rows", "runs", "notes")
+    (folder / "claims.json").write_text(json.dumps({"claims": {key: [] for key in keys}}))
     pd.read_csv(folder / "a.csv").to_parquet(folder / "cut.parquet")
     whole = (folder / "cut.parquet").read_bytes()
     (folder / "cut.parquet").write_bytes(whole[: len(whole) // 2])

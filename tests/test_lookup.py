@@ -154,6 +154,8 @@ def test_what_one_of_two_runs_lacks_is_no_number(tmp_path):
 def test_a_folder_without_runs_is_named(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         assert runs(folder, None, (), ()) == f"no run is stored under {folder}"
+        with pytest.raises(StudyError, match="study ''"):  # of a variable that is not set
+            runs(folder, "", (), ())
 
 
 def test_values_that_differ_in_any_digit_and_plans_are_compared(tmp_path):

@@ -102,8 +102,9 @@ def test_unknown_study_names_the_known(tmp_path: Path) -> None:
     results.save_record(make_failure(config=make_config(study="b_study")), tmp_path)
     results.save_record(make_record(config=make_config(study="a_study")), tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(StudyError, match=r"'x'.*there are: a_study, b_study"):
-        results.load_records(tmp_path, "x")
+    for name in ("x", "", ".", "a_study/"):
+        with pytest.raises(StudyError, match=rf"'{name}'.*there are: a_study, b_study"):
+            results.load_records(tmp_path, name)
 
 
 def test_frame_has_flat_rows() -> None:

@@ -182,7 +182,7 @@ def record_files(
     if study == SPEED_STUDY:
         raise StudyError(f"study {study} holds no runs but measurements: see results.speed_record")
     folder = root / study
-    if Path(study).name != study or not folder.is_dir():
+    if not study or Path(study).name != study or not folder.is_dir():
         there = ", ".join(list_studies(root)) or "none"
         raise StudyError(f"study {study!r}: not found under {root}; there are: {there}")
     paths = [p for p in _runs(folder) if repeats or _REPEAT.fullmatch(p.stem) is None]

@@ -145,7 +145,8 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
             if others:
                 pair.loc[len(pair)] = [f"plan: kept {kind}", str(kept), f"{others} are others"]
         return to_text(pair)
-    names = [study] if study else [name for name in store.list_studies(root) if name != SPEED_STUDY]
+    names = [name for name in store.list_studies(root) if name != SPEED_STUDY]
+    names = names if study is None else [study]
     studies = (store.record_files(root, name, failed=True, repeats=True) for name in names)
     files = [file for of_study in studies for file in of_study]
     if not files:
