@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -41,6 +42,8 @@ def guarded(work: Callable[[], int | None], account: Callable[[], str]) -> int:
     Raises:
         SystemExit: The command's own, if it has a number.
     """
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     try:
         with _sigterm_raises():
             status = work() or 0

@@ -89,6 +89,15 @@ def test_a_command_whose_reader_is_gone_ends_quietly(command, statuses, unbuffer
     assert ended.returncode in statuses
 
 
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", r"\xe9 \udcff"), ("utf-8", r"é \udcff")])
+def test_names_that_the_terminal_cannot_show_are_escaped(encoding, shown):
+    code = "from stat_repro.entry import *; exit(guarded(lambda: print('\\xe9 \\udcff'), str))"
+    variables = {"PYTHONIOENCODING": f"{encoding}:strict", "STAT_REPRO_LIGHT": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, check=True)
+    assert done.stdout.decode(encoding) == f"{shown}\n"
+
+
 def test_another_broken_pipe_is_an_error(capsys):
     def work():
         raise BrokenPipeError(32, "Broken pipe")
