@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from pico_benchmarks import squad_overrides
+from pico_benchmarks import squad_overrides, write_squad
 from pico_config import compose_run
 from pico_data import WORDS, word_tokenizer
 from pico_models import pico_model
@@ -217,6 +217,20 @@ def test_windows_longer_than_the_model_are_refused(tmp_path):
     overrides = squad_run(tmp_path)
     with pytest.raises(DataError, match="at most 40, the model's positions; got windows of 41"):
         SweepCache().dense(compose_run(*overrides, "dataset.max_length=41"))
+
+
+def test_files_of_ones_own_are_cut_as_short_models_can_read_them(tmp_path, caplog):
+    squad_run(tmp_path)
+    file = write_squad(tmp_path / "dev.json")
+    words = ["model=hf", "model.name=pico", f"model.path={tmp_path / 'bert'}", "finetune=none"]
+    words += ["dataset=squad_dev", f"dataset.path={file}"]
+    for more, stride in (([], 13), (["dataset.answers.stride=7"], 7)):
+        read = SweepCache().dense(compose_run(*words, *more)).workload.config
+        assert (read.max_length, read.answers.stride) == (40, stride)
+    assert "dataset.max_length: 40, the model's positions, instead of 384" in caplog.text
+    assert "dataset.answers.stride: 13, a third of that" in caplog.text
+    with pytest.raises(DataError, match="got windows of 41"):
+        SweepCache().dense(compose_run(*words, "dataset.max_length=41"))
 
 
 def supervision(*asked):

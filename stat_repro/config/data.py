@@ -61,7 +61,7 @@ class DatasetConfig(Section, name="dataset"):
         window: Tokens per window (language modelling).
         usual_length: Default of `max_length` or `window`, for files of the user.
         at_most: Take the model's positions instead of `max_length` and `window` where these are
-            fewer; always so where they are `usual_length`.
+            fewer, and a third of them as default stride; always so where they are `usual_length`.
         join: String between documents before tokenising (language modelling).
         bos: Language modelling: `none`, `first` (special tokens as the tokenizer adds them to the
             whole text, the way pruning papers report) or `window` (BOS in front of every window,

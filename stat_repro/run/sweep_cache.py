@@ -18,7 +18,7 @@ from stat_repro import workloads
 from stat_repro.api import calibrate
 from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.sketch import Sketch
-from stat_repro.config import METHODS, ConfigError, PruningConfig, RunConfig
+from stat_repro.config import METHODS, AnswerConfig, ConfigError, PruningConfig, RunConfig
 from stat_repro.data.squad import QuestionData, load_questions
 from stat_repro.data.task_data import TaskData, load_task_data
 from stat_repro.data.text_data import TextData, load_text_data
@@ -122,11 +122,10 @@ class SweepCache:
 
 
 def _dense_key(config: RunConfig) -> dict[str, Any]:
-    language = config.dataset.task == "language_modeling"
+    values, data = asdict(config), config.dataset
+    language = data.task == "language_modeling"
     # Of a text only the evaluated part is loaded, of a table all parts.
     key: dict[str, Any] = {"split": config.evaluation.split if language else None}
-    values = asdict(config)
-    data = config.dataset
     paths = (
         *(config.model.path, data.train, data.validation, data.test, data.path),
         *(data.calibration_path, config.evaluation.zero_shot.include),
@@ -157,23 +156,24 @@ def _load_dense(config: RunConfig) -> DenseModel:
         folder, data = _prepared(config, given, base_hash, device)
     model_hash = base_hash if folder == given else hash_files(folder)
     same_everywhere("weights of the dense model (sha256)", model_hash)
-    code = config.model.trust_remote_code
-    loaded = load_checkpoint(
-        folder, config.dataset.task, config.dtype, device, trust_remote_code=code
-    )
+    task, code = config.dataset.task, config.model.trust_remote_code
+    loaded = load_checkpoint(folder, task, config.dtype, device, trust_remote_code=code)
     workload = workload_of(data, loaded, config)
     return DenseModel(loaded, workload, base_hash, model_hash, given)
 
 
 def within_positions(config: RunConfig) -> RunConfig:
     """The configuration with default lengths that the model can read."""
-    key = "window" if config.dataset.task == "language_modeling" else "max_length"
-    given, usual = config.dataset.at_most, getattr(config.dataset, key)
-    most = positions_of(load_config(checkpoint_folder(config.model))) if given else None
-    if most is None or most >= usual:
+    data = config.dataset
+    key = "window" if data.task == "language_modeling" else "max_length"
+    most = positions_of(load_config(checkpoint_folder(config.model))) if data.at_most else None
+    if most is None or most >= (usual := getattr(data, key)):
         return config
     log.warning("dataset.%s: %d, the model's positions, instead of %d", key, most, usual)
-    return replace(config, dataset=replace(config.dataset, **{key: most}))  # type: ignore[arg-type]
+    if data.task == "question_answering" and data.answers.stride == AnswerConfig().stride:
+        data = replace(data, answers=replace(data.answers, stride=most // 3))  # as 128 of 384
+        log.warning("dataset.answers.stride: %d, a third of that", most // 3)
+    return replace(config, dataset=replace(data, **{key: most}))  # type: ignore[arg-type]
 
 
 def _prepared(
@@ -197,8 +197,7 @@ def _prepared(
             "finetune=standard"
         )
     length, stride = config.dataset.max_length, config.dataset.answers.stride
-    trained = task_checkpoint(folder, base_hash, data, config.finetune, length, device, stride)
-    return trained, data
+    return task_checkpoint(folder, base_hash, data, config.finetune, length, device, stride), data
 
 
 def load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
