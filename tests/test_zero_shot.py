@@ -1,6 +1,7 @@
 """Zero-shot tasks through lm-eval, on a local multiple-choice file and a tiny model; no network."""
 
 import copy
+import json
 import math
 import sys
 
@@ -9,7 +10,7 @@ import torch
 from pico_benchmarks import plain_tokenizer
 from pico_data import word_tokenizer
 from pico_models import pico_model
-from zero_shot_tasks import QUESTIONS, by_hand, write_tasks
+from zero_shot_tasks import QUESTIONS, by_hand, write_generating, write_tasks
 
 from stat_repro.evaluation import zero_shot, zero_shot_tasks
 from stat_repro.evaluation.zero_shot import evaluate_zero_shot
@@ -88,7 +89,7 @@ def test_protocol_and_fewer_examples(folder):
     assert protocol["tasks"] == {"mine": {"version": 3, "examples": 4, "of": 12}}
     assert (protocol["shots"], protocol["first_examples"]) == (1, 4)
     assert protocol["local_tasks"] == ["mine"]
-    assert protocol["shots_seed"] == zero_shot.FEWSHOT_SEED
+    assert protocol["shots_seed"] == zero_shot.SEED
     again = evaluate_zero_shot(model, tokenizer, loaded, examples=4)
     assert again == scores
     loaded = load_tasks(("mine",), str(folder), 0)
@@ -123,6 +124,32 @@ def test_a_head_of_its_own_stays_where_the_configuration_ties_it(folder):
 def test_tasks_without_accuracy_have_no_mean():
     results = {"a": {"alias": "a", "exact_match,strict": 0.5, "exact_match_stderr,strict": "N/A"}}
     assert zero_shot._metrics(results) == {"a_exact_match_strict": 0.5}
+
+
+def test_what_is_sampled_depends_on_the_model_alone(tmp_path):
+    loaded, tokenizer = write_generating(tmp_path / "tasks", sampled=True), plain_tokenizer()
+    tokenizer.eos_token = "[SEP]"
+    state, made = torch.get_rng_state(), []
+    for _ in range(2):
+        evaluate_zero_shot(pico_model("gpt2"), tokenizer, loaded)
+        made.append([one.resps for one in loaded.tasks["made"].instances])
+    assert made[0] == made[1]
+    assert made[0][:40] != made[0][40:80]  # the same questions
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_answers_that_cannot_be_generated_or_read(folder, tmp_path):
+    model, tokenizer = pico_model("llama_grouped"), plain_tokenizer()
+    with pytest.raises(ZeroShotError, match="an EOS token for made, whose answers are generated"):
+        evaluate_zero_shot(model, tokenizer, write_generating(tmp_path / "made"))
+    tokenizer.eos_token = "[SEP]"
+    long = write_generating(tmp_path / "long", tokens=64)
+    with pytest.raises(ZeroShotError, match=r"fit into the 64 .* among made .*generate \(64\)"):
+        evaluate_zero_shot(model, tokenizer, long)
+    row = {**QUESTIONS[0], "choices": ["w1", "w2 " * 70, "w3"]}
+    (folder / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ZeroShotError, match=r"fit into the 64 .* among mine"):
+        evaluate_zero_shot(model, tokenizer, load_tasks(("mine",), str(folder), 0))
 
 
 def test_what_cannot_be_evaluated(folder, tmp_path, monkeypatch):

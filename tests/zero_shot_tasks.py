@@ -5,6 +5,8 @@ import json
 import torch
 from pico_data import WORDS
 
+from stat_repro.evaluation.zero_shot_tasks import load_tasks
+
 TASK = """\
 task: {name}
 dataset_path: json
@@ -37,6 +39,28 @@ def write_tasks(folder):
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / f"{name}.yaml").write_text(TASK.format(name=name, data=data))
     return folder
+
+
+def write_generating(folder, sampled=False, tokens=1):
+    """A task `made` of 100 questions, whose answers are generated."""
+    folder.mkdir()
+    rows = [{"question": WORDS[i % 40], "answer": WORDS[i % 40]} for i in range(100)]
+    data = folder / "made.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "made.yaml").write_text(
+        f"""\
+task: made
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{max_gen_toks: {tokens}, do_sample: {str(sampled).lower()}, temperature: 3.0}}
+metric_list: [{{metric: exact_match}}]
+"""
+    )
+    return load_tasks(("made",), str(folder), 0)
 
 
 def by_hand(model, tokenizer, questions):

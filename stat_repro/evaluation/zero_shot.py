@@ -20,13 +20,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stat_repro.data.errors import listed
+from stat_repro.entry import one_line
 from stat_repro.evaluation.zero_shot_tasks import LoadedTasks, ZeroShotError, quiet
-from stat_repro.models.modes import evaluating
+from stat_repro.models.modes import evaluating, seeded
 
 # The longest questions (BoolQ) have about 1,000 tokens; the harness holds the logits of a batch
 # twice, so that four of them take 1.6 GB with a vocabulary of 49,152.
 CPU_BATCH = 4
-FEWSHOT_SEED = 1234
+SEED = 1234  # of the solved examples, and of what tasks sample
 
 
 @dataclass(frozen=True)
@@ -64,19 +66,22 @@ def evaluate_zero_shot(
         The scores. An accuracy over n examples has the standard error sqrt(p (1 - p) / (n - 1)).
 
     Raises:
-        ZeroShotError: The tokenizer has neither BOS nor EOS, which the harness needs, or it adds
-            special tokens behind the text.
+        ZeroShotError: The tokenizer has neither BOS nor EOS, which the harness needs, no EOS for a
+            task whose answers are generated, or it adds special tokens behind the text; or the
+            harness refuses what tokenizer and model make of a task.
     """
     leading = _leading_tokens(tokenizer)
+    _check_end(tokenizer, loaded)
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
     for task in loaded.tasks.values():  # else every evaluation goes on where the last one was
-        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        task.set_fewshot_seed(seed=SEED)
     on_cpu = next(model.parameters()).device.type == "cpu"
     with (
         evaluating(model),
         torch.inference_mode(),
+        seeded(SEED, model.device),
         quiet(),
         # The harness calls it, also where a head of its own was loaded against the configuration.
         patch.object(model, "tie_weights"),
@@ -91,13 +96,16 @@ def evaluate_zero_shot(
             # Its default sums log-probabilities in the model's data type.
             softmax_dtype="float32",
         )
-        results = evaluate(
-            lm=harness_model,
-            task_dict={"tasks": loaded.tasks, "groups": {}, "group_map": {}},
-            limit=examples,
-            bootstrap_iters=0,
-            log_samples=False,
-        )
+        try:
+            results = evaluate(
+                lm=harness_model,
+                task_dict={"tasks": loaded.tasks, "groups": {}, "group_map": {}},
+                limit=examples,
+                bootstrap_iters=0,
+                log_samples=False,
+            )
+        except AssertionError as error:  # most of the harness' own have no words
+            raise ZeroShotError(_refused(error, loaded, harness_model.max_length)) from error
     metrics = _metrics(results["results"])
     if broken:
         # The harness would take the first choice of every question, and call that an accuracy.
@@ -123,6 +131,25 @@ def _leading_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
             f"front of a text; {name!r} makes {tokenizer.convert_ids_to_tokens(ids)} of 'a'"
         )
     return leading
+
+
+def _check_end(tokenizer: PreTrainedTokenizerBase, loaded: LoadedTasks) -> None:
+    """Refuse to generate without a token that ends what is generated."""
+    tasks = [n for n, task in loaded.tasks.items() if task.OUTPUT_TYPE == "generate_until"]
+    if tasks and tokenizer.eos_token_id is None:
+        raise ZeroShotError(
+            f"evaluation.zero_shot.tasks: expected a tokenizer with an EOS token for "
+            f"{listed(tasks)}, whose answers are generated; {tokenizer.name_or_path!r} has none; "
+            "choose other tasks, or set tokenizer.eos_token in the model's folder"
+        )
+
+
+def _refused(error: AssertionError, loaded: LoadedTasks, positions: int) -> str:
+    return (
+        "evaluation.zero_shot.tasks: expected answers, given or generated, of at least one token "
+        f"of their own that fit into the {positions} tokens that the model reads; got a task among "
+        f"{listed(loaded.tasks)} that lm-eval refuses: {one_line(error)}"
+    )
 
 
 @contextmanager
@@ -178,5 +205,5 @@ def _protocol(
         "special_tokens": f"as the tokenizer adds them in front of every text: {leading or 'none'}",
     }
     if loaded.shots:
-        protocol["shots_seed"] = FEWSHOT_SEED
+        protocol["shots_seed"] = SEED
     return protocol

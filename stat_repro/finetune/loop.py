@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -21,30 +20,6 @@ POOL_BATCHES = 50
 
 class TrainingError(RuntimeError):
     """Training that went wrong."""
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's random state from `seed` inside the `with`, and afterwards what it was before.
-
-    Args:
-        seed: Seed of the CPU's generator and of the one of `device`.
-        device: Device that is used; the state of other accelerators stays as it is.
-    """
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    mps = torch.mps.get_rng_state() if device.type == "mps" else None
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        for index in cuda:
-            with torch.cuda.device(index):
-                torch.cuda.manual_seed(seed)
-        if mps is not None:
-            torch.mps.manual_seed(seed)
-        try:
-            yield
-        finally:
-            if mps is not None:
-                torch.mps.set_rng_state(mps)
 
 
 def _epoch_batches(

@@ -23,7 +23,7 @@ from stat_repro.data.batching import check_length
 from stat_repro.data.context_windows import check_windows
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
-from stat_repro.finetune.loop import seeded, train
+from stat_repro.finetune.loop import train
 from stat_repro.finetune.training_data import TrainingData, TrainingQuestions, TrainingSentences
 from stat_repro.models.loading import (
     LANGUAGE_MODELS,
@@ -33,6 +33,7 @@ from stat_repro.models.loading import (
     read_config,
 )
 from stat_repro.models.modeling_stat import LAYOUTS
+from stat_repro.models.modes import seeded
 from stat_repro.models.positions import positions_of
 from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, ShardedCheckpoint
 from stat_repro.paths import cache_dir

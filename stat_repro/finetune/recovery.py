@@ -25,8 +25,8 @@ from transformers import PreTrainedModel
 from stat_repro.config import ConfigError, RecoveryConfig
 from stat_repro.data.batching import Batch
 from stat_repro.evaluation.predictions import device_of, to_device
-from stat_repro.finetune.loop import Optimization, seeded
-from stat_repro.models.modes import evaluating
+from stat_repro.finetune.loop import Optimization
+from stat_repro.models.modes import evaluating, seeded
 from stat_repro.paths import cache_dir
 from stat_repro.progress import Progress
 from stat_repro.scratch import replace_file

@@ -1,4 +1,4 @@
-"""Temporary changes of a model: its mode, its forward passes, and which weights are in memory."""
+"""Temporary changes: a model's mode, forward passes and weights in memory, torch's random state."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -74,3 +74,27 @@ class LayerWeights:
     def layer(self, layer: int) -> AbstractContextManager[None]:
         """The weights of one transformer layer."""
         return nullcontext()
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's random state from `seed` inside the `with`, and afterwards what it was before.
+
+    Args:
+        seed: Seed of the CPU's generator and of the one of `device`.
+        device: Device that is used; the state of other accelerators stays as it is.
+    """
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    mps = torch.mps.get_rng_state() if device.type == "mps" else None
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        for index in cuda:
+            with torch.cuda.device(index):
+                torch.cuda.manual_seed(seed)
+        if mps is not None:
+            torch.mps.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if mps is not None:
+                torch.mps.set_rng_state(mps)
