@@ -5,6 +5,7 @@ is refused, as a GPU would. So code that forgets to move something fails here to
 memory of a real device are not imitated: `make gpu` runs on one.
 """
 
+import contextlib
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,7 +142,7 @@ class _Constants(TorchFunctionMode):
 @contextmanager
 def second_device() -> Iterator[None]:
     """Inside, tensors can be put on the device. Its views know no inference mode."""
-    with mock.patch.object(torch, "inference_mode", torch.no_grad), _Constants(), _Operations():
+    with mock.patch.object(torch, "inference_mode", _no_grad), _Constants(), _Operations():
         yield
 
 
@@ -160,6 +161,10 @@ def check(name: str, method: str, device: torch.device) -> None:
             if value.numel() and value.is_floating_point():
                 far = (value.cpu() - weights[key]).abs().max().item()
                 assert far <= TOLERANCE * max(weights[key].abs().max().item(), 1e-3), key
+
+
+def _no_grad(on: bool = True) -> contextlib.AbstractContextManager[None]:
+    return torch.no_grad() if on else contextlib.nullcontext()
 
 
 def main() -> None:

@@ -266,7 +266,7 @@ def test_configurations_fit_the_schema():
         given = OmegaConf.load(ROOT / "conf" / "dataset" / f"{name}.yaml")
         merged = OmegaConf.merge(OmegaConf.structured(DatasetConfig), given)
         assert OmegaConf.is_missing(given, "path") == (name == "squad_dev")
-        found = OmegaConf.to_object(merged)
+        found = OmegaConf.to_object(OmegaConf.create({"dataset": merged}).dataset)
         assert (found.task, found.source) == ("question_answering", "squad")
         assert (found.max_length, found.answers.stride) == (384, 128)
         assert (found.calibration_split, found.evaluation_split) == ("train", "validation")
