@@ -89,3 +89,8 @@ class RecoveryConfig(Section, name="recovery"):
     rank: int = setting(16, low=1)
     seed: int = setting(0, low=0, high=MAX_SEED)
     bfloat16: bool = False
+
+
+def placeholders(count: int) -> str:
+    """How `model.labels` is given for so many outputs, for messages."""
+    return f"model.labels=[{','.join(f'<output {i}>' for i in range(count))}]"

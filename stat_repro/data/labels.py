@@ -7,6 +7,7 @@ from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any
 
+from stat_repro.config.model import placeholders
 from stat_repro.data.errors import DataError, listed
 
 
@@ -38,8 +39,7 @@ def class_names(values: list[Any], what: str, known: Collection[str] = ()) -> tu
                 "(strings that are no numbers) if these are the classes"
             )
     if len(names) < 2:
-        outputs = ",".join(f"<output {i}>" for i, _ in enumerate(known))
-        choose = f", or one of the model's: {listed(known)} (--set 'model.labels=[{outputs}]')"
+        choose = f", or one of the model's: {listed(known)} (--set '{placeholders(len(known))}')"
         raise DataError(
             f"{what}: expected at least two classes{choose if known else ''}; got only {names[0]!r}"
         )

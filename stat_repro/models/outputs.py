@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stat_repro.config import ConfigError
+from stat_repro.config.model import placeholders
 
 log = logging.getLogger("stat_repro")
 
@@ -116,7 +117,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _override(classes: Sequence[str]) -> str:
     """How to name the outputs, with placeholders, because their order is not known."""
-    given = f"model.labels=[{','.join(f'<output {i}>' for i in range(len(classes)))}]"
+    given = placeholders(len(classes))
     return f"{given} (stat-repro prune or eval: --set '{given}')"
 
 

@@ -155,14 +155,15 @@ def load_plan(folder: str | Path) -> PruningPlan:
     """
     path = Path(folder) / PLAN_FILE
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return PruningPlan.from_json(path.read_text(encoding="utf-8"))
+    except PlanError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: expected the plan of a pruned model; no such file"
         ) from None
     except ValueError as error:  # no text, or no JSON
         raise CheckpointError(f"{path}: expected JSON; {error}") from error
-    return PruningPlan.from_dict(data)
 
 
 def auto_class_of(model: PreTrainedModel) -> str:
