@@ -68,10 +68,16 @@ def test_the_card_says_what_is_known(result, tmp_path):
     assert "- Flynn et al., 2024, [arXiv 2406.00061]" in body
 
 
-def test_the_card_names_the_folder_in_which_the_model_was_pruned(result, tmp_path, monkeypatch):
-    (tmp_path / "mine").mkdir()
-    monkeypatch.chdir(tmp_path / "mine")
-    header, body = card_of(saved(result, tmp_path / "out", base_model="."))
+@pytest.mark.parametrize(
+    ("inside", "base_model"), [("mine", "."), (".", "./mine"), ("..", "own/mine")]
+)
+def test_the_card_names_the_folder_of_the_dense_model(
+    inside, base_model, result, tmp_path, monkeypatch
+):
+    """And not a model of the hub that `own/mine` would be."""
+    (tmp_path / "own" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "own" / inside)
+    header, body = card_of(saved(result, tmp_path / "out", base_model=base_model))
     assert header["base_model"] == "mine"
     assert "# mine, pruned" in body
 

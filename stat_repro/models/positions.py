@@ -24,7 +24,8 @@ def unknown_tokens(model: PreTrainedModel, ids: torch.Tensor) -> str | None:
 
     A GPU ends with an assertion there, and computes nothing more in that process.
     """
-    rows, low, high = len(model.get_input_embeddings().weight), int(ids.min()), int(ids.max())
+    rows = len(model.get_input_embeddings().weight)
+    low, high = torch.stack(torch.aminmax(ids)).tolist()  # one wait for a GPU
     if low >= 0 and high < rows:
         return None
     return (

@@ -48,8 +48,8 @@ def model_card(
     """
     summary = without_paths(summary)
     licence = _licence(Path(base_model), Path(model.config.name_or_path))
-    dots = not base_model.strip("./")  # no name for what the hub may call otherwise
-    parent = name_of(base_model) if dots else last_component(base_model)
+    local = Path(base_model).is_dir()  # "work/bert" would name a model of the hub's user "work"
+    parent = name_of(base_model) if local else last_component(base_model)
     header: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": _PIPELINES[auto_class],
