@@ -5,10 +5,9 @@ is refused, as a GPU would. So code that forgets to move something fails here to
 memory of a real device are not imitated: `make gpu` runs on one.
 """
 
-import contextlib
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from unittest import mock
 
@@ -163,8 +162,8 @@ def check(name: str, method: str, device: torch.device) -> None:
                 assert far <= TOLERANCE * max(weights[key].abs().max().item(), 1e-3), key
 
 
-def _no_grad(on: bool = True) -> contextlib.AbstractContextManager[None]:
-    return torch.no_grad() if on else contextlib.nullcontext()
+def _no_grad(on: bool = True) -> AbstractContextManager[None]:
+    return torch.no_grad() if on else nullcontext()
 
 
 def main() -> None:
