@@ -46,7 +46,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: lint assets
+# Both at once: one computes, the other mostly waits for the network.
+test: $(STAMP)
+	$(MAKE) --no-print-directory --jobs 2 lint assets
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_EVALUATE_OFFLINE=1 \
 		$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
