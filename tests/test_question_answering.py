@@ -215,7 +215,7 @@ def test_calibration_windows_are_drawn_from_the_training_part(tmp_path):
 
 def test_windows_longer_than_the_model_are_refused(tmp_path):
     overrides = squad_run(tmp_path)
-    with pytest.raises(DataError, match="at most 40, the model's positions; got windows of 41"):
+    with pytest.raises(DataError, match="at most 40 tokens, the model's positions; got 41"):
         SweepCache().dense(compose_run(*overrides, "dataset.max_length=41"))
 
 
@@ -229,7 +229,7 @@ def test_files_of_ones_own_are_cut_as_short_models_can_read_them(tmp_path, caplo
         assert (read.max_length, read.answers.stride) == (40, stride)
     assert "dataset.max_length: 40, the model's positions, instead of 384" in caplog.text
     assert "dataset.answers.stride: 13, a third of that" in caplog.text
-    with pytest.raises(DataError, match="got windows of 41"):
+    with pytest.raises(DataError, match="positions; got 41"):
         SweepCache().dense(compose_run(*words, "dataset.max_length=41"))
 
 

@@ -19,8 +19,7 @@ import torch
 
 from stat_repro.assets.cache import build_once
 from stat_repro.config import FinetuneConfig
-from stat_repro.data.batching import check_length
-from stat_repro.data.context_windows import check_windows
+from stat_repro.data.batching import check_positions
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
 from stat_repro.finetune.loop import train
@@ -138,10 +137,7 @@ def task_checkpoint(
     positions = _encoder_positions(base_folder)
     if training_data.rows == 0:
         raise FinetuneError(f"finetune: {data.name} has no training examples")
-    if isinstance(data, QuestionData):
-        check_windows(max_length, stride, positions)
-    else:
-        check_length(max_length, positions)
+    check_positions(max_length, positions)
     settings = asdict(config)
     del settings["enabled"]
     recipe = {

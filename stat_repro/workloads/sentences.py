@@ -39,7 +39,7 @@ class SentenceWorkload(PaddedWorkload):
         outputs: OutputOrder | None = None,
         positions: int | None = None,
     ) -> None:
-        batching.check_length(config.max_length, positions)
+        batching.check_positions(config.max_length, positions)
         self.outputs = OutputOrder() if outputs is None else outputs
         self.config, self.tokenizer = config, tokenizer
         rows = data.split(config.calibration_split)
