@@ -66,7 +66,9 @@ def test_encoder_without_tokenizer_is_refused(base, data, tmp_path):
 
 
 def test_sentences_longer_than_the_encoder_can_read_are_refused(base, data):
-    with pytest.raises(DataError, match=r"dataset\.max_length: expected at most 32 tokens, .*; got 33"):
+    with pytest.raises(
+        DataError, match=r"dataset\.max_length: expected at most 32 tokens, .*; got 33"
+    ):
         train_task(base, data, max_length=33)
 
 

@@ -18,18 +18,12 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
-from stat_repro.data.batching import (
-    Batch,
-    Encoded,
-    encode_sentences,
-    sentence_batches,
-)
+from stat_repro.data.batching import Batch, Encoded, encode_sentences, sentence_batches
 from stat_repro.data.context_windows import context_windows
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
 from stat_repro.evaluation.evaluate import task_metrics
 from stat_repro.evaluation.predictions import predict_logits
-from stat_repro.evaluation.question_answering import leading_padding
 
 EVALUATION_BATCH = 64
 
@@ -157,7 +151,7 @@ class TrainingQuestions:
 
         def loss(outputs: ModelOutput, inputs: Batch, batch: list[int]) -> Tensor:
             mask = inputs["attention_mask"]
-            expected = targets[batch].to(mask.device) + leading_padding(mask)[:, None]
+            expected = targets[batch].to(mask.device)
             # Without the mask the loss would depend on the longest window of the batch.
             losses = [
                 functional.cross_entropy(
