@@ -98,8 +98,6 @@ def length_bucketed(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     Returns:
         Every position once; equal lengths keep their order.
     """
-    if batch_size < 1:
-        raise DataError(f"batch size: expected at least 1; got {batch_size}")
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -233,14 +231,7 @@ def window_batches(windows: torch.Tensor, batch_size: int) -> LazySequence[Batch
 
     Returns:
         Batches of `input_ids` and `attention_mask`, (B, W) each.
-
-    Raises:
-        DataError: No window, or a batch size below one.
     """
-    if windows.ndim != 2 or len(windows) == 0:
-        raise DataError(f"expected token windows (windows, W); got shape {tuple(windows.shape)}")
-    if batch_size < 1:
-        raise DataError(f"batch size: expected at least 1; got {batch_size}")
     return LazySequence(
         windows.split(batch_size),
         lambda ids: {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
