@@ -8,7 +8,8 @@ from typing import Any
 
 import datasets
 
-from stat_repro.data.corpora import CORPORA, PARTS, Corpus
+from stat_repro.config.data import PARTS
+from stat_repro.data.corpora import CORPORA, Corpus
 from stat_repro.data.errors import DataError, listed
 from stat_repro.data.hub import from_hub, local_copy
 from stat_repro.entry import one_line

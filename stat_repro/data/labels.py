@@ -28,8 +28,8 @@ def class_names(values: list[Any], what: str, known: Collection[str] = ()) -> tu
     keys = [_label(value, what, row) for row, value in enumerate(values, start=1)]
     if set(keys) <= set(known):
         keys = list(known)
-    numbers = _integers(set(keys))
-    if numbers is None:
+    numbers = {number for key in keys if (number := _integer(key)) is not None}
+    if len(numbers) < len(set(keys)):
         names = sorted(set(keys), key=_stem_and_number)
     else:
         names = [str(number) for number in sorted(numbers)]
@@ -147,10 +147,3 @@ def _stem_and_number(name: str) -> tuple[str, int, str]:
     """Sort key of class names: what comes before the digits at the end, then their number."""
     stem = name.rstrip("0123456789")
     return stem, int(name[len(stem) :] or -1), name
-
-
-def _integers(keys: set[str]) -> list[int] | None:
-    """The keys as integers, None if at least one is a name."""
-    numbers = [_integer(key) for key in keys]
-    known = [number for number in numbers if number is not None]
-    return known if len(known) == len(keys) else None

