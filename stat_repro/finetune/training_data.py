@@ -74,11 +74,6 @@ class TrainingSentences:
         """What the weights also depend on: the names of the classes."""
         return {"labels": list(self.data.label_names or ())}
 
-    @property
-    def rows(self) -> int:
-        """Number of training sentences."""
-        return len(self.data.splits.get("train", ()))
-
     def encode(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[int]) -> Examples:
         """Cross-entropy for classes, mean squared error for numbers."""
         chosen = self.data.splits["train"].select(rows)
@@ -131,13 +126,8 @@ class TrainingQuestions:
     @property
     def recipe(self) -> dict[str, Any]:
         """What the weights also depend on: windows, questions left out, how targets are found."""
-        misplaced = sum(question.misplaced for question in self.data.splits.get("train", ()))
+        misplaced = sum(question.misplaced for question in self.data.splits["train"])
         return {"stride": self.stride, "left_out": misplaced, "targets": 2}
-
-    @property
-    def rows(self) -> int:
-        """Number of training questions."""
-        return len(self.data.splits.get("train", ()))
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[int]) -> Examples:
         """All windows of the questions; mean of the cross-entropies of start and end."""
