@@ -9,7 +9,7 @@ from torch import Tensor
 from stat_repro.evaluation.example_values import Evaluation, sentence_values
 from stat_repro.evaluation.fidelity import classification_fidelity, regression_fidelity
 from stat_repro.evaluation.predictions import predicted_classes
-from stat_repro.metrics import load_metric
+from stat_repro.metrics.modules import TaskMetric
 
 
 def task_metrics(logits: Tensor, references: ArrayLike, task: str) -> dict[str, float]:
@@ -24,10 +24,10 @@ def task_metrics(logits: Tensor, references: ArrayLike, task: str) -> dict[str, 
         `accuracy`, `f1`, `matthews`, or `pearson`, `spearman` (nan where undefined).
 
     Raises:
-        ValueError: An unknown task, or logits that do not fit the task.
+        ValueError: Logits that do not fit the task.
     """
     task = "regression" if task == "similarity" else task
-    metric = load_metric(task)
+    metric = TaskMetric(task)
     outputs = logits.shape[-1]
     if logits.ndim != 2 or (outputs == 1) != (task == "regression"):
         wanted = "(examples, 1)" if task == "regression" else "(examples, at least 2 classes)"
