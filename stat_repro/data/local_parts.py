@@ -124,18 +124,17 @@ def _rows_with_classes(file: Path) -> datasets.Dataset | None:
         if file.is_dir():
             # datasets 5 writes no file for no rows and cannot read that; datasets 4 does both.
             rows = datasets.load_from_disk(str(file)) if list(file.glob("*.arrow")) else ()
-            if len(rows) == 0:
-                raise DataError(f"{file}: expected at least one row; the saved data set is empty")
-            return rows
-        if file.suffix.lower() != ".parquet":
+        elif file.suffix.lower() == ".parquet" and b"huggingface" in (
+            parquet.read_schema(file).metadata or {}
+        ):
+            rows = datasets.Dataset(parquet.read_table(file))
+        else:
             return None
-        if b"huggingface" not in (parquet.read_schema(file).metadata or {}):
-            return None
-        return datasets.Dataset(parquet.read_table(file))
-    except DataError:
-        raise
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read by datasets: {error}") from error
+    if len(rows) == 0:
+        raise DataError(f"{file}: expected at least one row; the saved data set is empty")
+    return rows
 
 
 def table_of(rows: datasets.Dataset) -> Columns:

@@ -87,7 +87,7 @@ def _read_separated(
     )
     first = frame.iloc[0].tolist()
     if len(first) == len(headerless) and _is_label(first[headerless.index("label")], labels):
-        return frame.set_axis(headerless, axis=1)
+        return frame.set_axis(list(headerless), axis=1)
     names = [name or f"Unnamed: {place}" for place, name in enumerate(first)]  # as pandas has it
     return frame.iloc[1:].set_axis(names, axis=1)
 
