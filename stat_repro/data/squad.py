@@ -107,7 +107,9 @@ def load_questions(config: DatasetConfig) -> QuestionData:
     elif local is None:
         parts, marked = _from_hub(config)
     elif local.is_dir() and not (local / SAVED).is_file():
-        parts, marked = _from_folder(local, config)
+        files = part_files(local, _PARTS, _SUBFOLDERS, _KEY)
+        _refuse_held_out(config, f"{local} is a folder of parts")
+        parts, marked = _read(files)
         absent = dict.fromkeys(_PARTS, f"{local} has no such file")
     else:
         parts, marked = _from_one_file(local, config)
@@ -133,12 +135,6 @@ def _from_hub(config: DatasetConfig) -> tuple[Parts, bool]:
         )
         parts[part] = tuple(read_rows(table_of(rows), f"{config.path}, split {part}"))
     return parts, False
-
-
-def _from_folder(folder: Path, config: DatasetConfig) -> tuple[Parts, bool]:
-    files = part_files(folder, _PARTS, _SUBFOLDERS, _KEY)
-    _refuse_held_out(config, f"{folder} is a folder of parts")
-    return _read(files)
 
 
 def _from_parts(given: dict[str, str], config: DatasetConfig) -> tuple[Parts, bool]:
