@@ -196,7 +196,9 @@ def test_bad_files_are_refused(tmp_path, name):
 def test_label_unseen_in_training_is_refused(tmp_path):
     train = write_rows(tmp_path / "a.csv")
     test = write_rows(tmp_path / "b.csv", [("x", "good"), ("y", "superb")])
-    with pytest.raises(DataError, match=r"b\.csv.*row 2: label 'superb'.*bad, good"):
+    with pytest.raises(
+        DataError, match=r"b\.csv.*row 2: expected a class of .* bad, good; got 'superb'"
+    ):
         load_task_data(table_config(train=train, test=test))
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any
@@ -58,8 +58,7 @@ def class_indices(values: list[Any], names: tuple[str, ...], what: str) -> list[
         DataError: A label that the training part does not have.
     """
     index = {name: position for position, name in enumerate(names)}
-    refusal = f"does not occur in the training part; its classes are {listed(names)}"
-    return _positions(values, index, what, lambda key: f"label {key!r} {refusal}")
+    return _positions(values, index, what, f"a class of the training part, {listed(names)}")
 
 
 def hidden(values: list[Any]) -> bool:
@@ -80,22 +79,16 @@ def fixed_indices(values: list[Any], names: tuple[str, ...], what: str) -> list[
     """
     index = {str(position): position for position in range(len(names))}
     index |= {name: position for position, name in enumerate(names)}
-    valid = f"{', '.join(names)}, or 0 to {len(names) - 1} in this order"
-
-    def refusal(key: str) -> str:
-        return f"expected {valid}; got {key!r}{' (a hidden label)' if key == '-1' else ''}"
-
-    return _positions(values, index, what, refusal)
+    valid = f"{', '.join(names)}, or 0 to {len(names) - 1} in this order (-1: a hidden label)"
+    return _positions(values, index, what, valid)
 
 
-def _positions(
-    values: list[Any], index: dict[str, int], what: str, refusal: Callable[[str], str]
-) -> list[int]:
+def _positions(values: list[Any], index: dict[str, int], what: str, valid: str) -> list[int]:
     """The entries of `index` for labels, which are refused by row where there are none."""
     keys = [_label(value, what, row) for row, value in enumerate(values, start=1)]
     for row, key in enumerate(keys, start=1):
         if key not in index:
-            raise DataError(f"{what}, row {row}: {refusal(key)}")
+            raise DataError(f"{what}, row {row}: expected {valid}; got {key!r}")
     return [index[key] for key in keys]
 
 
