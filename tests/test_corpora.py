@@ -175,7 +175,7 @@ def test_a_missing_training_part_names_the_way_out(tmp_path):
         ({"test": "data.csv"}, r"expected text or a table \(\.txt"),
         ({"test": "broken.jsonl"}, r"broken\.jsonl: cannot be read"),
         ({"test": "other.jsonl"}, r"column 'text' \(dataset\.text_column\); it has content"),
-        ({"test": "null.jsonl"}, r"row 2, column 'text': expected a text; got None"),
+        ({"test": "null.jsonl"}, r"column 'text', row 2: expected a text; got None"),
         ({"path": "two"}, r"got test\.txt, test\.jsonl.*dataset\.test=<file>"),
         ({"path": "train.txt"}, r"one file is the evaluated part.*dataset\.train=<file>"),
         ({"path": "train.txt", "held_out": 0.3}, r"held_out splits questions .*null; got 0\.3"),

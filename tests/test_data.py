@@ -41,8 +41,6 @@ def test_articles_keep_their_order_and_are_split_whole():
     documents = ("x" * 10, "y" * 10, "z" * 10, "u" * 70)
     assert split_documents(documents, 0.2) == (documents[:2], documents[2:])
     assert split_documents(("x" * 90, "y"), 0.2) == (("x" * 90,), ("y",))
-    with pytest.raises(DataError, match="two documents"):
-        split_documents(("x",), 0.2)
 
 
 @pytest.mark.real
@@ -142,10 +140,9 @@ def test_draws():
     assert (np.random.get_state()[1] == state).all()
 
 
-@pytest.mark.parametrize(("pool", "examples"), [(0, 1), (5, 0), (5, 6)])
-def test_impossible_draws(pool, examples):
-    with pytest.raises(DataError, match=r"calibration\.examples"):
-        draw_indices(pool, examples, 0, replacement=False)
+def test_impossible_draw():
+    with pytest.raises(DataError, match=r"calibration\.examples: expected at most 5 .*; got 6"):
+        draw_indices(5, 6, 0, replacement=False)
 
 
 # --- batches -----------------------------------------------------------------------------------
@@ -153,8 +150,6 @@ def test_impossible_draws(pool, examples):
 
 def test_length_buckets():
     assert length_bucketed([3, 5, 3, 9, 5], 2) == [[3, 1], [4, 0], [2]]
-    with pytest.raises(DataError, match="batch size"):
-        length_bucketed([1], 0)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -259,9 +254,6 @@ def test_window_batches():
     assert torch.equal(torch.cat([batch["input_ids"] for batch in batches]), windows)
     assert all(bool((batch["attention_mask"] == 1).all()) for batch in batches)
     assert batches[-1]["input_ids"].tolist() == [[16, 17, 18, 19]]
-    for bad, size in [(windows[:0], 2), (windows, 0), (windows[0], 1)]:
-        with pytest.raises(DataError):
-            window_batches(bad, size)
 
 
 # --- shipped configurations --------------------------------------------------------------------

@@ -13,7 +13,6 @@ from torch import nn
 from stat_repro.config import EvaluationConfig
 from stat_repro.data.errors import DataError
 from stat_repro.evaluation.evaluate import evaluate_task, task_metrics
-from stat_repro.evaluation.fidelity import classification_fidelity, regression_fidelity
 from stat_repro.evaluation.perplexity import evaluate_language
 from stat_repro.evaluation.predictions import predict_logits
 
@@ -45,7 +44,7 @@ def test_logits_come_in_example_order_and_flags_return():
     model.dropout.eval()
     batches = [
         ([3, 0], _batch([[3, 0], [10, 0]])),
-        (torch.tensor([1, 2]), _batch([[1, 1], [2, 2]])),
+        ([1, 2], _batch([[1, 1], [2, 2]])),
     ]
     logits = predict_logits(model, iter(batches), total=4)
     assert logits.tolist() == [[10, -10], [2, -2], [4, -4], [3, -3]]
@@ -56,30 +55,15 @@ def test_logits_come_in_example_order_and_flags_return():
     assert not logits.is_inference()
 
 
-@pytest.mark.parametrize(
-    ("indices", "message"),
-    [
-        ([0, 1], "1 are missing, 0 came more than once"),
-        ([0, 0], "2 are missing, 1 came more than once"),
-        ([0, 3], "expected example indices from 0 to 2; got 0 to 3"),
-        ([-1, 0], "got -1 to 0"),
-    ],
-)
-def test_wrong_indices_are_refused(indices, message):
-    with pytest.raises(ValueError, match=message):
-        predict_logits(SumHead(), [(indices, _batch([[1], [2]]))], total=3)
-
-
-def test_no_examples_are_refused():
-    with pytest.raises(ValueError, match="at least one example"):
-        predict_logits(SumHead(), [], total=0)
+def fidelity_of(dense, pruned, task="classification"):
+    return evaluate_task(dense, pruned, [0.0] * len(dense), task, "test", 128).metrics["fidelity"]
 
 
 def test_fidelity_by_hand():
     # P = (3/4, 1/4) and (1/2, 1/2) against Q = (1/4, 3/4) and (1/2, 1/2).
     dense = torch.tensor([[3.0, 1.0], [1.0, 1.0]]).log()
     pruned = torch.tensor([[1.0, 3.0], [5.0, 5.0]]).log()
-    got = classification_fidelity(dense, pruned)
+    got = fidelity_of(dense, pruned)
     assert got["kl"] == pytest.approx((3 / 4 * math.log(3) - 1 / 4 * math.log(3)) / 2, rel=1e-6)
     assert got["agreement"] == 0.5
 
@@ -88,18 +72,18 @@ def test_kl_is_directed_from_dense_to_pruned():
     dense = torch.tensor([[0.9, 0.1]]).log()
     pruned = torch.tensor([[0.5, 0.5]]).log()
     expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
-    assert classification_fidelity(dense, pruned)["kl"] == pytest.approx(expected, rel=1e-6)
+    assert fidelity_of(dense, pruned)["kl"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_equal_predictions_have_no_divergence():
     logits = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
-    got = classification_fidelity(logits, logits + 7.0)
+    got = fidelity_of(logits, logits + 7.0)
     assert got["kl"] == pytest.approx(0, abs=1e-12)
     assert got["agreement"] == 1.0
 
 
 def test_extreme_logits_stay_finite():
-    got = classification_fidelity(torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]]))
+    got = fidelity_of(torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]]))
     assert got == {"kl": 2e4, "agreement": 0.0}
 
 
@@ -107,19 +91,11 @@ def test_extreme_logits_stay_finite():
 def test_collapsed_model_diverges_and_broken_dense_model_is_an_error(bad):
     good = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     broken = torch.tensor([[1.0, 0.0], [bad, 0.0]])
-    assert classification_fidelity(good, broken) == {"kl": math.inf, "agreement": 0.5}
-    assert regression_fidelity(good[:, :1], broken[:, :1]) == {"mse_to_dense": math.inf}
+    assert fidelity_of(good, broken) == {"kl": math.inf, "agreement": 0.5}
+    values = fidelity_of(good[:, :1], broken[:, :1], "regression")
+    assert values == {"mse_to_dense": math.inf}
     with pytest.raises(ValueError, match="dense model's logits are not finite"):
-        classification_fidelity(broken, good)
-
-
-def test_fidelity_refuses_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"\(2, 2\) \(dense\) and \(2, 3\)"):
-        classification_fidelity(torch.zeros(2, 2), torch.zeros(2, 3))
-    with pytest.raises(ValueError, match="at least two classes"):
-        classification_fidelity(torch.zeros(2, 1), torch.zeros(2, 1))
-    with pytest.raises(ValueError, match="one output"):
-        regression_fidelity(torch.zeros(2, 2), torch.zeros(2, 2))
+        fidelity_of(broken, good)
 
 
 def test_classification_result():
@@ -214,12 +190,6 @@ def test_fidelity_of_regression_is_the_mean_of_its_examples():
         "dense_squared_error": [0, 0, 1],
     }
     assert got.metrics["fidelity"]["mse_to_dense"] == pytest.approx(1.25 / 3)
-
-
-@pytest.mark.parametrize(("task", "outputs"), [("classification", 1), ("regression", 2)])
-def test_head_that_does_not_fit_the_task_is_refused(task, outputs):
-    with pytest.raises(ValueError, match=f"{task}: expected logits"):
-        task_metrics(torch.zeros(2, outputs), [0, 1], task)
 
 
 @pytest.mark.parametrize(("name", "examples"), [("full", None), ("quick", 200)])

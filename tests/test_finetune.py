@@ -138,7 +138,8 @@ def test_learning_rate_rises_and_falls():
 
 def test_decay_spares_vectors(base):
     model = AutoModelForSequenceClassification.from_pretrained(base)
-    groups = training._optimizer(model, replace(QUICK, weight_decay=0.3)).param_groups
+    optimization = training.Optimization(model, replace(QUICK, weight_decay=0.3), steps=1)
+    groups = optimization._optimizer.param_groups
     assert {g["weight_decay"]: {p.ndim for p in g["params"]} for g in groups} == {
         0.3: {2},
         0.0: {1},

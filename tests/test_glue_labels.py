@@ -33,8 +33,8 @@ def test_a_labelled_test_part_can_be_evaluated(tmp_path):
     ("task", "label", "message"),
     [
         ("mnli", "-", "row 2: expected entailment, neutral, contradiction, or 0 to 2.*got '-'"),
-        ("mnli", -1, r"row 2: .*got '-1' \(a hidden label\)"),
-        ("sst2", 2, "row 2: expected negative, positive, or 0 to 1 in this order; got '2'"),
+        ("mnli", -1, r"row 2: .*\(-1: a hidden label\); got '-1'"),
+        ("sst2", 2, "row 2: expected negative, positive, or 0 to 1 in this order .*; got '2'"),
         ("rte", "", "row 2: expected a class"),
         ("stsb", -1.0, "row 2: expected a score from 0 to 5; got -1"),
         ("stsb", "high", "row 2: expected a finite number"),

@@ -20,10 +20,7 @@ from stat_repro.data.context_windows import context_windows
 from stat_repro.data.errors import DataError
 from stat_repro.data.squad import QuestionData, load_questions
 from stat_repro.data.squad_files import Answer, Question
-from stat_repro.evaluation.question_answering import (
-    leading_padding,
-    predict_spans,
-)
+from stat_repro.evaluation.question_answering import predict_spans
 from stat_repro.finetune.training_data import TrainingQuestions
 from stat_repro.metrics.answers import squad_metrics
 from stat_repro.run.sweep_cache import SweepCache
@@ -69,7 +66,7 @@ def test_scores_are_those_of_single_windows_on_either_padding_side(name, side):
         assert batched.end == pytest.approx(got.end, rel=1e-3, abs=1e-4)
 
 
-def test_left_padding_is_left_out():
+def test_padding_is_left_out_whichever_side_the_tokenizer_prefers():
     """A head that scores every token by its own id: whatever else is read would show."""
 
     class Identity(torch.nn.Module):
@@ -91,11 +88,6 @@ def test_left_padding_is_left_out():
             expected = [ids[0], *ids[windows.first[number] : -1]]
             assert got.start[left:right].tolist() == expected
             assert (-got.end[left:right]).tolist() == expected
-
-
-def test_leading_padding():
-    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]])
-    assert leading_padding(mask).tolist() == [2, 0, 0]
 
 
 def by_hand(model, tokenizer, asked, max_length, stride):
@@ -215,7 +207,7 @@ def test_calibration_windows_are_drawn_from_the_training_part(tmp_path):
 
 def test_windows_longer_than_the_model_are_refused(tmp_path):
     overrides = squad_run(tmp_path)
-    with pytest.raises(DataError, match="at most 40, the model's positions; got windows of 41"):
+    with pytest.raises(DataError, match="at most 40 tokens, the model's positions; got 41"):
         SweepCache().dense(compose_run(*overrides, "dataset.max_length=41"))
 
 
@@ -229,7 +221,7 @@ def test_files_of_ones_own_are_cut_as_short_models_can_read_them(tmp_path, caplo
         assert (read.max_length, read.answers.stride) == (40, stride)
     assert "dataset.max_length: 40, the model's positions, instead of 384" in caplog.text
     assert "dataset.answers.stride: 13, a third of that" in caplog.text
-    with pytest.raises(DataError, match="got windows of 41"):
+    with pytest.raises(DataError, match="positions; got 41"):
         SweepCache().dense(compose_run(*words, "dataset.max_length=41"))
 
 

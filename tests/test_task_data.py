@@ -14,7 +14,7 @@ from stat_repro.data import task_data
 from stat_repro.data.batching import sentence_batches
 from stat_repro.data.errors import DataError
 from stat_repro.data.ratings import read_ratings
-from stat_repro.data.task_data import load_task_data, split_rows
+from stat_repro.data.task_data import load_task_data
 
 ROWS = [("fine film", "good"), ('say "no" to it', "bad"), ("None", "good"), ("1", "bad")]
 
@@ -176,7 +176,7 @@ BAD_FILES = {
     "twice.csv": (b"text,label,text\na,x,b\n", "columns of different names; got text, label"),
     "twice.jsonl": (b'{"text": "a", "label": 1, "text": "b"}\n', "keys that differ in one object"),
     "ragged.csv": (b"text,label\na,x\nb,c,y\n", "cannot be read as csv"),
-    "wide.csv": (b"text,label\na,b,x\nc,d,y\n", r"more fields than the header \(text, label\)"),
+    "wide.csv": (b"text,label\na,b,x\nc,d,y\n", "Expected 2 fields in line 2, saw 3; quote fields"),
     "short.csv": (b"text,label\na,x\nb\n", "row 2: expected a class"),
     "latin.csv": ("text,label\ncaf\xe9,x\n".encode("latin-1"), "cannot be read as csv"),
     "noise.parquet": (b"noise", "cannot be read as parquet"),
@@ -196,7 +196,9 @@ def test_bad_files_are_refused(tmp_path, name):
 def test_label_unseen_in_training_is_refused(tmp_path):
     train = write_rows(tmp_path / "a.csv")
     test = write_rows(tmp_path / "b.csv", [("x", "good"), ("y", "superb")])
-    with pytest.raises(DataError, match=r"b\.csv.*row 2: label 'superb'.*bad, good"):
+    with pytest.raises(
+        DataError, match=r"b\.csv.*row 2: expected a class of .* bad, good; got 'superb'"
+    ):
         load_task_data(table_config(train=train, test=test))
 
 
@@ -206,8 +208,6 @@ def test_missing_training_file_and_wrong_source():
     with pytest.raises(DataError, match="asset:movie_reviews") as caught:
         load_task_data(DatasetConfig(name="n", task="regression", source="asset:nosuch"))
     assert "'asset:nosuch'" in str(caught.value)
-    with pytest.raises(DataError, match="expected classification, regression or similarity"):
-        load_task_data(DatasetConfig(name="n", task="language_modeling", source="table"))
 
 
 @pytest.mark.parametrize(
@@ -261,18 +261,6 @@ def test_packaged_set_as_classification_and_regression(fake_tweets):
             assert list(data.split(part)["label"]) == expected
             assert list(data.split(part)["text"]) == [f"text {i} " for i in rows]
     assert data.label_names is None
-
-
-def test_changed_row_count_is_refused():
-    with pytest.raises(DataError, match="movie_reviews: expected 10605 rows; got 10604"):
-        split_rows((8000, 1000, 1605), 10604, "movie_reviews")
-
-
-def test_malformed_rating_file_names_the_line(tmp_path):
-    path = tmp_path / "f.txt"
-    path.write_text("1\t0.5\tfine\n2\tno tab here\n")
-    with pytest.raises(DataError, match=r"f\.txt, line 2"):
-        read_ratings(path)
 
 
 @pytest.mark.real

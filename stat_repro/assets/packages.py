@@ -118,10 +118,8 @@ def text_file(name: str) -> Path:
         A tab-separated file of id, mean rating and text.
 
     Raises:
-        AssetError: Unknown name, wrong hash, pip failed, disk full.
+        AssetError: Wrong hash, pip failed, disk full.
     """
-    if name not in TEXTS:
-        raise AssetError(f"text asset: expected one of {', '.join(TEXTS)}; got {name!r}")
     folder = build_once("vader", lambda out: _unpack_texts(package_file(VADER), out))
     return folder / TEXTS[name]
 

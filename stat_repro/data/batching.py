@@ -23,20 +23,23 @@ _ENCODED_AT_ONCE = 1000
 _warn_once = cache(logging.getLogger("stat_repro").warning)
 
 
-def check_length(max_length: int, positions: int | None) -> None:
-    """Refuse sentences that may be longer than the model can read.
+def check_positions(tokens: int, positions: int | None, key: str = "dataset.max_length") -> None:
+    """Refuse inputs that may be longer than the model can read.
+
+    Rotary positions could be computed beyond the limit, but nothing was trained there.
 
     Args:
-        max_length: Tokens after which a sentence is cut.
+        tokens: Tokens of an input at most.
         positions: Positions of the model; None if it names no limit.
+        key: What these tokens were given as.
 
     Raises:
-        DataError: Says what fits.
+        DataError: More tokens than positions.
     """
-    if positions is not None and max_length > positions:
+    if positions is not None and tokens > positions:
         raise DataError(
-            f"dataset.max_length: expected at most {positions}, the model's positions; got "
-            f"{max_length}"
+            f"{key}: expected at most {positions} tokens, the model's positions; got {tokens}; "
+            f"choose {key}={positions} or less"
         )
 
 
@@ -95,8 +98,6 @@ def length_bucketed(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     Returns:
         Every position once; equal lengths keep their order.
     """
-    if batch_size < 1:
-        raise DataError(f"batch size: expected at least 1; got {batch_size}")
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -230,14 +231,7 @@ def window_batches(windows: torch.Tensor, batch_size: int) -> LazySequence[Batch
 
     Returns:
         Batches of `input_ids` and `attention_mask`, (B, W) each.
-
-    Raises:
-        DataError: No window, or a batch size below one.
     """
-    if windows.ndim != 2 or len(windows) == 0:
-        raise DataError(f"expected token windows (windows, W); got shape {tuple(windows.shape)}")
-    if batch_size < 1:
-        raise DataError(f"batch size: expected at least 1; got {batch_size}")
     return LazySequence(
         windows.split(batch_size),
         lambda ids: {"input_ids": ids, "attention_mask": torch.ones_like(ids)},

@@ -66,29 +66,6 @@ class ContextWindows:
         return first + start, first + end
 
 
-def check_windows(max_length: int, stride: int, positions: int | None) -> None:
-    """Refuse windows in which a long question leaves no room, or that the model cannot read.
-
-    Args:
-        max_length: Tokens per window.
-        stride: Tokens that neighbouring windows share.
-        positions: Positions of the model; None if it names no limit.
-
-    Raises:
-        DataError: Says what fits.
-    """
-    if positions is not None and max_length > positions:
-        raise DataError(
-            f"dataset.max_length: expected at most {positions}, the model's positions; got windows "
-            f"of {max_length}"
-        )
-    if stride >= max_length:
-        raise DataError(
-            "dataset.answers.stride: expected fewer tokens than the context has in a window of "
-            f"dataset.max_length={max_length}; got {stride}"
-        )
-
-
 def context_windows(
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],

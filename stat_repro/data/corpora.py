@@ -8,9 +8,8 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from stat_repro.config.data import PARTS
 from stat_repro.data.errors import DataError
-
-PARTS = ("train", "validation", "test")
 
 
 def wikitext_rows(text: str) -> list[str]:

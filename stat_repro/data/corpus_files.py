@@ -8,9 +8,11 @@ from typing import Any
 
 import datasets
 
-from stat_repro.data.corpora import CORPORA, PARTS, Corpus
+from stat_repro.config.data import PARTS
+from stat_repro.data.corpora import CORPORA, Corpus
 from stat_repro.data.errors import DataError, listed
 from stat_repro.data.hub import from_hub, local_copy
+from stat_repro.data.table_files import texts
 from stat_repro.entry import one_line
 
 _STEMS = {"train": ("train",), "validation": ("validation", "valid"), "test": ("test",)}
@@ -161,18 +163,12 @@ def read_local(
 
 def _texts(table: Iterable[dict[str, Any]], column: str, place: str) -> list[str]:
     """One column; rows may be empty, as the hub's rows between paragraphs are."""
-    rows = []
-    for number, row in enumerate(table, start=1):
-        if column not in row:
-            raise DataError(
-                f"{place}: expected a column {column!r} (dataset.text_column); it has {listed(row)}"
-            )
-        if not isinstance(row[column], str):
-            raise DataError(
-                f"{place}, row {number}, column {column!r}: expected a text; got {row[column]!r}"
-            )
-        rows.append(row[column])
-    return rows
+    rows = list(table)
+    if rows and column not in rows[0]:
+        raise DataError(
+            f"{place}: expected a column {column!r} (dataset.text_column); it has {listed(rows[0])}"
+        )
+    return texts([row.get(column) for row in rows], place, column, empty_allowed=True)
 
 
 def release_names(corpus: Corpus, parts: tuple[str, ...] = PARTS) -> list[str]:

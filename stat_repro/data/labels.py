@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any
@@ -28,8 +28,8 @@ def class_names(values: list[Any], what: str, known: Collection[str] = ()) -> tu
     keys = [_label(value, what, row) for row, value in enumerate(values, start=1)]
     if set(keys) <= set(known):
         keys = list(known)
-    numbers = _integers(set(keys))
-    if numbers is None:
+    numbers = {number for key in keys if (number := _integer(key)) is not None}
+    if len(numbers) < len(set(keys)):
         names = sorted(set(keys), key=_stem_and_number)
     else:
         names = [str(number) for number in sorted(numbers)]
@@ -58,8 +58,7 @@ def class_indices(values: list[Any], names: tuple[str, ...], what: str) -> list[
         DataError: A label that the training part does not have.
     """
     index = {name: position for position, name in enumerate(names)}
-    refusal = f"does not occur in the training part; its classes are {listed(names)}"
-    return _positions(values, index, what, lambda key: f"label {key!r} {refusal}")
+    return _positions(values, index, what, f"a class of the training part, {listed(names)}")
 
 
 def hidden(values: list[Any]) -> bool:
@@ -80,22 +79,16 @@ def fixed_indices(values: list[Any], names: tuple[str, ...], what: str) -> list[
     """
     index = {str(position): position for position in range(len(names))}
     index |= {name: position for position, name in enumerate(names)}
-    valid = f"{', '.join(names)}, or 0 to {len(names) - 1} in this order"
-
-    def refusal(key: str) -> str:
-        return f"expected {valid}; got {key!r}{' (a hidden label)' if key == '-1' else ''}"
-
-    return _positions(values, index, what, refusal)
+    valid = f"{', '.join(names)}, or 0 to {len(names) - 1} in this order (-1: a hidden label)"
+    return _positions(values, index, what, valid)
 
 
-def _positions(
-    values: list[Any], index: dict[str, int], what: str, refusal: Callable[[str], str]
-) -> list[int]:
+def _positions(values: list[Any], index: dict[str, int], what: str, valid: str) -> list[int]:
     """The entries of `index` for labels, which are refused by row where there are none."""
     keys = [_label(value, what, row) for row, value in enumerate(values, start=1)]
     for row, key in enumerate(keys, start=1):
         if key not in index:
-            raise DataError(f"{what}, row {row}: {refusal(key)}")
+            raise DataError(f"{what}, row {row}: expected {valid}; got {key!r}")
     return [index[key] for key in keys]
 
 
@@ -147,10 +140,3 @@ def _stem_and_number(name: str) -> tuple[str, int, str]:
     """Sort key of class names: what comes before the digits at the end, then their number."""
     stem = name.rstrip("0123456789")
     return stem, int(name[len(stem) :] or -1), name
-
-
-def _integers(keys: set[str]) -> list[int] | None:
-    """The keys as integers, None if at least one is a name."""
-    numbers = [_integer(key) for key in keys]
-    known = [number for number in numbers if number is not None]
-    return known if len(known) == len(keys) else None

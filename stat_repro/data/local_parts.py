@@ -8,7 +8,7 @@ import datasets
 from pyarrow import parquet
 
 from stat_repro.data.errors import DataError, listed
-from stat_repro.data.table_files import ENDINGS, Columns, first_fields, read_table
+from stat_repro.data.table_files import ENDINGS, Columns, read_table
 
 SAVED = "state.json"  # what `save_to_disk` leaves beside the rows
 _SHARD = re.compile(r"(?P<stem>\w+)-\d{5}-of-(?P<count>\d{5})\.parquet")
@@ -105,35 +105,17 @@ def read_part(
 
     Args:
         files: One entry of what `part_files` returns.
-        headerless: Columns, one of them `label`, of csv and tsv files without a header line, where
-            such are known. A file is one of them if its first line has that many fields and one of
-            `labels` in the place of the label.
-        labels: What a label in such a file can be; None for any number.
+        headerless: See `read_table`.
+        labels: Likewise.
 
     Raises:
         DataError: A file or folder that cannot be read.
     """
     tables = []
     for file in files:
-        names = None
-        if headerless and file.suffix.lower() in (".csv", ".tsv"):
-            fields = first_fields(file)
-            place = headerless.index("label")
-            row = len(fields) == len(headerless) and _is_label(fields[place], labels)
-            names = headerless if row else None
         rows = _rows_with_classes(file)
-        tables.append(read_table(file, names) if rows is None else table_of(rows))
+        tables.append(read_table(file, headerless, labels) if rows is None else table_of(rows))
     return {name: [v for table in tables for v in table[name]] for name in tables[0]}
-
-
-def _is_label(field: str, labels: Collection[str] | None) -> bool:
-    if labels is not None:
-        return field in labels
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
 
 
 def _rows_with_classes(file: Path) -> datasets.Dataset | None:
@@ -142,18 +124,17 @@ def _rows_with_classes(file: Path) -> datasets.Dataset | None:
         if file.is_dir():
             # datasets 5 writes no file for no rows and cannot read that; datasets 4 does both.
             rows = datasets.load_from_disk(str(file)) if list(file.glob("*.arrow")) else ()
-            if len(rows) == 0:
-                raise DataError(f"{file}: expected at least one row; the saved data set is empty")
-            return rows
-        if file.suffix.lower() != ".parquet":
+        elif file.suffix.lower() == ".parquet" and b"huggingface" in (
+            parquet.read_schema(file).metadata or {}
+        ):
+            rows = datasets.Dataset(parquet.read_table(file))
+        else:
             return None
-        if b"huggingface" not in (parquet.read_schema(file).metadata or {}):
-            return None
-        return datasets.Dataset(parquet.read_table(file))
-    except DataError:
-        raise
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read by datasets: {error}") from error
+    if len(rows) == 0:
+        raise DataError(f"{file}: expected at least one row; the saved data set is empty")
+    return rows
 
 
 def table_of(rows: datasets.Dataset) -> Columns:

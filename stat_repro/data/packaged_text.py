@@ -3,7 +3,6 @@
 from itertools import groupby
 
 from stat_repro.assets import packages
-from stat_repro.data.errors import DataError
 from stat_repro.data.ratings import RatedSnippet, read_ratings
 
 TEXT_ASSETS = ("nyt_editorials",)
@@ -47,12 +46,7 @@ def split_documents(
 
     Returns:
         The first documents (at least one) and the rest (at least one).
-
-    Raises:
-        DataError: Fewer than two documents.
     """
-    if len(documents) < 2:
-        raise DataError(f"expected at least two documents to split; got {len(documents)}")
     limit = share * sum(len(document) for document in documents)
     first, length = 1, len(documents[0])
     while first < len(documents) - 1 and length + len(documents[first]) <= limit:

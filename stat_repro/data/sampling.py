@@ -12,8 +12,8 @@ def draw_indices(pool: int, examples: int, seed: int, replacement: bool) -> tupl
     `np.random.seed`), number by number; duplicates are kept. No global generator is touched.
 
     Args:
-        pool: Examples to draw from.
-        examples: Examples to draw.
+        pool: Examples to draw from, at least one.
+        examples: Examples to draw, at least one.
         seed: Seed of the draw, 0 to 2^32 - 1.
         replacement: Whether an example may come more than once.
 
@@ -21,13 +21,8 @@ def draw_indices(pool: int, examples: int, seed: int, replacement: bool) -> tupl
         Indices below `pool`, in the order drawn.
 
     Raises:
-        DataError: An empty pool or draw, or without replacement more examples than the pool has.
+        DataError: Without replacement more examples than the pool has.
     """
-    if pool < 1 or examples < 1:
-        raise DataError(
-            f"calibration.examples: expected at least one example from at least one; got "
-            f"{examples} from {pool}"
-        )
     if not replacement and examples > pool:
         raise DataError(
             f"calibration.examples: expected at most {pool} (all there are); got {examples}. "

@@ -19,7 +19,6 @@ from stat_repro.data.local_parts import SAVED, local_form, part_files, table_of
 from stat_repro.data.squad_files import Question, read_file, read_rows
 from stat_repro.data.table_files import ENDINGS, hash_of_rows
 
-VERSIONS = ("1.1", "2.0")
 _KEY = "dataset.path"
 _PARTS = {
     "train": ("train", "train-v1.1", "train-v2.0"),
@@ -91,10 +90,9 @@ def load_questions(config: DatasetConfig) -> QuestionData:
         DataError: Data that cannot be had or is not in one of these forms, a split that cannot be
             made, no part to calibrate on, or answers that are not where the data says.
     """
-    if config.source != "squad" or config.task != "question_answering":
+    if config.source != "squad":
         raise DataError(
-            "dataset.source: expected squad for task=question_answering; got "
-            f"{config.source!r} and task={config.task}"
+            f"dataset.source: expected squad for task=question_answering; got {config.source!r}"
         )
     given = {part: path for part in _PARTS if (path := getattr(config, part)) is not None}
     local = None if config.path is None else local_copy(config.path, _KEY)
@@ -109,7 +107,9 @@ def load_questions(config: DatasetConfig) -> QuestionData:
     elif local is None:
         parts, marked = _from_hub(config)
     elif local.is_dir() and not (local / SAVED).is_file():
-        parts, marked = _from_folder(local, config)
+        files = part_files(local, _PARTS, _SUBFOLDERS, _KEY)
+        _refuse_held_out(config, f"{local} is a folder of parts")
+        parts, marked = _read(files)
         absent = dict.fromkeys(_PARTS, f"{local} has no such file")
     else:
         parts, marked = _from_one_file(local, config)
@@ -117,7 +117,7 @@ def load_questions(config: DatasetConfig) -> QuestionData:
     for name, questions in parts.items():
         _check(questions, f"{config.name}, {name} part")
     unanswerable = any(not question.answers for part in parts.values() for question in part)
-    data = QuestionData(config.name, VERSIONS[marked or unanswerable], parts, absent)
+    data = QuestionData(config.name, "2.0" if marked or unanswerable else "1.1", parts, absent)
     data.split(config.calibration_split)  # refuses before a model is trained
     return data
 
@@ -135,12 +135,6 @@ def _from_hub(config: DatasetConfig) -> tuple[Parts, bool]:
         )
         parts[part] = tuple(read_rows(table_of(rows), f"{config.path}, split {part}"))
     return parts, False
-
-
-def _from_folder(folder: Path, config: DatasetConfig) -> tuple[Parts, bool]:
-    files = part_files(folder, _PARTS, _SUBFOLDERS, _KEY)
-    _refuse_held_out(config, f"{folder} is a folder of parts")
-    return _read(files)
 
 
 def _from_parts(given: dict[str, str], config: DatasetConfig) -> tuple[Parts, bool]:

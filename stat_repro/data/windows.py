@@ -24,26 +24,6 @@ class TokenWindows:
     special: str
 
 
-def check_window(window: int, positions: int | None, key: str) -> None:
-    """Refuse windows that are too long for a model.
-
-    Rotary positions could be computed beyond the limit, but nothing was trained there.
-
-    Args:
-        window: Tokens per window.
-        positions: Positions of the model; None if it names no limit.
-        key: What the window was given as.
-
-    Raises:
-        DataError: More tokens than positions.
-    """
-    if positions is not None and window > positions:
-        raise DataError(
-            f"{key}: expected at most {positions} tokens, the model's positions; got {window}. "
-            f"Give {key}={positions} or less"
-        )
-
-
 def token_windows(
     tokenizer: PreTrainedTokenizerBase,
     part: TextPart,

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from stat_repro.evaluation.example_values import Evaluation, sentence_values
-from stat_repro.evaluation.fidelity import classification_fidelity, regression_fidelity
+from stat_repro.evaluation.example_values import Evaluation, compact, sentence_values
 from stat_repro.evaluation.predictions import predicted_classes
-from stat_repro.metrics import load_metric
+from stat_repro.metrics.modules import TaskMetric
 
 
 def task_metrics(logits: Tensor, references: ArrayLike, task: str) -> dict[str, float]:
@@ -22,21 +22,13 @@ def task_metrics(logits: Tensor, references: ArrayLike, task: str) -> dict[str, 
 
     Returns:
         `accuracy`, `f1`, `matthews`, or `pearson`, `spearman` (nan where undefined).
-
-    Raises:
-        ValueError: An unknown task, or logits that do not fit the task.
     """
     task = "regression" if task == "similarity" else task
-    metric = load_metric(task)
-    outputs = logits.shape[-1]
-    if logits.ndim != 2 or (outputs == 1) != (task == "regression"):
-        wanted = "(examples, 1)" if task == "regression" else "(examples, at least 2 classes)"
-        raise ValueError(f"{task}: expected logits {wanted}; got {tuple(logits.shape)}")
+    metric = TaskMetric(task)
     if task == "regression":
         return metric.compute(predictions=logits[:, 0].tolist(), references=references)
-    return metric.compute(
-        predictions=predicted_classes(logits).tolist(), references=references, num_classes=outputs
-    )
+    classes = predicted_classes(logits).tolist()
+    return metric.compute(predictions=classes, references=references, num_classes=logits.shape[1])
 
 
 def evaluate_task(
@@ -51,7 +43,7 @@ def evaluate_task(
     """Task metrics of both models, and fidelity of the pruned one.
 
     Args:
-        dense_logits: (N, C), finite.
+        dense_logits: (N, C) as `task_metrics` takes them, finite.
         pruned_logits: (N, C).
         references: Class indices or target values, N.
         task: `classification`, `regression` or `similarity`.
@@ -60,16 +52,17 @@ def evaluate_task(
         conventions: Further entries of the protocol, such as the metrics of the benchmark.
 
     Returns:
-        Metrics: `dense` and `pruned` (see `task_metrics`), `fidelity` (`kl`, `agreement`, or
-        `mse_to_dense`), `protocol`. Values per example: see `sentence_values`.
+        Metrics: `dense` and `pruned` (see `task_metrics`), `fidelity` (means of the values per
+        example: `kl`, `agreement`, or `mse_to_dense`), `protocol`. Values per example: see
+        `sentence_values`.
 
     Raises:
-        ValueError: Logits that do not fit the task or each other, or a dense model that is not
-            finite.
+        ValueError: A dense model that is not finite.
     """
-    regression = task in ("regression", "similarity")
-    dense = task_metrics(dense_logits, references, task)
-    fidelity = regression_fidelity if regression else classification_fidelity
+    if not bool(torch.isfinite(dense_logits).all()):
+        raise ValueError("fidelity: the dense model's logits are not finite")
+    values = sentence_values(dense_logits, pruned_logits, references, task)
+    means = {"kl": "kl", "agree": "agreement", "squared_difference": "mse_to_dense"}
     protocol: dict[str, Any] = {
         "task": task,
         "split": split,
@@ -79,14 +72,14 @@ def evaluate_task(
         "special_tokens": "as the tokenizer adds them",
         "padding": "to the longest sentence of the batch, masked",
     }
-    if not regression:
+    if task == "classification":
         classes = dense_logits.shape[1]
         protocol["classes"] = classes
         protocol["f1"] = "class 1" if classes == 2 else "macro over the classes that occur"
     metrics = {
-        "dense": dense,
+        "dense": task_metrics(dense_logits, references, task),
         "pruned": task_metrics(pruned_logits, references, task),
-        "fidelity": fidelity(dense_logits, pruned_logits),
+        "fidelity": {means[n]: float(v.double().mean()) for n, v in values.items() if n in means},
         "protocol": {**protocol, **(conventions or {})},
     }
-    return Evaluation(metrics, sentence_values(dense_logits, pruned_logits, references, task))
+    return Evaluation(metrics, compact({name: value.numpy() for name, value in values.items()}))

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from stat_repro.evaluation.fidelity import classification_values, regression_values
+from stat_repro.evaluation.fidelity import divergence, squared_difference
 from stat_repro.evaluation.predictions import predicted_classes
 from stat_repro.metrics.answers import squad_scores
 
@@ -43,8 +44,8 @@ def compact(values: Mapping[str, NDArray[Any]]) -> ExampleValues:
 
 def sentence_values(
     dense_logits: Tensor, pruned_logits: Tensor, references: ArrayLike, task: str
-) -> ExampleValues:
-    """Values of labelled sentences.
+) -> dict[str, Tensor]:
+    """Values of labelled sentences, each (N), float64 or bool.
 
     Args:
         dense_logits: (N, C), finite.
@@ -53,34 +54,26 @@ def sentence_values(
         task: `classification`, `regression` or `similarity`.
 
     Returns:
-        Classification: `kl` in nats, and 0 or 1 in `correct`, `dense_correct` (the class is that
-        of the reference) and `agree` (see `classification_values`). Regression, in squared units
+        Classification: `kl` in nats, and whether in `correct`, `dense_correct` (the class is that
+        of the reference) and `agree` (the class of the dense model). Regression, in squared units
         of the target: `squared_difference` of the two models, `squared_error` of the pruned one
         and `dense_squared_error`; infinite where a value is not finite.
         Similarity: `squared_difference` of the cosines.
     """
-    if task == "similarity":  # cosines and scores have no common unit
-        return compact(
-            {"squared_difference": regression_values(dense_logits, pruned_logits).numpy()}
-        )
-    if task == "regression":
-        expected = np.asarray(references, dtype=np.float64)
-        values = {"squared_difference": regression_values(dense_logits, pruned_logits).numpy()}
-        models = {"squared_error": pruned_logits, "dense_squared_error": dense_logits}
-        for name, logits in models.items():
-            error = np.square(logits[:, 0].double().cpu().numpy() - expected)
-            values[name] = np.where(np.isfinite(error), error, np.inf)
-        return compact(values)
-    labels = np.asarray(references)
-    divergence, same = classification_values(dense_logits, pruned_logits)
-    return compact(
-        {
-            "kl": divergence.numpy(),
-            "correct": predicted_classes(pruned_logits).cpu().numpy() == labels,
-            "dense_correct": predicted_classes(dense_logits).cpu().numpy() == labels,
-            "agree": same.numpy(),
-        }
-    )
+    labels = torch.as_tensor(np.asarray(references))
+    if task in ("regression", "similarity"):
+        values = {"squared_difference": squared_difference(dense_logits, pruned_logits)}
+        if task == "regression":  # cosines and scores have no common unit
+            values["squared_error"] = squared_difference(labels[:, None], pruned_logits)
+            values["dense_squared_error"] = squared_difference(labels[:, None], dense_logits)
+        return values
+    dense, pruned = predicted_classes(dense_logits), predicted_classes(pruned_logits)
+    return {
+        "kl": divergence(dense_logits, pruned_logits),
+        "correct": pruned == labels,
+        "dense_correct": dense == labels,
+        "agree": pruned == dense,
+    }
 
 
 def question_values(

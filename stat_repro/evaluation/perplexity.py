@@ -36,16 +36,6 @@ def perplexity_of(nll: float) -> float:
         return math.inf
 
 
-def _check_windows(windows: Tensor, batch_size: int) -> None:
-    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
-        raise ValueError(
-            "perplexity: expected token ids (windows, tokens) with at least one window of at "
-            f"least two tokens; got shape {tuple(windows.shape)}"
-        )
-    if batch_size < 1:
-        raise ValueError(f"perplexity: expected a batch size of at least 1; got {batch_size}")
-
-
 def _window_batches(model: nn.Module, windows: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Windows in batches of at most `batch_size` whose logits stay under `LOGIT_BYTES`."""
     vocabulary = getattr(model.config, "vocab_size", 1)
@@ -120,7 +110,7 @@ def evaluate_language(
     Args:
         dense: Reference model.
         pruned: Model that is compared with it; may be on another device.
-        windows: Token ids, (N, W).
+        windows: Token ids, (N, W), N >= 1, W >= 2.
         text: What the windows were cut from and how (`split`, `join`, ...), for the protocol.
         batch_size: Windows per forward pass at most; does not change the result beyond rounding.
 
@@ -134,9 +124,8 @@ def evaluate_language(
 
     Raises:
         DenseModelError: The dense model's logits are not finite.
-        ValueError: No windows, windows too short, or vocabularies that differ.
+        ValueError: Vocabularies that differ.
     """
-    _check_windows(windows, batch_size)
     count, window = windows.shape
     sums = torch.zeros(count, 4, dtype=torch.float64)
     with (

@@ -44,9 +44,8 @@ def predicted_classes(logits: Tensor) -> Tensor:
     return logits.argmax(dim=1).masked_fill(broken, NO_CLASS)
 
 
-def _logits(output: Any, batch: Batch) -> Tensor:
-    logits: Tensor = output.logits
-    return logits
+def _logits(output: Any, batch: Batch) -> Any:
+    return output.logits
 
 
 def mean_of_tokens(output: Any, batch: Batch) -> Tensor:
@@ -58,10 +57,10 @@ def mean_of_tokens(output: Any, batch: Batch) -> Tensor:
 
 def predict_logits(
     model: nn.Module,
-    batches: Iterable[tuple[Sequence[int] | Tensor, Batch]],
+    batches: Iterable[tuple[Sequence[int], Batch]],
     total: int,
     label: str = "evaluating",
-    read: Callable[[Any, Batch], Tensor] = _logits,
+    read: Callable[[Any, Batch], Any] = _logits,
 ) -> Tensor:
     """Logits of every example.
 
@@ -75,33 +74,14 @@ def predict_logits(
 
     Returns:
         float32 logits on the CPU, (N, C), row i for example i.
-
-    Raises:
-        ValueError: No examples, or the indices are not 0 to N - 1 once each.
     """
-    if total < 1:
-        raise ValueError(f"{label}: expected at least one example; got {total}")
-    logits: Tensor | None = None
-    seen = torch.zeros(total, dtype=torch.long)
+    order: list[int] = []
+    logits: list[Tensor] = []
     with evaluating(model), torch.inference_mode(), Progress(label, total, "sentences") as progress:
         for indices, batch in batches:
-            rows = torch.as_tensor(indices, dtype=torch.long)
-            if len(rows) > 0 and (int(rows.min()) < 0 or int(rows.max()) >= total):
-                raise ValueError(
-                    f"{label}: expected example indices from 0 to {total - 1}; "
-                    f"got {int(rows.min())} to {int(rows.max())}"
-                )
             inputs = to_device(batch, model)
-            outputs = read(model(**inputs), inputs).float().cpu()
-            if logits is None:
-                logits = outputs.new_empty(total, outputs.shape[-1])
-            logits[rows] = outputs
-            seen.index_add_(0, rows, torch.ones_like(rows))
-            progress.advance(len(rows))
-    if logits is None or not bool((seen == 1).all()):
-        raise ValueError(
-            f"{label}: expected every one of {total} examples once; "
-            f"{int((seen == 0).sum())} are missing, {int((seen > 1).sum())} came more than once"
-        )
-    # A tensor made in inference mode cannot take part in autograd later; the copy can.
-    return logits.clone()
+            logits.append(read(model(**inputs), inputs).float().cpu())
+            order += indices
+            progress.advance(len(indices))
+    # Outside of inference mode, in which tensors are made that autograd cannot take later.
+    return torch.cat(logits)[torch.tensor(order).argsort()]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stat_repro.data.batching import Batch
 from stat_repro.data.context_windows import ContextWindows
@@ -18,15 +18,6 @@ from stat_repro.models.modes import evaluating
 from stat_repro.progress import Progress
 
 
-def leading_padding(attention_mask: Tensor) -> Tensor:
-    """Padded positions in front of every example, (B); 0 where padding is behind.
-
-    Args:
-        attention_mask: (B, S).
-    """
-    return attention_mask.argmax(dim=1)
-
-
 def predict_spans(
     model: nn.Module,
     batches: Iterable[tuple[Sequence[int], Batch]],
@@ -37,8 +28,8 @@ def predict_spans(
 
     Args:
         model: Model with a question answering head.
-        batches: Pairs of window numbers (B) and a batch of these B windows, padded; every window
-            once, in any order.
+        batches: Pairs of window numbers (B) and a batch of these B windows, padded behind; every
+            window once, in any order.
         windows: The windows.
         label: What the progress line says.
 
@@ -52,13 +43,12 @@ def predict_spans(
     with evaluating(model), torch.inference_mode(), Progress(label, total, "windows") as progress:
         for numbers, batch in batches:
             outputs = model(**to_device(batch, model))
-            shift = leading_padding(batch["attention_mask"]).numpy()
             for logits, scores in ((outputs.start_logits, start), (outputs.end_logits, end)):
                 values = logits.float().cpu().numpy()
                 for row, window in enumerate(numbers):
-                    begin = shift[row] + windows.first[window]
+                    begin = windows.first[window]
                     entries = slice(bounds[window], bounds[window + 1])
-                    scores[entries][0] = values[row, shift[row]]
+                    scores[entries][0] = values[row, 0]
                     scores[entries][1:] = values[row, begin : begin + sizes[window] - 1]
             progress.advance(len(numbers))
     return SpanLogits(start, end, bounds)

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import importlib
 import json
 import logging
 from collections.abc import Iterator
@@ -53,6 +54,13 @@ def load_tasks(names: tuple[str, ...], include: str | None, shots: int) -> Loade
     Raises:
         ZeroShotError: lm-eval is not installed, no such task, or its data cannot be loaded.
     """
+    try:
+        importlib.import_module("lm_eval.tasks")
+    except ImportError as error:
+        raise ZeroShotError(
+            "evaluation.zero_shot.tasks need lm-eval, which is not installed: "
+            f"pip install -e '.[zero_shot]' ({error})"
+        ) from error
     tasks = {}
     with _task_folder(names, include) as folder:
         manager, local = _task_manager(names, folder)
@@ -83,11 +91,9 @@ def _task_folder(names: tuple[str, ...], include: str | None) -> Iterator[str | 
             f"evaluation.zero_shot.tasks: expected tasks with packaged data, "
             f"{', '.join(TASK_FILES)}; got {', '.join(unknown)}"
         )
+    import lm_eval.tasks as harness
+
     data = zero_shot_folder()
-    try:
-        import lm_eval.tasks as harness
-    except ImportError as error:
-        raise ZeroShotError(_not_installed(error)) from error
     with TemporaryDirectory() as made:
         for name in names:
             task = {
@@ -105,10 +111,8 @@ def _task_folder(names: tuple[str, ...], include: str | None) -> Iterator[str | 
 
 def _task_manager(names: tuple[str, ...], include: str | None) -> tuple[Any, set[str]]:
     """The harness' index of tasks, and the names that are defined in the user's folder."""
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise ZeroShotError(_not_installed(error)) from error
+    from lm_eval.tasks import TaskManager
+
     if include is None:
         return TaskManager(), set()
     folder = Path(include).expanduser()
@@ -124,13 +128,6 @@ def _task_manager(names: tuple[str, ...], include: str | None) -> tuple[Any, set
         if local.issuperset(names):
             return manager, local
         return TaskManager(include_path=str(folder)), local
-
-
-def _not_installed(error: ImportError) -> str:
-    return (
-        "evaluation.zero_shot.tasks need lm-eval, which is not installed: "
-        f"pip install -e '.[zero_shot]' ({error})"
-    )
 
 
 def _check_name(manager: Any, name: str, include: str | None) -> None:

@@ -47,15 +47,6 @@ def learning_rate_factor(step: int, steps: int, warmup_fraction: float) -> float
     return (steps - step) / max(1, steps - warmup)
 
 
-def _optimizer(model: nn.Module, config: FinetuneConfig | RecoveryConfig) -> torch.optim.AdamW:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
-
-
 class Optimization:
     """AdamW with linear warm-up and decay and clipped gradients; its state can be kept.
 
@@ -71,9 +62,13 @@ class Optimization:
     def __init__(
         self, model: nn.Module, config: FinetuneConfig | RecoveryConfig, steps: int
     ) -> None:
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._parameters = trained = [p for p in model.parameters() if p.requires_grad]
         self._config, self._steps, self.done = config, steps, 0
-        self._optimizer = _optimizer(model, config)
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
 
     def step(self, loss: Tensor, place: str) -> float:
         """One step down the gradient of this loss, whose value is returned; errors say the place.
@@ -142,7 +137,8 @@ def train(
         TrainingError: The loss is no longer finite.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    rows = torch.randperm(data.rows, generator=generator)[: config.max_examples].tolist()
+    order = torch.randperm(len(data.data.splits["train"]), generator=generator)
+    rows = order[: config.max_examples].tolist()
     examples = data.encode(tokenizer, rows)
     lengths = [len(example["input_ids"]) for example in examples.encoded]
     count = len(lengths)

@@ -19,8 +19,7 @@ import torch
 
 from stat_repro.assets.cache import build_once
 from stat_repro.config import FinetuneConfig
-from stat_repro.data.batching import check_length
-from stat_repro.data.context_windows import check_windows
+from stat_repro.data.batching import check_positions
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
 from stat_repro.finetune.loop import train
@@ -74,13 +73,10 @@ def has_task_head(folder: Path, task: str) -> bool:
             set is not checked here.
 
     Raises:
-        ValueError: An unknown task.
         FinetuneError: The weights hold such a head, but the configuration does not say so.
         stat_repro.models.loading.ModelLoadError: No usable `config.json` in the folder.
         stat_repro.models.tensor_files.TensorFileError: Weights that cannot be read.
     """
-    if task not in _HEADS:
-        raise ValueError(f"task: expected one of {', '.join(_HEADS)}; got {task!r}")
     architectures = read_config(folder).get("architectures") or []
     if not (isinstance(architectures, list) and all(isinstance(n, str) for n in architectures)):
         raise FinetuneError(
@@ -129,19 +125,20 @@ def task_checkpoint(
         seconds, metrics of sentences on the validation split if there is one, versions).
 
     Raises:
-        FinetuneError: The model is no encoder with a recipe, or there is nothing to train on.
+        FinetuneError: The model is no encoder, or there is nothing to train on.
         stat_repro.finetune.loop.TrainingError: The loss is no longer finite.
         stat_repro.models.loading.ModelLoadError: A folder without the encoder or tokenizer.
         stat_repro.data.errors.DataError: Lengths that the model or the tokenizer cannot take.
     """
-    training_data = _training_data(data, max_length, stride)
-    positions = _encoder_positions(base_folder)
-    if training_data.rows == 0:
-        raise FinetuneError(f"finetune: {data.name} has no training examples")
+    training_data: TrainingData
     if isinstance(data, QuestionData):
-        check_windows(max_length, stride, positions)
+        training_data = TrainingQuestions(data, max_length, stride)
     else:
-        check_length(max_length, positions)
+        training_data = TrainingSentences(data, max_length)
+    positions = _encoder_positions(base_folder)
+    if not data.splits.get("train"):
+        raise FinetuneError(f"finetune: {data.name} has no training examples")
+    check_positions(max_length, positions)
     settings = asdict(config)
     del settings["enabled"]
     recipe = {
@@ -160,17 +157,6 @@ def task_checkpoint(
         lambda out: _make(out, base_folder, training_data, config, device, recipe),
         target,
     )
-
-
-def _training_data(data: TaskData | QuestionData, max_length: int, stride: int) -> TrainingData:
-    if isinstance(data, QuestionData):
-        return TrainingQuestions(data, max_length, stride)
-    if data.task not in ("classification", "regression"):
-        raise FinetuneError(
-            "finetune: expected a classification, regression or question answering task; got "
-            f"{data.task}"
-        )
-    return TrainingSentences(data, max_length)
 
 
 def _encoder_positions(base_folder: Path) -> int | None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,11 @@ def check_recovery(config: RecoveryConfig) -> None:
     Raises:
         ConfigError: Says what to install.
     """
-    if config.method == "lora":
-        try:
-            import_module("peft")
-        except ImportError:
-            raise ConfigError(
-                "recovery.method=lora: expected the package peft; got none installed; choose "
-                "recovery=finetune, or pip install peft"
-            ) from None
+    if config.method == "lora" and find_spec("peft") is None:
+        raise ConfigError(
+            "recovery.method=lora: expected the package peft; got none installed; choose "
+            "recovery=finetune, or pip install peft"
+        )
 
 
 def recover(
@@ -68,17 +66,15 @@ def recover(
         pruned: The pruned model.
         batches: All training batches; with `labels` for a loss that needs them.
         digest: Hash of what is in them.
-        config: The recipe.
+        config: The recipe, after `check_recovery`.
 
     Returns:
         `steps`, `examples` and `tokens` seen; `s` and `cpu_s`, wall and processor seconds of the
         training (without the time of what was lost when the process was killed).
 
     Raises:
-        ConfigError: peft is missing.
         TrainingError: The loss is no longer finite.
     """
-    check_recovery(config)
     begun = hashlib.sha256(json.dumps([digest, asdict(config)], sort_keys=True).encode())
     for batch in batches if config.method != "distill" else ():  # no labels take part in these
         if "labels" in batch:

@@ -18,18 +18,12 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
-from stat_repro.data.batching import (
-    Batch,
-    Encoded,
-    encode_sentences,
-    sentence_batches,
-)
+from stat_repro.data.batching import Batch, Encoded, encode_sentences, sentence_batches
 from stat_repro.data.context_windows import context_windows
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.task_data import TaskData
 from stat_repro.evaluation.evaluate import task_metrics
 from stat_repro.evaluation.predictions import predict_logits
-from stat_repro.evaluation.question_answering import leading_padding
 
 EVALUATION_BATCH = 64
 
@@ -79,11 +73,6 @@ class TrainingSentences:
     def recipe(self) -> dict[str, Any]:
         """What the weights also depend on: the names of the classes."""
         return {"labels": list(self.data.label_names or ())}
-
-    @property
-    def rows(self) -> int:
-        """Number of training sentences."""
-        return len(self.data.splits.get("train", ()))
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[int]) -> Examples:
         """Cross-entropy for classes, mean squared error for numbers."""
@@ -137,13 +126,8 @@ class TrainingQuestions:
     @property
     def recipe(self) -> dict[str, Any]:
         """What the weights also depend on: windows, questions left out, how targets are found."""
-        misplaced = sum(question.misplaced for question in self.data.splits.get("train", ()))
+        misplaced = sum(question.misplaced for question in self.data.splits["train"])
         return {"stride": self.stride, "left_out": misplaced, "targets": 2}
-
-    @property
-    def rows(self) -> int:
-        """Number of training questions."""
-        return len(self.data.splits.get("train", ()))
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[int]) -> Examples:
         """All windows of the questions; mean of the cross-entropies of start and end."""
@@ -157,7 +141,7 @@ class TrainingQuestions:
 
         def loss(outputs: ModelOutput, inputs: Batch, batch: list[int]) -> Tensor:
             mask = inputs["attention_mask"]
-            expected = targets[batch].to(mask.device) + leading_padding(mask)[:, None]
+            expected = targets[batch].to(mask.device)
             # Without the mask the loss would depend on the longest window of the batch.
             losses = [
                 functional.cross_entropy(

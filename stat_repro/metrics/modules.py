@@ -16,7 +16,7 @@ METRICS = {
 
 
 class TaskMetric(evaluate.Metric):
-    """One of `METRICS`, with its working files in the project's cache.
+    """One of `METRICS`, by `compute(predictions=..., references=...)`; keeps them in memory.
 
     `evaluate` creates a folder under the user's home for every metric, also for those that keep
     their inputs in memory; here it lies in the cache folder.

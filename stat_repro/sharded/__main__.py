@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from stat_repro.config.run import DTYPES
-from stat_repro.data.batching import Batch, LazySequence, window_batches
+from stat_repro.data.batching import Batch, LazySequence, check_positions, window_batches
 from stat_repro.data.sampling import draw_indices
 from stat_repro.data.text_data import TextPart, read_text
-from stat_repro.data.windows import check_window, token_windows
+from stat_repro.data.windows import token_windows
 from stat_repro.entry import at_least, folder, guarded, share
 from stat_repro.measure import process_peak_rss_bytes
 from stat_repro.models.loading import load_config, load_tokenizer
@@ -75,7 +75,7 @@ def text_batches(
         ModelLoadError: No tokenizer.
         DataError: Too little text, or windows that are too long for the model.
     """
-    check_window(window, positions_of(load_config(folder)), "--window")
+    check_positions(window, positions_of(load_config(folder)), "--window")
     part = TextPart((read_text(text, "--text", "calibration"),), join="")
     pool = token_windows(load_tokenizer(folder), part, window).ids
     chosen = torch.tensor(draw_indices(len(pool), examples, seed, False))

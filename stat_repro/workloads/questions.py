@@ -5,13 +5,8 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import DatasetConfig, EvaluationConfig
-from stat_repro.data.batching import padded_batches
-from stat_repro.data.context_windows import (
-    QUESTION_TOKENS,
-    ContextWindows,
-    check_windows,
-    context_windows,
-)
+from stat_repro.data.batching import check_positions, padded_batches
+from stat_repro.data.context_windows import QUESTION_TOKENS, ContextWindows, context_windows
 from stat_repro.data.squad import QuestionData
 from stat_repro.data.squad_files import Question
 from stat_repro.evaluation.example_values import Evaluation
@@ -42,7 +37,7 @@ class QuestionWorkload(PaddedWorkload):
         tokenizer: PreTrainedTokenizerBase,
         positions: int | None,
     ) -> None:
-        check_windows(config.max_length, config.answers.stride, positions)
+        check_positions(config.max_length, positions)
         self.config, self.tokenizer = config, tokenizer
         self.rule = AnswerRule(
             n_best=config.answers.n_best,

@@ -39,14 +39,15 @@ class SentenceWorkload(PaddedWorkload):
         outputs: OutputOrder | None = None,
         positions: int | None = None,
     ) -> None:
-        batching.check_length(config.max_length, positions)
+        batching.check_positions(config.max_length, positions)
         self.outputs = OutputOrder() if outputs is None else outputs
-        self.config, self.tokenizer = config, tokenizer
         rows = data.split(config.calibration_split)
-        super().__init__(data, config, tokenizer, self._encoded(rows), self._targets(rows))
+        pool = batching.encode_sentences(tokenizer, self._texts(rows), config.max_length)
+        super().__init__(data, config, tokenizer, pool, self._targets(rows))
 
-    def _encoded(self, rows: Dataset) -> list[batching.Encoded]:
-        return batching.encode_sentences(self.tokenizer, rows, self.config.max_length)
+    def _texts(self, rows: Dataset) -> Dataset:
+        """What the model reads of these rows."""
+        return rows
 
     def _targets(self, rows: Dataset) -> torch.Tensor | None:
         """What the model's loss takes of every row."""
@@ -57,13 +58,19 @@ class SentenceWorkload(PaddedWorkload):
         limit = config.max_examples
         return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
+    def _read(
+        self, model: nn.Module, config: EvaluationConfig, label: str, **options: Any
+    ) -> torch.Tensor:
+        """What the model makes of every text, see `predict_logits`."""
+        texts = self._texts(self._evaluated(config))
+        batches = batching.sentence_batches(
+            self.tokenizer, texts, self.config.max_length, config.batch_size
+        )
+        return predict_logits(model, batches, len(texts), label, **options)
+
     def _predict(self, model: nn.Module, config: EvaluationConfig, label: str) -> torch.Tensor:
         """Logits, (N, C), in the order of the data set's classes."""
-        rows = self._evaluated(config)
-        batches = batching.sentence_batches(
-            self.tokenizer, rows, self.config.max_length, config.batch_size
-        )
-        return self.outputs.arrange(predict_logits(model, batches, len(rows), label))
+        return self.outputs.arrange(self._read(model, config, label))
 
     def _compared(
         self, dense: torch.Tensor, pruned: torch.Tensor, config: EvaluationConfig

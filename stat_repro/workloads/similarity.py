@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stat_repro.config import EvaluationConfig
-from stat_repro.data import batching
-from stat_repro.evaluation.predictions import mean_of_tokens, predict_logits
+from stat_repro.evaluation.predictions import mean_of_tokens
 from stat_repro.workloads.sentences import SentenceWorkload
 
 
@@ -20,27 +19,19 @@ class SimilarityWorkload(SentenceWorkload):
         "scores belong to pairs; choose another pruning"
     )
 
-    def _encoded(self, rows: Dataset) -> list[batching.Encoded]:
-        return batching.encode_sentences(self.tokenizer, _singles(rows), self.config.max_length)
+    def _texts(self, rows: Dataset) -> Dataset:
+        """All first sentences, then all second ones."""
+        return Dataset.from_dict({"text": [*rows["text"], *rows["text_pair"]]})
 
     def _targets(self, rows: Dataset) -> Tensor | None:
         return None
 
     def _predict(self, model: nn.Module, config: EvaluationConfig, label: str) -> Tensor:
         """Cosine of every pair, (N, 1)."""
-        texts = _singles(self._evaluated(config))
-        batches = batching.sentence_batches(
-            self.tokenizer, texts, self.config.max_length, config.batch_size
-        )
-        vectors = predict_logits(model, batches, len(texts), label, read=mean_of_tokens)
+        vectors = self._read(model, config, label, read=mean_of_tokens)
         first, second = vectors.double().chunk(2)
         return functional.cosine_similarity(first, second, dim=1)[:, None].float()
 
     def _conventions(self) -> dict[str, Any]:
         score = "cosine of the means of the last hidden states over the tokens of each sentence"
         return {**super()._conventions(), "score": f"{score}, special tokens included; no head"}
-
-
-def _singles(rows: Dataset) -> Dataset:
-    """All first sentences, then all second ones."""
-    return Dataset.from_dict({"text": [*rows["text"], *rows["text_pair"]]})

@@ -7,9 +7,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, DatasetConfig, EvaluationConfig
-from stat_repro.data.batching import window_batches
+from stat_repro.data.batching import check_positions, window_batches
 from stat_repro.data.text_data import TextData
-from stat_repro.data.windows import TokenWindows, check_window, token_windows
+from stat_repro.data.windows import TokenWindows, token_windows
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.perplexity import evaluate_language
 from stat_repro.evaluation.zero_shot import ZeroShotScores, evaluate_zero_shot
@@ -39,7 +39,7 @@ class WindowWorkload:
         tokenizer: PreTrainedTokenizerBase,
         positions: int | None,
     ) -> None:
-        check_window(config.window, positions, "dataset.window")
+        check_positions(config.window, positions, "dataset.window")
         if "Gemma" in type(tokenizer).__name__ and config.bos != "window":
             log.warning(
                 "dataset.bos: Gemma was trained with its BOS token in front of every text and "
