@@ -4,7 +4,7 @@ import pytest
 import torch
 from pico_models import PICO_NAMES, pico_batches, pico_model
 
-from stat_repro.calibration.batches import CalibrationError, token_mask
+from stat_repro.calibration.batches import CalibrationError, read_batches, token_mask
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.projections import linear
@@ -173,7 +173,7 @@ def test_non_finite_activations_name_the_site():
 def test_unusable_batches_are_refused(batches, message):
     model = pico_model("bert")
     with pytest.raises(CalibrationError, match=message):
-        collect_statistics(model, adapter_for(model), batches)
+        read_batches(model, batches)
 
 
 def test_unknown_statistics_are_refused():

@@ -18,11 +18,6 @@ CalibrationBatch = Mapping[str, torch.Tensor]
 
 _SAMPLED_ENTRIES = 4096  # of every tensor, by `model_digest`
 
-NO_TOKENS = (
-    "the calibration set holds no tokens: expected at least one batch (an iterator is empty after "
-    "its first pass)"
-)
-
 
 class CalibrationError(ValueError):
     """Calibration input or activations that cannot be used; names the batch or the site."""
@@ -44,7 +39,7 @@ def read_batches(
         Copies on the CPU, and a sha256 of what statistics depend on: everything but `labels`.
 
     Raises:
-        CalibrationError: No batches, or one that the model cannot read; names it.
+        CalibrationError: No tokens, or a batch that the model cannot read; names it.
         RankError: Other batches in another process of the run.
     """
     if isinstance(batches, Mapping) or not isinstance(batches, Iterable):
@@ -63,8 +58,11 @@ def read_batches(
             if key != "labels":
                 numbers = value.double() if value.is_floating_point() else value.long()
                 sha.update(f"{key} {tuple(value.shape)} ".encode() + numbers.numpy().tobytes())
-    if not kept:
-        raise CalibrationError(NO_TOKENS)
+    if not any(bool(token_mask(batch).any()) for batch in kept):
+        raise CalibrationError(
+            "the calibration set holds no tokens: expected at least one batch (an iterator is "
+            "empty after its first pass)"
+        )
     same_everywhere("calibration batches (sha256)", sha.hexdigest())
     return kept, sha.hexdigest()
 

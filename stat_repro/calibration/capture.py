@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from stat_repro.calibration.batches import (
-    NO_TOKENS,
     CalibrationBatch,
     CalibrationError,
     model_inputs,
@@ -118,7 +117,8 @@ class Reduction(Watcher):
         """The statistics, summed over all processes of the run; call it once, at the end.
 
         Raises:
-            CalibrationError: No tokens, sites that did not see all of them, or non-finite values.
+            CalibrationError: A process without tokens, sites that did not see all of them, or
+                non-finite values.
         """
         tokens, examples = _counted_together(self.tokens, self.examples)
         statistics = {s.key: _finish(s, self._collectors.pop(s.key), tokens) for s in self.sites}
@@ -151,8 +151,8 @@ def collect_statistics(
         label: Of the progress line.
 
     Raises:
-        CalibrationError: No batches, no tokens, unusable masks, non-finite activations, or several
-            processes with statistics that are no sums, or with fewer batches.
+        CalibrationError: Unusable masks, non-finite activations, fewer batches than processes, or
+            several processes with statistics that are no sums.
     """
     device = next(model.get_submodule(adapter.backbone).parameters()).device
     reduction = Reduction(adapter.sites if sites is None else sites, device, statistics, sketch)
@@ -163,26 +163,18 @@ def collect_statistics(
 
 
 def count_tokens(batches: Iterable[CalibrationBatch]) -> Calibration:
-    """Count the tokens of a calibration set, for methods that need no statistics.
-
-    Raises:
-        CalibrationError: No batches, no tokens, or unusable masks.
-    """
+    """Count the tokens of a calibration set, for methods that need no statistics."""
     tokens = examples = 0
     for batch in batches:
         mask = token_mask(model_inputs(batch))
         tokens += int(mask.sum())
         examples += mask.shape[0]
-    if not tokens:
-        raise CalibrationError(NO_TOKENS)
     return Calibration(statistics={}, tokens=tokens, examples=examples)
 
 
 def _counted_together(tokens: int, examples: int) -> tuple[int, int]:
     """Tokens and examples of all processes together; every process must have some."""
     counts = exchange((tokens, examples))
-    if not any(count for count, _ in counts):
-        raise CalibrationError(NO_TOKENS)
     if not all(count for count, _ in counts):
         raise CalibrationError(
             f"calibration: expected a batch for each of {len(counts)} processes; got batches for "

@@ -50,9 +50,7 @@ def problem_of(model: nn.Module) -> str | None:
         raise CalibrationError(
             f"config.problem_type: expected one of {', '.join(PROBLEMS)}; got {kind!r}"
         )
-    if kind == PROBLEMS[1] and config.num_labels > 1:
-        return kind
-    if kind is None or kind == PROBLEMS[1]:
+    if kind in (None, PROBLEMS[1]):
         return PROBLEMS[0] if config.num_labels == 1 else PROBLEMS[1]
     return kind
 
