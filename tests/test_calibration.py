@@ -77,7 +77,7 @@ def test_how_rows_are_cut_into_blocks_does_not_matter(block, statistics, monkeyp
     cut = collect_statistics(model, adapter_for(model), batches, statistics=statistics)
     for key, found in cut.statistics.items():
         assert found.tokens == whole.tokens
-        torch.testing.assert_close(found.values, whole.statistics[key].values)
+        torch.testing.assert_close(found.gram, whole.statistics[key].gram)
 
 
 @pytest.mark.parametrize("name", PICO_NAMES)
@@ -99,7 +99,7 @@ def test_a_pass_ends_at_the_last_wanted_site(name):
     assert set(ran) == {(0, "attention"), (0, "ffn")}
     assert set(some.statistics) == {(0, "attention"), (1, "attention")}
     for key, found in some.statistics.items():
-        assert torch.equal(found.values, whole.statistics[key].values)
+        assert torch.equal(found.gram, whole.statistics[key].gram)
 
 
 def test_layers_that_run_out_of_order_are_told():

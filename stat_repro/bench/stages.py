@@ -15,6 +15,7 @@ from stat_repro.api import Compression, calibrate, compress
 from stat_repro.calibration.batches import CalibrationBatch
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.calibration.collectors import GramSum
+from stat_repro.calibration.statistics import ActivationStatistics
 from stat_repro.models.adapter import Adapter, Site, adapter_for
 from stat_repro.models.projections import linear
 from stat_repro.scratch import scratch
@@ -120,7 +121,9 @@ class Bench:
         calibration = collect_statistics(
             self.model, self.adapter, enough, sites=[site], statistics="exact"
         )
-        return calibration.statistics[0, "ffn"].values[: self.authors_tokens]
+        stored = calibration.statistics[site.key]
+        assert isinstance(stored, ActivationStatistics)
+        return stored.activations[: self.authors_tokens]
 
 
 def by_gram(rows: torch.Tensor, weight: torch.Tensor, kept: int, site: Site) -> torch.Tensor:

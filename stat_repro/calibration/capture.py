@@ -211,8 +211,6 @@ def _finish(site: Site, collector: Collector, tokens: int) -> SiteStatistics:
             f"{site.name}: expected activations of {tokens} tokens; got {result.tokens}. Every "
             "layer must run once, in order"
         )
-    values = result.values
-    # One pass without a copy; the entries are looked at only if the sum is not finite.
-    if not (bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())):
+    if not bool(torch.isfinite(result.square_sums).all()):
         raise CalibrationError(f"{site.name}: NaN or infinite activations on the calibration data")
     return result

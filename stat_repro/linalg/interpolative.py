@@ -2,7 +2,6 @@
 
 import torch
 
-from stat_repro.linalg.gram import quadratic_form
 from stat_repro.linalg.pivoting import (
     GRAM_RTOL,
     LinAlgInputError,
@@ -202,13 +201,3 @@ def fold(weight: torch.Tensor, interpolation: torch.Tensor) -> torch.Tensor:
         Corrected weight of shape (D, k), float64.
     """
     return weight.to(interpolation) @ interpolation.T
-
-
-def output_error(gram: torch.Tensor, difference: torch.Tensor) -> float:
-    """||A (W - W')^T||_F for two consumers of the same input, from the Gram matrix.
-
-    Args:
-        gram: G of shape (F, F), float64.
-        difference: W - W' of shape (D, F).
-    """
-    return float(quadratic_form(gram, difference.to(gram)).clamp_min(0.0).sqrt())

@@ -33,7 +33,7 @@ from stat_repro.allocation.scores import Vector
 from stat_repro.calibration.curvature import output_curvature
 from stat_repro.config import LEAST_SQUARES
 from stat_repro.linalg.damping import damped_root
-from stat_repro.linalg.elimination import Elimination
+from stat_repro.linalg.elimination import Elimination, eliminate
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import Key, fold_all, once_per_calibration, output_of
@@ -160,7 +160,7 @@ def _elimination(request: MethodInput, site: Site, root: torch.Tensor | None) ->
     weight = float64(consumer_weight(request.model, site))
     if root is not None:
         weight = root.to(weight) @ weight
-    return request.statistics_of(site).centred().elimination(weight, site.width, RIDGE)
+    return eliminate(request.statistics_of(site).centred().gram, weight, site.width, RIDGE)
 
 
 def _sizes(request: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Sizes:
