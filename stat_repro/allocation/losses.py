@@ -34,7 +34,7 @@ def allocate_losses(heads: Sequence[Vector], neurons: Sequence[Vector], budget: 
     Raises:
         BudgetError: The floor does not fit the budget.
     """
-    losses = [*heads, *neurons]
+    losses = budget.values("attention", heads, empty=1) + budget.values("ffn", neurons, empty=1)
     costs = budget.open
     unit = np.array([costs.head] * len(heads) + [costs.neuron] * len(neurons))
     floors = np.array([min(len(loss) - 1, budget.min_units) for loss in losses])

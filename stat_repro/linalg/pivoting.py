@@ -4,7 +4,7 @@ Pivoted Cholesky of G = A^T A and column-pivoted QR of A give the same pivots an
 to signs of rows): A[:, order] = Q R and G[order][:, order] = R^T R.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,8 +129,8 @@ def pivoted_cholesky(
     if not lapack:
         return pivoted_choleskies([gram], rtol)[0]
     top, lengths = _checked(gram), gram.diagonal().clone()
-    if not top > 0.0:
-        return _nothing(gram)
+    if not len(gram):  # which LAPACK refuses
+        return PivotedFactor(torch.arange(0, device=gram.device), gram)
     share = noise_share(rtol, len(gram))
     order, factor = _lapack_cholesky(gram, share * top, overwrite)
     return _sound(gram, lengths, share, order, factor)
@@ -148,20 +148,14 @@ def pivoted_choleskies(
     Raises:
         LinAlgInputError: As in `pivoted_cholesky`.
     """
-    tops = [_checked(gram) for gram in grams]
-    live = [gram for gram, top in zip(grams, tops, strict=True) if top > 0.0]
-    factors: Iterator[PivotedFactor] = iter(())
-    if live:
-        share = noise_share(rtol, len(live[0]))
-        tolerance = live[0].new_tensor([share * top for top in tops if top > 0.0])
-        orders, triangles = blocked_cholesky(torch.stack(live), tolerance)
-        factors = (
-            _sound(gram, gram.diagonal(), share, order, triangle)
-            for gram, order, triangle in zip(live, orders, triangles, strict=True)
-        )
+    if not grams:
+        return []
+    share = noise_share(rtol, len(grams[0]))
+    tolerance = grams[0].new_tensor([share * _checked(gram) for gram in grams])
+    orders, triangles = blocked_cholesky(torch.stack(list(grams)), tolerance)
     return [
-        next(factors) if top > 0.0 else _nothing(gram)
-        for gram, top in zip(grams, tops, strict=True)
+        _sound(gram, gram.diagonal(), share, order, triangle)
+        for gram, order, triangle in zip(grams, orders, triangles, strict=True)
     ]
 
 
@@ -173,12 +167,6 @@ def _checked(gram: torch.Tensor) -> float:
         )
     check_finite(gram, "Gram matrix")
     return float(gram.diagonal().max()) if len(gram) else 0.0
-
-
-def _nothing(gram: torch.Tensor) -> PivotedFactor:
-    """The factorisation of a zero matrix."""
-    order = torch.arange(len(gram), device=gram.device)
-    return PivotedFactor(order=order, factor=gram.new_zeros((0, len(gram))))
 
 
 def _sound(

@@ -96,13 +96,11 @@ def analyses_of(
     model: nn.Module, adapter: Adapter, calibration: Calibration, config: PruningConfig
 ) -> Analyses:
     """Of all sites; where there are several processes, each takes some; see `site_analyses`."""
-
-    def analysed(group: list[Site]) -> dict[Key, SiteAnalysis]:
-        return site_analyses(model, group, calibration, config)
-
     groups = [[site] for site in adapter.of_kind("attention")]
     groups += equal_sites(adapter.of_kind("ffn"), next(model.parameters()).device)
-    parts = spread(groups, analysed, "decomposing sites")
+    parts = spread(
+        groups, lambda group: site_analyses(model, group, calibration, config), "decomposing sites"
+    )
     return {key: analysis for part in parts for key, analysis in part.items()}
 
 
@@ -213,15 +211,10 @@ def allocate(analyses: Analyses, request: MethodInput) -> Sizes:
         return allocate_authors(scores, request.ratio, share, config.balance_factor)
 
     def allocated(budget: Budget) -> Sizes:
-        open_scores = UnitErrors(
-            tuple(budget.values("attention", scores.heads)),
-            tuple(budget.values("ffn", scores.neurons)),
-            tuple(budget.values("ffn", scores.neuron_tails, empty=1)),
-        )
         if config.allocation == "uniform":
-            sizes = allocate_uniform(open_scores, budget)
+            sizes = allocate_uniform(scores, budget)
         else:
-            sizes = allocate_global(open_scores, budget, config.balance_factor)
-        return final_sizes(sizes, open_scores.neurons, budget, request.round_to)
+            sizes = allocate_global(scores, budget, config.balance_factor)
+        return final_sizes(sizes, scores.neurons, budget, request.round_to)
 
     return request.sized(allocated)
