@@ -42,7 +42,7 @@ def with_own_norms(model):
 
 
 def reads_no_cache(model):
-    return {"use_cache": False} if adapter_for(model).decoder else {}
+    return {"use_cache": False} if adapter_for(model).layout.decoder else {}
 
 
 @pytest.mark.parametrize("name", [*PRE_NORM, *POST_NORM])

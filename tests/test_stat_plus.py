@@ -72,7 +72,9 @@ def test_the_recorded_stream_is_what_the_layer_hands_on(name):
         attended, stream = (streams[kind][index] for kind in ("attention", "ffn"))
         with torch.no_grad():
             wanted = stream if adapter.pre_norm else [*norms.values()][-1](stream)
-            if adapter.norm_behind:  # the outputs of the consumers, not yet normalised and added
+            if (
+                adapter.layout.norm_behind
+            ):  # the outputs of the consumers, not yet normalised and added
                 wanted = inputs[index][rows] + norms["post_attention_layernorm"](attended)
                 wanted = wanted + norms["post_feedforward_layernorm"](stream)
         torch.testing.assert_close(wanted, out[rows])

@@ -81,7 +81,7 @@ class Bench:
     @torch.inference_mode()
     def forward(self, batches: Sequence[CalibrationBatch]) -> None:
         """The passes that calibration makes, without taking anything from them."""
-        options = {"use_cache": False} if self.adapter.decoder else {}
+        options = {"use_cache": False} if self.adapter.layout.decoder else {}
         backbone = self.model.get_submodule(self.adapter.backbone)
         for batch in batches:
             backbone(**batch, **options)

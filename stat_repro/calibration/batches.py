@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import Adapter
-from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.positions import positions_of, unknown_tokens
 from stat_repro.models.settings import settings_of
 from stat_repro.parallel import same_everywhere
@@ -133,8 +132,7 @@ def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tenso
 
 def layer_output(adapter: Adapter, hidden_states: torch.Tensor) -> Any:
     """What a transformer layer returns that hands these hidden states on."""
-    tuples = LAYOUTS[adapter.model_type].layer_tuples
-    return (hidden_states,) if tuples else hidden_states
+    return (hidden_states,) if adapter.layout.layer_tuples else hidden_states
 
 
 def _rows(key: str, value: torch.Tensor) -> torch.Tensor:

@@ -195,7 +195,7 @@ def allocate(analyses: Analyses, request: MethodInput) -> Sizes:
     """
     config, recipe, errors = request.config, request.config.recipe, unit_errors(analyses)
     if recipe == "auto":
-        recipe = "decoder" if request.adapter.decoder else "encoder"
+        recipe = "decoder" if request.adapter.layout.decoder else "encoder"
     if config.authors_compat and recipe == "decoder":
         raise ConfigError(
             "pruning.authors_compat=true repeats the BERT script: expected an encoder; got a "

@@ -83,24 +83,20 @@ class Adapter:
     """The sites of one model.
 
     Attributes:
-        model_type: `config.model_type` of the model.
-        decoder: Whether the model is a causal decoder.
+        layout: Of the architecture.
         backbone: Dotted name of the model without its task head ("" if it has no head).
         sites: All sites by layer, attention before FFN.
         layer_names: Dotted names of the transformer layers.
         pre_norm: Whether a layer adds to the stream that it reads, with its norms inside the
             branches. Such a layer hands the stream on unchanged if its projections are gone.
-        norm_behind: Whether a norm stands between a consumer and the stream.
         norms: Dotted names of the norms behind the two sums of every layer; none with `pre_norm`.
     """
 
-    model_type: str
-    decoder: bool
+    layout: Layout
     backbone: str
     sites: tuple[Site, ...]
     layer_names: tuple[str, ...]
     pre_norm: bool
-    norm_behind: bool
     norms: tuple[tuple[str, ...], ...]
 
     @property
@@ -239,7 +235,6 @@ def adapter_for(model: nn.Module) -> Adapter:
         UnsupportedModelError: No layout for this type; the message lists the supported ones.
     """
     layout = layout_of(getattr(model, "config", None), type(model).__name__)
-    model_type: str = model.config.model_type  # type: ignore[union-attr,assignment]
     base = model.base_model
     backbone = next(name for name, module in model.named_modules() if module is base)
     stem = f"{backbone}." if backbone else ""
@@ -248,13 +243,11 @@ def adapter_for(model: nn.Module) -> Adapter:
     # Of the OPT family, OPT-350m alone normalises after the sums.
     pre_norm = layout.pre_norm and getattr(model.config, "do_layer_norm_before", True)
     return Adapter(
-        model_type=model_type,
-        decoder=layout.decoder,
+        layout=layout,
         backbone=backbone,
         sites=tuple(s for i, name in enumerate(names) for s in _sites(model, layout, i, name)),
         layer_names=names,
         pre_norm=pre_norm,
-        norm_behind=layout.norm_behind,
         norms=tuple(() if pre_norm else tuple(f"{n}.{p}" for p in layout.norms) for n in names),
     )
 

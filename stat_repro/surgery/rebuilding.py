@@ -12,7 +12,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import Adapter, adapter_for
-from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.projections import UnsupportedModelError, linear
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.surgery.edit import CARRIED
@@ -67,7 +66,7 @@ def checked_adapter(model: PreTrainedModel) -> Adapter:
             f"the pruned model is built from the config; got {' '.join(str(error).split())}; "
             "choose a model as from_pretrained loads it"
         ) from error
-    counted = LAYOUTS[adapter.model_type].positions_behind_padding
+    counted = adapter.layout.positions_behind_padding
     for what, wanted, got in _differences(expected, model):
         # The padding token changes after loading; only where positions begin behind it, so would
         # the output.
