@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import torch
 
-from stat_repro.calibration.batches import CalibrationError
 from stat_repro.calibration.sketch import Sketch, sketch_rows
 from stat_repro.calibration.statistics import ActivationStatistics, GramStatistics
 from stat_repro.linalg.gram import are_independent, mirror, rank_update
@@ -55,11 +54,6 @@ class _BufferedSum(ABC):
         if self._buffer is None:
             self._dtype = rows.dtype
             self._buffer = self._new_buffer()
-        if rows.dtype != self._dtype:
-            raise CalibrationError(
-                f"activations: expected {self._dtype} in every batch, as in the first; got "
-                f"{rows.dtype}"
-            )
         self._tokens += len(rows)
         start = 0
         while start < len(rows):

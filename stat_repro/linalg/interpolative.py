@@ -4,7 +4,6 @@ import torch
 
 from stat_repro.linalg.pivoting import (
     GRAM_RTOL,
-    LinAlgInputError,
     noise_share,
     pivoted_cholesky,
     pivoted_qr,
@@ -33,7 +32,7 @@ def interpolation_from_gram(
         T of shape (k, F), float64.
 
     Raises:
-        LinAlgInputError: Negative ridge or non-finite input.
+        LinAlgInputError: Non-finite input.
     """
     triangle, scale, used = _kept_factor(gram, kept, ridge, rtol)
     right = scale[:, None] * gram[kept[used]]
@@ -64,7 +63,7 @@ def fold_from_gram(
         Corrected weight of shape (D, k), float64.
 
     Raises:
-        LinAlgInputError: Negative ridge or non-finite input.
+        LinAlgInputError: Non-finite input.
     """
     triangle, scale, used = _kept_factor(gram, kept, ridge, rtol)
     read = weight.to(gram)
@@ -97,7 +96,6 @@ def _kept_factor(
     Because of the scaling, noise is relative to each column and not to the largest of all. u are
     positions in K; columns that depend on the others are not among them.
     """
-    _check_ridge(ridge)
     selected = gram.new_empty((len(kept), len(kept)))
     for start in range(0, len(kept), _PANEL):  # whole rows of all kept columns would be large
         rows = gram.index_select(0, kept[start : start + _PANEL])
@@ -148,7 +146,6 @@ def interpolation_from_activations(
     Returns:
         T of shape (k, F), float64, on the CPU.
     """
-    _check_ridge(ridge)
     a = activations.double().cpu()
     kept = kept.cpu()
     left, right = a[:, kept], a
@@ -183,11 +180,6 @@ def _assemble(
     if exact_identity:
         result[:, kept] = torch.eye(len(kept), dtype=half.dtype, device=half.device)
     return result
-
-
-def _check_ridge(ridge: float) -> None:
-    if not ridge >= 0:
-        raise LinAlgInputError(f"ridge: expected a value of at least 0; got {ridge}")
 
 
 def fold(weight: torch.Tensor, interpolation: torch.Tensor) -> torch.Tensor:

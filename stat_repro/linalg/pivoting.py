@@ -204,13 +204,11 @@ def _lapack_cholesky(
     gram: torch.Tensor, tolerance: float, overwrite: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     # Column by column, as LAPACK reads it, the lower factor is the upper one row by row. dpstrf
-    # takes about half the time for it, and nothing is transposed. info 1 means rank deficient,
-    # which is no error here.
-    packed, pivots, rank, info = scipy.linalg.lapack.dpstrf(
+    # takes about half the time for it, and nothing is transposed. That the matrix is rank deficient
+    # is no error here.
+    packed, pivots, rank, _ = scipy.linalg.lapack.dpstrf(
         gram.cpu().numpy().T, tol=tolerance, lower=1, overwrite_a=overwrite
     )
-    if info < 0:
-        raise LinAlgInputError(f"dpstrf refused argument {-info}")
     order = torch.from_numpy(pivots.astype(np.int64) - 1).to(gram.device)
     return order, torch.from_numpy(packed.T)[:rank].to(gram.device)
 
@@ -230,15 +228,11 @@ def pivoted_qr(activations: torch.Tensor, rtol: float = QR_RTOL) -> PivotedFacto
         raise LinAlgInputError(f"activations: expected a matrix; got {tuple(activations.shape)}")
     check_finite(activations, "activations")
     matrix = activations.double().cpu().numpy()
-    if min(matrix.shape) == 0:
-        size = matrix.shape[1]
-        empty = torch.zeros((0, size), dtype=torch.float64)
-        return PivotedFactor(order=torch.arange(size), factor=empty)
     r, pivots = scipy.linalg.qr(matrix, mode="r", pivoting=True, check_finite=False)
     r = r[: min(matrix.shape)]
     magnitudes = np.abs(np.diagonal(r))
     share = noise_share(rtol, matrix.shape[1])
-    rank = int(np.sum(magnitudes > share * magnitudes[0])) if magnitudes[0] > 0 else 0
+    rank = int(np.sum(magnitudes > share * magnitudes[:1]))
     return PivotedFactor(
         order=torch.from_numpy(pivots.astype(np.int64)),
         factor=torch.from_numpy(np.ascontiguousarray(r[:rank])),
