@@ -2,12 +2,7 @@
 
 import torch
 
-from stat_repro.linalg.pivoting import (
-    GRAM_RTOL,
-    noise_share,
-    pivoted_cholesky,
-    pivoted_qr,
-)
+from stat_repro.linalg.pivoting import GRAM_RTOL, noise_share, pivoted_cholesky, pivoted_qr
 
 # Rows or columns of a Gram matrix that are gathered at once, so that copies stay small.
 _PANEL = 1024

@@ -25,7 +25,7 @@ from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.rounding import final_sizes
 from stat_repro.allocation.scores import UnitErrors, Vector, decoder_scores, encoder_scores
 from stat_repro.calibration.capture import Calibration
-from stat_repro.calibration.statistics import SiteStatistics, pivots_of
+from stat_repro.calibration.statistics import pivots_of
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
@@ -167,23 +167,17 @@ def site_analyses(
         )
     for site in sites:
         if site.kind == "attention" and site.units:
-            errors = _head_errors(statistics[site.key], weight(site), site, config).cpu().numpy()
-            analyses[site.key] = SiteAnalysis(errors, np.zeros(0), nothing)
+            order = head_order(site, calibration)
+            # The authors put the residual's heads back with the permutation, not its inverse.
+            readers = torch.argsort(order) if config.authors_compat else order
+            errors = statistics[site.key].removal_errors(order, weight(site), readers, site.width)
+            analyses[site.key] = SiteAnalysis(errors[:-1].cpu().numpy(), np.zeros(0), nothing)
     return analyses
 
 
 def head_order(site: Site, calibration: Calibration) -> torch.Tensor:
     """Pivot order of the heads of a site, first to keep first."""
     return calibration.statistics[site.layer, "attention"].pivot_units(site.width).order
-
-
-def _head_errors(
-    statistics: SiteStatistics, weight: torch.Tensor, site: Site, config: PruningConfig
-) -> torch.Tensor:
-    order = statistics.pivot_units(site.width).order
-    # The authors put the residual's heads back with the permutation instead of its inverse.
-    readers = torch.argsort(order) if config.authors_compat else order
-    return statistics.removal_errors(order, weight, readers, site.width)[:-1]
 
 
 def allocate(analyses: Analyses, request: MethodInput) -> Sizes:

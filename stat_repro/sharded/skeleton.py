@@ -164,8 +164,7 @@ class CheckpointWeights(LayerWeights):
             for name in names:
                 parent, _, key = name.rpartition(".")
                 module = self._skeleton.model.get_submodule(parent)
-                parameter = module._parameters[key]
-                assert parameter is not None
+                parameter = module.get_parameter(key)
                 tensor = self._skeleton.entries[name].read()
                 dtype = self._dtype if tensor.is_floating_point() else None
                 previous.append((module, key, parameter))

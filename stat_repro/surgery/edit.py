@@ -58,7 +58,7 @@ class SiteEdit:
         return self.layer, self.kind
 
 
-def _resized(source: Projection, weight: Tensor, bias: Tensor | None) -> nn.Module:
+def _resized(source: Projection, weight: Tensor, bias: Tensor | None) -> Any:
     """A new module with these tensors, on the device and in the dtype and mode of another.
 
     Args:
@@ -76,8 +76,7 @@ def _resized(source: Projection, weight: Tensor, bias: Tensor | None) -> nn.Modu
             new.bias.copy_(bias)
     new.requires_grad_(source.weight.requires_grad)
     new.train(source.module.training)
-    resized: nn.Module = new
-    return resized
+    return new
 
 
 def _check_edit(site: Site, edit: SiteEdit, consumer: Projection) -> None:
@@ -270,17 +269,19 @@ def prune_model(
     by_key = {edit.key: edit for edit in edits}
     for site in adapter.sites:
         kept, edit = plan.layers[site.layer].kept(site.kind), by_key.get(site.key)
-        if edit is None and len(kept) < site.units:
-            raise SurgeryError(
-                f"{site.name}: the plan drops {site.units - len(kept)} of {site.units} units; "
-                "expected an edit with the new consumer weight; got none"
-            )
         if edit is not None and edit.kept != kept:
             raise PlanError(
                 f"{site.name}: expected an edit that keeps {list(kept)}, as the plan does; got "
                 f"one that keeps {list(edit.kept)}"
             )
     new = _all_edited(model, adapter.sites, edits)
+    for site in adapter.sites:
+        dropped = site.units - len(plan.layers[site.layer].kept(site.kind))
+        if dropped and site.consumer not in new:
+            raise SurgeryError(
+                f"{site.name}: the plan drops {dropped} of {site.units} units; expected an edit "
+                "with the new consumer weight; got none"
+            )
     tell_hooks(model)
     with torch.no_grad():
         names = [site.consumer for site in adapter.sites]
