@@ -185,9 +185,7 @@ class DenseRun:
             for batch in track(_first_rows(batches, tokens), "dense model, layer by layer"):
                 inputs, mask = compared_inputs(model, batch, device)
                 hidden: list[Tensor] = []
-                with layer_hooks(
-                    self._layers, lambda _, before, after, to=hidden: to.append(before)
-                ):
+                with layer_hooks(self._layers, lambda before, _, to=hidden: to.append(before)):
                     output = model(**inputs)
                 self._runs.append((inputs, mask, hidden, predictions(output, mask, self._problem)))
         self._probabilities = are_probabilities(output, self._problem)

@@ -37,7 +37,7 @@ def layer_influence(
     cosines: list[Tensor] = []  # of the present batch, layer by layer
     rows = torch.empty(0, dtype=torch.int64)
 
-    def receive(layer: int, before: Tensor, after: Tensor) -> None:
+    def receive(before: Tensor, after: Tensor) -> None:
         first, second = (x.flatten(0, -2).index_select(0, rows).float() for x in (before, after))
         cosines.append(functional.cosine_similarity(first, second, dim=-1).sum())
 
