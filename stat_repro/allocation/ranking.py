@@ -37,9 +37,7 @@ class Ranking:
         return float(self.scores[kept]) if kept < len(self.scores) else 0.0
 
     def score(self, place: int) -> float:
-        """Score at a place; infinite before the first, minus infinity after the last."""
-        if place < 0:
-            return math.inf
+        """Score at a place; minus infinity after the last."""
         return float(self.scores[place]) if place < len(self.scores) else -math.inf
 
 

@@ -21,7 +21,7 @@ from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.parallel import spread, world
-from stat_repro.plan import LayerPlan, PruningPlan, SiteKind
+from stat_repro.plan import SiteKind
 from stat_repro.surgery.edit import SiteEdit, evenly_sized, temporarily_pruned
 
 log = logging.getLogger("stat_repro")
@@ -149,24 +149,8 @@ def output_of(
 ) -> MethodOutput:
     """The method's output for these edits."""
     kept = {edit.key: edit.kept for edit in edits}
-    plan = plan_keeping(request.adapter, kept, request.config.method, details)
+    plan = request.adapter.plan_keeping(kept, request.config.method, details)
     return MethodOutput(plan, tuple(edits), watch.seconds)
-
-
-def plan_keeping(
-    adapter: Adapter, kept: Mapping[Key, tuple[int, ...]], method: str, details: dict[str, Any]
-) -> PruningPlan:
-    """The plan that keeps these units; a site that is not among them has nothing to keep."""
-    layers = tuple(
-        LayerPlan(
-            kept_heads=kept.get((i, "attention"), ()),
-            kept_neurons=kept.get((i, "ffn"), ()),
-            heads=adapter.site(i, "attention").units,
-            neurons=adapter.site(i, "ffn").units,
-        )
-        for i in range(adapter.num_layers)
-    )
-    return PruningPlan(layers=layers, method=method, details=details)
 
 
 def warn_of_few_tokens(sites: Sequence[Site], kept: Sequence[int], tokens: int) -> None:

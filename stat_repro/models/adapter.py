@@ -6,7 +6,7 @@ dropped). All sizes are read from the modules, so already pruned models work as 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from stat_repro.models.configuration_stat import Layout
 from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.projections import Producer, UnsupportedModelError, linear, producer_of
-from stat_repro.plan import PlanError, PruningPlan, SiteKind
+from stat_repro.plan import LayerPlan, PlanError, PruningPlan, SiteKind
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,24 @@ class Adapter:
     def site(self, layer: int, kind: SiteKind) -> Site:
         """The site of a layer."""
         return self.of_kind(kind)[layer]
+
+    def plan_keeping(
+        self,
+        kept: Mapping[tuple[int, SiteKind], tuple[int, ...]],
+        method: str,
+        details: dict[str, Any] | None = None,
+    ) -> PruningPlan:
+        """The plan that keeps these units; a site that is not among them has nothing to keep."""
+        layers = [
+            LayerPlan(
+                kept_heads=kept.get(heads.key, ()),
+                kept_neurons=kept.get(ffn.key, ()),
+                heads=heads.units,
+                neurons=ffn.units,
+            )
+            for heads, ffn in zip(self.of_kind("attention"), self.of_kind("ffn"), strict=True)
+        ]
+        return PruningPlan(tuple(layers), method, details or {})
 
     def check_plan(self, plan: PruningPlan) -> None:
         """Refuse a plan that was made for a model of another shape.

@@ -22,7 +22,7 @@ from stat_repro.config.pruning import check_target, counts_macs
 from stat_repro.config.run import DTYPES
 from stat_repro.measure import Stopwatch, memory_told, resolve_device
 from stat_repro.methods.base import MethodInput
-from stat_repro.methods.common import Key, plan_keeping
+from stat_repro.methods.common import Key
 from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
 from stat_repro.models.loading import ModelLoadError, load_tokenizer
 from stat_repro.models.modes import own_types
@@ -188,7 +188,7 @@ def _written(
             writer.layer(layer, edits)
         kept |= {edit.key: edit.kept for edit in edits}
         errors |= {edit.key: edit.relative_error for edit in edits}
-    plan = plan_keeping(adapter, kept, layers.request.config.method, sizes.details)
+    plan = adapter.plan_keeping(kept, layers.request.config.method, sizes.details)
     with layers.watch.stage("write_s"):
         writer.finish(**plan_note(plan))
     consumers = [site.consumer for site in adapter.sites]
