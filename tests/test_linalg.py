@@ -256,11 +256,6 @@ def test_fewer_tokens_than_kept_columns_fit_the_calibration_data():
         torch.testing.assert_close(a[:, kept] @ t, a, atol=1e-6, rtol=0)
 
 
-def test_negative_ridge_is_refused():
-    with pytest.raises(pivoting.LinAlgInputError, match="ridge"):
-        GramStatistics(torch.eye(3, dtype=torch.float64), 3).interpolation(torch.arange(2), -1.0)
-
-
 def test_unit_gram_is_the_gram_of_units_as_columns():
     a = activations(n=50, features=12)
     view = a.view(50, 3, 4).transpose(1, 2).reshape(200, 3)
