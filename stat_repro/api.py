@@ -204,10 +204,7 @@ def _calibrated(
     """Statistics of all sites, or the number of tokens alone."""
     if not wanted:
         return count_tokens(batches)
-    label = "statistics of the dense model"
-    return collect_statistics(
-        model, adapter, batches, statistics=statistics, sketch=sketch, label=label
-    )
+    return collect_statistics(model, adapter, batches, statistics=statistics, sketch=sketch)
 
 
 def _latency_of(

@@ -133,7 +133,7 @@ def collect_statistics(
     sites: Sequence[Site] | None = None,
     statistics: str = "gram",
     sketch: Sketch | None = None,
-    label: str = "calibration",
+    label: str = "statistics of the dense model",
 ) -> Calibration:
     """Run the model without its task head over the batches and reduce every site's activations.
 
