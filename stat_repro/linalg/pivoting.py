@@ -98,23 +98,18 @@ def check_finite(matrix: torch.Tensor, what: str) -> None:
 
 
 def pivoted_cholesky(
-    gram: torch.Tensor,
-    rtol: float = GRAM_RTOL,
-    *,
-    lapack: bool | None = None,
-    overwrite: bool = False,
+    gram: torch.Tensor, rtol: float = GRAM_RTOL, *, overwrite: bool = False
 ) -> PivotedFactor:
     """Pivoted Cholesky factorisation of a positive semidefinite matrix.
 
-    Where rounding errors grow from pivot to pivot, the factor comes from a pivoted QR of a root of
-    G instead, which takes many times as long.
+    By LAPACK's dpstrf where the matrix is on the CPU or small, else by `blocked_cholesky`. Where
+    rounding errors grow from pivot to pivot, the factor comes from a pivoted QR of a root of G
+    instead, which takes many times as long.
 
     Args:
         gram: G of shape (F, F), float64.
         rtol: Pivots (squared lengths) at or below this share of the first one end the
             factorisation; at least `noise_share`.
-        lapack: True for LAPACK's dpstrf on the CPU, False for `blocked_cholesky` (any device); None
-            takes LAPACK for matrices that are on the CPU or small.
         overwrite: Whether `gram` may be destroyed: LAPACK then factors it in place, which halves
             the memory of a large one.
 
@@ -124,9 +119,7 @@ def pivoted_cholesky(
     Raises:
         LinAlgInputError: Not square, not float64 or not finite.
     """
-    if lapack is None:
-        lapack = gram.device.type == "cpu" or len(gram) <= _SMALL
-    if not lapack:
+    if gram.device.type != "cpu" and len(gram) > _SMALL:
         return pivoted_choleskies([gram], rtol)[0]
     top, lengths = _checked(gram), gram.diagonal().clone()
     if not len(gram):  # which LAPACK refuses
