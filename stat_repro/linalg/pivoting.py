@@ -125,7 +125,14 @@ def pivoted_cholesky(
     if not len(gram):  # which LAPACK refuses
         return PivotedFactor(torch.arange(0, device=gram.device), gram)
     share = noise_share(rtol, len(gram))
-    order, factor = _lapack_cholesky(gram, share * top, overwrite)
+    # Column by column, as LAPACK reads it, the lower factor is the upper one row by row. dpstrf
+    # takes about half the time for it, and nothing is transposed. That the matrix is rank deficient
+    # is no error here.
+    packed, pivots, rank, _ = scipy.linalg.lapack.dpstrf(
+        gram.cpu().numpy().T, tol=share * top, lower=1, overwrite_a=overwrite
+    )
+    order = torch.from_numpy(pivots.astype(np.int64) - 1).to(gram.device)
+    factor = torch.from_numpy(packed.T)[:rank].to(gram.device)
     return _sound(gram, lengths, share, order, factor)
 
 
@@ -191,19 +198,6 @@ def _by_root(
     values, vectors = torch.linalg.eigh(below + below.T + torch.diag(lengths))
     factor = pivoted_qr(values.clamp_min(0.0).sqrt()[:, None] * vectors.T, share**0.5)
     return factor.order.to(gram.device), factor.factor.to(gram.device)
-
-
-def _lapack_cholesky(
-    gram: torch.Tensor, tolerance: float, overwrite: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    # Column by column, as LAPACK reads it, the lower factor is the upper one row by row. dpstrf
-    # takes about half the time for it, and nothing is transposed. That the matrix is rank deficient
-    # is no error here.
-    packed, pivots, rank, _ = scipy.linalg.lapack.dpstrf(
-        gram.cpu().numpy().T, tol=tolerance, lower=1, overwrite_a=overwrite
-    )
-    order = torch.from_numpy(pivots.astype(np.int64) - 1).to(gram.device)
-    return order, torch.from_numpy(packed.T)[:rank].to(gram.device)
 
 
 def pivoted_qr(activations: torch.Tensor, rtol: float = QR_RTOL) -> PivotedFactor:
