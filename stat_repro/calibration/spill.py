@@ -93,7 +93,8 @@ class SpilledGram:
             with path.open("wb") as file:
                 for panel in upper_panels(statistics.gram):
                     panel.cpu().contiguous().numpy().tofile(file)
-        others = replace(statistics, gram=torch.empty(0))
+        nothing = torch.empty(0)
+        others = GramStatistics(nothing, statistics.tokens, statistics.dtype, statistics.sums)
         return cls(panels, path, len(statistics.gram), others)
 
     def load(self, device: torch.device) -> GramStatistics:
