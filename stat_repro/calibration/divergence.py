@@ -6,6 +6,7 @@ hidden states in front of every layer, so that the layers before an edited one a
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -185,7 +186,7 @@ class DenseRun:
             for batch in track(_first_rows(batches, tokens), "dense model, layer by layer"):
                 inputs, mask = compared_inputs(model, batch, device)
                 hidden: list[Tensor] = []
-                with layer_hooks(self._layers, lambda before, _, to=hidden: to.append(before)):
+                with layer_hooks(self._layers, partial(_keep_input, hidden)):
                     output = model(**inputs)
                 self._runs.append((inputs, mask, hidden, predictions(output, mask, self._problem)))
         self._probabilities = are_probabilities(output, self._problem)
@@ -206,6 +207,10 @@ class DenseRun:
                 now = predictions(output, mask, self._problem)
                 total += divergence(reference, now, probabilities=self._probabilities)
         return total / self.rows
+
+
+def _keep_input(kept: list[Tensor], before: Tensor, after: Tensor) -> None:
+    kept.append(before)
 
 
 def _first_rows(batches: Iterable[CalibrationBatch], tokens: int) -> Iterator[CalibrationBatch]:
