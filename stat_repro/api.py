@@ -20,7 +20,7 @@ from stat_repro.calibration.capture import (
     count_tokens,
     statistics_kind,
 )
-from stat_repro.calibration.gradients import check_head, check_labels
+from stat_repro.calibration.gradients import check_loss
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHODS, ConfigError, PruningConfig
 from stat_repro.config.checks import MAX_SEED, in_range, integer, one_of
@@ -126,7 +126,8 @@ def compress(
     watch = Stopwatch(next(model.parameters()).device)
     with watch.stage("compress_s"):
         batches, digest = read_batches(model, batches)
-        _check_labels(model, batches, config)
+        if METHODS[config.method].reads_labels:
+            check_loss(model, batches)
         if calibration is None:
             wanted = config.needs_statistics(engine)
             with watch.stage("calibrate_s"):
@@ -192,14 +193,6 @@ def calibrate(
     return replace(calibration, digest=digest, model=model_digest(model))
 
 
-def _check_labels(
-    model: PreTrainedModel, batches: Sequence[CalibrationBatch], config: PruningConfig
-) -> None:
-    if METHODS[config.method].reads_labels:
-        check_head(model)
-        check_labels(model, batches)
-
-
 def _calibrated(
     model: PreTrainedModel,
     adapter: Adapter,
@@ -211,10 +204,7 @@ def _calibrated(
     """Statistics of all sites, or the number of tokens alone."""
     if not wanted:
         return count_tokens(batches)
-    label = "statistics of the dense model"
-    return collect_statistics(
-        model, adapter, batches, statistics=statistics, sketch=sketch, label=label
-    )
+    return collect_statistics(model, adapter, batches, statistics=statistics, sketch=sketch)
 
 
 def _latency_of(

@@ -4,6 +4,16 @@ import math
 
 import torch
 
+from stat_repro.linalg import pivoting
+
+
+def _blocked(gram):
+    """The factorisation that large matrices on a GPU get."""
+    return pivoting.pivoted_choleskies([gram])[0]
+
+
+FACTORISATIONS = [pivoting.pivoted_cholesky, _blocked]
+
 
 def activations(n=200, features=24, seed=0, decades=2.0):
     """Random activations with clear pivot gaps: column norms spread over some decades."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pico_models import PICO_NAMES, pico_batches, pico_model
 
-from stat_repro.calibration.batches import CalibrationError, token_mask
+from stat_repro.calibration.batches import CalibrationError, read_batches, token_mask
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.projections import linear
@@ -77,7 +77,7 @@ def test_how_rows_are_cut_into_blocks_does_not_matter(block, statistics, monkeyp
     cut = collect_statistics(model, adapter_for(model), batches, statistics=statistics)
     for key, found in cut.statistics.items():
         assert found.tokens == whole.tokens
-        torch.testing.assert_close(found.values, whole.statistics[key].values)
+        torch.testing.assert_close(found.gram, whole.statistics[key].gram)
 
 
 @pytest.mark.parametrize("name", PICO_NAMES)
@@ -99,7 +99,7 @@ def test_a_pass_ends_at_the_last_wanted_site(name):
     assert set(ran) == {(0, "attention"), (0, "ffn")}
     assert set(some.statistics) == {(0, "attention"), (1, "attention")}
     for key, found in some.statistics.items():
-        assert torch.equal(found.values, whole.statistics[key].values)
+        assert torch.equal(found.gram, whole.statistics[key].gram)
 
 
 def test_layers_that_run_out_of_order_are_told():
@@ -173,7 +173,7 @@ def test_non_finite_activations_name_the_site():
 def test_unusable_batches_are_refused(batches, message):
     model = pico_model("bert")
     with pytest.raises(CalibrationError, match=message):
-        collect_statistics(model, adapter_for(model), batches)
+        read_batches(model, batches)
 
 
 def test_unknown_statistics_are_refused():

@@ -72,8 +72,6 @@ def test_long_examples_are_compared_at_evenly_spread_tokens():
     (rows,) = predictions(Output(), mask)
     assert len(rows) == 200 // 4 + 100 // 2
     assert len(rows) <= 2 * POSITIONS
-    with pytest.raises(TypeError, match="expected a model output with logits"):
-        predictions(object(), mask)
 
 
 def test_the_first_examples_with_enough_tokens_are_measured():

@@ -159,9 +159,9 @@ def test_unknown_losses_are_refused(head):
 def test_missing_labels_and_batches_are_told():
     model = pico_model("bert")
     with pytest.raises(CalibrationError, match="needs the key labels"):
-        mask_gradients(model, adapter_for(model), pico_batches(model))
-    with pytest.raises(CalibrationError, match="no batches"):
-        mask_gradients(model, adapter_for(model), [])
+        stat_repro.compress(model, pico_batches(model), method="fisher")
+    with pytest.raises(CalibrationError, match="no tokens"):
+        stat_repro.compress(model, [], method="fisher")
 
 
 def test_gradients_that_are_not_finite_name_the_site():

@@ -234,7 +234,7 @@ def test_facts_in_the_comment_are_those_of_the_shape(name: str) -> None:
     assert ("gated FFN" in words) == (
         sum(p.rows_per_unit for p in adapter.site(0, "ffn").producers) == 2
     )
-    if adapter.decoder:
+    if adapter.layout.decoder:
         gram = sum(8 * site.columns**2 for site in adapter.sites) / 1e9
         assert f"{gram:.1f} GB for the Gram matrices of all sites" in words
         bytes_each = {"bfloat16": 2, "float32": 4}

@@ -42,7 +42,7 @@ def with_own_norms(model):
 
 
 def reads_no_cache(model):
-    return {"use_cache": False} if adapter_for(model).decoder else {}
+    return {"use_cache": False} if adapter_for(model).layout.decoder else {}
 
 
 @pytest.mark.parametrize("name", [*PRE_NORM, *POST_NORM])
@@ -166,7 +166,7 @@ def test_unusable_calibration_data_is_told():
     model = pico_model("llama_grouped")
     empty = {key: value * 0 for key, value in pico_batches(model, count=1)[0].items()}
     with pytest.raises(CalibrationError, match="no tokens"):
-        layer_influence(model, adapter_for(model), [empty])
+        stat_repro.compress(model, [empty], method="shortgpt")
     linear(model, "model.layers.1.mlp.down_proj").weight.data[:] = float("nan")
     with pytest.raises(CalibrationError, match=r"model\.layers\.1"):
         layer_influence(model, adapter_for(model), pico_batches(model))

@@ -32,7 +32,7 @@ def test_a_sketch_is_unbiased(kind):
     """The mean of (SA)^T SA over many S is A^T A; its error falls with the number of them."""
     a = activations(40, 5, decades=0.5)
     gram = a.T @ a
-    found = [sketched(a, Sketch(kind, 20, seed)).values for seed in range(400)]
+    found = [sketched(a, Sketch(kind, 20, seed)).activations for seed in range(400)]
     means = torch.stack([s.T @ s for s in found])
     off = (means.mean(0) - gram).abs()
     spread = means.std(0)
@@ -46,7 +46,7 @@ def test_a_larger_sketch_is_a_better_one(kind):
     gram = a.T @ a
     mean_errors = []
     for size in (50, 800):
-        found = [sketched(a, Sketch(kind, size, seed)).values for seed in range(20)]
+        found = [sketched(a, Sketch(kind, size, seed)).activations for seed in range(20)]
         errors = [torch.linalg.matrix_norm(s.T @ s - gram) for s in found]
         mean_errors.append(float(torch.stack(errors).mean()))
     assert mean_errors[1] == pytest.approx(mean_errors[0] / 4, rel=0.25)  # as 1 / sqrt(size)
@@ -57,15 +57,15 @@ def test_how_rows_are_cut_into_batches_does_not_matter(kind):
     a = activations(3 * BUFFER_ROWS + 11, 6)
     whole = sketched(a, Sketch(kind, 16, 3))
     for cuts in ((1,), (BUFFER_ROWS,), (7, 8, 300, 300, 700)):
-        assert torch.equal(sketched(a, Sketch(kind, 16, 3), cuts).values, whole.values)
+        assert torch.equal(sketched(a, Sketch(kind, 16, 3), cuts).activations, whole.activations)
     assert whole.tokens == len(a)
-    assert not torch.equal(sketched(a, Sketch(kind, 16, 4)).values, whole.values)
-    assert not torch.equal(sketched(a, Sketch(kind, 16, 3), layer=1).values, whole.values)
+    assert not torch.equal(sketched(a, Sketch(kind, 16, 4)).activations, whole.activations)
+    assert not torch.equal(sketched(a, Sketch(kind, 16, 3), layer=1).activations, whole.activations)
 
 
 def test_a_count_sketch_adds_every_row_once_with_a_sign():
     a = torch.eye(30, dtype=torch.float64)
-    found = sketched(a, Sketch("countsketch", 8)).values
+    found = sketched(a, Sketch("countsketch", 8)).activations
     assert found.abs().sum(0).tolist() == [1.0] * 30
     assert 0 < int((found < 0).sum()) < 30
 
@@ -120,9 +120,9 @@ def test_sizes_and_what_is_collected():
     model = pico_model("bert")
     adapter, batches = adapter_for(model), pico_batches(model)
     default = collect_statistics(model, adapter, batches, statistics="sketch")
-    assert {s.values.shape for s in default.statistics.values()} == {(48, 24), (40, 20)}
+    assert {s.activations.shape for s in default.statistics.values()} == {(48, 24), (40, 20)}
     small = stat_repro.calibrate(model, batches, statistics="sketch", sketch=Sketch(size=7))
-    assert {len(s.values) for s in small.statistics.values()} == {7}
+    assert {len(s.activations) for s in small.statistics.values()} == {7}
     assert {s.tokens for s in small.statistics.values()} == {small.tokens}
     with pytest.raises(CalibrationError, match="expected statistics=sketch; got gram"):
         collect_statistics(model, adapter, batches, sketch=Sketch())

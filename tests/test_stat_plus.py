@@ -12,6 +12,7 @@ from stat_repro.calibration.divergence import DenseRun
 from stat_repro.calibration.layerwise import LayerPasses, StreamRecorder
 from stat_repro.calibration.spill import MemoryStore
 from stat_repro.config import ConfigError, PruningConfig
+from stat_repro.linalg.elimination import eliminate
 from stat_repro.linalg.refit import RefitSums
 from stat_repro.methods.site_losses import site_losses
 from stat_repro.methods.stat_plus import FEW_TOKENS, FEW_TOKENS_RIDGE
@@ -71,7 +72,9 @@ def test_the_recorded_stream_is_what_the_layer_hands_on(name):
         attended, stream = (streams[kind][index] for kind in ("attention", "ffn"))
         with torch.no_grad():
             wanted = stream if adapter.pre_norm else [*norms.values()][-1](stream)
-            if adapter.norm_behind:  # the outputs of the consumers, not yet normalised and added
+            if (
+                adapter.layout.norm_behind
+            ):  # the outputs of the consumers, not yet normalised and added
                 wanted = inputs[index][rows] + norms["post_attention_layernorm"](attended)
                 wanted = wanted + norms["post_feedforward_layernorm"](stream)
         torch.testing.assert_close(wanted, out[rows])
@@ -150,9 +153,12 @@ def test_ratios_of_one_calibration_share_the_analysis_and_are_those_of_separate_
 def test_losses_are_measured_for_every_site_and_fall_with_size():
     request = stat_plus_request("bert", sensitivity_tokens=15)
     eliminations = {
-        (s.layer, s.kind): request.calibration.statistics[s.layer, s.kind]
-        .centred()
-        .elimination(linear(request.model, s.consumer).weight.detach(), s.width, 1e-3)
+        s.key: eliminate(
+            request.calibration.statistics[s.key].centred().gram,
+            linear(request.model, s.consumer).weight.detach(),
+            s.width,
+            1e-3,
+        )
         for s in request.adapter.sites
     }
     losses = site_losses(request, eliminations, 15)

@@ -55,8 +55,8 @@ def allocate_ranked(
     Raises:
         BudgetError: The floor does not fit the budget.
     """
-    head_ranking = rank(heads, budget.min_units, uniform=uniform)
-    neuron_ranking = rank(neurons, budget.min_units, uniform=uniform)
+    head_ranking = rank(budget.values("attention", heads), budget.min_units, uniform=uniform)
+    neuron_ranking = rank(budget.values("ffn", neurons), budget.min_units, uniform=uniform)
     split = "proportional" if uniform else split
     if split == "proportional":
         n_heads, n_neurons = proportional_splits(budget)[0]
@@ -108,11 +108,12 @@ def allocate_global(scores: UnitErrors, budget: Budget, balance_factor: float) -
     Among all splits of the budget the one is taken where the largest head score that is lost is
     closest to `balance_factor` times the mean neuron residual of the layers.
     """
-    heads = rank(scores.heads, budget.min_units)
-    neurons = rank(scores.neurons, budget.min_units)
+    heads = rank(budget.values("attention", scores.heads), budget.min_units)
+    neurons = rank(budget.values("ffn", scores.neurons), budget.min_units)
+    tails_by_layer = budget.values("ffn", scores.neuron_tails, empty=1)
 
     def residual(kept: int) -> float:
-        pairs = zip(scores.neuron_tails, neurons.counts(kept), strict=True)
+        pairs = zip(tails_by_layer, neurons.counts(kept), strict=True)
         return float(np.mean([tails[count] for tails, count in pairs]))
 
     n_heads, n_neurons = min(

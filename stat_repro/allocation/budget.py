@@ -1,5 +1,6 @@
 """The budget of a pruning: what the units that may go cost, and how much of that may stay."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -71,6 +72,14 @@ class Budget:
             for units in (self.open.heads, self.open.neurons)
         )
         return heads, neurons
+
+    def neurons_beside(self, heads: int) -> int:
+        """How many neurons are paid beside these heads, if there were so many; below 0: none."""
+        left = self.macs - heads * self.open.head
+        if sum(self.open.neurons):
+            return math.floor(left / self.open.neuron + ROUNDING)
+        # Already pruned: there is no price for a neuron.
+        return 0 if left >= -ROUNDING * self.open.total else -1
 
     def values(self, kind: SiteKind, by_layer: Sequence[Vector], empty: int = 0) -> list[Vector]:
         """What belongs to units of a kind, layer by layer; `empty` zeros if they may not go."""

@@ -34,7 +34,7 @@ def allocate_losses(heads: Sequence[Vector], neurons: Sequence[Vector], budget: 
     Raises:
         BudgetError: The floor does not fit the budget.
     """
-    losses = [*heads, *neurons]
+    losses = budget.values("attention", heads, empty=1) + budget.values("ffn", neurons, empty=1)
     costs = budget.open
     unit = np.array([costs.head] * len(heads) + [costs.neuron] * len(neurons))
     floors = np.array([min(len(loss) - 1, budget.min_units) for loss in losses])
@@ -64,12 +64,10 @@ def _priced(
             ]
         )
 
-    steepest = max(float(loss.max(initial=0.0)) for loss in losses)
     free = at(0.0)
     if free @ unit <= macs:
         return free
-    if steepest == 0.0:
-        return floors.copy()
+    steepest = max(float(loss.max(initial=0.0)) for loss in losses)
     # From a price at which nothing is worth its cost down to one that is free in practice.
     high = np.log(2.0 * steepest / min(cost for cost in unit if cost > 0))
     low = high - 100.0

@@ -37,9 +37,7 @@ class Ranking:
         return float(self.scores[kept]) if kept < len(self.scores) else 0.0
 
     def score(self, place: int) -> float:
-        """Score at a place; infinite before the first, minus infinity after the last."""
-        if place < 0:
-            return math.inf
+        """Score at a place; minus infinity after the last."""
         return float(self.scores[place]) if place < len(self.scores) else -math.inf
 
 
@@ -91,14 +89,10 @@ def free_splits(budget: Budget) -> list[tuple[int, int]]:
 
 def _affordable(budget: Budget, start: int) -> list[tuple[int, int]]:
     """From `start` heads on, how many neurons the budget would pay beside them, if there were."""
-    costs, floor = budget.open, budget.floor[1]
+    floor = budget.floor[1]
     pairs = []
-    for heads in range(start, sum(costs.heads) + 1):
-        left = budget.macs - heads * costs.head
-        if sum(costs.neurons):
-            neurons = math.floor(left / costs.neuron + ROUNDING)
-        else:  # already pruned: there is no price for a neuron
-            neurons = 0 if left >= -ROUNDING * costs.total else -1
+    for heads in range(start, sum(budget.open.heads) + 1):
+        neurons = budget.neurons_beside(heads)
         if neurons < floor:
             break
         pairs.append((heads, neurons))

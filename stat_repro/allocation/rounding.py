@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from stat_repro.allocation.allocate import Sizes
-from stat_repro.allocation.budget import ROUNDING, Budget
+from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.costs import BudgetError
 from stat_repro.allocation.scores import Vector
 
@@ -90,7 +90,7 @@ def round_neurons(sizes: Sizes, scores: Sequence[Vector], budget: Budget, round_
         _layer(i, units, sizes.neurons[i], scores[i], floor, round_to)
         for i, units in enumerate(budget.open.neurons)
     ]
-    left = _neurons_in_budget(sizes, budget) - sum(layer.count for layer in layers)
+    left = budget.neurons_beside(sum(sizes.heads)) - sum(layer.count for layer in layers)
     while left < 0:  # the floor lifted some layers above their share
         lower = [layer for layer in layers if layer.step(-1)]
         if not lower:
@@ -125,11 +125,3 @@ def _layer(
     allowed = sorted({*range(min(floor, units), units + 1, round_to), units})
     below = [level for level, count in enumerate(allowed) if count <= target]
     return _Layer(index, allowed, target, scores, level=below[-1] if below else 0)
-
-
-def _neurons_in_budget(sizes: Sizes, budget: Budget) -> int:
-    """Neurons that the budget pays beside the heads that are kept."""
-    if not sum(budget.open.neurons):
-        return 0
-    left = budget.macs - sum(sizes.heads) * budget.open.head
-    return math.floor(left / budget.open.neuron + ROUNDING)

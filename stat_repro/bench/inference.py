@@ -48,7 +48,7 @@ def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
         point = f"ratio={ratio} round_to={round_to}"
         kept[point] = done.report.mac_kept_fraction
         for size, compiled in itertools.product(options.batch_sizes, (False, True)):
-            if compiled and (not options.compile or round_to not in options.compile):
+            if compiled and round_to not in options.compile:
                 continue
             (batch,) = random_batches(dense, size, options.length, size)
             forwards = [_forward(model, batch, compiled) for model in (dense, done.model)]

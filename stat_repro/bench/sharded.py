@@ -24,7 +24,7 @@ from stat_repro.bench.shapes import sizes_of
 from stat_repro.calibration.spill import gram_file_bytes
 from stat_repro.entry import at_least, folder, share
 from stat_repro.models.adapter import adapter_for
-from stat_repro.models.tensor_files import INDEX_FILE, ShardedCheckpoint
+from stat_repro.models.tensor_files import INDEX_FILE
 from stat_repro.progress import track
 from stat_repro.results.speed_record import SpeedRecord
 from stat_repro.scratch import scratch
@@ -149,9 +149,8 @@ def _prune(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     memory = {"process_start": start, "process_peak": measure.process_peak_rss_bytes()}
     if (peak := measure.peak_memory(device).get("cuda_peak_allocated_bytes")) is not None:
         memory["process_device"] = peak
-    computed = compute_dtype(ShardedCheckpoint(work / "dense").float_dtype, device, options.dtype)
-    protocol: dict[str, Any] = {"compute_dtype": str(computed).removeprefix("torch.")}
-    protocol["threads"] = torch.get_num_threads()
+    computed = str(compute_dtype(torch.bfloat16, device, options.dtype)).removeprefix("torch.")
+    protocol = {"compute_dtype": computed, "threads": torch.get_num_threads()}
     return {"seconds": result.report.timings, "memory": memory, "protocol": protocol}
 
 

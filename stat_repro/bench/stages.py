@@ -15,6 +15,7 @@ from stat_repro.api import Compression, calibrate, compress
 from stat_repro.calibration.batches import CalibrationBatch
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.calibration.collectors import GramSum
+from stat_repro.calibration.statistics import ActivationStatistics
 from stat_repro.models.adapter import Adapter, Site, adapter_for
 from stat_repro.models.projections import linear
 from stat_repro.scratch import scratch
@@ -80,7 +81,7 @@ class Bench:
     @torch.inference_mode()
     def forward(self, batches: Sequence[CalibrationBatch]) -> None:
         """The passes that calibration makes, without taking anything from them."""
-        options = {"use_cache": False} if self.adapter.decoder else {}
+        options = {"use_cache": False} if self.adapter.layout.decoder else {}
         backbone = self.model.get_submodule(self.adapter.backbone)
         for batch in batches:
             backbone(**batch, **options)
@@ -120,7 +121,9 @@ class Bench:
         calibration = collect_statistics(
             self.model, self.adapter, enough, sites=[site], statistics="exact"
         )
-        return calibration.statistics[0, "ffn"].values[: self.authors_tokens]
+        stored = calibration.statistics[site.key]
+        assert isinstance(stored, ActivationStatistics)
+        return stored.activations[: self.authors_tokens]
 
 
 def by_gram(rows: torch.Tensor, weight: torch.Tensor, kept: int, site: Site) -> torch.Tensor:

@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import Adapter
-from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.positions import positions_of, unknown_tokens
 from stat_repro.models.settings import settings_of
 from stat_repro.parallel import same_everywhere
@@ -17,11 +16,6 @@ from stat_repro.parallel import same_everywhere
 CalibrationBatch = Mapping[str, torch.Tensor]
 
 _SAMPLED_ENTRIES = 4096  # of every tensor, by `model_digest`
-
-NO_TOKENS = (
-    "the calibration set holds no tokens: expected at least one batch (an iterator is empty after "
-    "its first pass)"
-)
 
 
 class CalibrationError(ValueError):
@@ -44,7 +38,7 @@ def read_batches(
         Copies on the CPU, and a sha256 of what statistics depend on: everything but `labels`.
 
     Raises:
-        CalibrationError: No batches, or one that the model cannot read; names it.
+        CalibrationError: No tokens, or a batch that the model cannot read; names it.
         RankError: Other batches in another process of the run.
     """
     if isinstance(batches, Mapping) or not isinstance(batches, Iterable):
@@ -63,8 +57,11 @@ def read_batches(
             if key != "labels":
                 numbers = value.double() if value.is_floating_point() else value.long()
                 sha.update(f"{key} {tuple(value.shape)} ".encode() + numbers.numpy().tobytes())
-    if not kept:
-        raise CalibrationError(NO_TOKENS)
+    if not any(bool(token_mask(batch).any()) for batch in kept):
+        raise CalibrationError(
+            "the calibration set holds no tokens: expected at least one batch (an iterator is "
+            "empty after its first pass)"
+        )
     same_everywhere("calibration batches (sha256)", sha.hexdigest())
     return kept, sha.hexdigest()
 
@@ -135,8 +132,7 @@ def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tenso
 
 def layer_output(adapter: Adapter, hidden_states: torch.Tensor) -> Any:
     """What a transformer layer returns that hands these hidden states on."""
-    tuples = LAYOUTS[adapter.model_type].layer_tuples
-    return (hidden_states,) if tuples else hidden_states
+    return (hidden_states,) if adapter.layout.layer_tuples else hidden_states
 
 
 def _rows(key: str, value: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from stat_repro.calibration.batches import (
-    NO_TOKENS,
     CalibrationBatch,
     CalibrationError,
     model_inputs,
@@ -118,7 +117,8 @@ class Reduction(Watcher):
         """The statistics, summed over all processes of the run; call it once, at the end.
 
         Raises:
-            CalibrationError: No tokens, sites that did not see all of them, or non-finite values.
+            CalibrationError: A process without tokens, sites that did not see all of them, or
+                non-finite values.
         """
         tokens, examples = _counted_together(self.tokens, self.examples)
         statistics = {s.key: _finish(s, self._collectors.pop(s.key), tokens) for s in self.sites}
@@ -133,7 +133,7 @@ def collect_statistics(
     sites: Sequence[Site] | None = None,
     statistics: str = "gram",
     sketch: Sketch | None = None,
-    label: str = "calibration",
+    label: str = "statistics of the dense model",
 ) -> Calibration:
     """Run the model without its task head over the batches and reduce every site's activations.
 
@@ -151,8 +151,8 @@ def collect_statistics(
         label: Of the progress line.
 
     Raises:
-        CalibrationError: No batches, no tokens, unusable masks, non-finite activations, or several
-            processes with statistics that are no sums, or with fewer batches.
+        CalibrationError: Unusable masks, non-finite activations, fewer batches than processes, or
+            several processes with statistics that are no sums.
     """
     device = next(model.get_submodule(adapter.backbone).parameters()).device
     reduction = Reduction(adapter.sites if sites is None else sites, device, statistics, sketch)
@@ -163,26 +163,18 @@ def collect_statistics(
 
 
 def count_tokens(batches: Iterable[CalibrationBatch]) -> Calibration:
-    """Count the tokens of a calibration set, for methods that need no statistics.
-
-    Raises:
-        CalibrationError: No batches, no tokens, or unusable masks.
-    """
+    """Count the tokens of a calibration set, for methods that need no statistics."""
     tokens = examples = 0
     for batch in batches:
         mask = token_mask(model_inputs(batch))
         tokens += int(mask.sum())
         examples += mask.shape[0]
-    if not tokens:
-        raise CalibrationError(NO_TOKENS)
     return Calibration(statistics={}, tokens=tokens, examples=examples)
 
 
 def _counted_together(tokens: int, examples: int) -> tuple[int, int]:
     """Tokens and examples of all processes together; every process must have some."""
     counts = exchange((tokens, examples))
-    if not any(count for count, _ in counts):
-        raise CalibrationError(NO_TOKENS)
     if not all(count for count, _ in counts):
         raise CalibrationError(
             f"calibration: expected a batch for each of {len(counts)} processes; got batches for "
@@ -219,8 +211,6 @@ def _finish(site: Site, collector: Collector, tokens: int) -> SiteStatistics:
             f"{site.name}: expected activations of {tokens} tokens; got {result.tokens}. Every "
             "layer must run once, in order"
         )
-    values = result.values
-    # One pass without a copy; the entries are looked at only if the sum is not finite.
-    if not (bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())):
+    if not bool(torch.isfinite(result.square_sums).all()):
         raise CalibrationError(f"{site.name}: NaN or infinite activations on the calibration data")
     return result

@@ -5,12 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-from stat_repro.calibration.batches import CalibrationError
-from stat_repro.calibration.sketch import Sketch, SketchStatistics, sketch_rows
-from stat_repro.calibration.statistics import (
-    ActivationStatistics,
-    GramStatistics,
-)
+from stat_repro.calibration.sketch import Sketch, sketch_rows
+from stat_repro.calibration.statistics import ActivationStatistics, GramStatistics
 from stat_repro.linalg.gram import are_independent, mirror, rank_update
 from stat_repro.models.adapter import Site
 from stat_repro.models.devices import float64_home
@@ -58,11 +54,6 @@ class _BufferedSum(ABC):
         if self._buffer is None:
             self._dtype = rows.dtype
             self._buffer = self._new_buffer()
-        if rows.dtype != self._dtype:
-            raise CalibrationError(
-                f"activations: expected {self._dtype} in every batch, as in the first; got "
-                f"{rows.dtype}"
-            )
         self._tokens += len(rows)
         start = 0
         while start < len(rows):
@@ -78,7 +69,7 @@ class _BufferedSum(ABC):
                 self._flush()
 
     def _flush(self) -> None:
-        if self._buffer is not None:
+        if self._buffer is not None and self._filled:
             self._use(self._buffer[: self._filled])
         self._filled = 0
 
@@ -150,15 +141,12 @@ class SketchSum(_BufferedSum):
         self._sum = torch.zeros(size, dtype=torch.float64, device=self._home)
 
     def _use(self, rows: torch.Tensor) -> None:
-        if len(rows):
-            sketch_rows(self._sum, rows, self._kind, BUFFER_ROWS, self._generator)
+        sketch_rows(self._sum, rows, self._kind, BUFFER_ROWS, self._generator)
 
-    def finish(self) -> SketchStatistics:
+    def finish(self) -> ActivationStatistics:
         """S A of all rows."""
         self._flush()
-        return SketchStatistics(
-            activations=self._sum.cpu(), computed=self._dtype, tokens_seen=self._tokens
-        )
+        return ActivationStatistics(self._sum.cpu(), self._dtype, self._tokens)
 
 
 class RowStore:

@@ -6,6 +6,7 @@ hidden states in front of every layer, so that the layers before an edited one a
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,9 +51,7 @@ def problem_of(model: nn.Module) -> str | None:
         raise CalibrationError(
             f"config.problem_type: expected one of {', '.join(PROBLEMS)}; got {kind!r}"
         )
-    if kind == PROBLEMS[1] and config.num_labels > 1:
-        return kind
-    if kind is None or kind == PROBLEMS[1]:
+    if kind in (None, PROBLEMS[1]):
         return PROBLEMS[0] if config.num_labels == 1 else PROBLEMS[1]
     return kind
 
@@ -98,9 +97,6 @@ def predictions(output: Any, mask: Tensor, problem: str | None = None) -> list[T
         float32 tensors of shape (rows, C): log-probabilities; of several labels that may all hold
         (B * labels, 2); for regression, for a single output (C = 1) and for a model without a head
         the values themselves.
-
-    Raises:
-        TypeError: An output of an unknown kind.
     """
     if getattr(output, "start_logits", None) is not None:
         rows = mask.to(output.start_logits.device)
@@ -119,13 +115,7 @@ def predictions(output: Any, mask: Tensor, problem: str | None = None) -> list[T
             both = torch.stack([logits, -logits], dim=-1)  # each label holds or does not
             return [logsigmoid(both).flatten(0, 1)]
         return [logits.log_softmax(dim=-1) if are_probabilities(output, problem) else logits]
-    hidden = getattr(output, "last_hidden_state", None)
-    if hidden is None:
-        raise TypeError(
-            f"expected a model output with logits, start_logits or last_hidden_state; got "
-            f"{type(output).__name__}"
-        )
-    return [_spread_rows(hidden, mask).float()]
+    return [_spread_rows(output.last_hidden_state, mask).float()]
 
 
 def are_probabilities(output: Any, problem: str | None = None) -> bool:
@@ -189,25 +179,18 @@ class DenseRun:
     ) -> None:
         self._model, self._adapter, self._problem = model, adapter, problem_of(model)
         self._layers = [model.get_submodule(name) for name in adapter.layer_names]
-        self._inputs: list[dict[str, Tensor]] = []
-        self._masks: list[Tensor] = []
-        self._hidden: list[list[Tensor]] = []  # of every batch: the input of every layer
-        self._reference: list[list[Tensor]] = []
+        # Of every batch: inputs, mask, the input of every layer, predictions.
+        self._runs: list[tuple[dict[str, Tensor], Tensor, list[Tensor], list[Tensor]]] = []
         device = next(model.parameters()).device
         with evaluating(model), torch.inference_mode():
             for batch in track(_first_rows(batches, tokens), "dense model, layer by layer"):
                 inputs, mask = compared_inputs(model, batch, device)
-                self._hidden.append([])
-                with layer_hooks(self._layers, self._remember):
+                hidden: list[Tensor] = []
+                with layer_hooks(self._layers, partial(_keep_input, hidden)):
                     output = model(**inputs)
-                self._inputs.append(inputs)
-                self._masks.append(mask)
-                self._reference.append(predictions(output, mask, self._problem))
-        self._probabilities = are_probabilities(output, self._problem) if self._inputs else True
-        self.rows = sum(len(rows) for heads in self._reference for rows in heads)
-
-    def _remember(self, layer: int, before: Tensor, after: Tensor) -> None:
-        self._hidden[-1].append(before)
+                self._runs.append((inputs, mask, hidden, predictions(output, mask, self._problem)))
+        self._probabilities = are_probabilities(output, self._problem)
+        self.rows = sum(len(rows) for *_, heads in self._runs for rows in heads)
 
     def divergence(self, layer: int) -> float:
         """Mean divergence of the model, with its present edits, from the dense one.
@@ -217,15 +200,17 @@ class DenseRun:
         """
         total = 0.0
         with evaluating(self._model), torch.inference_mode():
-            for inputs, mask, hidden, reference in zip(
-                self._inputs, self._masks, self._hidden, self._reference, strict=True
-            ):
+            for inputs, mask, hidden, reference in self._runs:
                 skipped = [_returning(layer_output(self._adapter, hidden[layer]))] * layer
                 with forwards_replaced(self._layers[:layer], skipped):
                     output = self._model(**inputs)
                 now = predictions(output, mask, self._problem)
                 total += divergence(reference, now, probabilities=self._probabilities)
         return total / self.rows
+
+
+def _keep_input(kept: list[Tensor], before: Tensor, after: Tensor) -> None:
+    kept.append(before)
 
 
 def _first_rows(batches: Iterable[CalibrationBatch], tokens: int) -> Iterator[CalibrationBatch]:

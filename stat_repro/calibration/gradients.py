@@ -28,11 +28,17 @@ from stat_repro.progress import track
 _LARGEST = torch.finfo(torch.float64).max
 
 
-def check_head(model: nn.Module) -> None:
-    """Refuse models whose loss this module cannot compute.
+def check_loss(model: Any, batches: Iterable[CalibrationBatch]) -> None:
+    """Refuse models whose loss this module cannot compute, and labels that it would misread.
+
+    Args:
+        model: The model with its task head.
+        batches: All calibration batches, on the CPU (`read_batches`).
 
     Raises:
         UnsupportedModelError: No sequence classifier (or regressor) and no causal language model.
+        CalibrationError: Labels of a classifier that are missing, of another shape or type, or out
+            of range (-100 means no label).
     """
     name = type(model).__name__
     if not name.endswith((CLASSIFIER, *LANGUAGE_MODELS)):
@@ -40,92 +46,65 @@ def check_head(model: nn.Module) -> None:
             f"gradients of the loss: expected a model {CLASSIFIER} (classes, or one number) or "
             f"{' or '.join(LANGUAGE_MODELS)}; got {name}"
         )
-
-
-def check_labels(model: Any, batches: Iterable[CalibrationBatch]) -> None:
-    """Refuse labels that the loss of a classifier would read as something else.
-
-    Raises:
-        CalibrationError: Missing, of another shape or type, or out of range (-100 means no label).
-    """
     problem = problem_of(model)
     if problem is None:
         return
-    outputs, inside = model.config.num_labels, []
+    outputs = model.config.num_labels
     wanted, low, high = {
         "single_label_classification": (f"class numbers from 0 to {outputs - 1}", 0, outputs - 1),
         "multi_label_classification": ("values from 0 to 1", 0, 1),
         "regression": ("finite numbers", -_LARGEST, _LARGEST),
     }[problem]
     classes = problem == "single_label_classification"
-    batches = list(batches)
+    columns, words = ((), "(B,)") if classes or outputs == 1 else ((outputs,), f"(B, {outputs})")
     for batch in batches:
-        labels, rows = batch.get("labels"), len(batch["input_ids"])
-        shape = (rows,) if classes or outputs == 1 else (rows, outputs)
-        inside.append(torch.tensor(False))
-        if labels is None or tuple(labels.shape) != shape:
-            continue
-        if labels.dtype == torch.int64 or not classes:
-            inside[-1] = ((labels >= low) & (labels <= high)).all()
-    # An accelerator is waited for once.
-    if not inside or bool(torch.stack([one.to(inside[-1].device) for one in inside]).all()):
-        return
-    labels = batches[[bool(one) for one in inside].index(False)].get("labels")
-    got = "none" if labels is None else f"{labels.dtype} of shape {tuple(labels.shape)}"
-    if labels is not None and labels.numel():
-        got += f", {float(labels.min()):g} to {float(labels.max()):g}"
-    shape_words = "(B,)" if classes or outputs == 1 else f"(B, {outputs})"
-    raise CalibrationError(
-        "a calibration batch of a classifier needs the key labels for gradients of the loss: "
-        f"expected {wanted} of shape {shape_words} ({outputs} outputs, {problem}); got {got}; "
-        "choose other labels or another config.problem_type"
-    )
+        labels, got = batch.get("labels"), "none"
+        if labels is not None:
+            got = f"{labels.dtype} of shape {tuple(labels.shape)}"
+            if labels.numel():
+                got += f", {float(labels.min()):g} to {float(labels.max()):g}"
+            typed = labels.dtype == torch.int64 or not classes
+            shaped = tuple(labels.shape) == (len(batch["input_ids"]), *columns)
+            if typed and shaped and bool(((labels >= low) & (labels <= high)).all()):
+                continue
+        raise CalibrationError(
+            "a calibration batch of a classifier needs the key labels for gradients of the loss: "
+            f"expected {wanted} of shape {words} ({outputs} outputs, {problem}); got {got}; "
+            "choose other labels or another config.problem_type"
+        )
 
 
 def mask_gradients(
-    model: nn.Module,
-    adapter: Adapter,
-    batches: Iterable[CalibrationBatch],
-    *,
-    label: str = "mask gradients",
+    model: nn.Module, adapter: Adapter, batches: Iterable[CalibrationBatch]
 ) -> dict[tuple[int, SiteKind], Tensor]:
     """dL/dm of every unit's mask variable m at 1, for every example's loss L.
 
     If several processes work on one run, each takes its share of the batches.
 
     Args:
-        model: The model with its task head; not changed, and without gradients afterwards.
+        model: A model that `check_loss` takes; not changed, and without gradients afterwards.
         adapter: Its adapter.
         batches: `input_ids` (B, S), `attention_mask` where there is padding, and for classifiers
             `labels`: class numbers (B,), one number (B,), or (B, C) for several labels or targets.
-        label: Of the progress line.
 
     Returns:
         Per site shape (examples, units), float64 on the CPU.
 
     Raises:
-        UnsupportedModelError: A task head whose loss this module cannot compute.
-        CalibrationError: No batches, no labels or unusable ones, or gradients that are not finite
-            or all zero.
+        CalibrationError: Gradients that are not finite or all zero.
     """
-    check_head(model)
     device = next(model.parameters()).device
     sites = [site for site in adapter.sites if site.units]
     per_batch: list[Tensor] = []
-    batches = list(own_share(batches))
-    check_labels(model, batches)
     with evaluating(model), frozen_parameters(model):
-        for batch in track(batches, label):
+        for batch in track(own_share(batches), "mask gradients"):
             inputs = {key: value.to(device) for key, value in batch.items()}
             with torch.enable_grad(), _masked(model, sites, inputs["input_ids"]) as masks:
                 loss = _summed_loss(model, inputs)
                 gradients = torch.autograd.grad(loss, masks)
             # All sites in one copy, because each copy waits for the accelerator.
             per_batch.append(torch.cat(gradients, dim=1).cpu().double())
-    per_batch = in_turns(per_batch)
-    if not per_batch:
-        raise CalibrationError("the calibration set holds no batches: expected at least one")
-    parts = torch.cat(per_batch).split([site.units for site in sites], dim=1)
+    parts = torch.cat(in_turns(per_batch)).split([site.units for site in sites], dim=1)
     result = {site.key: part for site, part in zip(sites, parts, strict=True)}
     for site in sites:
         if not bool(torch.isfinite(result[site.key]).all()):

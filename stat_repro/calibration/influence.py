@@ -7,12 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stat_repro.calibration.batches import (
-    NO_TOKENS,
-    CalibrationBatch,
-    CalibrationError,
-    token_rows,
-)
+from stat_repro.calibration.batches import CalibrationBatch, CalibrationError, token_rows
 from stat_repro.calibration.passes import layer_hooks, run_backbone
 from stat_repro.models.adapter import Adapter
 from stat_repro.parallel import in_turns
@@ -35,14 +30,14 @@ def layer_influence(
         Shape (layers,), float64 on the CPU, 0 for a layer that changes no direction.
 
     Raises:
-        CalibrationError: No tokens, or streams that are not finite; names the layer.
+        CalibrationError: Streams that are not finite; names the layer.
     """
     device = next(model.get_submodule(adapter.backbone).parameters()).device
     sums: list[tuple[Tensor, int]] = []  # of every batch: (layers,) cosines, tokens
     cosines: list[Tensor] = []  # of the present batch, layer by layer
     rows = torch.empty(0, dtype=torch.int64)
 
-    def receive(layer: int, before: Tensor, after: Tensor) -> None:
+    def receive(before: Tensor, after: Tensor) -> None:
         first, second = (x.flatten(0, -2).index_select(0, rows).float() for x in (before, after))
         cosines.append(functional.cosine_similarity(first, second, dim=-1).sum())
 
@@ -58,8 +53,6 @@ def layer_influence(
         run_backbone(model, adapter, batches, device, batch, "influence of the layers")
     sums = in_turns([(batch.cpu().double(), tokens) for batch, tokens in sums])
     tokens = sum(count for _, count in sums)
-    if not tokens:
-        raise CalibrationError(NO_TOKENS)
     total = torch.stack([batch for batch, _ in sums]).sum(dim=0)
     for layer, name in enumerate(adapter.layer_names):
         if not bool(torch.isfinite(total[layer])):

@@ -6,7 +6,7 @@ those of the usual forward pass of transformers, recorded once with layers that 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -104,8 +104,9 @@ class LayerPasses:
                         self._store.put(f"hidden-{index}", [hidden])
 
 
-@contextmanager
-def _recorded(layers: list[nn.Module], calls: list[Any], adapter: Adapter) -> Iterator[None]:
+def _recorded(
+    layers: list[nn.Module], calls: list[Any], adapter: Adapter
+) -> AbstractContextManager[None]:
     """Make the layers hand their input on and write down how they were called.
 
     A call is (hidden states, further positional arguments, keyword arguments).
@@ -117,8 +118,7 @@ def _recorded(layers: list[nn.Module], calls: list[Any], adapter: Adapter) -> It
             raise PassEnded
         return layer_output(adapter, hidden_states)
 
-    with forwards_replaced(layers, [partial(record, layer) for layer in range(len(layers))]):
-        yield
+    return forwards_replaced(layers, [partial(record, layer) for layer in range(len(layers))])
 
 
 def _slot(tensors: list[torch.Tensor], value: Any) -> Any:
@@ -169,7 +169,7 @@ class StreamRecorder(Watcher):
     ) -> None:
         super().__init__()
         self._name = adapter.layer_names[layer]
-        self._pre_norm, self._norm_behind = adapter.pre_norm, adapter.norm_behind
+        self._pre_norm, self._norm_behind = adapter.pre_norm, adapter.layout.norm_behind
         self._attention = adapter.site(layer, "attention")
         self._ffn = adapter.site(layer, "ffn")
         self._sites, self._receive, self._stop = sites, receive, stop

@@ -6,7 +6,6 @@ had before, whatever happened inside.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import partial
 from typing import Any
 
 import torch
@@ -40,18 +39,15 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 def layer_hooks(
-    layers: Sequence[nn.Module], receive: Callable[[int, torch.Tensor, torch.Tensor], None]
+    layers: Sequence[nn.Module], receive: Callable[[torch.Tensor, torch.Tensor], None]
 ) -> AbstractContextManager[None]:
-    """Call `receive(layer, input, output)` for every layer, in every forward pass inside."""
+    """Call `receive(input, output)` for every layer, in every forward pass inside."""
 
-    def hook(layer: int, module: nn.Module, args: Any, options: Any, output: Any) -> None:
+    def hook(module: nn.Module, args: Any, options: Any, output: Any) -> None:
         after = output[0] if isinstance(output, tuple) else output
-        receive(layer, layer_input(args, options), after)
+        receive(layer_input(args, options), after)
 
-    return hooked(
-        module.register_forward_hook(partial(hook, layer), with_kwargs=True)
-        for layer, module in enumerate(layers)
-    )
+    return hooked(module.register_forward_hook(hook, with_kwargs=True) for module in layers)
 
 
 class Watcher:

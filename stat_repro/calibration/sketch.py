@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 import torch
 
-from stat_repro.calibration.statistics import ActivationStatistics
-from stat_repro.linalg.pivoting import LinAlgInputError
-
 SKETCHES = ("gaussian", "countsketch")
 # Far apart, so that neighbouring seeds do not give one site's numbers to another site.
 _SITE_STRIDE = 1_000_003
@@ -68,34 +65,3 @@ def sketch_rows(
         bucket = torch.randint(size, (drawn,), generator=generator)[:count]
         sign = torch.randint(2, (drawn, 1), generator=generator)[:count] * 2.0 - 1.0
         total.index_add_(0, bucket.to(total.device), rows * sign.to(rows))
-
-
-@dataclass(frozen=True)
-class SketchStatistics(ActivationStatistics):
-    """S A instead of A, with E[S^T S] = I; see `Sketch`.
-
-    It has no means: these would need S 1, the sketch of the constant column.
-
-    Attributes:
-        activations: S A of shape (s, F), float64, on the CPU.
-        computed: Type that the activations were computed in.
-        tokens_seen: Tokens in the sketch.
-    """
-
-    tokens_seen: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in the sketch."""
-        return self.tokens_seen
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """Not known.
-
-        Raises:
-            LinAlgInputError: Always.
-        """
-        raise LinAlgInputError(
-            "mean activations: expected statistics=gram or exact; a sketch has no means"
-        )

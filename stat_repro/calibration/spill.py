@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,17 +77,13 @@ class SpilledGram:
         panels: In the memory of the host; None if they are in a file.
         path: The file.
         columns: F.
-        tokens: As in `GramStatistics`.
-        dtype: As in `GramStatistics`.
-        sums: As in `GramStatistics`.
+        others: The statistics without the matrix.
     """
 
     panels: list[torch.Tensor] | None
     path: Path | None
     columns: int
-    tokens: int
-    dtype: torch.dtype
-    sums: torch.Tensor | None
+    others: GramStatistics
 
     @classmethod
     def write(cls, statistics: GramStatistics, path: Path | None) -> SpilledGram:
@@ -97,8 +93,9 @@ class SpilledGram:
             with path.open("wb") as file:
                 for panel in upper_panels(statistics.gram):
                     panel.cpu().contiguous().numpy().tofile(file)
-        columns = statistics.gram.shape[0]
-        return cls(panels, path, columns, statistics.tokens, statistics.dtype, statistics.sums)
+        nothing = torch.empty(0)
+        others = GramStatistics(nothing, statistics.tokens, statistics.dtype, statistics.sums)
+        return cls(panels, path, len(statistics.gram), others)
 
     def load(self, device: torch.device) -> GramStatistics:
         """The statistics, bit for bit.
@@ -112,7 +109,7 @@ class SpilledGram:
                 raise CalibrationError(f"{self.path}: expected a whole matrix; it was cut off")
             panel.copy_(values.view(panel.shape))
         mirror(gram)
-        return GramStatistics(gram, self.tokens, self.dtype, self.sums)
+        return replace(self.others, gram=gram)
 
     def _waiting(self) -> Iterator[torch.Tensor]:
         if self.path is None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from stat_repro.linalg import elimination, interpolative, leverage_scores, pivoting, units
+from stat_repro.linalg import interpolative, leverage_scores, pivoting, units
+from stat_repro.linalg.gram import quadratic_form
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,6 @@ class GramStatistics:
         gram = torch.where(live[:, None] & live[None, :], gram, torch.zeros_like(gram))
         return GramStatistics(gram, self.tokens, self.dtype, torch.zeros_like(self.mean))
 
-    @property
-    def values(self) -> torch.Tensor:
-        """The stored tensor, G."""
-        return self.gram
-
     def pivot_columns(self, scale: torch.Tensor) -> pivoting.PivotedFactor:
         """Pivots of A diag(scale), scale of shape (F,), by pivoted Cholesky."""
         return pivoting.pivoted_cholesky(self._scaled(scale), overwrite=True)
@@ -78,12 +74,6 @@ class GramStatistics:
         """Output error with the first 0..H units of `order` kept; see `linalg.units`."""
         factor = units.unit_factor(self.gram, order, width)
         return units.removal_errors(factor, weight, column_units, width)
-
-    def elimination(
-        self, weight: torch.Tensor, width: int, ridge: float
-    ) -> elimination.Elimination:
-        """Units in the order of backward elimination; see `linalg.elimination`."""
-        return elimination.eliminate(self.gram, weight, width, ridge)
 
     def leverage(self, scale: torch.Tensor, ridge: float) -> torch.Tensor:
         """Ridge leverage scores of A diag(scale), shape (F,); see `linalg.leverage_scores`."""
@@ -110,34 +100,36 @@ class GramStatistics:
 
     def output_error(self, difference: torch.Tensor) -> float:
         """||A difference^T||_F for a change of the consumer, difference of shape (D, F)."""
-        return interpolative.output_error(self.gram, difference)
-
-    def output_products(self, weight: torch.Tensor, width: int) -> torch.Tensor:
-        """Inner products of what units add to the output, (H, H); see `linalg.units`."""
-        return units.output_products(self.gram, weight, width)
+        return float(quadratic_form(self.gram, difference.to(self.gram)).clamp_min(0.0).sqrt())
 
 
 @dataclass(frozen=True)
 class ActivationStatistics:
-    """The activations themselves.
+    """The activations themselves, or a sketch S A of them (`calibration.sketch`).
+
+    A sketch has no means: these would need S 1, the sketch of the constant column. So only methods
+    that ask for none take one (`config.pruning.check_target`).
 
     Attributes:
-        activations: Shape (n, F), on the CPU in the model's data type.
+        activations: A of shape (n, F), on the CPU in the model's data type; or S A in float64.
         computed: Type that they were computed in, if they are stored in another one.
+        sketched: Tokens in a sketch; None for the activations themselves, a row per token.
     """
 
     activations: torch.Tensor
     computed: torch.dtype | None = None
+    sketched: int | None = None
 
     @property
     def tokens(self) -> int:
-        """Rows stored."""
-        return self.activations.shape[0]
+        """Tokens in the statistics."""
+        return len(self.activations) if self.sketched is None else self.sketched
 
     @property
-    def values(self) -> torch.Tensor:
-        """A."""
-        return self.activations
+    def gram(self) -> torch.Tensor:
+        """A^T A."""
+        rows = self.activations.double()
+        return rows.T @ rows
 
     @property
     def dtype(self) -> torch.dtype:
@@ -178,13 +170,6 @@ class ActivationStatistics:
             self.activations.double(), order.cpu(), weight.cpu(), column_units.cpu(), width
         )
 
-    def elimination(
-        self, weight: torch.Tensor, width: int, ridge: float
-    ) -> elimination.Elimination:
-        """Backward elimination on A^T A: it needs a matrix of that size anyway."""
-        rows = self.activations.double()
-        return elimination.eliminate(rows.T @ rows, weight.cpu(), width, ridge)
-
     def leverage(self, scale: torch.Tensor, ridge: float) -> torch.Tensor:
         """Ridge leverage scores from A^T A: they need a matrix of that size anyway."""
         rows = self.activations.double() * scale.double().cpu()
@@ -204,13 +189,7 @@ class ActivationStatistics:
         product = self.activations.double() @ difference.double().cpu().T
         return float(torch.linalg.matrix_norm(product))
 
-    def output_products(self, weight: torch.Tensor, width: int) -> torch.Tensor:
-        """Inner products from A^T A."""
-        rows = self.activations.double()
-        return units.output_products(rows.T @ rows, weight.cpu(), width)
 
-
-# `sketch.SketchStatistics` is an `ActivationStatistics`.
 SiteStatistics = GramStatistics | ActivationStatistics
 
 

@@ -53,7 +53,7 @@ def latency_table(
             plans have them.
     """
     adapter, device = adapter_for(model), model.device
-    units = {kind: [s.units for s in adapter.of_kind(kind)] for kind in ("attention", "ffn")}
+    units = {kind: [s.units for s in adapter.of_kind(kind)] for kind in _KINDS}
     measured_on: dict[str, Any] = {
         "model": type(model).__name__,
         "hidden_size": model.config.hidden_size,
@@ -83,7 +83,7 @@ def latency_table(
 
     folder = build_once(key, build, cache_dir() / "latency" / key)
     times = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    heads, neurons = (tuple((u, s) for u, s in times[kind]) for kind in ("attention", "ffn"))
+    heads, neurons = (tuple((u, s) for u, s in times[kind]) for kind in _KINDS)
     return LatencyTable(heads, neurons, times["dense_s"], measured_on)
 
 

@@ -25,7 +25,6 @@ from stat_repro.scratch import scratch
 
 log = logging.getLogger("stat_repro")
 
-TYPES = ("Q8_0", "Q4_K_M")
 _BLOCKS = {"Q8_0": 32, "Q4_K_M": 256}
 _FILE_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -36,7 +35,7 @@ def write_gguf(folder: Path, out: Path, quantise: str | None = None) -> None:
     Args:
         folder: A Hugging Face folder, of a pruned or a dense model.
         out: The file; one that is there is replaced, in one step.
-        quantise: One of `TYPES`; None keeps the type of the weights.
+        quantise: `Q8_0` or `Q4_K_M`; None keeps the type of the weights.
 
     Raises:
         ExportError: A model or tokenizer that llama.cpp cannot hold, or Q4_K_M without

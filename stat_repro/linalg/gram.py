@@ -15,8 +15,8 @@ _GPU_PANEL = 2048
 _PANEL = 384
 
 
-def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> None:
-    """Add alpha * rows^T rows to a sum, in place, on and above the diagonal only.
+def rank_update(total: torch.Tensor, rows: torch.Tensor) -> None:
+    """Add rows^T rows to a sum, in place, on and above the diagonal only.
 
     Half-precision rows are multiplied in float32, where the product of two of their numbers is
     exact, so that only adding up the rows rounds. bfloat16 rows go to the matrix units of the GPU,
@@ -34,21 +34,18 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor, alpha: float = 1.0) -> 
         total: Shape (F, F).
         rows: Shape (r, F), on the same device: of the type of the sum or, for a float64 sum,
             float32, and on CUDA bfloat16 or float16.
-        alpha: Factor of the product.
     """
-    if rows.numel() == 0:
-        return
     width = _GPU_PANEL if total.is_cuda else _CPU_PANEL
     for start in range(0, total.shape[0], width):
         panel = slice(start, start + width)
         left, right = rows[:, panel].T, rows[:, start:]
         if rows.dtype == total.dtype:
-            total[panel, start:].addmm_(left, right, alpha=alpha)
+            total[panel, start:].addmm_(left, right)
         elif rows.dtype == torch.bfloat16:
-            total[panel, start:].add_(torch.mm(left, right, out_dtype=torch.float32), alpha=alpha)
+            total[panel, start:].add_(torch.mm(left, right, out_dtype=torch.float32))
         else:
             with _plain_float32():
-                total[panel, start:].add_(left.float() @ right.float(), alpha=alpha)
+                total[panel, start:].add_(left.float() @ right.float())
 
 
 @contextmanager

@@ -2,14 +2,7 @@
 
 import torch
 
-from stat_repro.linalg.gram import quadratic_form
-from stat_repro.linalg.pivoting import (
-    GRAM_RTOL,
-    LinAlgInputError,
-    noise_share,
-    pivoted_cholesky,
-    pivoted_qr,
-)
+from stat_repro.linalg.pivoting import GRAM_RTOL, noise_share, pivoted_cholesky, pivoted_qr
 
 # Rows or columns of a Gram matrix that are gathered at once, so that copies stay small.
 _PANEL = 1024
@@ -34,7 +27,7 @@ def interpolation_from_gram(
         T of shape (k, F), float64.
 
     Raises:
-        LinAlgInputError: Negative ridge or non-finite input.
+        LinAlgInputError: Non-finite input.
     """
     triangle, scale, used = _kept_factor(gram, kept, ridge, rtol)
     right = scale[:, None] * gram[kept[used]]
@@ -65,7 +58,7 @@ def fold_from_gram(
         Corrected weight of shape (D, k), float64.
 
     Raises:
-        LinAlgInputError: Negative ridge or non-finite input.
+        LinAlgInputError: Non-finite input.
     """
     triangle, scale, used = _kept_factor(gram, kept, ridge, rtol)
     read = weight.to(gram)
@@ -98,7 +91,6 @@ def _kept_factor(
     Because of the scaling, noise is relative to each column and not to the largest of all. u are
     positions in K; columns that depend on the others are not among them.
     """
-    _check_ridge(ridge)
     selected = gram.new_empty((len(kept), len(kept)))
     for start in range(0, len(kept), _PANEL):  # whole rows of all kept columns would be large
         rows = gram.index_select(0, kept[start : start + _PANEL])
@@ -149,7 +141,6 @@ def interpolation_from_activations(
     Returns:
         T of shape (k, F), float64, on the CPU.
     """
-    _check_ridge(ridge)
     a = activations.double().cpu()
     kept = kept.cpu()
     left, right = a[:, kept], a
@@ -186,11 +177,6 @@ def _assemble(
     return result
 
 
-def _check_ridge(ridge: float) -> None:
-    if not ridge >= 0:
-        raise LinAlgInputError(f"ridge: expected a value of at least 0; got {ridge}")
-
-
 def fold(weight: torch.Tensor, interpolation: torch.Tensor) -> torch.Tensor:
     """W T^T: the consumer that reads the kept columns only (y = A W^T ~= A[:, K] (W T^T)^T).
 
@@ -202,13 +188,3 @@ def fold(weight: torch.Tensor, interpolation: torch.Tensor) -> torch.Tensor:
         Corrected weight of shape (D, k), float64.
     """
     return weight.to(interpolation) @ interpolation.T
-
-
-def output_error(gram: torch.Tensor, difference: torch.Tensor) -> float:
-    """||A (W - W')^T||_F for two consumers of the same input, from the Gram matrix.
-
-    Args:
-        gram: G of shape (F, F), float64.
-        difference: W - W' of shape (D, F).
-    """
-    return float(quadratic_form(gram, difference.to(gram)).clamp_min(0.0).sqrt())

@@ -4,7 +4,7 @@ Pivoted Cholesky of G = A^T A and column-pivoted QR of A give the same pivots an
 to signs of rows): A[:, order] = Q R and G[order][:, order] = R^T R.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,23 +98,18 @@ def check_finite(matrix: torch.Tensor, what: str) -> None:
 
 
 def pivoted_cholesky(
-    gram: torch.Tensor,
-    rtol: float = GRAM_RTOL,
-    *,
-    lapack: bool | None = None,
-    overwrite: bool = False,
+    gram: torch.Tensor, rtol: float = GRAM_RTOL, *, overwrite: bool = False
 ) -> PivotedFactor:
     """Pivoted Cholesky factorisation of a positive semidefinite matrix.
 
-    Where rounding errors grow from pivot to pivot, the factor comes from a pivoted QR of a root of
-    G instead, which takes many times as long.
+    By LAPACK's dpstrf where the matrix is on the CPU or small, else by `blocked_cholesky`. Where
+    rounding errors grow from pivot to pivot, the factor comes from a pivoted QR of a root of G
+    instead, which takes many times as long.
 
     Args:
         gram: G of shape (F, F), float64.
         rtol: Pivots (squared lengths) at or below this share of the first one end the
             factorisation; at least `noise_share`.
-        lapack: True for LAPACK's dpstrf on the CPU, False for `blocked_cholesky` (any device); None
-            takes LAPACK for matrices that are on the CPU or small.
         overwrite: Whether `gram` may be destroyed: LAPACK then factors it in place, which halves
             the memory of a large one.
 
@@ -124,15 +119,20 @@ def pivoted_cholesky(
     Raises:
         LinAlgInputError: Not square, not float64 or not finite.
     """
-    if lapack is None:
-        lapack = gram.device.type == "cpu" or len(gram) <= _SMALL
-    if not lapack:
+    if gram.device.type != "cpu" and len(gram) > _SMALL:
         return pivoted_choleskies([gram], rtol)[0]
     top, lengths = _checked(gram), gram.diagonal().clone()
-    if not top > 0.0:
-        return _nothing(gram)
+    if not len(gram):  # which LAPACK refuses
+        return PivotedFactor(torch.arange(0, device=gram.device), gram)
     share = noise_share(rtol, len(gram))
-    order, factor = _lapack_cholesky(gram, share * top, overwrite)
+    # Column by column, as LAPACK reads it, the lower factor is the upper one row by row. dpstrf
+    # takes about half the time for it, and nothing is transposed. That the matrix is rank deficient
+    # is no error here.
+    packed, pivots, rank, _ = scipy.linalg.lapack.dpstrf(
+        gram.cpu().numpy().T, tol=share * top, lower=1, overwrite_a=overwrite
+    )
+    order = torch.from_numpy(pivots.astype(np.int64) - 1).to(gram.device)
+    factor = torch.from_numpy(packed.T)[:rank].to(gram.device)
     return _sound(gram, lengths, share, order, factor)
 
 
@@ -148,20 +148,14 @@ def pivoted_choleskies(
     Raises:
         LinAlgInputError: As in `pivoted_cholesky`.
     """
-    tops = [_checked(gram) for gram in grams]
-    live = [gram for gram, top in zip(grams, tops, strict=True) if top > 0.0]
-    factors: Iterator[PivotedFactor] = iter(())
-    if live:
-        share = noise_share(rtol, len(live[0]))
-        tolerance = live[0].new_tensor([share * top for top in tops if top > 0.0])
-        orders, triangles = blocked_cholesky(torch.stack(live), tolerance)
-        factors = (
-            _sound(gram, gram.diagonal(), share, order, triangle)
-            for gram, order, triangle in zip(live, orders, triangles, strict=True)
-        )
+    if not grams:
+        return []
+    share = noise_share(rtol, len(grams[0]))
+    tolerance = grams[0].new_tensor([share * _checked(gram) for gram in grams])
+    orders, triangles = blocked_cholesky(torch.stack(list(grams)), tolerance)
     return [
-        next(factors) if top > 0.0 else _nothing(gram)
-        for gram, top in zip(grams, tops, strict=True)
+        _sound(gram, gram.diagonal(), share, order, triangle)
+        for gram, order, triangle in zip(grams, orders, triangles, strict=True)
     ]
 
 
@@ -173,12 +167,6 @@ def _checked(gram: torch.Tensor) -> float:
         )
     check_finite(gram, "Gram matrix")
     return float(gram.diagonal().max()) if len(gram) else 0.0
-
-
-def _nothing(gram: torch.Tensor) -> PivotedFactor:
-    """The factorisation of a zero matrix."""
-    order = torch.arange(len(gram), device=gram.device)
-    return PivotedFactor(order=order, factor=gram.new_zeros((0, len(gram))))
 
 
 def _sound(
@@ -212,21 +200,6 @@ def _by_root(
     return factor.order.to(gram.device), factor.factor.to(gram.device)
 
 
-def _lapack_cholesky(
-    gram: torch.Tensor, tolerance: float, overwrite: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    # Column by column, as LAPACK reads it, the lower factor is the upper one row by row. dpstrf
-    # takes about half the time for it, and nothing is transposed. info 1 means rank deficient,
-    # which is no error here.
-    packed, pivots, rank, info = scipy.linalg.lapack.dpstrf(
-        gram.cpu().numpy().T, tol=tolerance, lower=1, overwrite_a=overwrite
-    )
-    if info < 0:
-        raise LinAlgInputError(f"dpstrf refused argument {-info}")
-    order = torch.from_numpy(pivots.astype(np.int64) - 1).to(gram.device)
-    return order, torch.from_numpy(packed.T)[:rank].to(gram.device)
-
-
 def pivoted_qr(activations: torch.Tensor, rtol: float = QR_RTOL) -> PivotedFactor:
     """Column-pivoted QR (LAPACK geqp3) of the activations themselves: the oracle.
 
@@ -242,15 +215,11 @@ def pivoted_qr(activations: torch.Tensor, rtol: float = QR_RTOL) -> PivotedFacto
         raise LinAlgInputError(f"activations: expected a matrix; got {tuple(activations.shape)}")
     check_finite(activations, "activations")
     matrix = activations.double().cpu().numpy()
-    if min(matrix.shape) == 0:
-        size = matrix.shape[1]
-        empty = torch.zeros((0, size), dtype=torch.float64)
-        return PivotedFactor(order=torch.arange(size), factor=empty)
     r, pivots = scipy.linalg.qr(matrix, mode="r", pivoting=True, check_finite=False)
     r = r[: min(matrix.shape)]
     magnitudes = np.abs(np.diagonal(r))
     share = noise_share(rtol, matrix.shape[1])
-    rank = int(np.sum(magnitudes > share * magnitudes[0])) if magnitudes[0] > 0 else 0
+    rank = int(np.sum(magnitudes > share * magnitudes[:1]))
     return PivotedFactor(
         order=torch.from_numpy(pivots.astype(np.int64)),
         factor=torch.from_numpy(np.ascontiguousarray(r[:rank])),

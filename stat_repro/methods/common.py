@@ -21,7 +21,7 @@ from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.correction import fold_site
 from stat_repro.models.adapter import Adapter, Site
 from stat_repro.parallel import spread, world
-from stat_repro.plan import LayerPlan, PruningPlan, SiteKind
+from stat_repro.plan import SiteKind
 from stat_repro.surgery.edit import SiteEdit, evenly_sized, temporarily_pruned
 
 log = logging.getLogger("stat_repro")
@@ -89,11 +89,12 @@ def fold_all(
     def fold(site: Site, calibration: Calibration) -> SiteEdit:
         units = kept(site, calibration)
         _check_sketch(request, site, len(units))
-        return fold_site(model, site, units, calibration, config, known.get(site.key))
+        edit = fold_site(model, site, units, calibration, config, known.get(site.key))
+        return edit if world().size == 1 else _on_cpu(edit)
 
     ffn_sites = adapter.of_kind("ffn")
     with watch.stage("fold_ffn_s"):
-        ffn = _spread_folds(ffn_sites, lambda site: fold(site, dense), "folding FFNs")
+        ffn = spread(ffn_sites, lambda site: fold(site, dense), "folding FFNs")
     if config.correction in LEAST_SQUARES:
         warn_of_few_tokens(ffn_sites, [len(edit.kept) for edit in ffn], dense.tokens)
     head_sites = [site for site in adapter.of_kind("attention") if site.units]
@@ -113,7 +114,7 @@ def fold_all(
                 label="statistics of heads with folded FFNs",
             )
     with watch.stage("fold_heads_s"):
-        heads = _spread_folds(head_sites, lambda site: fold(site, calibration), "folding heads")
+        heads = spread(head_sites, lambda site: fold(site, calibration), "folding heads")
     return sorted(heads + ffn, key=lambda edit: edit.key)
 
 
@@ -128,20 +129,10 @@ def _check_sketch(request: MethodInput, site: Site, kept: int) -> None:
         )
 
 
-def _spread_folds(
-    sites: Sequence[Site], fold: Callable[[Site], SiteEdit], label: str
-) -> list[SiteEdit]:
-    """Every site's edit; where there are several processes, each folds some sites."""
-    if world().size == 1:
-        return spread(sites, fold, label)
-
-    def portable(site: Site) -> SiteEdit:
-        edit = fold(site)
-        weight, bias = edit.consumer_weight.cpu(), edit.consumer_bias
-        bias = None if bias is None else bias.cpu()
-        return replace(edit, consumer_weight=weight, consumer_bias=bias)
-
-    return spread(sites, portable, label)
+def _on_cpu(edit: SiteEdit) -> SiteEdit:
+    """The edit as other processes can be given it."""
+    bias = None if edit.consumer_bias is None else edit.consumer_bias.cpu()
+    return replace(edit, consumer_weight=edit.consumer_weight.cpu(), consumer_bias=bias)
 
 
 def output_of(
@@ -149,24 +140,8 @@ def output_of(
 ) -> MethodOutput:
     """The method's output for these edits."""
     kept = {edit.key: edit.kept for edit in edits}
-    plan = plan_keeping(request.adapter, kept, request.config.method, details)
+    plan = request.adapter.plan_keeping(kept, request.config.method, details)
     return MethodOutput(plan, tuple(edits), watch.seconds)
-
-
-def plan_keeping(
-    adapter: Adapter, kept: Mapping[Key, tuple[int, ...]], method: str, details: dict[str, Any]
-) -> PruningPlan:
-    """The plan that keeps these units; a site that is not among them has nothing to keep."""
-    layers = tuple(
-        LayerPlan(
-            kept_heads=kept.get((i, "attention"), ()),
-            kept_neurons=kept.get((i, "ffn"), ()),
-            heads=adapter.site(i, "attention").units,
-            neurons=adapter.site(i, "ffn").units,
-        )
-        for i in range(adapter.num_layers)
-    )
-    return PruningPlan(layers=layers, method=method, details=details)
 
 
 def warn_of_few_tokens(sites: Sequence[Site], kept: Sequence[int], tokens: int) -> None:

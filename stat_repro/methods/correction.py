@@ -22,9 +22,10 @@ from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.config import PruningConfig
 from stat_repro.linalg.interpolative import fold
 from stat_repro.linalg.pivoting import NOISE_RTOL, check_finite
+from stat_repro.linalg.units import output_products
 from stat_repro.models.adapter import Site
 from stat_repro.models.devices import float64_home
-from stat_repro.models.projections import Projection, linear, unit_columns
+from stat_repro.models.projections import linear, unit_columns
 from stat_repro.surgery.edit import SiteEdit
 
 log = logging.getLogger("stat_repro")
@@ -70,9 +71,8 @@ def fold_site(
         norm = statistics.output_error(exact) if norm is None else norm
         if norm > 0:
             error = _output_error(cut, folded, shift) / norm
-    bias = None if shift is None else _shifted_bias(linear(model, site.consumer), shift)
-    new = folded.to(device=weight.device, dtype=weight.dtype)
-    return SiteEdit(*site.key, kept, new, bias, error)
+    bias = None if shift is None else moved(linear(model, site.consumer).bias, shift, weight)
+    return SiteEdit(*site.key, kept, folded.to(weight), bias, error)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _scales(cut: _Cut, ridge: float) -> torch.Tensor:
     the ridge draws d to zero. A site with a factor beyond `MAX_SCALE` keeps all at 1.
     """
     width = cut.site.width
-    products = cut.statistics.output_products(cut.weight, width).to(cut.weight.device)
+    products = output_products(cut.statistics.gram, cut.weight, width).to(cut.weight.device)
     kept = cut.columns[::width] // width
     normal = products[kept][:, kept]
     missing = products[kept].sum(dim=1) - normal.sum(dim=1)  # inner products with what is removed
@@ -152,10 +152,15 @@ def _output_error(cut: _Cut, folded: torch.Tensor, shift: torch.Tensor | None) -
     return float((spread**2 + statistics.tokens * offset**2) ** 0.5)
 
 
-def _shifted_bias(consumer: Projection, shift: torch.Tensor) -> torch.Tensor:
-    """The consumer's bias plus the shift, on its device in its type; without bias the shift."""
-    bias = shift if consumer.bias is None else float64(consumer.bias) + shift
-    return bias.to(device=consumer.weight.device, dtype=consumer.weight.dtype)
+def moved(old: torch.Tensor | None, change: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A weight or bias after a change, which is all of it where there was none.
+
+    Args:
+        old: What there was, in any type.
+        change: Of its shape, float64, at home (`float64_home`).
+        like: Has the device and the type of the result.
+    """
+    return (change if old is None else float64(old) + change).to(like)
 
 
 def consumer_weight(model: nn.Module, site: Site) -> torch.Tensor:

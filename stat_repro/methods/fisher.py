@@ -28,7 +28,7 @@ Losses: cross-entropy of classes, squared error of a number, token cross-entropy
 
 import torch
 
-from stat_repro.calibration.gradients import check_head, mask_gradients
+from stat_repro.calibration.gradients import mask_gradients
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import Key, scores_by_site
@@ -38,7 +38,6 @@ from stat_repro.models.adapter import Adapter, Site
 
 def prune(request: MethodInput) -> MethodOutput:
     """Plan and edits for the units that the loss depends on."""
-    check_head(request.model)
     watch = Stopwatch(request.device)
     with watch.stage("gradients_s"):
         gradients = mask_gradients(request.model, request.adapter, request.batches)

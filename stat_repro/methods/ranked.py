@@ -91,8 +91,8 @@ def _sizes(request: MethodInput, scores: Scores, orders: Mapping[Key, torch.Tens
 
     def allocated(budget: Budget) -> Sizes:
         sizes = allocate_ranked(
-            budget.values("attention", heads),
-            budget.values("ffn", neurons),
+            heads,
+            neurons,
             budget,
             uniform=config.allocation == "uniform",
             split=METHODS[config.method].split,

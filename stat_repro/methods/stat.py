@@ -25,7 +25,7 @@ from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.rounding import final_sizes
 from stat_repro.allocation.scores import UnitErrors, Vector, decoder_scores, encoder_scores
 from stat_repro.calibration.capture import Calibration
-from stat_repro.calibration.statistics import SiteStatistics, pivots_of
+from stat_repro.calibration.statistics import pivots_of
 from stat_repro.config import ConfigError, PruningConfig
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
@@ -96,13 +96,11 @@ def analyses_of(
     model: nn.Module, adapter: Adapter, calibration: Calibration, config: PruningConfig
 ) -> Analyses:
     """Of all sites; where there are several processes, each takes some; see `site_analyses`."""
-
-    def analysed(group: list[Site]) -> dict[Key, SiteAnalysis]:
-        return site_analyses(model, group, calibration, config)
-
     groups = [[site] for site in adapter.of_kind("attention")]
     groups += equal_sites(adapter.of_kind("ffn"), next(model.parameters()).device)
-    parts = spread(groups, analysed, "decomposing sites")
+    parts = spread(
+        groups, lambda group: site_analyses(model, group, calibration, config), "decomposing sites"
+    )
     return {key: analysis for part in parts for key, analysis in part.items()}
 
 
@@ -169,23 +167,17 @@ def site_analyses(
         )
     for site in sites:
         if site.kind == "attention" and site.units:
-            errors = _head_errors(statistics[site.key], weight(site), site, config).cpu().numpy()
-            analyses[site.key] = SiteAnalysis(errors, np.zeros(0), nothing)
+            order = head_order(site, calibration)
+            # The authors put the residual's heads back with the permutation, not its inverse.
+            readers = torch.argsort(order) if config.authors_compat else order
+            errors = statistics[site.key].removal_errors(order, weight(site), readers, site.width)
+            analyses[site.key] = SiteAnalysis(errors[:-1].cpu().numpy(), np.zeros(0), nothing)
     return analyses
 
 
 def head_order(site: Site, calibration: Calibration) -> torch.Tensor:
     """Pivot order of the heads of a site, first to keep first."""
     return calibration.statistics[site.layer, "attention"].pivot_units(site.width).order
-
-
-def _head_errors(
-    statistics: SiteStatistics, weight: torch.Tensor, site: Site, config: PruningConfig
-) -> torch.Tensor:
-    order = statistics.pivot_units(site.width).order
-    # The authors put the residual's heads back with the permutation instead of its inverse.
-    readers = torch.argsort(order) if config.authors_compat else order
-    return statistics.removal_errors(order, weight, readers, site.width)[:-1]
 
 
 def allocate(analyses: Analyses, request: MethodInput) -> Sizes:
@@ -197,7 +189,7 @@ def allocate(analyses: Analyses, request: MethodInput) -> Sizes:
     """
     config, recipe, errors = request.config, request.config.recipe, unit_errors(analyses)
     if recipe == "auto":
-        recipe = "decoder" if request.adapter.decoder else "encoder"
+        recipe = "decoder" if request.adapter.layout.decoder else "encoder"
     if config.authors_compat and recipe == "decoder":
         raise ConfigError(
             "pruning.authors_compat=true repeats the BERT script: expected an encoder; got a "
@@ -213,15 +205,10 @@ def allocate(analyses: Analyses, request: MethodInput) -> Sizes:
         return allocate_authors(scores, request.ratio, share, config.balance_factor)
 
     def allocated(budget: Budget) -> Sizes:
-        open_scores = UnitErrors(
-            tuple(budget.values("attention", scores.heads)),
-            tuple(budget.values("ffn", scores.neurons)),
-            tuple(budget.values("ffn", scores.neuron_tails, empty=1)),
-        )
         if config.allocation == "uniform":
-            sizes = allocate_uniform(open_scores, budget)
+            sizes = allocate_uniform(scores, budget)
         else:
-            sizes = allocate_global(open_scores, budget, config.balance_factor)
-        return final_sizes(sizes, open_scores.neurons, budget, request.round_to)
+            sizes = allocate_global(scores, budget, config.balance_factor)
+        return final_sizes(sizes, scores.neurons, budget, request.round_to)
 
     return request.sized(allocated)

@@ -33,7 +33,7 @@ from stat_repro.allocation.scores import Vector
 from stat_repro.calibration.curvature import output_curvature
 from stat_repro.config import LEAST_SQUARES
 from stat_repro.linalg.damping import damped_root
-from stat_repro.linalg.elimination import Elimination
+from stat_repro.linalg.elimination import Elimination, eliminate
 from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import Key, fold_all, once_per_calibration, output_of
@@ -42,7 +42,6 @@ from stat_repro.methods.site_losses import site_losses
 from stat_repro.methods.stat import sizes_of_stat
 from stat_repro.methods.stream_refit import refit_to_stream
 from stat_repro.models.adapter import Site
-from stat_repro.plan import SiteKind
 from stat_repro.progress import track
 from stat_repro.surgery.edit import SiteEdit
 
@@ -160,7 +159,7 @@ def _elimination(request: MethodInput, site: Site, root: torch.Tensor | None) ->
     weight = float64(consumer_weight(request.model, site))
     if root is not None:
         weight = root.to(weight) @ weight
-    return request.statistics_of(site).centred().elimination(weight, site.width, RIDGE)
+    return eliminate(request.statistics_of(site).centred().gram, weight, site.width, RIDGE)
 
 
 def _sizes(request: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Sizes:
@@ -168,19 +167,17 @@ def _sizes(request: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Si
     if request.config.allocation == "stat":
         return sizes_of_stat(request, watch)
 
-    def allocated(budget: Budget) -> Sizes:
-        def values(of: Mapping[Key, Vector], kind: SiteKind, empty: int) -> list[Vector]:
-            of_kind = request.adapter.of_kind(kind)
-            return budget.values(kind, [of[site.key] for site in of_kind], empty)
+    heads, neurons = (
+        [analysis.losses[site.key] for site in request.adapter.of_kind(kind)]
+        for kind in ("attention", "ffn")
+    )
+    head_steps, steps = ([-np.diff(loss) for loss in losses] for losses in (heads, neurons))
 
+    def allocated(budget: Budget) -> Sizes:
         if request.config.allocation == "global":
-            heads, neurons = (values(analysis.losses, kind, 1) for kind in ("attention", "ffn"))
             sizes = allocate_losses(heads, neurons, budget)
-            steps = [-np.diff(loss) for loss in neurons]
         else:
-            rises = {key: -np.diff(loss) for key, loss in analysis.losses.items()}
-            heads, steps = (values(rises, kind, 0) for kind in ("attention", "ffn"))
-            sizes = allocate_ranked(heads, steps, budget, uniform=True, split="proportional")
+            sizes = allocate_ranked(head_steps, steps, budget, uniform=True, split="proportional")
         return final_sizes(sizes, steps, budget, request.round_to)
 
     with watch.stage("allocate_s"):

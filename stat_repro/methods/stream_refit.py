@@ -23,7 +23,7 @@ from stat_repro.calibration.spill import MemoryStore
 from stat_repro.linalg.refit import RefitSums
 from stat_repro.methods.base import MethodInput
 from stat_repro.methods.common import Key
-from stat_repro.methods.correction import float64
+from stat_repro.methods.correction import moved
 from stat_repro.models.adapter import Site
 from stat_repro.models.devices import float64_home
 from stat_repro.models.modes import LayerWeights
@@ -58,7 +58,7 @@ def refit_to_stream(request: MethodInput, edits: Mapping[Key, SiteEdit]) -> dict
     )
     dense.start()
     pruned.start()
-    moved: dict[Key, SiteEdit] = {}
+    refitted: dict[Key, SiteEdit] = {}
     for layer in track(range(adapter.num_layers), "fitting to the dense stream", unit="layers"):
         sites = [adapter.site(layer, kind) for kind in ("attention", "ffn")]
         targets = _dense_streams(request, dense, layer, sites)
@@ -68,12 +68,12 @@ def refit_to_stream(request: MethodInput, edits: Mapping[Key, SiteEdit]) -> dict
             with temporarily_pruned(model, sites, [*done, edit]):
                 sums = _sums(request, pruned, site, targets[site.kind])
             done.append(_moved(request, site, edit, sums))
-            moved[site.key] = done[-1]
+            refitted[site.key] = done[-1]
         if layer < adapter.num_layers - 1:
             with temporarily_pruned(model, sites, done):
                 passing = StreamRecorder(adapter, layer, [], lambda *_: None)
                 pruned.advance(layer, passing, f"pruned layer {layer}")
-    return moved
+    return refitted
 
 
 def _dense_streams(
@@ -118,12 +118,8 @@ def _moved(request: MethodInput, site: Site, edit: SiteEdit, sums: RefitSums) ->
     weight, bias = edit.consumer_weight, edit.consumer_bias
     if bias is None:
         bias = linear(request.model, site.consumer).bias
-    new_weight = float64(weight) + STEP * weight_change.to(float64(weight))
-    new_bias = STEP * bias_change
-    if bias is not None:
-        new_bias = float64(bias) + new_bias.to(float64(bias))
     return replace(
         edit,
-        consumer_weight=new_weight.to(weight),
-        consumer_bias=new_bias.to(device=weight.device, dtype=weight.dtype),
+        consumer_weight=moved(weight, STEP * weight_change, weight),
+        consumer_bias=moved(bias, STEP * bias_change, weight),
     )

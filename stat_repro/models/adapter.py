@@ -6,7 +6,7 @@ dropped). All sizes are read from the modules, so already pruned models work as 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from stat_repro.models.configuration_stat import Layout
 from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.projections import Producer, UnsupportedModelError, linear, producer_of
-from stat_repro.plan import PlanError, PruningPlan, SiteKind
+from stat_repro.plan import LayerPlan, PlanError, PruningPlan, SiteKind
 
 
 @dataclass(frozen=True)
@@ -83,24 +83,20 @@ class Adapter:
     """The sites of one model.
 
     Attributes:
-        model_type: `config.model_type` of the model.
-        decoder: Whether the model is a causal decoder.
+        layout: Of the architecture.
         backbone: Dotted name of the model without its task head ("" if it has no head).
         sites: All sites by layer, attention before FFN.
         layer_names: Dotted names of the transformer layers.
         pre_norm: Whether a layer adds to the stream that it reads, with its norms inside the
             branches. Such a layer hands the stream on unchanged if its projections are gone.
-        norm_behind: Whether a norm stands between a consumer and the stream.
         norms: Dotted names of the norms behind the two sums of every layer; none with `pre_norm`.
     """
 
-    model_type: str
-    decoder: bool
+    layout: Layout
     backbone: str
     sites: tuple[Site, ...]
     layer_names: tuple[str, ...]
     pre_norm: bool
-    norm_behind: bool
     norms: tuple[tuple[str, ...], ...]
 
     @property
@@ -115,6 +111,24 @@ class Adapter:
     def site(self, layer: int, kind: SiteKind) -> Site:
         """The site of a layer."""
         return self.of_kind(kind)[layer]
+
+    def plan_keeping(
+        self,
+        kept: Mapping[tuple[int, SiteKind], tuple[int, ...]],
+        method: str,
+        details: dict[str, Any] | None = None,
+    ) -> PruningPlan:
+        """The plan that keeps these units; a site that is not among them has nothing to keep."""
+        layers = [
+            LayerPlan(
+                kept_heads=kept.get(heads.key, ()),
+                kept_neurons=kept.get(ffn.key, ()),
+                heads=heads.units,
+                neurons=ffn.units,
+            )
+            for heads, ffn in zip(self.of_kind("attention"), self.of_kind("ffn"), strict=True)
+        ]
+        return PruningPlan(tuple(layers), method, details or {})
 
     def check_plan(self, plan: PruningPlan) -> None:
         """Refuse a plan that was made for a model of another shape.
@@ -239,7 +253,6 @@ def adapter_for(model: nn.Module) -> Adapter:
         UnsupportedModelError: No layout for this type; the message lists the supported ones.
     """
     layout = layout_of(getattr(model, "config", None), type(model).__name__)
-    model_type: str = model.config.model_type  # type: ignore[union-attr,assignment]
     base = model.base_model
     backbone = next(name for name, module in model.named_modules() if module is base)
     stem = f"{backbone}." if backbone else ""
@@ -248,13 +261,11 @@ def adapter_for(model: nn.Module) -> Adapter:
     # Of the OPT family, OPT-350m alone normalises after the sums.
     pre_norm = layout.pre_norm and getattr(model.config, "do_layer_norm_before", True)
     return Adapter(
-        model_type=model_type,
-        decoder=layout.decoder,
+        layout=layout,
         backbone=backbone,
         sites=tuple(s for i, name in enumerate(names) for s in _sites(model, layout, i, name)),
         layer_names=names,
         pre_norm=pre_norm,
-        norm_behind=layout.norm_behind,
         norms=tuple(() if pre_norm else tuple(f"{n}.{p}" for p in layout.norms) for n in names),
     )
 

@@ -44,14 +44,9 @@ class Producer:
         Returns:
             int64 tensor of shape (units, rows_per_unit).
         """
-        starts = [units * sum(self.parts[:part]) for part in range(len(self.parts))]
-        return torch.cat(
-            [
-                start + unit_columns(range(units), size).view(units, size)
-                for start, size in zip(starts, self.parts, strict=True)
-            ],
-            dim=1,
-        )
+        stacked = torch.arange(units * self.rows_per_unit).split([units * n for n in self.parts])
+        parts = zip(stacked, self.parts, strict=True)
+        return torch.cat([rows.view(units, size) for rows, size in parts], dim=1)
 
     def kept_rows(self, units: int, kept: Sequence[int]) -> torch.Tensor:
         """Indices of the rows that belong to the kept units, ascending."""

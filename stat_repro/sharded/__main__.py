@@ -34,14 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prune(options: argparse.Namespace) -> None:
-    batches = text_batches(
-        options.folder, options.text, options.examples, options.window, options.batch_size,
-        options.seed,
-    )  # fmt: skip
     result = compress_checkpoint(
         options.folder,
         options.output,
-        batches,
+        _text_batches(options),
         ratio=options.ratio,
         round_to=options.round_to,
         allocation=options.allocation,
@@ -58,28 +54,18 @@ def _prune(options: argparse.Namespace) -> None:
         print(f"  peak resident memory: {peak / 1e9:.2f} GB")
 
 
-def text_batches(
-    folder: Path, text: Path, examples: int, window: int, batch_size: int, seed: int
-) -> LazySequence[Batch]:
-    """Windows of a text that do not overlap, drawn as a run with this seed draws them.
-
-    Args:
-        folder: With the tokenizer.
-        text: UTF-8 file.
-        examples: Windows wanted.
-        window: Tokens of each.
-        batch_size: Windows per batch.
-        seed: Of the draw.
+def _text_batches(options: argparse.Namespace) -> LazySequence[Batch]:
+    """Windows of the text that do not overlap, drawn as a run with this seed draws them.
 
     Raises:
         ModelLoadError: No tokenizer.
         DataError: Too little text, or windows that are too long for the model.
     """
-    check_positions(window, positions_of(load_config(folder)), "--window")
-    part = TextPart((read_text(text, "--text", "calibration"),), join="")
-    pool = token_windows(load_tokenizer(folder), part, window).ids
-    chosen = torch.tensor(draw_indices(len(pool), examples, seed, False))
-    return window_batches(pool[chosen], batch_size)
+    check_positions(options.window, positions_of(load_config(options.folder)), "--window")
+    part = TextPart((read_text(options.text, "--text", "calibration"),), join="")
+    pool = token_windows(load_tokenizer(options.folder), part, options.window).ids
+    chosen = torch.tensor(draw_indices(len(pool), options.examples, options.seed, False))
+    return window_batches(pool[chosen], options.batch_size)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -22,9 +22,8 @@ from stat_repro.config.pruning import check_target, counts_macs
 from stat_repro.config.run import DTYPES
 from stat_repro.measure import Stopwatch, memory_told, resolve_device
 from stat_repro.methods.base import MethodInput
-from stat_repro.methods.common import Key, plan_keeping
+from stat_repro.methods.common import Key
 from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
-from stat_repro.models.adapter import adapter_for
 from stat_repro.models.loading import ModelLoadError, load_tokenizer
 from stat_repro.models.modes import own_types
 from stat_repro.plan import PruningPlan
@@ -128,7 +127,7 @@ def compress_checkpoint(
     watch = Stopwatch(where)
     with watch.stage("compress_s"), complete_folder(Path(output)) as partial:
         skeleton = open_checkpoint(source, where)
-        adapter = adapter_for(skeleton.model)
+        adapter = skeleton.adapter
         batches, _ = read_batches(skeleton.model, batches)
         counts = count_tokens(batches)
         request = MethodInput(
@@ -142,13 +141,11 @@ def compress_checkpoint(
             calibration=counts,
             round_to=round_to,
         )
-        weights = CheckpointWeights(
-            skeleton, adapter, where, compute_dtype(skeleton.dtype, where, dtype)
-        )
+        weights = CheckpointWeights(skeleton, where, compute_dtype(skeleton.dtype, where, dtype))
         spill_folder = None if spill is None else Path(spill).expanduser()
         with working_folder(adapter, spill_folder, where) as work:
             layers = LayerwiseStat(request, weights, work, where, watch, in_files=spill is not None)
-            pruned, plan, errors = _written(request, layers, skeleton, partial, watch)
+            pruned, plan, errors = _written(layers, skeleton, partial)
         report = report_of(request, skeleton.model, pruned, plan, errors, watch.seconds)
         _companions(source, partial, pruned)
         describe(
@@ -179,28 +176,24 @@ def compute_dtype(
 
 
 def _written(
-    request: MethodInput,
-    layers: LayerwiseStat,
-    skeleton: Skeleton,
-    folder: Path,
-    watch: Stopwatch,
+    layers: LayerwiseStat, skeleton: Skeleton, folder: Path
 ) -> tuple[PreTrainedModel, PruningPlan, dict[Key, float | None]]:
     """Write weights and configuration; the pruned model without weights, plan and errors."""
-    sizes = layers.sizes()
-    writer = ShardWriter(folder, skeleton, request.adapter)
+    sizes, adapter = layers.sizes(), skeleton.adapter
+    writer = ShardWriter(folder, skeleton)
     kept: dict[Key, tuple[int, ...]] = {}
     errors: dict[Key, float | None] = {}
     for layer, edits in enumerate(layers.fold(sizes)):
-        with watch.stage("write_s"):
+        with layers.watch.stage("write_s"):
             writer.layer(layer, edits)
         kept |= {edit.key: edit.kept for edit in edits}
         errors |= {edit.key: edit.relative_error for edit in edits}
-    plan = plan_keeping(request.adapter, kept, request.config.method, sizes.details)
-    with watch.stage("write_s"):
+    plan = adapter.plan_keeping(kept, layers.request.config.method, sizes.details)
+    with layers.watch.stage("write_s"):
         writer.finish(**plan_note(plan))
-    consumers = [site.consumer for site in request.adapter.sites]
+    consumers = [site.consumer for site in adapter.sites]
     biased = [name for name in consumers if f"{name}.bias" in writer.places]
-    pruned = empty_pruned_model(skeleton.model, request.adapter, plan, biased)
+    pruned = empty_pruned_model(skeleton.model, adapter, plan, biased)
     # As save_pretrained does it.
     pruned.config.dtype = str(skeleton.dtype).removeprefix("torch.")
     pruned.config.architectures = [type(pruned).__name__]

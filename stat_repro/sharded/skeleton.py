@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from stat_repro.models.adapter import Adapter, drop_pooler, layout_of
+from stat_repro.models.adapter import Adapter, adapter_for, drop_pooler, layout_of
 from stat_repro.models.loading import load_config, warn_unused
 from stat_repro.models.modes import LayerWeights
 from stat_repro.models.projections import UnsupportedModelError
@@ -23,11 +23,13 @@ class Skeleton:
 
     Attributes:
         model: In evaluation mode; its unsaved buffers are real.
+        adapter: Its adapter.
         entries: Of every tensor of its state dict; tied ones share an entry.
         dtype: Floating point type of the checkpoint.
     """
 
     model: PreTrainedModel
+    adapter: Adapter
     entries: Mapping[str, TensorEntry]
     dtype: torch.dtype
 
@@ -75,7 +77,7 @@ def open_checkpoint(folder: Path, device: torch.device) -> Skeleton:
     drop_pooler(model, (n.removeprefix(f"{model.base_model_prefix}.") for n in checkpoint.entries))
     entries = _matched(model, checkpoint)
     _fill_unsaved_buffers(model, device)
-    return Skeleton(model.eval(), entries, checkpoint.float_dtype)
+    return Skeleton(model.eval(), adapter_for(model), entries, checkpoint.float_dtype)
 
 
 def _matched(model: PreTrainedModel, checkpoint: ShardedCheckpoint) -> dict[str, TensorEntry]:
@@ -132,32 +134,27 @@ class CheckpointWeights(LayerWeights):
 
     Args:
         skeleton: The model.
-        adapter: Its adapter.
         device: Where the weights go.
         dtype: Floating point type that the model computes in; None leaves them as they are stored.
     """
 
     def __init__(
-        self,
-        skeleton: Skeleton,
-        adapter: Adapter,
-        device: torch.device,
-        dtype: torch.dtype | None = None,
+        self, skeleton: Skeleton, device: torch.device, dtype: torch.dtype | None = None
     ) -> None:
-        self._skeleton, self._adapter = skeleton, adapter
-        self._device, self._dtype = device, dtype
+        self._skeleton, self._device, self._dtype = skeleton, device, dtype
 
     def outside(self) -> AbstractContextManager[None]:
         """Embeddings and whatever else the backbone has besides its layers."""
-        stem = f"{self._adapter.backbone}." if self._adapter.backbone else ""
-        layers = tuple(f"{name}." for name in self._adapter.layer_names)
+        adapter = self._skeleton.adapter
+        stem = f"{adapter.backbone}." if adapter.backbone else ""
+        layers = tuple(f"{name}." for name in adapter.layer_names)
         return self._resident(
             [n for n in self._skeleton.entries if n.startswith(stem) and not n.startswith(layers)]
         )
 
     def layer(self, layer: int) -> AbstractContextManager[None]:
         """One transformer layer."""
-        stem = f"{self._adapter.layer_names[layer]}."
+        stem = f"{self._skeleton.adapter.layer_names[layer]}."
         return self._resident([n for n in self._skeleton.entries if n.startswith(stem)])
 
     @contextmanager
@@ -167,8 +164,7 @@ class CheckpointWeights(LayerWeights):
             for name in names:
                 parent, _, key = name.rpartition(".")
                 module = self._skeleton.model.get_submodule(parent)
-                parameter = module._parameters[key]
-                assert parameter is not None
+                parameter = module.get_parameter(key)
                 tensor = self._skeleton.entries[name].read()
                 dtype = self._dtype if tensor.is_floating_point() else None
                 previous.append((module, key, parameter))

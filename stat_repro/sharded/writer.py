@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from stat_repro.models.adapter import Adapter
 from stat_repro.models.tensor_files import INDEX_FILE, TensorEntry
 from stat_repro.sharded.skeleton import CheckpointWeights, Skeleton
 from stat_repro.surgery.edit import SiteEdit, edited_modules
@@ -26,20 +25,19 @@ class ShardWriter:
     Args:
         folder: Where the shards go; it exists.
         skeleton: The dense model.
-        adapter: Its adapter.
 
     Attributes:
         places: The file of every tensor that was written.
     """
 
-    def __init__(self, folder: Path, skeleton: Skeleton, adapter: Adapter) -> None:
-        self._folder, self._adapter, self._model = folder, adapter, skeleton.model
-        stored = skeleton.stored()
-        self._stored = stored
-        self._weights = CheckpointWeights(skeleton, adapter, torch.device("cpu"))
-        layers = tuple(f"{name}." for name in adapter.layer_names)
-        self._outside = _groups({n: e for n, e in stored.items() if not n.startswith(layers)})
-        self._count = len(self._outside) + adapter.num_layers
+    def __init__(self, folder: Path, skeleton: Skeleton) -> None:
+        self._folder, self._adapter, self._model = folder, skeleton.adapter, skeleton.model
+        self._stored = skeleton.stored()
+        self._weights = CheckpointWeights(skeleton, torch.device("cpu"))
+        layers = tuple(f"{name}." for name in self._adapter.layer_names)
+        outside = {n: e for n, e in self._stored.items() if not n.startswith(layers)}
+        self._outside = _groups(outside)
+        self._count = len(self._outside) + self._adapter.num_layers
         self.places: dict[str, str] = {}
         self._bytes = self._parameters = 0
 

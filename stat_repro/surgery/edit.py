@@ -58,7 +58,7 @@ class SiteEdit:
         return self.layer, self.kind
 
 
-def _resized(source: Projection, weight: Tensor, bias: Tensor | None) -> nn.Module:
+def _resized(source: Projection, weight: Tensor, bias: Tensor | None) -> Any:
     """A new module with these tensors, on the device and in the dtype and mode of another.
 
     Args:
@@ -76,8 +76,7 @@ def _resized(source: Projection, weight: Tensor, bias: Tensor | None) -> nn.Modu
             new.bias.copy_(bias)
     new.requires_grad_(source.weight.requires_grad)
     new.train(source.module.training)
-    resized: nn.Module = new
-    return resized
+    return new
 
 
 def _check_edit(site: Site, edit: SiteEdit, consumer: Projection) -> None:

@@ -12,9 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from stat_repro.models.adapter import Adapter, adapter_for
-from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.projections import UnsupportedModelError, linear
-from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.surgery.edit import CARRIED
 from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class
 
@@ -57,17 +55,18 @@ def checked_adapter(model: PreTrainedModel) -> Adapter:
                 "choose compress_checkpoint or python -m stat_repro.sharded, which take a "
                 "checkpoint larger than memory"
             )
+    whole = adapter.plan_keeping({s.key: tuple(range(s.units)) for s in adapter.sites}, "none")
     consumers = [site.consumer for site in adapter.sites]
     biased = [name for name in consumers if linear(model, name).bias is not None]
     try:
-        expected = empty_pruned_model(model, adapter, _whole(adapter), biased)
+        expected = empty_pruned_model(model, adapter, whole, biased)
     except Exception as error:  # each check of transformers and torch has a class of its own
         raise UnsupportedModelError(
             f"config: expected one that describes the model's {adapter.num_layers} layers, because "
             f"the pruned model is built from the config; got {' '.join(str(error).split())}; "
             "choose a model as from_pretrained loads it"
         ) from error
-    counted = LAYOUTS[adapter.model_type].positions_behind_padding
+    counted = adapter.layout.positions_behind_padding
     for what, wanted, got in _differences(expected, model):
         # The padding token changes after loading; only where positions begin behind it, so would
         # the output.
@@ -78,15 +77,6 @@ def checked_adapter(model: PreTrainedModel) -> Adapter:
             f"built from the config; got {got}; choose a model as from_pretrained loads it"
         )
     return adapter
-
-
-def _whole(adapter: Adapter) -> PruningPlan:
-    """The plan that keeps everything."""
-    sizes = zip(adapter.of_kind("attention"), adapter.of_kind("ffn"), strict=True)
-    layers = [
-        LayerPlan(tuple(range(a.units)), tuple(range(f.units)), a.units, f.units) for a, f in sizes
-    ]
-    return PruningPlan(tuple(layers), "none")
 
 
 def _differences(expected: nn.Module, model: nn.Module) -> Iterator[tuple[str, Any, Any]]:
