@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     names = options_of("pruning")
     what = f"{', '.join(names)} (stat)"
     add("--method", choices=names, default="stat", metavar="NAME", help=what)
-    add("--examples", type=at_least(1), help="calibration examples (512 sentences or 128 windows)")
+    add("--examples", type=at_least(1), help="calibration examples (512, or 128 windows of text)")
     add("--seed", type=at_least(0), help="seed of the draw of calibration examples (0)")
     add("--round-to", type=at_least(1), help="multiple that kept neurons are rounded to (1)")
     names = [name for name in options_of("recovery") if name != "none"]
