@@ -95,7 +95,9 @@ def check_unused(folder: Path) -> None:
         CheckpointError: The folder exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder}: expected a new or empty folder; got one with files; choose another")
+        raise CheckpointError(
+            f"{folder}: expected a new or empty folder; got one that is in use; choose another"
+        )
 
 
 @contextmanager
