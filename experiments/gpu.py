@@ -73,7 +73,9 @@ def run(arguments: list[str], seconds: float) -> str:
 def main() -> int:
     """Run the steps; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", default=",".join(USUAL), help="names, or all")
+    parser.add_argument(
+        "--steps", default=",".join(USUAL), help="names, separated by commas, or all"
+    )
     parser.add_argument("--seconds", type=float, default=3600, help="for all steps together")
     parser.add_argument("--results", type=Path, default=ROOT / "build/gpu")
     parser.add_argument("--layers", type=int, default=32, help="of Llama-2 7B")

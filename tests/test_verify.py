@@ -90,7 +90,7 @@ def test_a_dry_run_lists_points_commands_and_seconds(verify, monkeypatch):
     assert lines[1].startswith("pico-table_file-stat-r")
     assert lines[1].endswith(" s")
     assert lines[2].startswith("  python run.py model=hf dataset=table_file pruning=stat ")
-    assert lines[3].startswith("1 points, about ")
+    assert lines[3].startswith("1 point, about ")
     assert verify("--random", "1", "--seed", "3", "--dry-run")[1] == lines
     (drawn, *_) = verify("--random", "2", "--dry-run")[1]
     assert drawn.removeprefix("points drawn with --seed ").isdecimal()

@@ -68,8 +68,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=_FORMATS,
         help="gguf: llama.cpp; onnx: onnxruntime; stock: no code of this package; decilm: vLLM",
     )
-    add("--quantise", choices=("Q8_0", "Q4_K_M"), help="of gguf (the type of the weights)")
-    add("--out", type=Path, metavar="PATH", help="what is written (named as the folder)")
+    add("--quantise", choices=("Q8_0", "Q4_K_M"), help="type of the weights of a gguf file")
+    add("--out", type=Path, metavar="PATH", help="file or folder to write (named after folder)")
     return parser.parse_args(argv)
 
 

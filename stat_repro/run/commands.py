@@ -71,17 +71,17 @@ def parser() -> argparse.ArgumentParser:
     add = command("prune", prune, what, "my-model --data mine.csv --ratio 0.4 --out my-model-40")
     _add_model_and_data(add)
     add("--out", type=folder, required=True, help="new folder for the pruned model")
-    add("--test", help="file that is evaluated (a fixed fifth of --data, which is held out)")
+    add("--test", help="file to evaluate (by default a fixed fifth of --data is held out)")
     add("--ratio", type=share, help="share of the prunable MACs that is removed (0.5)")
     names = options_of("pruning")
     what = f"{', '.join(names)} (stat)"
     add("--method", choices=names, default="stat", metavar="NAME", help=what)
-    add("--examples", type=at_least(1), help="sentences or windows to calibrate on (512 or 128)")
-    add("--seed", type=at_least(0), help="of the draw of these (0)")
+    add("--examples", type=at_least(1), help="calibration examples (512, or 128 windows of text)")
+    add("--seed", type=at_least(0), help="seed of the draw of calibration examples (0)")
     add("--round-to", type=at_least(1), help="multiple that kept neurons are rounded to (1)")
     names = [name for name in options_of("recovery") if name != "none"]
     add("--heal", choices=names, help="train the pruned model afterwards, see docs/recovery.md")
-    add("--dry-run", action="store_true", help="say what would be done, and how long it takes")
+    add("--dry-run", action="store_true", help="say what would be done and how long; write nothing")
     add = command("eval", evaluate, "evaluate a saved model", "my-model-40 --data test.csv")
     _add_model_and_data(add)
     add("--dense", metavar="MODEL", help="compare with this model: KL and agreement")
@@ -102,16 +102,16 @@ def parser() -> argparse.ArgumentParser:
     add("run", help="a run id, a part of one, a record's file, or the folder of a pruned model")
     what = "measure points of a study again and compare them with their records"
     add = command("verify", _of("verify", "verify"), what, "movie_reviews_minilm --random 3")
-    add("study", help="a study")
+    add("study", help="a stored study, such as movie_reviews_minilm")
     points = commands.choices["verify"].add_mutually_exclusive_group(required=True)
     points.add_argument("--point", metavar="RUN", help="one point, by its id or a part of it")
-    points.add_argument("--random", type=at_least(1), metavar="N", help="N points that are drawn")
+    points.add_argument("--random", type=at_least(1), metavar="N", help="N points at random")
     points.add_argument("--all", action="store_true", help="all points")
-    add("--seed", type=at_least(0), help="of --random (drawn too, and printed)")
+    add("--seed", type=at_least(0), help="seed of --random (by default drawn, and printed)")
     add("--dry-run", action="store_true", help="list the points, their commands and their seconds")
-    what = "folder of the files and folders that the records name (the working folder)"
+    what = "folder with the files and folders that the records name (the working folder)"
     add("--files", type=Path, default=Path(), help=what)
-    add("--keep", type=folder, help="folder for the new records (they are not kept)")
+    add("--keep", type=folder, help="folder for the new records (by default not kept)")
     for name in ("runs", "show", "verify"):
         add = commands.choices[name].add_argument
         add("--results", type=Path, default=results_dir(), help="folder of the studies")
@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_model_and_data(add: Any) -> None:
-    add("model", metavar="MODEL", help="a folder, a name on the Hugging Face hub, or of conf/model")
+    add("model", metavar="MODEL", help="a folder, a name on the Hugging Face hub, or in conf/model")
     what = "text, csv, tsv, json, jsonl or parquet file, or a data set of conf/dataset; "
     what += "classifiers need a column of labels, models that answer questions a file like SQuAD's"
     add("--data", required=True, help=what)

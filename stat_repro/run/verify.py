@@ -49,7 +49,8 @@ def verify(options: argparse.Namespace) -> int:
     if options.dry_run:
         for record in records:
             print(f"{record.run_id}: about {_seconds(record):,.0f} s\n  {command_of(record)}")
-        print(f"{len(records)} points, about {sum(map(_seconds, records)):,.0f} s, ", end="")
+        points = "1 point" if len(records) == 1 else f"{len(records)} points"
+        print(f"{points}, about {sum(map(_seconds, records)):,.0f} s, ", end="")
         print("and the training of heads that the cache does not have")
         return 0
     verdicts: Counter[str] = Counter()

@@ -82,12 +82,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="multiple that kept neurons are rounded to (1)",
     )
     add("--allocation", default="global", choices=("global", "uniform"))
-    add("--examples", type=at_least(1), default=128, help="windows (128)")
-    add("--window", type=at_least(2), default=2048, help="tokens of each (2048)")
+    add("--examples", type=at_least(1), default=128, help="calibration windows (128)")
+    add("--window", type=at_least(2), default=2048, help="tokens in each window (2048)")
     add("--batch-size", type=at_least(1), default=1, help="windows per forward pass (1)")
-    add("--seed", type=at_least(0), default=0, help="of the draw of windows (0)")
+    add("--seed", type=at_least(0), default=0, help="seed of the draw of windows (0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:<i> or mps (auto)")
-    add("--dtype", choices=DTYPES, help="of the calibration (the checkpoint's; CPU: float32)")
+    add("--dtype", choices=DTYPES, help="to calibrate in (the checkpoint's; on CPU: float32)")
     add("--spill", type=folder, help="folder for Gram matrices and hidden states")
     return parser.parse_args(argv)
 

@@ -92,10 +92,12 @@ def check_unused(folder: Path) -> None:
     """Refuse a name that something has.
 
     Raises:
-        CheckpointError: It is no new or empty folder.
+        CheckpointError: The folder exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder}: expected a new or empty folder; got one that is in use")
+        raise CheckpointError(
+            f"{folder}: expected a new or empty folder; got one that is in use; choose another"
+        )
 
 
 @contextmanager
