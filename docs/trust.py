@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "trust.md"
 INTRODUCTION = """# What was tried
 
-Written by `python docs/trust.py` from the tables of the tests, so that every row is a test that
+`python docs/trust.py` writes this page from the tables that the tests use: every row is a test that
 `make test` runs.
 
 <!-- checked by tests/test_bad_inputs.py -->
@@ -67,11 +67,12 @@ def kills() -> str:
     rows = [(case.name, case.does, str(case.points), str(case.default)) for case in cases]
     total, default = (sum(getattr(c, key) for c in cases) for key in ("points", "default"))
     return (
-        f"## Kills\n\nAbout {total} points at which a process gets SIGKILL: before each of its "
-        "changes of files and in the middle of each file. Afterwards the same command ends as one "
-        "that was not disturbed, byte for byte, and nothing else is left; what has its final name "
-        f"is whole at any time. `make test` takes {default} of them, all with "
-        "`STAT_REPRO_KILLS=all`.\n\n" + table(("work", "does", "points, about", "by default"), rows)
+        f"## Kills\n\nA process is killed (SIGKILL) at about {total} points: before every change "
+        "that it makes to files, and in the middle of every file that it writes. Whatever has its "
+        "final name is then complete, and the same command, run again, leaves the same bytes as a "
+        f"run that was not disturbed, and nothing else. `make test` tries {default} of these "
+        "points; with `STAT_REPRO_KILLS=all` it tries all of them.\n\n"
+        + table(("work", "does", "points, about", "by default"), rows)
     )
 
 
@@ -80,12 +81,11 @@ def faults() -> str:
     cases = _tables().FAULTS
     rows = [(c.fault, c.name, str(c.status), f"`{c.says}`", c.afterwards) for c in cases]
     return (
-        f"## Faults\n\n{len(cases)} cases; the works are those of the table above. Disks are "
-        "mounted with two pages of room, or read-only, where a test may do that, and imitated "
-        "elsewhere. "
-        "Not noticed: a flipped bit in the weights of a folder that is given (safetensors files "
-        "hold no checksum; the hash in a run's record tells which weights were read), and in a "
-        "spill file, which lives for minutes.\n\n"
+        f"## Faults\n\n{len(cases)} cases, for the works of the table above. Where a test may "
+        "mount disks, it mounts one with room for two pages, or a read-only one; elsewhere it "
+        "imitates them. Two faults go unnoticed: a flipped bit in the weights of a folder that the "
+        "user gives (safetensors files hold no checksum; the hash in a run's record tells which "
+        "weights were read), and a flipped bit in a spill file, which exists for minutes only.\n\n"
         + table(("fault", "work", "exit", "says", "afterwards"), rows)
     )
 
