@@ -133,7 +133,7 @@ def setting_figures(records: Sequence[RunRecord]) -> list[Figure]:
     figures = []
     for (model, dataset), rows in frame.groupby(["model", "dataset"]):
         for column, words in _SETTINGS.items():
-            if column not in rows or rows[column].dropna().nunique() < _LEAST:
+            if rows[column].dropna().nunique() < _LEAST:
                 continue
             # Runs that differ in the setting alone are one series.
             runs = with_variants(rows, [column])

@@ -136,8 +136,10 @@ def _facts(study: str, record: RunRecord | SpeedRecord) -> dict[str, str]:
     }
     if isinstance(record, SpeedRecord):
         return facts | {"protocol": json.dumps(record.protocol)}
-    label = METHODS[record.method].label if record.method in METHODS else record.method
-    facts |= {"method": label, "ratio, seed": f"{record.ratio:g}, {record.seed}"}
+    facts |= {
+        "method": METHODS[record.method].label,
+        "ratio, seed": f"{record.ratio:g}, {record.seed}",
+    }
     facts["MACs, parameters kept"] = (
         f"{100 * (record.mac_kept_fraction or 0):.2f} %, "
         f"{100 * (record.param_kept_fraction or 0):.2f} %"
