@@ -29,20 +29,6 @@ _TICK_GAP = 0.24  # inches that a tick label needs for itself
 _WRITTEN = 12  # columns of a heat map whose cells have room for numbers
 
 
-@contextmanager
-def canvas(width: float, height: float) -> Iterator[Any]:
-    """A `matplotlib.figure.Figure` in the project's look, to be drawn on inside the `with`.
-
-    Args:
-        width: Inches.
-        height: Inches.
-    """
-    with _look():
-        from matplotlib.figure import Figure as Drawing
-
-        yield Drawing(figsize=(width, height), layout="constrained")
-
-
 def draw(data: Figure) -> Any:
     """The `matplotlib.figure.Figure` of the numbers, made without global state."""
     panels, several = data.panels, len(data.panels) > 1
@@ -56,7 +42,10 @@ def draw(data: Figure) -> Any:
     spare = rows * columns > len(panels) and longest < width / columns
     height = max(_height(panel) for panel in panels) * rows + 0.2 * several
     height += 0 if spare else _LEGEND_LINE * math.ceil(len(labels) / side_by_side)
-    with canvas(width, height) as figure:
+    with _look():
+        from matplotlib.figure import Figure as Drawing
+
+        figure = Drawing(figsize=(width, height), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()

@@ -66,8 +66,7 @@ def layer_figures(records: Sequence[RunRecord]) -> list[Figure]:
 
 def _first_form(rows: pd.DataFrame) -> pd.DataFrame:
     """The runs of the first variant with enough ratios."""
-    for order in sorted(set(rows["order"])):
-        form = rows[[one == order for one in rows["order"]]]
+    for _, form in rows.groupby("order"):
         if form["ratio"].nunique() >= _LEAST:
             return form
     return rows.iloc[:0]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from stat_repro.config import RunConfig
+from stat_repro.config import RunConfig, from_dict
 from stat_repro.paths import text_without_paths
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.results import strict_json
@@ -101,6 +101,15 @@ class RunRecord:
     def task(self) -> str:
         """Task of the data set, one of `stat_repro.config.TASKS`."""
         return str(self.config["dataset"]["task"])
+
+    @cached_property
+    def typed_config(self) -> RunConfig:
+        """The configuration; settings that are younger than the record are as it ran.
+
+        Raises:
+            ConfigError: It is not one of this version.
+        """
+        return from_dict(self.config)
 
     @cached_property
     def layers(self) -> tuple[LayerPlan, ...]:

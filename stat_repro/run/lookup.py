@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.config import SPEED_STUDY, from_dict
+from stat_repro.config import SPEED_STUDY
 from stat_repro.paths import RECORD_FILE, results_dir
 from stat_repro.reporting.styles import HEADLINE, quantity_style
 from stat_repro.reporting.tables import MISSING, before_and_after, to_text
@@ -94,7 +94,7 @@ def show(name: str, root: Path) -> str:
 
 def command_of(record: RunRecord) -> str:
     """The command that repeats a run."""
-    return shlex.join(["python", "run.py", *overrides_of(from_dict(record.config))])
+    return shlex.join(["python", "run.py", *overrides_of(record.typed_config)])
 
 
 def _values(values: dict[str, Any]) -> list[str]:

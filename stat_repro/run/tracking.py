@@ -76,13 +76,14 @@ def mirrored_summary(record: RunRecord) -> dict[str, Any]:
     groups: dict[str, Any] = {k: v for k, v in record.metrics.items() if k != "protocol"}
     groups |= {"timings": record.timings, "costs": record.costs, "memory": record.memory}
     summary |= flatten(groups, "", "/")
+    numbers = {
+        name: value
+        for name, value in summary.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
     if record.error is not None:
-        summary["error"] = f"{record.error['type']}: {record.error['message']}"
-    return {name: value for name, value in summary.items() if name == "error" or _counts(value)}
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+        numbers["error"] = f"{record.error['type']}: {record.error['message']}"
+    return numbers
 
 
 def _write(record: RunRecord, config: TrackingConfig, parent: Path) -> None:
