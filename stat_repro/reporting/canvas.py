@@ -20,7 +20,7 @@ _RC: Any = {
     **{"axes.grid": True, "grid.alpha": 0.35, "grid.linewidth": 0.5, "axes.axisbelow": True},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6},
     **{"lines.linewidth": 1.1, "lines.markersize": 3.2, "legend.frameon": False},
-    **{"pdf.fonttype": 42, "svg.hashsalt": "stat_repro"},
+    **{"pdf.fonttype": 42},
 }
 _SINGLE, _DOUBLE = 3.3, 6.9  # inches: one and two columns of a paper
 _HEIGHTS = {"lines": (1.95, 0), "rows": (0.6, 0.15), "stack": (0.6, 0.36), "cells": (0.7, 0.2)}
@@ -238,9 +238,7 @@ def _look() -> Iterator[None]:
         folder = cache_dir() / "matplotlib"
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["MPLCONFIGDIR"] = str(folder)
-    import matplotlib
+    from matplotlib import style
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        with matplotlib.rc_context(_RC):
-            yield
+    with style.context(_RC, after_reset=True):
+        yield

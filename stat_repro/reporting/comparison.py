@@ -108,21 +108,20 @@ def compare(
 
 
 def compare_pairs(
-    pairs: Sequence[tuple[Side, Side]], records: Sequence[RunRecord], resamples: int = RESAMPLES
+    pairs: Sequence[tuple[Side, Side]], records: Sequence[RunRecord]
 ) -> list[Comparison]:
     """Chosen runs against others, labelled by their methods.
 
     Args:
         pairs: Runs of one variant at one ratio, and those that they are compared with.
         records: All runs at hand, which tell what a unit costs.
-        resamples: Draws of the bootstrap.
     """
     units = fairness.units(records)
     entries = [
         _point(others[0][0].method, runs[0][0].method, others, runs, units)
         for runs, others in pairs
     ]
-    return _measured(entries, resamples)
+    return _measured(entries, RESAMPLES)
 
 
 def _faithful(group: pd.DataFrame) -> str | None:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress, zip_longest
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -177,12 +177,6 @@ def _finite(line: Line) -> Line:
         return line
     places = [f"{x:g}" for x, y in zip(line.x, line.y, strict=False) if not math.isfinite(y)]
     words = " at ".join(["not finite", *filter(None, [", ".join(places)])])
-    return replace(
-        line,
-        label="; ".join(filter(None, [line.label, words])),
-        run_ids=tuple(compress(line.run_ids, there)),
-        x=tuple(compress(line.x, there)),
-        y=tuple(compress(line.y, there)),
-        low=tuple(compress(line.low, there)),
-        high=tuple(compress(line.high, there)),
-    )
+    names = ("run_ids", "x", "y", "low", "high")
+    drawn: dict[str, Any] = {name: tuple(compress(getattr(line, name), there)) for name in names}
+    return replace(line, label="; ".join(filter(None, [line.label, words])), **drawn)

@@ -211,8 +211,6 @@ def _check_types(record: RunRecord) -> None:
 
 
 def _check_names(record: RunRecord) -> None:
-    if record.schema_version != SCHEMA_VERSION:
-        raise RecordError(f"schema_version: expected {SCHEMA_VERSION}; got {record.schema_version}")
     if record.status not in STATUSES:
         raise RecordError(f"status: expected one of {', '.join(STATUSES)}; got {record.status!r}")
     study = record.config.get("study")
