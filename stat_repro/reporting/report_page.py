@@ -63,16 +63,14 @@ def report_page(
     claimed = {"title": "What every study claims", "columns": ["study", "claim"], "notes": []}
     rows = [[page.name, claims[page.name]] for page in pages if page.name in claims]
     known = {f"{page.name}/{run}" for page in pages for run in page.records}
+    judged = [
+        {**one, "runs": [[run for run in runs if run in known] for runs in one["runs"]]}
+        for one in verdicts
+    ]
     data = {
         "made": f"{len(pages)} studies, {count} records. A point, or the last cell of a row, "
         "shows the records behind it. Nothing on this page leaves it.",
-        "claims": [
-            *(
-                {**one, "runs": [[r for r in runs if r in known] for runs in one["runs"]]}
-                for one in verdicts
-            ),
-            {**claimed, "rows": rows, "runs": []},
-        ],
+        "claims": [*judged, {**claimed, "rows": rows, "runs": []}],
         "studies": studies,
     }
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
