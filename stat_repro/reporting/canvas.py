@@ -62,8 +62,7 @@ def draw(data: Figure) -> Any:
             if spare:
                 grid.flat[-1].legend(shown, labels, loc="center")
             else:
-                place = {"loc": "outside lower center", "ncols": side_by_side}
-                figure.legend(shown, labels, **place)
+                figure.legend(shown, labels, loc="outside lower center", ncols=side_by_side)
     return figure
 
 

@@ -36,8 +36,7 @@ from stat_repro.paths import RECORD_FILE, name_of
 from stat_repro.reporting.tables import before_and_after, to_text
 from stat_repro.run.compose import compose_run, options_of
 from stat_repro.run.dry_run import forecast
-from stat_repro.run.pipeline import save_model
-from stat_repro.run.points import measured
+from stat_repro.run.points import prune_into
 from stat_repro.run.sweep_cache import load_data, within_positions, workload_of
 from stat_repro.surgery.checkpoint import auto_class_of, check_unused
 
@@ -82,8 +81,7 @@ def prune(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(forecast(config))
         return
-    experiment = measured(config)
-    save_model(config, experiment, folder)
+    experiment = prune_into(config, folder)
     record, auto = experiment.record, auto_class_of(experiment.compression.model)
     costs, protocol = record.costs, record.metrics["protocol"]
     evaluated = protocol.get("examples") or f"{protocol.get('windows')} windows"

@@ -94,6 +94,13 @@ def _stored(
     return Outcome(point, "ok" if problem is None else "failed", str(path), problem)
 
 
+def prune_into(config: RunConfig, folder: Path) -> Experiment:
+    """Run a configuration, and save its model with the record of the run in an unused folder."""
+    experiment = measured(config)
+    pipeline.save_model(config, experiment, folder)
+    return experiment
+
+
 @quiet_transformers()
 def measured(config: RunConfig, name: str | None = None) -> Experiment:
     """Run a configuration in this process, which keeps what others share; nothing is stored."""

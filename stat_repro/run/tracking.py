@@ -76,7 +76,7 @@ def mirrored_summary(record: RunRecord) -> dict[str, Any]:
     groups: dict[str, Any] = {k: v for k, v in record.metrics.items() if k != "protocol"}
     groups |= {"timings": record.timings, "costs": record.costs, "memory": record.memory}
     summary |= flatten(groups, "", "/")
-    numbers = {
+    numbers: dict[str, Any] = {
         name: value
         for name, value in summary.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
