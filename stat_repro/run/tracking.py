@@ -76,14 +76,13 @@ def mirrored_summary(record: RunRecord) -> dict[str, Any]:
     groups: dict[str, Any] = {k: v for k, v in record.metrics.items() if k != "protocol"}
     groups |= {"timings": record.timings, "costs": record.costs, "memory": record.memory}
     summary |= flatten(groups, "", "/")
-    numbers: dict[str, Any] = {
-        name: value
-        for name, value in summary.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
     if record.error is not None:
-        numbers["error"] = f"{record.error['type']}: {record.error['message']}"
-    return numbers
+        summary["error"] = f"{record.error['type']}: {record.error['message']}"
+    return {name: value for name, value in summary.items() if name == "error" or _counts(value)}
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _write(record: RunRecord, config: TrackingConfig, parent: Path) -> None:
