@@ -92,9 +92,7 @@ def text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float | int) else str(value)
 
 
-# Records of earlier versions do not have every setting.
-_DEFAULTS = {name: text(value) for name, value in flatten(to_dict(RunConfig()), "")}
-_SETTINGS = (_BATCH, *_DEFAULTS)
+_SETTINGS = (_BATCH, *dict(flatten(to_dict(RunConfig()), "")))
 
 
 def full_name(study: str, key: str) -> str:
@@ -148,7 +146,7 @@ class Records:
         if study not in self._studies:
             there = load_records(self.root, study) if (self.root / study).is_dir() else []
             self._studies[study] = [
-                (run, _DEFAULTS | {name: text(value) for name, value in flatten(run.config, "")})
+                (run, {name: text(one) for name, one in flatten(to_dict(run.typed_config), "")})
                 for run in there
             ]
         return self._studies[study]

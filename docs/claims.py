@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 # Before the package is imported: it would import torch, to register the pruned architectures.
 os.environ["STAT_REPRO_LIGHT"] = "1"
 
@@ -27,6 +29,7 @@ from stat_repro.config import METHODS
 from stat_repro.paths import results_dir
 from stat_repro.reporting.outputs import sweep_header
 from stat_repro.reporting.styles import in_words
+from stat_repro.reporting.tables import to_markdown
 from stat_repro.results.strict_json import RecordError, to_text
 from stat_repro.scratch import replace_file
 
@@ -115,7 +118,9 @@ def page(parts: Sequence[tuple[str, Sequence[Judged]]]) -> str:
     for part, claims in parts:
         rows = [(f"[{one.name}](#{one.name.lower()})", one.claim.text, one.verdict, _tally(one))
                 for one in claims]  # fmt: skip
-        text += f"\n## {part}\n\n" + _table(("", "claim", "verdict", "checks"), rows)
+        text += f"\n## {part}\n\n" + to_markdown(
+            pd.DataFrame(rows, columns=["", "claim", "verdict", "checks"])
+        )
         text += "".join(f"\n{_section(one)}" for one in claims)
     return text
 
@@ -211,7 +216,8 @@ def _section(one: Judged) -> str:
     lines = [f"### {one.name}\n", f"**{one.verdict}.** {one.claim.text} ({one.claim.source})"]
     lines += [one.claim.note] if one.claim.note else []
     rows = [(*row.cells[:-1], _link(row)) for row in one.rows]
-    return "\n".join([*lines, "", _table(_COLUMNS, rows), *_commands(one)])
+    table = to_markdown(pd.DataFrame(rows, columns=_COLUMNS))
+    return "\n".join([*lines, "", table, *_commands(one)])
 
 
 def _link(row: Row) -> str:
@@ -239,13 +245,6 @@ def _tally(one: Judged) -> str:
     counts = Counter(row.verdict for row in one.rows)
     words = {HOLDS: "hold", FAILS: "do not", OPEN: "not testable"}
     return ", ".join(f"{counts[verdict]} {words[verdict]}" for verdict in words if counts[verdict])
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [head, ["---"] * len(head), *rows]
-    return "".join(
-        f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |\n" for row in cells
-    )
 
 
 def main() -> int:

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pandas as pd
+
+from stat_repro.reporting.tables import to_markdown
 from stat_repro.results.strict_json import check_stamp
 
 PAGE = Path(__file__).with_name("serving.md")
@@ -74,7 +77,7 @@ def read(report: Path) -> dict[str, Any]:
 
 def table(tests: dict[str, Any]) -> str:
     """Markdown with a row per client: version, architectures, cases passed of those run."""
-    rows = ["| client | package, version | architectures | passed |", "| --- | --- | --- | --- |"]
+    rows = []
     for name, (what, package) in CLIENTS.items():
         one = tests[name]
         place = 0 if name.startswith(_FIRST) else -1
@@ -82,8 +85,9 @@ def table(tests: dict[str, Any]) -> str:
                  for case in one["passed"]]  # fmt: skip
         shown = ", ".join(sorted({case for case in cases if case})) or "SmolLM2"
         passed, run = len(one["passed"]), len(one["passed"]) + len(one["failed"])
-        rows.append(f"| {what} | {package} {one['version']} | {shown} | {passed} of {run} |")
-    return "\n".join(rows) + "\n"
+        rows.append((what, f"{package} {one['version']}", shown, f"{passed} of {run}"))
+    columns = ["client", "package, version", "architectures", "passed"]
+    return to_markdown(pd.DataFrame(rows, columns=columns))
 
 
 def measured(studies: dict[str, Any]) -> str:
@@ -93,14 +97,10 @@ def measured(studies: dict[str, Any]) -> str:
         if name not in studies:
             continue
         study = studies[name]
-        rows = [_cells(row) for row in study["rows"]]
-        keys = list(rows[0])
         parts += [
             f"\n{title}\n",
-            f"| {' | '.join(keys)} |",
-            f"|{' --- |' * len(keys)}",
-            *(f"| {' | '.join(row.values())} |" for row in rows),
-            f"\n{study['processor']}, threads: {study['threads']}, seed {study['seed']}, commit "
+            to_markdown(pd.DataFrame([_cells(row) for row in study["rows"]])),
+            f"{study['processor']}, threads: {study['threads']}, seed {study['seed']}, commit "
             f"{study['provenance']['commit'][:10]}.",
         ]
     return "\n".join(parts) + "\n" if parts else "Not measured yet.\n"

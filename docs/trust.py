@@ -6,10 +6,14 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+
+from stat_repro.reporting.tables import to_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "trust.md"
@@ -23,12 +27,9 @@ INTRODUCTION = """# What was tried
 """
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    first = tuple(head)
-    lines = [first, ("---",) * len(first), *map(tuple, rows)]
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+    return to_markdown(pd.DataFrame(rows, columns=head))
 
 
 def bad_inputs() -> str:

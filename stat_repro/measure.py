@@ -95,27 +95,25 @@ class Stopwatch:
     """Wall time of named stages.
 
     Args:
-        device: Device that is synchronised at the borders of each stage; None for none.
+        device: Device that is synchronised at the borders of each stage.
 
     Attributes:
         seconds: Seconds per stage, in the order in which the stages first ended. A stage that is
             entered again adds up. The time of a stage includes stages nested in it.
     """
 
-    def __init__(self, device: torch.device | None = None) -> None:
-        self.device = device
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the body of the `with` as stage `name`; one that raises counts up to the error."""
-        if self.device is not None:
-            synchronize(self.device)
+        synchronize(self.device)
         start = time.perf_counter()
         try:
             yield
-            if self.device is not None:
-                synchronize(self.device)
+            synchronize(self.device)
         finally:
             took = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + took

@@ -86,22 +86,20 @@ class Progress:
         return f"{line}, {self.note}" if self.note else line
 
 
-def track(
-    iterable: Iterable[T], description: str, total: int | None = None, unit: str = "batches"
-) -> Iterator[T]:
+def track(iterable: Iterable[T], description: str, unit: str = "batches") -> Iterator[T]:
     """Iterate and show progress; an item counts as finished when the next one is asked for.
+
+    How many there are is known if the iterable has a length.
 
     Args:
         iterable: What to iterate over.
         description: What is being done.
-        total: Number of items; `len(iterable)` if None and it has a length, else unknown.
         unit: Plural name of the items.
 
     Yields:
         The items, unchanged.
     """
-    if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
+    total = len(iterable) if isinstance(iterable, Sized) else None
     with Progress(description, total, unit) as progress:
         for item in iterable:
             yield item

@@ -13,7 +13,7 @@ from stat_repro import results
 from stat_repro.config import METHOD_DEFAULTS, PruningConfig
 from stat_repro.reporting.comparison import Comparison
 from stat_repro.reporting.comparison import compare as compare_runs
-from stat_repro.results import RunRecord
+from stat_repro.results import RunRecord, example_files
 
 # Two layers of four heads and a hundred neurons; shares of the MACs of one of each.
 HEADS, NEURONS, HEAD, NEURON = 4, 100, 0.05, 0.003
@@ -53,7 +53,7 @@ def run(
     **changes: Any,
 ) -> tuple[RunRecord, bytes]:
     """A run of a method that kept these units, and its values per example as a file."""
-    data = results.encode_examples(values)
+    data = example_files.encode_examples(values)
     options = METHOD_DEFAULTS[method] | (pruning or {})
     record = make_record(
         config=make_config(task, study),
@@ -64,7 +64,7 @@ def run(
         plan={**plan(heads, neurons, **(details or {})), "method": method},
         provenance={
             **{"model_hash": model_hash, "data_hashes": {**hashes, "calibration": f"c{seed}"}},
-            "examples": results.describe_examples(data),
+            "examples": example_files.describe_examples(data),
         }
         | changes.pop("provenance", {}),
         **changes,

@@ -21,6 +21,7 @@ from made_up_records import (
 
 from stat_repro import results
 from stat_repro.config import CalibrationConfig
+from stat_repro.results import example_files
 
 ROOT = Path(__file__).parents[1]
 
@@ -133,7 +134,7 @@ def test_build_compares_variants_that_have_values_per_example(
     assert "reference: expected one of FLAP;" in capsys.readouterr().err
     # A file of values that is not the record's own is no basis for a comparison.
     path = tmp_path / "results" / "made_up" / f"{record.run_id}.examples.safetensors"
-    path.write_bytes(results.encode_examples(made.sentences(7, 0.8, 0.05)))
+    path.write_bytes(example_files.encode_examples(made.sentences(7, 0.8, 0.05)))
     assert build.main([*arguments, str(tmp_path / "e")]) == 1
     assert f"{path}: {record.run_id}: provenance.examples" in capsys.readouterr().err
 

@@ -21,10 +21,11 @@ from kills import KILLED, files, in_child, points_of
 from made_up_records import make_failure, make_record
 
 from stat_repro import results
+from stat_repro.results import example_files
 from stat_repro.results.store import claimed
 
-DATA = results.encode_examples({"kl": np.array([0.5, 1.0], dtype=np.float32)})
-RECORD = make_record(provenance={"examples": results.describe_examples(DATA)})
+DATA = example_files.encode_examples({"kl": np.array([0.5, 1.0], dtype=np.float32)})
+RECORD = make_record(provenance={"examples": example_files.describe_examples(DATA)})
 
 
 def measure(root: Path, record: results.RunRecord, data: bytes | None) -> None:

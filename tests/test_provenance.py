@@ -51,8 +51,7 @@ def test_records_name_the_code_that_runs(tmp_path: Path) -> None:
         return git(tmp_path, "rev-parse", "HEAD")
 
     def collected() -> dict[str, Any]:
-        found = results.collect(device="", dtypes={}, data_hashes={}, model_hash="", root=tmp_path)
-        return {key: found[key] for key in ("commit", "dirty", "git_note")}
+        return provenance.code_state(tmp_path)
 
     git(tmp_path, "init", "-q")
     first = commit("first")
@@ -89,14 +88,14 @@ def test_hash_of_a_model_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     expected = hashlib.sha256(b"config.json\x002\x00{}model.safetensors\x007\x00weights")
-    first = results.hash_files(tmp_path)
+    first = provenance.hash_files(tmp_path)
     assert first == expected.hexdigest()
     (tmp_path / "README.md").write_text("about")
-    assert results.hash_files(tmp_path) == first
+    assert provenance.hash_files(tmp_path) == first
     (tmp_path / "model.safetensors").write_bytes(b"weightz")
-    assert results.hash_files(tmp_path) != first
+    assert provenance.hash_files(tmp_path) != first
     with pytest.raises(provenance.ProvenanceError, match="no folder"):
-        results.hash_files(tmp_path / "missing")
+        provenance.hash_files(tmp_path / "missing")
 
 
 HEAVY = """

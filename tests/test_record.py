@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from made_up_records import make_failure, make_record
 
-from stat_repro import results
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.results import RecordError, RunRecord
+from stat_repro.results.record import describe_error
 
 
 def test_record_survives_json() -> None:
@@ -144,7 +144,7 @@ def test_error_of_a_failed_run_has_its_cause() -> None:
     try:
         raise KeyError("layer 3")
     except KeyError as err:
-        error = results.describe_error(err)
+        error = describe_error(err)
     assert error["type"] == "KeyError"
     assert "test_record.py" in error["traceback"]
     make_failure(error=error)

@@ -12,12 +12,12 @@ import pytest
 from made_up_records import make_record
 
 from stat_repro import results
-from stat_repro.results import RecordError, RunRecord, writing
+from stat_repro.results import RecordError, RunRecord, example_files, writing
 
 
 def with_examples(values: list[float], **changes: object) -> tuple[RunRecord, bytes]:
-    data = results.encode_examples({"kl": np.array(values, dtype=np.float32)})
-    named = {"examples": results.describe_examples(data)}
+    data = example_files.encode_examples({"kl": np.array(values, dtype=np.float32)})
+    named = {"examples": example_files.describe_examples(data)}
     return make_record(provenance=named, **changes), data
 
 
@@ -26,7 +26,7 @@ def test_examples_are_stored_beside_their_record(tmp_path: Path) -> None:
     paths = [results.save_record(record, tmp_path, data) for record, data in stored]
     assert paths[1].name == f"{stored[0][0].run_id}.repeat-1.json"
     for path, (record, data) in zip(paths, stored, strict=True):
-        beside = results.examples_path(path)
+        beside = example_files.examples_path(path)
         assert beside.name == path.name.removesuffix(".json") + ".examples.safetensors"
         assert beside.read_bytes() == data
         found = results.read_examples(results.read_record(path), path)
@@ -50,9 +50,9 @@ def test_example_files_are_the_same_every_time() -> None:
         "correct": np.array([1, 0, 1], dtype=np.uint8),
         "agree": np.array([1, 1, 1], dtype=np.uint8),
     }
-    data = results.encode_examples(values)
-    assert data == results.encode_examples(dict(reversed(values.items())))
-    assert results.describe_examples(data) == {
+    data = example_files.encode_examples(values)
+    assert data == example_files.encode_examples(dict(reversed(values.items())))
+    assert example_files.describe_examples(data) == {
         "sha256": hashlib.sha256(data).hexdigest(),
         "values": ["agree", "correct", "kl"],
         "count": 3,
@@ -64,7 +64,7 @@ def test_example_files_are_the_same_every_time() -> None:
 )
 def test_values_of_different_examples_are_refused(values: dict[str, np.ndarray]) -> None:
     with pytest.raises(RecordError, match="flat values of the same examples"):
-        results.encode_examples(values)
+        example_files.encode_examples(values)
 
 
 def test_examples_that_the_record_does_not_name_are_refused(tmp_path: Path) -> None:
@@ -75,10 +75,10 @@ def test_examples_that_the_record_does_not_name_are_refused(tmp_path: Path) -> N
             results.save_record(pair[0], tmp_path, pair[1])
     assert list(tmp_path.iterdir()) == []
     path = results.save_record(record, tmp_path, data)
-    results.examples_path(path).write_bytes(other)
+    example_files.examples_path(path).write_bytes(other)
     with pytest.raises(RecordError, match=r"examples\.safetensors.*expected a file with sha256"):
         results.read_examples(record, path)
-    results.examples_path(path).unlink()
+    example_files.examples_path(path).unlink()
     with pytest.raises(RecordError, match=r"examples\.safetensors.*No such file"):
         results.read_examples(record, path)
 

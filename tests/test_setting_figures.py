@@ -7,9 +7,10 @@ from dataclasses import asdict, replace
 
 import pytest
 from made_up_records import PLAN, make_config, make_record
+from matplotlib.figure import Figure as Drawing
 
 from stat_repro.config import CalibrationConfig, PruningConfig
-from stat_repro.reporting.canvas import canvas, draw, log_axis
+from stat_repro.reporting.canvas import draw, log_axis
 from stat_repro.reporting.detail_figures import layer_figures, setting_figures
 from stat_repro.reporting.figures import metric_figures
 from stat_repro.reporting.outputs import study_outputs
@@ -146,10 +147,9 @@ def test_two_values_make_no_figure():
 
 @pytest.mark.parametrize(("low", "high"), [(0.11, 0.29), (0.02, 1.5), (4e-5, 0.5), (1.0, 900.0)])
 def test_a_logarithmic_axis_has_some_numbers_and_not_too_many(low, high):
-    with canvas(4, 4) as figure:
-        axes = figure.add_subplot()
-        axes.plot([0, 1], [low, high])
-        log_axis(axes)
-        bottom, top = axes.get_ylim()
-        shown = [tick for tick in axes.yaxis.get_majorticklocs() if bottom <= tick <= top]
+    axes = Drawing(figsize=(4, 4), layout="constrained").add_subplot()
+    axes.plot([0, 1], [low, high])
+    log_axis(axes)
+    bottom, top = axes.get_ylim()
+    shown = [tick for tick in axes.yaxis.get_majorticklocs() if bottom <= tick <= top]
     assert 3 <= len(shown) <= 13

@@ -60,7 +60,6 @@ def test_every_form_of_every_method_has_a_look_of_its_own() -> None:
     assert len(looks) == 10 + 6 + 6 * 15 + 1
     assert len({(look.colour, look.marker, look.line) for look in looks}) == len(looks)
     assert len({look.order for look in looks}) == len(looks)
-    assert max(look.order for look in looks) < styles._OTHER_ORDER
     own = {
         method: styles.variant_style(
             method,

@@ -23,11 +23,12 @@ from stat_repro import results
 from stat_repro.assets import cache, download, packages
 from stat_repro.assets.convert import ENCODER_FILES
 from stat_repro.finetune import recipe
+from stat_repro.results import example_files
 from stat_repro.results.store import claimed
 from stat_repro.scratch import replace_file
 
-VALUES = results.encode_examples({"kl": np.arange(5000, dtype=np.float32)})
-RECORD = make_record(provenance={"examples": results.describe_examples(VALUES)})
+VALUES = example_files.encode_examples({"kl": np.arange(5000, dtype=np.float32)})
+RECORD = make_record(provenance={"examples": example_files.describe_examples(VALUES)})
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,9 @@ def total(values: Floats) -> float:
     return math.fsum(values) if np.isfinite(values).all() else float(sum(values.tolist()))
 
 
-def interval(statistics: Floats, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The central part of resampled statistics (R) that has this share of them."""
-    tail = (1 - confidence) / 2
+def interval(statistics: Floats) -> tuple[float, float]:
+    """The central part of resampled statistics (R) that has the share `CONFIDENCE` of them."""
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(statistics, [tail, 1 - tail])
     return float(low), float(high)
 

@@ -20,27 +20,13 @@ _RC: Any = {
     **{"axes.grid": True, "grid.alpha": 0.35, "grid.linewidth": 0.5, "axes.axisbelow": True},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6},
     **{"lines.linewidth": 1.1, "lines.markersize": 3.2, "legend.frameon": False},
-    **{"pdf.fonttype": 42, "svg.hashsalt": "stat_repro"},
+    **{"pdf.fonttype": 42},
 }
 _SINGLE, _DOUBLE = 3.3, 6.9  # inches: one and two columns of a paper
 _HEIGHTS = {"lines": (1.95, 0), "rows": (0.6, 0.15), "stack": (0.6, 0.36), "cells": (0.7, 0.2)}
 _LEGEND_LINE, _CHARACTER, _HANDLE = 0.145, 0.046, 0.42  # inches
 _TICK_GAP = 0.24  # inches that a tick label needs for itself
 _WRITTEN = 12  # columns of a heat map whose cells have room for numbers
-
-
-@contextmanager
-def canvas(width: float, height: float) -> Iterator[Any]:
-    """A `matplotlib.figure.Figure` in the project's look, to be drawn on inside the `with`.
-
-    Args:
-        width: Inches.
-        height: Inches.
-    """
-    with _look():
-        from matplotlib.figure import Figure as Drawing
-
-        yield Drawing(figsize=(width, height), layout="constrained")
 
 
 def draw(data: Figure) -> Any:
@@ -56,7 +42,10 @@ def draw(data: Figure) -> Any:
     spare = rows * columns > len(panels) and longest < width / columns
     height = max(_height(panel) for panel in panels) * rows + 0.2 * several
     height += 0 if spare else _LEGEND_LINE * math.ceil(len(labels) / side_by_side)
-    with canvas(width, height) as figure:
+    with _look():
+        from matplotlib.figure import Figure as Drawing
+
+        figure = Drawing(figsize=(width, height), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
@@ -73,8 +62,7 @@ def draw(data: Figure) -> Any:
             if spare:
                 grid.flat[-1].legend(shown, labels, loc="center")
             else:
-                place = {"loc": "outside lower center", "ncols": side_by_side}
-                figure.legend(shown, labels, **place)
+                figure.legend(shown, labels, loc="outside lower center", ncols=side_by_side)
     return figure
 
 
@@ -249,9 +237,7 @@ def _look() -> Iterator[None]:
         folder = cache_dir() / "matplotlib"
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["MPLCONFIGDIR"] = str(folder)
-    import matplotlib
+    from matplotlib import style
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        with matplotlib.rc_context(_RC):
-            yield
+    with style.context(_RC, after_reset=True):
+        yield

@@ -1,7 +1,7 @@
 """Variants of a study against a reference, paired by evaluated example and calibration seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,21 +108,20 @@ def compare(
 
 
 def compare_pairs(
-    pairs: Sequence[tuple[Side, Side]], records: Sequence[RunRecord], resamples: int = RESAMPLES
+    pairs: Sequence[tuple[Side, Side]], records: Sequence[RunRecord]
 ) -> list[Comparison]:
     """Chosen runs against others, labelled by their methods.
 
     Args:
         pairs: Runs of one variant at one ratio, and those that they are compared with.
         records: All runs at hand, which tell what a unit costs.
-        resamples: Draws of the bootstrap.
     """
     units = fairness.units(records)
     entries = [
         _point(others[0][0].method, runs[0][0].method, others, runs, units)
         for runs, others in pairs
     ]
-    return _measured(entries, resamples)
+    return _measured(entries, RESAMPLES)
 
 
 def _faithful(group: pd.DataFrame) -> str | None:
@@ -130,8 +129,7 @@ def _faithful(group: pd.DataFrame) -> str | None:
 
     Where a study has `stat` in one other form only (its selection at equal sizes, say), that one.
     """
-    defaults = asdict(PruningConfig())
-    faithful = [{**defaults, **one.config["pruning"]} == defaults for one in group["record"]]
+    faithful = [one.typed_config.pruning == PruningConfig() for one in group["record"]]
     if any(faithful):
         forms = group[faithful]
         return min(zip(forms["extras"].map(len), forms["order"], forms["variant"], strict=True))[2]
@@ -205,11 +203,10 @@ def _measured(entries: Sequence[tuple[Comparison, Columns]], resamples: int) -> 
     """Estimates of all pairs; those with equally many examples share one draw of them."""
     by_size: dict[int, list[Floats]] = {}
     for one, columns in entries:
-        by_size.setdefault(one.examples, []).extend(columns.values())
+        for column in columns.values():
+            by_size.setdefault(one.examples, []).append(column)
     drawn = {}
     for size, same_size in by_size.items():
-        if not same_size:
-            continue
         matrix = np.stack(same_size, axis=1)
         # Nothing that is not finite has an interval, and zero times infinity would spread.
         broken = ~np.isfinite(matrix).all(axis=0, keepdims=True)

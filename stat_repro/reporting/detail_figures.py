@@ -66,8 +66,7 @@ def layer_figures(records: Sequence[RunRecord]) -> list[Figure]:
 
 def _first_form(rows: pd.DataFrame) -> pd.DataFrame:
     """The runs of the first variant with enough ratios."""
-    for order in sorted(set(rows["order"])):
-        form = rows[[one == order for one in rows["order"]]]
+    for _, form in rows.groupby("order"):
         if form["ratio"].nunique() >= _LEAST:
             return form
     return rows.iloc[:0]
@@ -133,7 +132,7 @@ def setting_figures(records: Sequence[RunRecord]) -> list[Figure]:
     figures = []
     for (model, dataset), rows in frame.groupby(["model", "dataset"]):
         for column, words in _SETTINGS.items():
-            if column not in rows or rows[column].dropna().nunique() < _LEAST:
+            if rows[column].dropna().nunique() < _LEAST:
                 continue
             # Runs that differ in the setting alone are one series.
             runs = with_variants(rows, [column])

@@ -3,7 +3,7 @@
 import math
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress, zip_longest
 from typing import Any, Literal
@@ -90,9 +90,7 @@ class Figure:
 
     def table(self) -> pd.DataFrame:
         """One row per point: `panel`, `series`, the values that are drawn, and `run_ids`."""
-        return pd.DataFrame(self._rows())
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
+        rows = []
         for panel in self.panels:
             for line in panel.lines:
                 # A line across the whole panel has a value, but no place.
@@ -101,7 +99,8 @@ class Figure:
                     shown = {"x": x, "y": y, "low": low, "high": high}
                     shown = {key: rounded(value) for key, value in shown.items()}
                     words = {"panel": " ".join(panel.title.split()), "series": line.label}
-                    yield {**words, **shown, "run_ids": joined_ids(ids)}
+                    rows.append({**words, **shown, "run_ids": joined_ids(ids)})
+        return pd.DataFrame(rows)
 
 
 def rounded(value: float | None) -> float | None:
@@ -178,12 +177,6 @@ def _finite(line: Line) -> Line:
         return line
     places = [f"{x:g}" for x, y in zip(line.x, line.y, strict=False) if not math.isfinite(y)]
     words = " at ".join(["not finite", *filter(None, [", ".join(places)])])
-    return replace(
-        line,
-        label="; ".join(filter(None, [line.label, words])),
-        run_ids=tuple(compress(line.run_ids, there)),
-        x=tuple(compress(line.x, there)),
-        y=tuple(compress(line.y, there)),
-        low=tuple(compress(line.low, there)),
-        high=tuple(compress(line.high, there)),
-    )
+    names = ("run_ids", "x", "y", "low", "high")
+    drawn: dict[str, Any] = {name: tuple(compress(getattr(line, name), there)) for name in names}
+    return replace(line, label="; ".join(filter(None, [line.label, words])), **drawn)

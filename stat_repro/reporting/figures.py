@@ -191,8 +191,6 @@ def healing_figures(frame: pd.DataFrame) -> list[Figure]:
         frame: Successful runs of one study, as `stat_repro.results.to_frame` gives them.
     """
     figures = []
-    if f"{_SETTINGS}method" not in frame:
-        return []
     healed = frame[frame[f"{_SETTINGS}method"].isin(RECOVERIES[1:])]
     for (model, dataset), rows in healed.groupby(["model", "dataset"]):
         # Runs that differ in the kind and budget of their recovery alone are one variant.

@@ -57,7 +57,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
                         "task": first["config.dataset.task"],
                         "headline": headline(first),
                         "budget": budget_words(first),
-                        "recovery": first.get("config.recovery.method", "none"),
+                        "recovery": first["config.recovery.method"],
                         "quantity": quantity,
                         **_statistics(values),
                         "run_ids": tuple(sorted(measured)),
@@ -99,7 +99,7 @@ def headline(row: Any) -> str:
 
 def ratio_lines(frame: pd.DataFrame) -> list[str]:
     """What the ratio is a share of, where it is not of the MACs alone."""
-    if not (frame.get("config.pruning.budget", pd.Series(dtype=object)) == "latency").any():
+    if not (frame["config.pruning.budget"] == "latency").any():
         return []
     return [
         "ratio: the share of the prunable MACs that is removed; where budget=latency, of the time "

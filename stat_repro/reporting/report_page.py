@@ -63,16 +63,14 @@ def report_page(
     claimed = {"title": "What every study claims", "columns": ["study", "claim"], "notes": []}
     rows = [[page.name, claims[page.name]] for page in pages if page.name in claims]
     known = {f"{page.name}/{run}" for page in pages for run in page.records}
+    judged = [
+        {**one, "runs": [[run for run in runs if run in known] for runs in one["runs"]]}
+        for one in verdicts
+    ]
     data = {
         "made": f"{len(pages)} studies, {count} records. A point, or the last cell of a row, "
         "shows the records behind it. Nothing on this page leaves it.",
-        "claims": [
-            *(
-                {**one, "runs": [[r for r in runs if r in known] for runs in one["runs"]]}
-                for one in verdicts
-            ),
-            {**claimed, "rows": rows, "runs": []},
-        ],
+        "claims": [*judged, {**claimed, "rows": rows, "runs": []}],
         "studies": studies,
     }
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -136,8 +134,10 @@ def _facts(study: str, record: RunRecord | SpeedRecord) -> dict[str, str]:
     }
     if isinstance(record, SpeedRecord):
         return facts | {"protocol": json.dumps(record.protocol)}
-    label = METHODS[record.method].label if record.method in METHODS else record.method
-    facts |= {"method": label, "ratio, seed": f"{record.ratio:g}, {record.seed}"}
+    facts |= {
+        "method": METHODS[record.method].label,
+        "ratio, seed": f"{record.ratio:g}, {record.seed}",
+    }
     facts["MACs, parameters kept"] = (
         f"{100 * (record.mac_kept_fraction or 0):.2f} %, "
         f"{100 * (record.param_kept_fraction or 0):.2f} %"

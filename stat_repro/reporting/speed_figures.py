@@ -87,13 +87,8 @@ def growth_figure(records: Sequence[SpeedRecord]) -> Figure | None:
         "and the width grow, with random weights; medians over the turns. Dashed: its two forward "
         "passes alone. Memory is resident memory above what was there before, or of the process."
     )
-    return _figure(
-        "growth",
-        "Growth of time and memory",
-        records,
-        caption,
-        [*itertools.chain(*panels.values())],
-    )
+    made = [*itertools.chain(*panels.values())]
+    return _figure("growth", "Growth of time and memory", records, caption, made)
 
 
 def stages_figure(records: Sequence[SpeedRecord]) -> Figure | None:
@@ -133,9 +128,8 @@ def inference_figure(records: Sequence[SpeedRecord]) -> Figure | None:
                 share, rounding, condition = match.groups()
                 kept = record.protocol["mac_kept"][f"ratio={share} round_to={rounding}"]
                 of_rounding = points.setdefault(condition, {}).setdefault(rounding, [])
-                of_rounding.append(
-                    (100 * (1 - kept), *(ratio[k] for k in ("median", "q25", "q75")))
-                )
+                quartiles = [ratio[name] for name in ("median", "q25", "q75")]
+                of_rounding.append((100 * (1 - kept), *quartiles))
         runs = (record.run_id,)
         for condition, of_condition in points.items():
             level = Line("as fast as dense", numbered_style(7, "", "--"), (runs,), (), (1.0,))
@@ -144,10 +138,8 @@ def inference_figure(records: Sequence[SpeedRecord]) -> Figure | None:
                      *zip(*sorted(known), strict=True), bars=True)
                 for number, (rounding, known) in enumerate(of_condition.items())
             ]  # fmt: skip
-            title, axes = (
-                f"{_words(record)}\n{condition}",
-                ("MACs removed (%)", "dense / pruned time"),
-            )
+            title = f"{_words(record)}\n{condition}"
+            axes = "MACs removed (%)", "dense / pruned time"
             panels.append(Panel(title, *axes, (level, *lines)))
     caption = (
         "Speed-up of pruned models: dense by pruned time of a forward pass against the MACs "

@@ -46,9 +46,8 @@ def speed_table(records: Sequence[SpeedRecord]) -> Table:
             spread = f"{min(turns):.2f} to {max(turns):.2f} (all turns)"
             shown.append((words, f"{statistics.median(turns):.2f}", spread))
         for stage, values in record.seconds.items():
-            shown.append(
-                (f"{stage.removesuffix('_s')} (s)", f"{statistics.median(values):.2f}", "")
-            )
+            seconds = f"{statistics.median(values):.2f}"
+            shown.append((f"{stage.removesuffix('_s')} (s)", seconds, ""))
         for name, size in record.memory.items():
             memory = "-" if size is None else f"{size / 1e6:.0f}"
             shown.append((f"memory, {name} (MB)", memory, ""))

@@ -120,8 +120,6 @@ _KNOWN = {
 # Line and marker of a method's other forms.
 _ALLOCATION_LINES = {"global": "-", "uniform": "--", "stat": ":"}
 _CORRECTION_MARKERS = {"none": "v", "lstsq": "^", "bias": "<", "affine": ">", "scale": "h"}
-_OTHER_ORDER = 1000  # after all that is listed
-_OTHER_COLOURS = ("#56B4E9", "#882255", "#999933", "#44AA99", "#AA4499", "#661100")
 _OTHER_MARKERS = ("P", "X", "*", "<", ">", "p")
 _OTHER_LINES = ("--", ":", "-.")
 _NUMBERED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -158,22 +156,14 @@ def variant_style(
         authors_compat: Whether the authors' slips are repeated.
         extras: Further settings that differ from the schema's defaults, as `key=value`.
     """
-    key = (method, allocation, correction, authors_compat)
-    base = _KNOWN.get(key)
-    if base is None and method in METHODS and not authors_compat:
-        base = _method_style(method, allocation, correction)
-    if base is None:
-        number = _stable_number(repr(key))
-        base = VariantStyle(
-            _OTHER_COLOURS[number % len(_OTHER_COLOURS)],
-            _OTHER_MARKERS[number // len(_OTHER_COLOURS) % len(_OTHER_MARKERS)],
-            "-",
-            _OTHER_ORDER + number % 1000,
-        )
+    known = _KNOWN.get((method, allocation, correction, authors_compat))
+    base = known or _method_style(method, allocation, correction)
     if not extras:
         return base
-    # The same method with another setting: same colour, another line and marker.
-    number = _stable_number(", ".join(sorted(extras)))
+    # The same method with another setting: same colour, another line and marker. Python's own hash
+    # differs from process to process.
+    digest = hashlib.sha256(", ".join(sorted(extras)).encode()).digest()
+    number = int.from_bytes(digest[:6])
     return replace(
         base,
         line=_OTHER_LINES[number % len(_OTHER_LINES)],
@@ -208,8 +198,3 @@ def _method_style(method: str, allocation: str, correction: str) -> VariantStyle
     for place, name in zip(places, (method, allocation, correction), strict=True):
         order = order * 10 + place.index(name)
     return VariantStyle(entry.colour, marker, line, len(_KNOWN) + order)
-
-
-def _stable_number(text: str) -> int:
-    """A number that belongs to the text in every process (Python's own hash is salted)."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])

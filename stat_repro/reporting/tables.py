@@ -111,20 +111,18 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for group in grouped(points.to_dict("records"), [*_ROW[:3], "ratio"]):
         by_name = {point["quantity"]: point for point in group}
-        model, dataset, variant, ratio, headline = (
-            group[0][key] for key in (*_ROW[:3], "ratio", "headline")
-        )
+        first, headline = group[0], group[0]["headline"]
         if headline not in by_name:
             raise ReportError(
-                f"{dataset}: expected the metric {headline!r}; got {', '.join(by_name)}"
+                f"{first['dataset']}: expected the metric {headline!r}; got {', '.join(by_name)}"
             )
         style = quantity_style(headline)
         rows.append(
             {
-                "model": model,
-                "task": dataset,
-                "variant": variant,
-                "ratio": f"{ratio:g}",
+                "model": first["model"],
+                "task": first["dataset"],
+                "variant": first["variant"],
+                "ratio": f"{first['ratio']:g}",
                 "MACs kept": _mean(by_name, "mac_kept_fraction", " %"),
                 "params kept": _mean(by_name, "param_kept_fraction", " %"),
                 "metric": style.label,

@@ -7,7 +7,6 @@ so that nothing is averaged unseen.
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Collection
 from dataclasses import asdict, fields
@@ -16,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from stat_repro.config import METHODS, PruningConfig, later_defaults, neutral_keys
+from stat_repro.config.methods import Method
 from stat_repro.reporting.styles import CORRECTION_LABELS, variant_style
 
 # Settings that have a column of a table to themselves.
@@ -60,18 +60,7 @@ def neutral_columns() -> frozenset[str]:
 
 def budget_words(run: Any) -> str:
     """What the ratio of a run (a row of a frame) is a share of."""
-    return "time" if run.get("config.pruning.budget") == "latency" else "MACs"
-
-
-def _completed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Settings that a record is too old to have, at the value that it was run with."""
-    added = {}
-    for key, value in later_defaults().items():
-        column = f"config.{key}"
-        shown = json.dumps(value) if isinstance(value, list) else value
-        if column in frame and shown is not None:
-            added[column] = frame[column].where(frame[column].notna(), shown)
-    return frame.assign(**added)
+    return "time" if run["config.pruning.budget"] == "latency" else "MACs"
 
 
 def with_variants(frame: pd.DataFrame, alike: Collection[str] = ()) -> pd.DataFrame:
@@ -97,7 +86,7 @@ def with_variants(frame: pd.DataFrame, alike: Collection[str] = ()) -> pd.DataFr
                 f"{other}; choose the records of one of them"
             )
     # One after the other: the rows of a filtered frame may share an index.
-    frame = _completed(frame.reset_index(drop=True))
+    frame = frame.reset_index(drop=True)
     variants: dict[Any, tuple[Any, ...]] = {}
     for _, group in frame.groupby(["model", "dataset"], sort=False):
         differing = _differing(group, alike)
@@ -115,9 +104,9 @@ def with_variants(frame: pd.DataFrame, alike: Collection[str] = ()) -> pd.DataFr
                 raise ReportError(f"two different variants have the label {label!r}: {values}")
             style = variant_style(
                 row["method"],
-                str(row.get("config.pruning.allocation")),
-                str(row.get("config.pruning.correction")),
-                bool(row.get("config.pruning.authors_compat", False)),
+                row["config.pruning.allocation"],
+                row["config.pruning.correction"],
+                row["config.pruning.authors_compat"],
                 extras,
             )
             variants[index] = (label, extras, (style.order, label), style)
@@ -147,21 +136,18 @@ def _differing(group: pd.DataFrame, alike: Collection[str]) -> pd.DataFrame:
         causes = [setting for setting in settings if setting.startswith(beginnings)]
         if name in texts and causes and (texts.groupby(causes)[name].nunique() == 1).all():
             texts = texts.drop(columns=name)
-    if (kind := f"config.{_RECOVERY}") in group:
-        # What a kind of recovery always has here goes without saying.
-        kinds = texts.groupby(group[kind].map(_shown)).nunique().max()
-        of_kind = kinds.index.str.startswith("recovery.") & (kinds.index != _RECOVERY)
-        said = kinds[(kinds == 1) & of_kind].index
-        texts = texts.drop(columns=said)
+    # What a kind of recovery always has here goes without saying.
+    kinds = texts.groupby(group[f"config.{_RECOVERY}"]).nunique().max()
+    of_kind = kinds.index.str.startswith("recovery.") & (kinds.index != _RECOVERY)
+    texts = texts.drop(columns=kinds[(kinds == 1) & of_kind].index)
     return texts[sorted(texts, key=lambda name: not str(name).startswith("pruning."))]
 
 
-def _of_paper(method: str, name: str) -> str | None:
+def _of_paper(method: Method, name: str) -> str | None:
     """How a method has a setting without further options; None for what is no pruning option."""
     if not name.startswith("pruning."):
         return None
-    options = METHODS[method].defaults if method in METHODS else {}
-    return _shown(options.get(name.removeprefix("pruning."), _DEFAULTS.get(name)))
+    return _shown(method.defaults.get(name.removeprefix("pruning."), _DEFAULTS.get(name)))
 
 
 def _label(row: Any, values: dict[str, str], settled: set[str]) -> tuple[str, tuple[str, ...]]:
@@ -174,13 +160,13 @@ def _label(row: Any, values: dict[str, str], settled: set[str]) -> tuple[str, tu
             its paper.
     """
     compat = values.get("pruning.authors_compat") == "true"
-    method = METHODS.get(row["method"])
-    parts, extras = [row["method"] if method is None else method.label], []
+    method = METHODS[row["method"]]
+    parts, extras = [method.label], []
     for name, value in values.items():
         short = name.removeprefix("pruning.")
-        if name in _SET and (compat or row["method"] in _WHOLE_LAYERS):
+        if name in _SET and (compat or method.whole_layers):
             continue
-        if (name in settled or name in _OF_ONE_METHOD) and value == _of_paper(row["method"], name):
+        if (name in settled or name in _OF_ONE_METHOD) and value == _of_paper(method, name):
             continue
         if name == "pruning.authors_compat":
             parts += ["authors' script"] if compat else []
@@ -204,10 +190,10 @@ def _shown(value: Any) -> str:
     """Text of a setting; null and absent are the same, 1.0 is 1, a list is JSON as in a frame."""
     if isinstance(value, list):
         return json.dumps(value)
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return "none"
     if isinstance(value, str):
         return value
+    if pd.isna(value):
+        return "none"
     if str(value) in ("True", "False"):
         return str(value).lower()
     return str(int(value)) if float(value).is_integer() else repr(float(value))

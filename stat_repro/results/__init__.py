@@ -3,14 +3,9 @@
 May use: config, paths, plan, scratch.
 """
 
-from stat_repro.results.example_files import (
-    describe_examples,
-    encode_examples,
-    examples_path,
-    read_examples,
-)
-from stat_repro.results.provenance import collect, hash_files
-from stat_repro.results.record import RunRecord, describe_error
+from stat_repro.results.example_files import read_examples
+from stat_repro.results.provenance import collect
+from stat_repro.results.record import RunRecord
 from stat_repro.results.speed_record import load_speed
 from stat_repro.results.store import (
     StudyError,

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from stat_repro.config import RunConfig, from_dict, run_id
+from stat_repro.config import run_id
 from stat_repro.results.record import RunRecord, labels
 from stat_repro.results.strict_json import RecordError
 
@@ -19,10 +19,9 @@ def check_consistency(record: RunRecord) -> None:
         ConfigError: The configuration is not one of this version.
         PlanError: The plan contradicts itself.
     """
-    config = from_dict(record.config)
-    for key, value in labels(config).items():
+    for key, value in labels(record.typed_config).items():
         _same(key, value, getattr(record, key), "config")
-    _check_run_id(record, config)
+    _check_run_id(record)
     if record.status == "ok":
         _check_plan(record)
         for key, counts in (
@@ -35,11 +34,12 @@ def check_consistency(record: RunRecord) -> None:
                     _same(key, fraction, getattr(record, key), f"costs.{counts}")
 
 
-def _check_run_id(record: RunRecord, config: RunConfig) -> None:
+def _check_run_id(record: RunRecord) -> None:
     """The digest at its end counts only where the content of local files is known to the record.
 
     See `run.identity`: of those files only the model's folder leaves its hash in a record.
     """
+    config = record.typed_config
     folder = replace(config.model, path=f"sha256:{record.provenance.get('base_model_hash')}")
     ids = [run_id(config), run_id(replace(config, model=folder))]
     got = record.run_id

@@ -28,8 +28,6 @@ MODEL_FILES = (
     *("*.model", "bpe.codes", "chat_template*"),
 )
 
-_CHUNK_BYTES = 1 << 20
-
 
 class ProvenanceError(ValueError):
     """Something that cannot be identified."""
@@ -45,7 +43,6 @@ def collect(
     finetuned: bool | None = None,
     examples: Mapping[str, Any] | None = None,
     hardware: Mapping[str, Any] | None = None,
-    root: Path | None = None,
 ) -> dict[str, Any]:
     """The `provenance` of a record.
 
@@ -58,7 +55,6 @@ def collect(
         finetuned: Whether the task head was trained here.
         examples: The file of values per example beside the record (`describe_examples`), if any.
         hardware: What computed (`measure.describe_hardware`), if it is known.
-        root: Folder whose git state counts; the clone if None (an installed copy has none).
 
     Returns:
         JSON types: `date` (UTC, ISO 8601), `commit`, `dirty` and `git_note` (see `code_state`),
@@ -67,7 +63,7 @@ def collect(
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **code_state(root),
+        **code_state(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
@@ -102,7 +98,7 @@ def code_state(root: Path | None = None) -> dict[str, Any]:
     state is dirty, and `git_note` says why.
 
     Args:
-        root: See `collect`.
+        root: Folder whose git state counts; the clone if None (an installed copy has none).
     """
     if root is None and paths.is_clone():
         root = paths.project_root()
@@ -110,11 +106,6 @@ def code_state(root: Path | None = None) -> dict[str, Any]:
     if first["commit"] is None or now["commit"] is None or now == first:
         return first
     return {**first, "dirty": True, "git_note": "the checkout was changed while this process ran"}
-
-
-@cache
-def _first_state(root: Path | None) -> dict[str, Any]:
-    return git_state(root)
 
 
 def git_state(root: Path | None) -> dict[str, Any]:
@@ -144,6 +135,9 @@ def git_state(root: Path | None) -> dict[str, Any]:
     return {"commit": commit, "dirty": bool(changes), "git_note": None}
 
 
+_first_state = cache(git_state)
+
+
 def hash_files(folder: Path) -> str:
     """sha256 over names and contents of a model folder's files, in the order of their names.
 
@@ -165,8 +159,7 @@ def hash_files(folder: Path) -> str:
         # Name and size before the content, so that no two folders read as the same bytes.
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
+            hashlib.file_digest(file, lambda: digest)  # goes on with the one that there is
     return digest.hexdigest()
 
 

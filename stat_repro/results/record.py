@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from stat_repro.config import RunConfig
+from stat_repro.config import RunConfig, from_dict
 from stat_repro.paths import text_without_paths
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.results import strict_json
@@ -101,6 +101,15 @@ class RunRecord:
     def task(self) -> str:
         """Task of the data set, one of `stat_repro.config.TASKS`."""
         return str(self.config["dataset"]["task"])
+
+    @cached_property
+    def typed_config(self) -> RunConfig:
+        """The configuration; settings that are younger than the record are as it ran.
+
+        Raises:
+            ConfigError: It is not one of this version.
+        """
+        return from_dict(self.config)
 
     @cached_property
     def layers(self) -> tuple[LayerPlan, ...]:
@@ -202,8 +211,6 @@ def _check_types(record: RunRecord) -> None:
 
 
 def _check_names(record: RunRecord) -> None:
-    if record.schema_version != SCHEMA_VERSION:
-        raise RecordError(f"schema_version: expected {SCHEMA_VERSION}; got {record.schema_version}")
     if record.status not in STATUSES:
         raise RecordError(f"status: expected one of {', '.join(STATUSES)}; got {record.status!r}")
     study = record.config.get("study")

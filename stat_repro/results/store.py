@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stat_repro.config import SPEED_STUDY
+from stat_repro.config import SPEED_STUDY, to_dict
 from stat_repro.results.consistency import check_consistency
 from stat_repro.results.example_files import check_examples, examples_path, read_examples
 from stat_repro.results.record import RunRecord
@@ -201,7 +201,7 @@ def row_of(record: RunRecord) -> dict[str, Any]:
     """The values of a record by the names of their columns.
 
     These are the scalar top-level keys; every number and text below `metrics`, `timings`, `costs`,
-    `memory` and `config` under its dotted name (`metrics.pruned.accuracy`,
+    `memory` and `typed_config` under its dotted name (`metrics.pruned.accuracy`,
     `config.pruning.allocation`); `metrics.protocol` as one JSON text; `error.type` and
     `error.message`; `provenance.model_hash`, `provenance.device` (with its GPU and processor, where
     known) and `provenance.data_hashes`, as one JSON text without the calibration examples, which
@@ -211,7 +211,7 @@ def row_of(record: RunRecord) -> dict[str, Any]:
     row: dict[str, Any] = {key: getattr(record, key) for key in _SCALARS}
     metrics = {k: v for k, v in record.metrics.items() if k != "protocol"}
     nested = {"metrics": metrics, "timings": record.timings, "costs": record.costs}
-    nested |= {"memory": record.memory, "config": record.config}
+    nested |= {"memory": record.memory, "config": to_dict(record.typed_config)}
     row |= dict(flatten(nested, ""))
     protocol = record.metrics.get("protocol")
     row["metrics.protocol"] = None if protocol is None else json.dumps(protocol, sort_keys=True)

@@ -163,13 +163,12 @@ def _restore(data: Any, pointer: str, name: str) -> None:
         for part in parts[:-1]:
             data = data[int(part)] if isinstance(data, list) else data[part]
         last: Any = int(parts[-1]) if isinstance(data, list) else parts[-1]
-        if data[last] is not None:
-            raise RecordError(f"non_finite: {pointer}: expected null there; got {data[last]!r}")
-        data[last] = _NON_FINITE[name]
+        there, number = data[last], _NON_FINITE[name]
     except (KeyError, IndexError, TypeError, ValueError) as err:
-        if isinstance(err, RecordError):
-            raise
         raise RecordError(f"non_finite: {pointer}: {name!r} has no place in the record") from err
+    if there is not None:
+        raise RecordError(f"non_finite: {pointer}: expected null there; got {there!r}")
+    data[last] = number
 
 
 def _refuse_constant(name: str) -> Any:

@@ -8,7 +8,7 @@ a file in Hydra's output folder.
 import json
 import logging
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,26 +41,21 @@ class Outcome:
     error: str | None
 
 
-@dataclass
 class Sweep:
     """The account of one sweep.
 
-    Attributes:
-        folder: Hydra's folder of the sweep.
+    Args:
+        folder: Hydra's folder of the sweep; files of earlier sweeps in it do not count.
         points: How many points it has; None where only its sweeper knows.
-        before: Files of earlier sweeps in the folder, with the times of their last change.
     """
 
-    folder: Path
-    points: int | None
-    before: dict[Path, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.before = self._files()
+    def __init__(self, folder: Path, points: int | None) -> None:
+        self.folder, self.points = folder, points
+        self._before = self._files()
 
     def all_outcomes(self) -> list[Outcome]:
         """In the order of the points; one that cannot be read is a failure."""
-        files = [file for file, time in self._files().items() if self.before.get(file) != time]
+        files = [file for file, time in self._files().items() if self._before.get(file) != time]
         return [_read(file) for file in sorted(files, key=lambda f: (len(f.name), f.name))]
 
     def _files(self) -> dict[Path, int]:

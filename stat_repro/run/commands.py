@@ -89,14 +89,8 @@ def parser() -> argparse.ArgumentParser:
     command("export", main, what, "my-llama-20 --format gguf")  # which passes it on
     add = command("runs", _runs, "list stored runs", "--study mine --where method=stat ratio=0.5")
     add("--study", help="one study (all)")
-    add(
-        "--where",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="only runs with these values",
-    )
+    what = "only runs with these values"
+    add("--where", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=what)
     add("--compare", nargs=2, default=[], metavar="RUN", help="what differs between two runs")
     add = command("show", _show, "show a run: result, plan, command, environment", "mine/RUN_ID")
     add("run", help="a run id, a part of one, a record's file, or the folder of a pruned model")

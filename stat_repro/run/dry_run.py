@@ -1,7 +1,5 @@
 """What a run would do, counted from the shapes of model and data; no weight is read."""
 
-import time
-
 import numpy as np
 import torch
 
@@ -15,7 +13,7 @@ from stat_repro.config.pruning import counts_macs
 from stat_repro.data.task_data import TaskData
 from stat_repro.finetune.recipe import has_task_head
 from stat_repro.finetune.training_data import TrainingSentences
-from stat_repro.measure import resolve_device, synchronize
+from stat_repro.measure import Stopwatch, resolve_device
 from stat_repro.methods.shortgpt import layers_to_remove
 from stat_repro.models import loading
 from stat_repro.models.adapter import Adapter, adapter_for
@@ -144,12 +142,8 @@ def operations(
 
 def _speed(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP per second of a large matrix product, the best of a few."""
-    matrix = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)
-    seconds = []
-    for _ in range(8):
-        synchronize(device)
-        start = time.perf_counter()
-        matrix @ matrix
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * _SIDE**3 / min(seconds)
+    matrix, watch = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device), Stopwatch(device)
+    for turn in range(8):
+        with watch.stage(str(turn)):
+            matrix @ matrix
+    return 2 * _SIDE**3 / min(watch.seconds.values())

@@ -7,13 +7,12 @@ import json
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from stat_repro.config import SPEED_STUDY, from_dict, to_dict
+from stat_repro.config import SPEED_STUDY
 from stat_repro.paths import RECORD_FILE, results_dir
 from stat_repro.reporting.styles import HEADLINE, quantity_style
 from stat_repro.reporting.tables import MISSING, before_and_after, to_text
@@ -95,7 +94,7 @@ def show(name: str, root: Path) -> str:
 
 def command_of(record: RunRecord) -> str:
     """The command that repeats a run."""
-    return shlex.join(["python", "run.py", *overrides_of(from_dict(record.config))])
+    return shlex.join(["python", "run.py", *overrides_of(record.typed_config)])
 
 
 def _values(values: dict[str, Any]) -> list[str]:
@@ -137,7 +136,7 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
     """
     if compare:
         both = [find_run(name, root)[1] for name in compare]
-        one, other = ({k: _as_json(v) for k, v in _row_of(record).items()} for record in both)
+        one, other = ({k: _as_json(v) for k, v in store.row_of(record).items()} for record in both)
         rows = [(key, one.get(key, MISSING), other.get(key, MISSING)) for key in {**one, **other}]
         rows = [row for row in rows if row[1] != row[2]]
         pair = pd.DataFrame(rows, columns=["what differs", "first", "second"])
@@ -151,7 +150,7 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
     files = [file for of_study in studies for file in of_study]
     if not files:
         return f"no run is stored under {root if study is None else root / study}"
-    frame = pd.DataFrame([_row_of(store.read_record(file)) for file in files])
+    frame = store.to_frame([store.read_record(file) for file in files])
     frame["run"] = [file.relative_to(root).with_suffix("").as_posix() for file in files]
     for condition in where:
         key, equals, value = condition.partition("=")
@@ -167,11 +166,6 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
     if frame.empty:
         return "no stored run meets these conditions"
     return to_text(pd.DataFrame([_row(row) for _, row in frame.iterrows()]))
-
-
-def _row_of(record: RunRecord) -> dict[str, Any]:
-    """`row_of`, where settings that are younger than a record have the values it ran with."""
-    return store.row_of(replace(record, config=to_dict(from_dict(record.config))))
 
 
 def _as_json(value: Any) -> str:

@@ -15,6 +15,7 @@ from stat_repro.finetune.recovery import check_recovery, recover
 from stat_repro.models.loading import load_tokenizer
 from stat_repro.parallel import world
 from stat_repro.paths import without_paths
+from stat_repro.progress import quiet_transformers
 from stat_repro.results.example_files import describe_examples, encode_examples
 from stat_repro.results.provenance import collect
 from stat_repro.results.record import BEFORE_RECOVERY, RunRecord, describe_error, labels
@@ -238,6 +239,7 @@ def output_folder(config: RunConfig, name: str) -> Path | None:
     return folder
 
 
+@quiet_transformers()
 def save_model(config: RunConfig, experiment: Experiment, folder: Path) -> None:
     """Write the pruned model with tokenizer, plan, configuration, record and card."""
     record, report = experiment.record, experiment.compression.report

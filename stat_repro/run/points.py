@@ -16,7 +16,6 @@ from stat_repro.run.account import Outcome
 from stat_repro.run.identity import identify
 from stat_repro.run.pipeline import Experiment
 from stat_repro.run.sweep_cache import SweepCache
-from stat_repro.surgery.checkpoint import check_unused
 
 log = logging.getLogger("stat_repro")
 
@@ -96,21 +95,15 @@ def _stored(
 
 
 def prune_into(config: RunConfig, folder: Path) -> Experiment:
-    """Run a configuration, and save its model with the record of the run.
-
-    Raises:
-        CheckpointError: The folder is in use, which is found before any work.
-    """
-    check_unused(folder)
-    with quiet_transformers():
-        experiment = measured(config)
-        pipeline.save_model(config, experiment, folder)
+    """Run a configuration, and save its model with the record of the run in an unused folder."""
+    experiment = measured(config)
+    pipeline.save_model(config, experiment, folder)
     return experiment
 
 
+@quiet_transformers()
 def measured(config: RunConfig, name: str | None = None) -> Experiment:
     """Run a configuration in this process, which keeps what others share; nothing is stored."""
-    with quiet_transformers():
-        experiment = pipeline.run_experiment(config, _cache, name)
+    experiment = pipeline.run_experiment(config, _cache, name)
     assert experiment is not None  # there is one process
     return experiment

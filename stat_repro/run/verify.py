@@ -101,7 +101,7 @@ def _seconds(record: RunRecord) -> float:
 
 def _verdict(record: RunRecord, options: argparse.Namespace) -> tuple[str, str]:
     """Measure one point; whatever hinders that is a verdict too, and the others go on."""
-    data = from_dict(record.config).dataset
+    data = record.typed_config.dataset
     missing: list[str] = []
     others = ""
 
