@@ -121,6 +121,7 @@ def _differing(group: pd.DataFrame, alike: Collection[str]) -> pd.DataFrame:
     if (group["config.dataset.task"] == "language_modeling").all():
         # A language model is evaluated as it is: run ids do not depend on this either.
         columns = [c for c in columns if not c.startswith("config.finetune.")]
+    columns = [c for c in columns if group[c].nunique(dropna=False) > 1]
     names = {column: column.removeprefix("config.") for column in (*columns, *_FURTHER)}
     texts = group[list(names)].rename(columns=names).map(_shown)
     for name in texts:
