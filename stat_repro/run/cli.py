@@ -3,8 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -81,19 +81,23 @@ def _main() -> None:
     prepare()
     logging.raiseExceptions = False  # a sweep into a closed pipe goes on, and ends quietly
     run = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)
-    with ExitStack() as until_the_end:
-        if launchers.several_processes():
-            from stat_repro.parallel import joined
+    if not launchers.several_processes():
+        _run_and_tell(run)
+        return
+    from stat_repro.parallel import joined
 
-            until_the_end.enter_context(_only_the_first_writes())
-            until_the_end.enter_context(joined())
-        try:
-            run()
-        except (Exception, SystemExit):  # Hydra, or a launcher, gave up the sweep
-            tell()
-            raise
-        if not tell():
-            raise SystemExit(1)
+    with _only_the_first_writes(), joined():
+        _run_and_tell(run)
+
+
+def _run_and_tell(run: Callable[[], None]) -> None:
+    try:
+        run()
+    except (Exception, SystemExit):  # Hydra, or a launcher, gave up the sweep
+        tell()
+        raise
+    if not tell():
+        raise SystemExit(1)
 
 
 @contextmanager
