@@ -6,8 +6,9 @@
 
 Every step has a time budget and stores its records as soon as it has them. A step that fails, or
 runs out of its time, does not keep the others from running; the exit status is then 1. A step for
-which there is too little time left is not started and counts as failed. `--device cpu --small`
-tries all of it on small shapes without a GPU.
+which there is too little time left is not started and counts as failed. What is not about time
+(`TOGETHER`) runs at the end, side by side. `--device cpu --small` tries all of it on small shapes
+without a GPU.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 USUAL = ("bert_base", "llama2_7b", "tests")
+# Their seconds are of no interest: plans, accuracies, tests.
+TOGETHER = ("tests", "half_precision", "minilm_cpu")
 GPU_TESTS = ("tests/test_on_devices.py", "tests/test_golden.py", "tests/test_linalg.py")
 
 
@@ -43,7 +46,7 @@ def steps(options: argparse.Namespace) -> dict[str, tuple[int, list[str]]]:
             ["llama2_7b", "--layers", str(options.layers)]), *stored, *half, *once,
             "--authors-tokens", "0", "--save", str(options.results)]),
         "bert_base": (60, [*bench, *(["tiny"] if small else ["bert_base"]), *stored, "--sweep",
-            "0.2,0.3,0.4,0.5,0.6,0.7", *(once if small else ["--authors-tokens", "4096"])]),
+            "0.2,0.3,0.4,0.5,0.6,0.7", *(once if small else ["--repeats", "3", "--authors-tokens", "4096"])]),
         "sharded_7b": (180, [*bench, "sharded", *whole, "--no-spill", *stored]),
         "sharded_70b": (100, [*bench, "sharded", *two_of_70b, "--no-spill", *stored]),
         "minilm_gpu": (60, ["run.py", "-m", *minilm, f"device={options.device}",
@@ -58,11 +61,15 @@ def steps(options: argparse.Namespace) -> dict[str, tuple[int, list[str]]]:
     }  # fmt: skip
 
 
-def run(arguments: list[str], seconds: float) -> str:
-    """What went wrong with a command; empty if nothing did."""
-    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, start_new_session=True)
+def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    """A command of its own process group."""
+    return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, start_new_session=True)
+
+
+def ended(process: subprocess.Popen[bytes], seconds: float) -> str:
+    """What went wrong with a command within this time; empty if nothing did."""
     try:
-        status = process.wait(timeout=seconds)
+        status = process.wait(timeout=max(seconds, 0))
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -94,18 +101,24 @@ def main() -> int:
         return 0
     options.results.mkdir(parents=True, exist_ok=True)
     end, rows = time.monotonic() + options.seconds, []
-    waiting = [name for name in known if name in chosen]
+    groups = [[name] for name in known if name in chosen and name not in TOGETHER]
+    groups.append([name for name in known if name in chosen and name in TOGETHER])
+    waiting = [(max((known[name][0] for name in group), default=0), group) for group in groups]
     while waiting:
-        name = waiting.pop(0)
-        budget, arguments = known[name]
-        left, start = end - time.monotonic(), time.monotonic()
+        budget, group = waiting.pop(0)
+        left, begun = end - time.monotonic(), time.monotonic()
         # A step may take longer than was thought, but not the time of those behind it.
-        limit = max(budget, left - sum(known[later][0] for later in waiting))
-        problem = run(arguments, limit) if left >= budget else f"not started: {left:.0f} s left"
-        rows.append((name, time.monotonic() - start, problem))
-        print(f"== {name}: {problem or 'done'}", flush=True)
-    table = run(["paper_figures/build.py", "--results", str(options.results), "--out",
-                 str(options.results / "out")], 120)  # fmt: skip
+        limit = begun + max(budget, left - sum(later for later, _ in waiting))
+        running = [(n, start(known[n][1])) for n in group] if left >= budget else []
+        for name, process in running:
+            problem = ended(process, limit - time.monotonic())
+            rows.append((name, time.monotonic() - begun, problem))
+            print(f"== {name}: {problem or 'done'}", flush=True)
+        for name in group[len(running) :]:
+            rows.append((name, 0.0, f"not started: {left:.0f} s left"))
+            print(f"== {name}: {rows[-1][2]}", flush=True)
+    table = ended(start(["paper_figures/build.py", "--results", str(options.results), "--out",
+                         str(options.results / "out")]), 120)  # fmt: skip
     path = options.results / "out" / "speed" / "table.md"
     print(path.read_text(encoding="utf-8") if path.exists() else f"no table: {table}")
     for name, seconds, problem in rows:
