@@ -184,8 +184,9 @@ def test_measured_rates_of_the_page_are_those_of_the_records():
 
 
 def test_peaks_of_the_page_are_those_of_the_records():
-    records = results.load_speed(ROOT / "results")
-    peaks = [r.memory["process_peak"] for r in records if r.shape == "sharded_4096x11008"]
+    """Those of the CPU; where a GPU computes, the sums may wait in the host's memory."""
+    shown = [r for r in results.load_speed(ROOT / "results") if r.shape == "sharded_4096x11008"]
+    peaks = [r.memory["process_peak"] for r in shown if r.provenance.get("gpu") is None]
     assert re.findall(r"([\d.]+) GB with", PAGE) == [f"{peak / 1e9:.2f}" for peak in peaks]
 
 
