@@ -105,6 +105,17 @@ def test_shards_of_the_hubs_repository(tmp_path):
         load("rte", tmp_path)
 
 
+def test_a_shard_may_be_empty_and_a_part_may_not(tmp_path):
+    rows = datasets.Dataset.from_dict({**hub_table("rte", examples("rte", 2)), "label": [1, 0]})
+    shards = [tmp_path / f"train-0000{part}-of-00002.parquet" for part in (0, 1)]
+    for shard, part in zip(shards, (rows, rows.select([])), strict=True):
+        part.to_parquet(shard)
+    assert len(load("rte", tmp_path).split("train")) == 2
+    rows.select([]).to_parquet(shards[0])
+    with pytest.raises(DataError, match="expected at least one row; the saved data set is empty"):
+        load("rte", tmp_path)
+
+
 @pytest.mark.parametrize("header", [True, False])
 def test_sst2_with_and_without_a_header_line(tmp_path, header):
     lines = ["sentence\tlabel"] if header else []

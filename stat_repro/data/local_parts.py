@@ -114,11 +114,16 @@ def read_part(
     tables = []
     for file in files:
         rows = _rows_with_classes(file)
-        tables.append(read_table(file, headerless, labels) if rows is None else table_of(rows))
+        if rows is None:
+            tables.append(read_table(file, headerless, labels))
+        elif len(rows):  # a shard may be empty, a part may not
+            tables.append(table_of(rows))
+    if not tables:
+        raise DataError(f"{files[0]}: expected at least one row; the saved data set is empty")
     return {name: [v for table in tables for v in table[name]] for name in tables[0]}
 
 
-def _rows_with_classes(file: Path) -> datasets.Dataset | None:
+def _rows_with_classes(file: Path) -> datasets.Dataset | tuple[()] | None:
     """What `datasets` wrote, as a folder or as parquet, which names its classes; else None."""
     try:
         if file.is_dir():
@@ -132,8 +137,6 @@ def _rows_with_classes(file: Path) -> datasets.Dataset | None:
             return None
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read by datasets: {error}") from error
-    if len(rows) == 0:
-        raise DataError(f"{file}: expected at least one row; the saved data set is empty")
     return rows
 
 
