@@ -7,12 +7,14 @@ from typing import Any
 import scipy.linalg
 import torch
 
-# Columns per panel of a sum: with 16 panels 17/32 of the full product are computed. On a GPU wider
-# ones, as a product of few columns does not fill it.
-_CPU_PANEL = 192
+# A sum is computed panel by panel: what is right of a panel's square on the diagonal in one
+# product, and the square in strips, so that little of what is below the diagonal is computed. On a
+# GPU a wide panel is one product, as few columns do not fill it.
+_CPU_PANEL, _CPU_STRIP = 768, 192
 _GPU_PANEL = 2048
 # Of what is copied or read.
 _PANEL = 384
+_SUMMED_ROWS = 256
 
 
 def rank_update(total: torch.Tensor, rows: torch.Tensor) -> None:
@@ -35,17 +37,44 @@ def rank_update(total: torch.Tensor, rows: torch.Tensor) -> None:
         rows: Shape (r, F), on the same device: of the type of the sum or, for a float64 sum,
             float32, and on CUDA bfloat16 or float16.
     """
-    width = _GPU_PANEL if total.is_cuda else _CPU_PANEL
-    for start in range(0, total.shape[0], width):
-        panel = slice(start, start + width)
-        left, right = rows[:, panel].T, rows[:, start:]
+    for across, along in _parts(total):
+        part, left, right = total[across, along], rows[:, across].T, rows[:, along]
         if rows.dtype == total.dtype:
-            total[panel, start:].addmm_(left, right)
+            part.addmm_(left, right)
         elif rows.dtype == torch.bfloat16:
-            total[panel, start:].add_(torch.mm(left, right, out_dtype=torch.float32))
+            part.add_(torch.mm(left, right, out_dtype=torch.float32))
         else:
             with _plain_float32():
-                total[panel, start:].add_(left.float() @ right.float())
+                part.add_(left.float() @ right.float())
+
+
+def _parts(total: torch.Tensor) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the parts that cover what is on and above the diagonal, each once."""
+    size, panel = total.shape[0], _GPU_PANEL if total.is_cuda else _CPU_PANEL
+    for start in range(0, size, panel):
+        end = min(start + panel, size)
+        if total.is_cuda:
+            yield slice(start, end), slice(start, size)
+            continue
+        for first in range(start, end, _CPU_STRIP):
+            yield slice(first, min(first + _CPU_STRIP, end)), slice(first, end)
+        if end < size:
+            yield slice(start, end), slice(end, size)
+
+
+def column_sums(rows: torch.Tensor) -> torch.Tensor:
+    """Sum over the rows, shape (F,), in float64.
+
+    Args:
+        rows: Shape (r, F), of any floating type.
+    """
+    if rows.is_cuda:
+        return rows.sum(dim=0, dtype=torch.float64)
+    # Few rows at a time: torch makes a float64 copy of them first, which should stay in the cache.
+    total = rows.new_zeros(rows.shape[1], dtype=torch.float64)
+    for part in rows.split(_SUMMED_ROWS):
+        total += part.double().sum(dim=0)
+    return total
 
 
 @contextmanager
