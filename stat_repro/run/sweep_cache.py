@@ -16,6 +16,7 @@ import torch
 
 from stat_repro import workloads
 from stat_repro.api import calibrate
+from stat_repro.assets.cache import stamps
 from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHODS, AnswerConfig, ConfigError, PruningConfig, RunConfig
@@ -130,23 +131,16 @@ def _dense_key(config: RunConfig) -> dict[str, Any]:
         *(config.model.path, data.train, data.validation, data.test, data.path),
         *(data.calibration_path, config.evaluation.zero_shot.include),
     )
-    key["files"] = [_stamps(path) for path in paths if path is not None]
+    # Local files may be changed while a long sweep runs.
+    key["files"] = [stamps(Path(path).expanduser()) for path in paths if path is not None]
     return key | {
         name: values[name] for name in ("model", "dataset", "finetune", "device", "dtype")
     }
 
 
-def _stamps(path: str) -> list[Any]:
-    """What shows that local files were changed, as they may be while a long sweep runs."""
-    place = Path(path).expanduser()
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
-    stats = [(str(file), file.stat()) for file in files if file.is_file()]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-
-
 def _load_dense(config: RunConfig) -> DenseModel:
     include = config.evaluation.zero_shot.include
-    if include is not None and _stamps(include):  # the user's files, which may have been changed
+    if include is not None and Path(include).expanduser().exists():  # files may have been changed
         load_tasks.cache_clear()
     device = resolve_device(config.device)
     with first_rank_first():  # it downloads and trains; the others use its files
