@@ -1,7 +1,7 @@
 """A pruned model as an ONNX file with dynamic batch size and length."""
 
 import os
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,11 @@ def write_onnx(folder: Path, out: Path) -> None:
         ExportError: onnx or onnxscript is not installed, a head for multiple choice, or a model
             that torch cannot export (rotary frequencies that depend on the length).
     """
-    try:
-        import_module("onnxscript")
-    except ImportError:
+    if find_spec("onnxscript") is None:
         raise ExportError(
             "--format onnx: expected onnx and onnxscript, which torch exports with; they are not "
             "installed; choose pip install onnx onnxscript"
-        ) from None
+        )
     pruned = load_for_export(folder)
     kind = type(pruned).__name__
     if kind.endswith("ForMultipleChoice"):
