@@ -20,7 +20,7 @@ from stat_repro.models import loading
 from stat_repro.models.adapter import Adapter, adapter_for
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.reporting.tables import before_and_after, to_text
-from stat_repro.run.sweep_cache import load_data, within_positions, workload_of
+from stat_repro.run.sweep_cache import Data, load_data, within_positions, workload_of
 
 _SIDE = 1024  # of the matrices that are multiplied to see how fast this machine is
 
@@ -70,7 +70,7 @@ def forecast(config: RunConfig) -> str:
     )
 
 
-def _without_weights(config: RunConfig, data: object) -> loading.LoadedModel:
+def _without_weights(config: RunConfig, data: Data) -> loading.LoadedModel:
     """The model of a run on the meta device, with the head that would be trained for sentences."""
     folder, task = loading.checkpoint_folder(config.model), config.dataset.task
     settings = loading.load_config(folder)

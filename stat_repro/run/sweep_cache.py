@@ -35,6 +35,7 @@ from stat_repro.results.provenance import hash_files
 
 log = logging.getLogger("stat_repro")
 T = TypeVar("T")
+Data = TaskData | QuestionData | TextData
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def within_positions(config: RunConfig) -> RunConfig:
 
 def _prepared(
     config: RunConfig, folder: Path, base_hash: str, device: torch.device
-) -> tuple[Path, TaskData | QuestionData | TextData]:
+) -> tuple[Path, Data]:
     """A checkpoint for the task, and its data; the head is trained if there is none."""
     has_head = has_task_head(folder, config.dataset.task)
     _check_override(config, has_head)
@@ -194,7 +195,7 @@ def _prepared(
     return task_checkpoint(folder, base_hash, data, config.finetune, length, device, stride), data
 
 
-def load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
+def load_data(config: RunConfig) -> Data:
     """The data set, or an error for a missing part before anything is trained."""
     split = config.evaluation.split
     if config.dataset.task == "language_modeling":
@@ -208,9 +209,7 @@ def load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
     return data
 
 
-def workload_of(
-    data: TaskData | QuestionData | TextData, loaded: LoadedModel, config: RunConfig
-) -> workloads.Workload:
+def workload_of(data: Data, loaded: LoadedModel, config: RunConfig) -> workloads.Workload:
     """The data set for a model, of which only configuration and tokenizer are read."""
     positions = positions_of(loaded.model.config)
     if isinstance(data, TextData):
