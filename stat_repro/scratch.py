@@ -14,12 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout, lock_descriptor
 
 log = logging.getLogger("stat_repro")
 
@@ -148,11 +143,10 @@ def _lock(path: Path, *, wait: bool) -> int:
     Raises:
         OSError: Another process has the lock, or the system has none.
     """
-    if fcntl is None:
-        raise OSError("no flock")
     handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if not lock_descriptor(handle, blocking=wait):
+            raise BlockingIOError(f"{path}: another process has its lock")
     except OSError:
         os.close(handle)
         raise
