@@ -14,12 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout, lock_descriptor
 
 log = logging.getLogger("stat_repro")
 
@@ -79,6 +74,23 @@ def scratch(parent: Path, stem: str, *, folder: bool) -> Iterator[Path]:
             os.close(held)
 
 
+@contextmanager
+def complete(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """A file or folder to write to; it gets its name at the end, complete or not at all.
+
+    Args:
+        path: The name; its parents are made. A file that has it is replaced.
+        folder: Whether to make a folder, else a file.
+
+    Raises:
+        OSError: It cannot be made or renamed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(path.parent, f".{path.name}", folder=folder) as temporary:
+        yield temporary
+        os.replace(temporary, path)
+
+
 def tidy(folder: Path) -> None:
     """Remove what killed processes left under hidden names: locks, temporary files and folders."""
     for lock in folder.glob(".*.lock"):
@@ -102,10 +114,8 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with scratch(path.parent, f".{path.name}", folder=False) as temporary:
+    with complete(path) as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
 
 
 def _new(parent: Path, stem: str, folder: bool) -> tuple[Path, int | None]:
@@ -133,11 +143,10 @@ def _lock(path: Path, *, wait: bool) -> int:
     Raises:
         OSError: Another process has the lock, or the system has none.
     """
-    if fcntl is None:
-        raise OSError("no flock")
     handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if not lock_descriptor(handle, blocking=wait):
+            raise BlockingIOError(f"{path}: another process has its lock")
     except OSError:
         os.close(handle)
         raise

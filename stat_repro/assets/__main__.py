@@ -4,10 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from stat_repro.assets.cache import say
 from stat_repro.assets.packages import fetch
 from stat_repro.entry import guarded
-from stat_repro.paths import cache_dir
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -15,13 +13,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m stat_repro.assets", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="a model or data set")
     names = parser.parse_args(arguments).names
-
-    def work() -> None:
-        fetch(names)
-        say(f"complete in {cache_dir()}")
-
     return guarded(
-        work, lambda: "nothing half-written was left in the cache; the same command goes on"
+        lambda: fetch(names),
+        lambda: "nothing half-written was left in the cache; the same command goes on",
     )
 
 

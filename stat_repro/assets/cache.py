@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stat_repro.assets.convert import ConversionError
 from stat_repro.paths import CACHE_VARIABLE, cache_dir
 from stat_repro.scratch import locked, replace_file, scratch, tidy
 
@@ -26,7 +25,7 @@ CONVERSION = 1
 # Sizes and hashes of the other files of a finished folder.
 MANIFEST = "manifest.json"
 
-# Folders that this process has compared with their manifest, as they were then (`_state`).
+# Folders that this process has compared with their manifest, as they were then (`stamps`).
 _checked: dict[Path, list[Any]] = {}
 
 
@@ -64,7 +63,7 @@ def build_once(key: str, build: Callable[[Path], None], target: Path | None = No
         _write_manifest(partial / "folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         _publish(partial / "folder", target)
-        _checked[target] = _state(target)
+        _checked[target] = stamps(target)
         say(f"{key}: ready after {time.monotonic() - start:.0f} s in {target}")
     return target
 
@@ -73,7 +72,7 @@ def _trouble(folder: Path) -> str | None:
     """Why a folder of the cache has to be made; None if it holds what it was finished with."""
     if not folder.is_dir():
         return "not in the cache yet"
-    if _checked.get(folder) == (state := _state(folder)):
+    if _checked.get(folder) == (state := stamps(folder)):
         return None
     if (folder / MANIFEST).exists():
         if damage := _damage(folder):
@@ -88,16 +87,17 @@ def _trouble(folder: Path) -> str | None:
     return None
 
 
-def _files(folder: Path) -> list[Path]:
-    """Every file of a folder; hidden ones do not count."""
-    return [path for path in sorted(folder.rglob("[!.]*")) if path.is_file()]
+def _files(place: Path) -> list[Path]:
+    """A file, or every file of a folder; hidden ones do not count."""
+    paths = sorted(place.rglob("[!.]*")) if place.is_dir() else [place]
+    return [path for path in paths if path.is_file()]
 
 
-def _state(folder: Path) -> list[Any]:
-    """What the file system tells of every file, which takes no reading."""
+def stamps(place: Path) -> list[Any]:
+    """What the file system tells of a file, or of every file of a folder, without reading any."""
     return [
-        (path, (status := path.stat()).st_ino, status.st_size, status.st_mtime_ns)
-        for path in _files(folder)
+        (str(path), (status := path.stat()).st_ino, status.st_size, status.st_mtime_ns)
+        for path in _files(place)
     ]
 
 
@@ -158,8 +158,6 @@ def explained(key: str) -> Iterator[None]:
     """Turn what goes wrong below into one `AssetError` that says what to do."""
     try:
         yield
-    except ConversionError as error:
-        raise AssetError(f"{key}: {error}") from error
     except Exception as error:
         # safetensors reports a full disk as its own exception type, with the words of the system.
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,9 +1,9 @@
 """Wall time of forward passes, two models in turns."""
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from stat_repro.measure import synchronize
@@ -39,8 +39,5 @@ def time_in_turns(
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """`median`, quartiles `q25` and `q75` (linear between the values) and `min`."""
-    single = len(values) == 1
-    q25, median, q75 = (
-        [values[0]] * 3 if single else statistics.quantiles(values, method="inclusive")
-    )
+    q25, median, q75 = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
     return {"median": median, "q25": q25, "q75": q75, "min": min(values)}

@@ -5,7 +5,6 @@ what a pruned layer has, the layer gets one head or one neuron of zeros, which c
 """
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from stat_repro.models.configuration_stat import Layout
 from stat_repro.models.loading import load_config, load_model
 from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.projections import linear
-from stat_repro.scratch import scratch
+from stat_repro.scratch import complete, scratch
 
 log = logging.getLogger("stat_repro")
 
@@ -47,17 +46,14 @@ def write_gguf(folder: Path, out: Path, quantise: str | None = None) -> None:
     dtype = config.dtype if config.dtype in _FILE_TYPES else torch.float32
     model = load_model(folder, AutoModelForCausalLM, dtype)
     _warn_of_widths(model, quantise)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    stem = f".{out.name}"
-    with scratch(out.parent, stem, folder=False) as plain:
-        kind = "Q8_0" if quantise == "Q8_0" else _FILE_TYPES[dtype]
-        _write(model, folder, plain, gguf.GGMLQuantizationType[kind])
+    kind = gguf.GGMLQuantizationType["Q8_0" if quantise == "Q8_0" else _FILE_TYPES[dtype]]
+    with complete(out) as partial:
         if quantise != "Q4_K_M":
-            os.replace(plain, out)
+            _write(model, folder, partial, kind)
             return
-        with scratch(out.parent, f"{stem}.{quantise}", folder=False) as small:
-            _quantise(plain, small)
-            os.replace(small, out)
+        with scratch(out.parent, f".{out.name}.plain", folder=False) as plain:
+            _write(model, folder, plain, kind)
+            _quantise(plain, partial)
 
 
 def _warn_of_widths(model: Any, quantise: str | None) -> None:

@@ -1,7 +1,6 @@
 """A pruned model as an ONNX file with dynamic batch size and length."""
 
-import os
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from stat_repro.export.errors import ExportError
 from stat_repro.export.stock import load_for_export
-from stat_repro.scratch import scratch
+from stat_repro.scratch import complete
 
 # What is written, as far as a model gives it; a model without a head gives the last.
 _OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
@@ -47,13 +46,11 @@ def write_onnx(folder: Path, out: Path) -> None:
         ExportError: onnx or onnxscript is not installed, a head for multiple choice, or a model
             that torch cannot export (rotary frequencies that depend on the length).
     """
-    try:
-        import_module("onnxscript")
-    except ImportError:
+    if find_spec("onnxscript") is None:
         raise ExportError(
             "--format onnx: expected onnx and onnxscript, which torch exports with; they are not "
             "installed; choose pip install onnx onnxscript"
-        ) from None
+        )
     pruned = load_for_export(folder)
     kind = type(pruned).__name__
     if kind.endswith("ForMultipleChoice"):
@@ -70,8 +67,7 @@ def write_onnx(folder: Path, out: Path) -> None:
         outputs = list(model(*inputs))
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     axes = {0: batch, 1: length}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with scratch(out.parent, f".{out.name}", folder=False) as partial:
+    with complete(out) as partial:
         try:
             torch.onnx.export(
                 model, inputs, partial, dynamo=True, verbose=False, external_data=False,
@@ -82,4 +78,3 @@ def write_onnx(folder: Path, out: Path) -> None:
             raise ExportError(
                 f"--format onnx: expected a model that torch.export takes; got {kind}: {reason}"
             ) from error
-        os.replace(partial, out)

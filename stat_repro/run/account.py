@@ -118,11 +118,7 @@ def tell() -> bool:
     sweep, _sweep = _sweep, None
     if sweep is None:
         return True
-    try:
-        outcomes = sweep.all_outcomes()
-    except OSError as error:
-        print(f"\nno account of the sweep: {line_of(error)}")
-        return False
+    outcomes = sweep.all_outcomes()
     good = print_table([o for o in outcomes if o.status != "failed"])
     failed = [o for o in outcomes if o.status == "failed"]
     missing = 0 if sweep.points is None else max(0, sweep.points - len(outcomes))

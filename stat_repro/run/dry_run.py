@@ -10,16 +10,17 @@ from stat_repro.allocation.rounding import final_sizes
 from stat_repro.calibration.capture import count_tokens
 from stat_repro.config import METHODS, RunConfig
 from stat_repro.config.pruning import counts_macs
+from stat_repro.cost.latency import time_in_turns
 from stat_repro.data.task_data import TaskData
 from stat_repro.finetune.recipe import has_task_head
 from stat_repro.finetune.training_data import TrainingSentences
-from stat_repro.measure import Stopwatch, resolve_device
+from stat_repro.measure import resolve_device
 from stat_repro.methods.shortgpt import layers_to_remove
 from stat_repro.models import loading
 from stat_repro.models.adapter import Adapter, adapter_for
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.reporting.tables import before_and_after, to_text
-from stat_repro.run.sweep_cache import load_data, within_positions, workload_of
+from stat_repro.run.sweep_cache import Data, load_data, within_positions, workload_of
 
 _SIDE = 1024  # of the matrices that are multiplied to see how fast this machine is
 
@@ -69,7 +70,7 @@ def forecast(config: RunConfig) -> str:
     )
 
 
-def _without_weights(config: RunConfig, data: object) -> loading.LoadedModel:
+def _without_weights(config: RunConfig, data: Data) -> loading.LoadedModel:
     """The model of a run on the meta device, with the head that would be trained for sentences."""
     folder, task = loading.checkpoint_folder(config.model), config.dataset.task
     settings = loading.load_config(folder)
@@ -142,8 +143,6 @@ def operations(
 
 def _speed(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP per second of a large matrix product, the best of a few."""
-    matrix, watch = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device), Stopwatch(device)
-    for turn in range(8):
-        with watch.stage(str(turn)):
-            matrix @ matrix
-    return 2 * _SIDE**3 / min(watch.seconds.values())
+    matrix = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)
+    (seconds,) = time_in_turns([lambda: matrix @ matrix], device, warmup=1, repeats=7)
+    return 2 * _SIDE**3 / min(seconds)

@@ -18,10 +18,10 @@ from stat_repro.config import ConfigError, RunConfig
 from stat_repro.cost.compare import counted_costs
 from stat_repro.cost.count import size_bytes
 from stat_repro.data.errors import DataError
-from stat_repro.data.squad import QuestionData, load_questions
+from stat_repro.data.squad import load_questions
 from stat_repro.data.table_files import ENDINGS
-from stat_repro.data.task_data import TaskData, load_task_data
-from stat_repro.data.text_data import TextData, load_text_data
+from stat_repro.data.task_data import load_task_data
+from stat_repro.data.text_data import load_text_data
 from stat_repro.finetune.recipe import has_task_head
 from stat_repro.measure import resolve_device
 from stat_repro.models.loading import (
@@ -37,7 +37,7 @@ from stat_repro.reporting.tables import before_and_after, to_text
 from stat_repro.run.compose import compose_run, options_of
 from stat_repro.run.dry_run import forecast
 from stat_repro.run.points import prune_into
-from stat_repro.run.sweep_cache import load_data, within_positions, workload_of
+from stat_repro.run.sweep_cache import Data, load_data, within_positions, workload_of
 from stat_repro.surgery.checkpoint import auto_class_of, check_unused
 
 log = logging.getLogger("stat_repro")
@@ -247,7 +247,7 @@ def _made(folder: Path) -> dict[str, Any]:
     return dict(record.get("config", {}).get("dataset", {}))
 
 
-def _whole_file(config: RunConfig, loaded: LoadedModel) -> TaskData | QuestionData | TextData:
+def _whole_file(config: RunConfig, loaded: LoadedModel) -> Data:
     """One file, all of which is evaluated; a table may lack classes that the model has."""
     given, part = config.dataset, config.evaluation.split
     if given.task == "language_modeling":

@@ -16,6 +16,7 @@ import torch
 
 from stat_repro import workloads
 from stat_repro.api import calibrate
+from stat_repro.assets.cache import stamps
 from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.sketch import Sketch
 from stat_repro.config import METHODS, AnswerConfig, ConfigError, PruningConfig, RunConfig
@@ -34,6 +35,7 @@ from stat_repro.results.provenance import hash_files
 
 log = logging.getLogger("stat_repro")
 T = TypeVar("T")
+Data = TaskData | QuestionData | TextData
 
 
 @dataclass(frozen=True)
@@ -130,23 +132,16 @@ def _dense_key(config: RunConfig) -> dict[str, Any]:
         *(config.model.path, data.train, data.validation, data.test, data.path),
         *(data.calibration_path, config.evaluation.zero_shot.include),
     )
-    key["files"] = [_stamps(path) for path in paths if path is not None]
+    # Local files may be changed while a long sweep runs.
+    key["files"] = [stamps(Path(path).expanduser()) for path in paths if path is not None]
     return key | {
         name: values[name] for name in ("model", "dataset", "finetune", "device", "dtype")
     }
 
 
-def _stamps(path: str) -> list[Any]:
-    """What shows that local files were changed, as they may be while a long sweep runs."""
-    place = Path(path).expanduser()
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
-    stats = [(str(file), file.stat()) for file in files if file.is_file()]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-
-
 def _load_dense(config: RunConfig) -> DenseModel:
     include = config.evaluation.zero_shot.include
-    if include is not None and _stamps(include):  # the user's files, which may have been changed
+    if include is not None and Path(include).expanduser().exists():  # files may have been changed
         load_tasks.cache_clear()
     device = resolve_device(config.device)
     with first_rank_first():  # it downloads and trains; the others use its files
@@ -178,7 +173,7 @@ def within_positions(config: RunConfig) -> RunConfig:
 
 def _prepared(
     config: RunConfig, folder: Path, base_hash: str, device: torch.device
-) -> tuple[Path, TaskData | QuestionData | TextData]:
+) -> tuple[Path, Data]:
     """A checkpoint for the task, and its data; the head is trained if there is none."""
     has_head = has_task_head(folder, config.dataset.task)
     _check_override(config, has_head)
@@ -200,7 +195,7 @@ def _prepared(
     return task_checkpoint(folder, base_hash, data, config.finetune, length, device, stride), data
 
 
-def load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
+def load_data(config: RunConfig) -> Data:
     """The data set, or an error for a missing part before anything is trained."""
     split = config.evaluation.split
     if config.dataset.task == "language_modeling":
@@ -214,9 +209,7 @@ def load_data(config: RunConfig) -> TaskData | QuestionData | TextData:
     return data
 
 
-def workload_of(
-    data: TaskData | QuestionData | TextData, loaded: LoadedModel, config: RunConfig
-) -> workloads.Workload:
+def workload_of(data: Data, loaded: LoadedModel, config: RunConfig) -> workloads.Workload:
     """The data set for a model, of which only configuration and tokenizer are read."""
     positions = positions_of(loaded.model.config)
     if isinstance(data, TextData):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from stat_repro.models.modeling_stat import AUTO_OF
 from stat_repro.models.tensor_files import add_metadata
 from stat_repro.paths import RECORD_FILE, without_paths
 from stat_repro.plan import PlanError, PruningPlan
-from stat_repro.scratch import scratch
+from stat_repro.scratch import complete
 from stat_repro.surgery.card import model_card
 from stat_repro.surgery.saved_tokenizer import save_tokenizer
 
@@ -112,10 +111,8 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     """
     target = folder.absolute()
     check_unused(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with scratch(target.parent, f".{target.name}", folder=True) as partial:
+    with complete(target, folder=True) as partial:
         yield partial
-        os.replace(partial, target)
 
 
 def describe(
