@@ -117,7 +117,7 @@ def _data_files(data: DatasetConfig, folder: Path) -> list[tuple[str, Path]]:
     if benchmark == "glue" and name in GLUE_TASKS:
         task = GLUE_TASKS[name]
         with suppress(DataError):  # loading it gives the message
-            parts = part_files(folder, task.parts, task.subfolders, "dataset.path")
+            parts = part_files(folder, task.parts, task.subfolders)
             return [(part, file) for part in parts for file in content_files(parts[part])]
     if benchmark == "corpus":
         # A folder of C4 may hold a thousand shards, of which two are read.
