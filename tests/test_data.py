@@ -149,7 +149,8 @@ def test_impossible_draw():
 
 
 def test_length_buckets():
-    assert length_bucketed([3, 5, 3, 9, 5], 2) == [[3, 1], [4, 0], [2]]
+    encoded = [{"input_ids": [0] * length} for length in (3, 5, 3, 9, 5)]
+    assert length_bucketed(encoded, 2) == [[3, 1], [4, 0], [2]]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -193,7 +193,7 @@ def test_calibration_windows_are_drawn_from_the_training_part(tmp_path):
     drawn = workload.calibration(config.calibration, 3)
     rows = [
         tuple(ids[mask.bool()].tolist())
-        for batch in drawn
+        for batch in drawn.batches
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
     assert len(rows) == 7

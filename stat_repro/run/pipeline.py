@@ -113,7 +113,7 @@ def _compressed(
     calibrated = cache.calibrated(config)
     compression = compress(
         dense.loaded.model,
-        calibrated.examples,
+        calibrated.examples.batches,
         ratio=config.ratio,
         round_to=config.round_to,
         statistics=config.calibration.statistics,
