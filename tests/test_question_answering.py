@@ -136,7 +136,7 @@ def test_record_of_questions(tmp_path):
         "max_length": 16,
         "stride": 2,
         "questions_cut": 0,
-        "windows": len(context_windows(word_tokenizer(), asked, 16, 2)),
+        "windows": len(context_windows(word_tokenizer(), asked, 16, 2).encoded),
     }
     assert record.metrics["protocol"].items() >= expected.items()
     assert "held_out" not in record.metrics["protocol"]
