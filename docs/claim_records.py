@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from stat_repro.config import SPEED_STUDY, RunConfig, to_dict
+from stat_repro.config import SPEED_STUDY, RunConfig
 from stat_repro.reporting.variants import CONTENT
 from stat_repro.results import RecordError, RunRecord, load_records, load_speed
 from stat_repro.results.speed_record import SpeedRecord
@@ -92,7 +92,7 @@ def text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float | int) else str(value)
 
 
-_SETTINGS = (_BATCH, *dict(flatten(to_dict(RunConfig()), "")))
+_SETTINGS = (_BATCH, *dict(flatten(asdict(RunConfig()), "")))
 
 
 def full_name(study: str, key: str) -> str:
@@ -146,7 +146,7 @@ class Records:
         if study not in self._studies:
             there = load_records(self.root, study) if (self.root / study).is_dir() else []
             self._studies[study] = [
-                (run, {name: text(one) for name, one in flatten(to_dict(run.typed_config), "")})
+                (run, {name: text(one) for name, one in flatten(asdict(run.typed_config), "")})
                 for run in there
             ]
         return self._studies[study]

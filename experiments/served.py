@@ -70,7 +70,7 @@ def _compressed(
     dense, calibrated = cache.dense(config), cache.calibrated(config)
     for ratio in ratios:
         yield ratio, stat_repro.compress(
-            dense.loaded.model, calibrated.examples, ratio=ratio, round_to=round_to,
+            dense.loaded.model, calibrated.examples.batches, ratio=ratio, round_to=round_to,
             sequence_length=dense.workload.sequence_length, calibration=calibrated.calibration,
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from typing import Any
 
 from stat_repro.config import (
@@ -12,7 +13,6 @@ from stat_repro.config import (
     PruningConfig,
     RunConfig,
     run_id,
-    to_dict,
 )
 from stat_repro.results import RunRecord
 
@@ -71,7 +71,7 @@ def make_record(
         "memory": {"peak_bytes": 1 << 30},
         "site_errors": [{"layer": 0, "kind": "ffn", "error": 0.1}],
         "plan": {**PLAN, "method": config.pruning.method},
-        "config": to_dict(config),
+        "config": asdict(config),
         "provenance": {"commit": "c0ffee", "dirty": False},
     }
     return RunRecord(**(values | changes))

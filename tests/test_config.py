@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hydra.errors import HydraException
@@ -20,13 +20,11 @@ from stat_repro.config import (
     ModelConfig,
     PruningConfig,
     RunConfig,
+    defaults_noted,
     from_dict,
     from_hydra,
-    later_defaults,
-    neutral_keys,
     result_config,
     run_id,
-    to_dict,
 )
 
 
@@ -47,7 +45,7 @@ NEEDS = {
 def test_every_option_of_every_group_composes(group, option):
     config = compose_run(f"{group}={option}", *NEEDS.get((group, option), []))
     if group != "launcher":
-        assert to_dict(config)[group]
+        assert asdict(config)[group]
 
 
 def test_defaults():
@@ -240,7 +238,7 @@ def test_numbers_are_rounded_on_entry_so_that_a_range_names_the_same_runs():
 
 def test_a_stored_configuration_is_read_as_it_ran():
     config = RunConfig(model=ModelConfig("m", "asset:m"), dataset=DatasetConfig("d", "regression"))
-    data = to_dict(config)
+    data = asdict(config)
     assert from_dict(data) == config
     data["ratio"] = 0.1 + 0.2  # of a version that did not round
     del data["round_to"], data["cost"]
@@ -274,9 +272,9 @@ def test_every_stored_record_still_has_the_id_of_its_configuration():
 def test_what_makes_no_other_run_and_what_came_later_is_said_at_the_field():
     neutral = {"tracking.mode", "study", "results", "device", "save_to", "if_stored"}
     neutral |= {"calibration.batch_size", "evaluation.batch_size", "dataset.evaluation_split"}
-    assert neutral <= neutral_keys()
-    assert not {"ratio", "seed", "dtype", "pruning.kinds"} & neutral_keys()
-    later = later_defaults()
+    assert neutral <= set(defaults_noted("neutral"))
+    assert not {"ratio", "seed", "dtype", "pruning.kinds"} & set(defaults_noted("neutral"))
+    later = defaults_noted("later")
     assert later["round_to"] == 1
     assert later["save_dtype"] is None
     assert later["evaluation.zero_shot.tasks"] == []

@@ -76,7 +76,7 @@ def test_windows_that_cannot_be_are_refused():
     asked = question("w3 w4", "w1 w2 w5", "w4")
     with pytest.raises(DataError, match="leaves 4 tokens for the context beside a question of 3"):
         windows_of([asked], 10, 4)
-    assert len(windows_of([asked], 10, 3)) == 1
+    assert len(windows_of([asked], 10, 3).encoded) == 1
     with pytest.raises(DataError, match="at least one question"):
         windows_of([], 10, 3)
     with pytest.raises(DataError, match="contexts with at least one token"):
@@ -107,7 +107,9 @@ def test_batches_hold_every_window_once_on_either_side():
         tokenizer = word_tokenizer(side=side)
         windows = windows_of(asked, 14, 2, tokenizer)
         batches = padded_batches(tokenizer, windows.encoded, 3)
-        assert sorted(n for numbers, _ in batches for n in numbers) == list(range(len(windows)))
+        assert sorted(n for numbers, _ in batches for n in numbers) == list(
+            range(len(windows.encoded))
+        )
         for numbers, batch in batches:
             assert torch.equal(
                 batch["attention_mask"].sum(1),

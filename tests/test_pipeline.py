@@ -96,7 +96,7 @@ def test_labels_are_the_outputs_that_the_model_has_for_the_classes(tmp_path):
     sets = []
     for path in (tmp_path / "bert", swapped):
         config = compose_here(arguments, f"model.path={path}", "pruning=fisher")
-        sets.append(SweepCache().calibrated(config).examples)
+        sets.append(SweepCache().calibrated(config).examples.batches)
     for batch, other in zip(*sets, strict=True):
         assert torch.equal(batch["input_ids"], other["input_ids"])
         assert torch.equal(batch["labels"], 1 - other["labels"])

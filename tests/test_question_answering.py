@@ -136,7 +136,7 @@ def test_record_of_questions(tmp_path):
         "max_length": 16,
         "stride": 2,
         "questions_cut": 0,
-        "windows": len(context_windows(word_tokenizer(), asked, 16, 2)),
+        "windows": len(context_windows(word_tokenizer(), asked, 16, 2).encoded),
     }
     assert record.metrics["protocol"].items() >= expected.items()
     assert "held_out" not in record.metrics["protocol"]
@@ -193,7 +193,7 @@ def test_calibration_windows_are_drawn_from_the_training_part(tmp_path):
     drawn = workload.calibration(config.calibration, 3)
     rows = [
         tuple(ids[mask.bool()].tolist())
-        for batch in drawn
+        for batch in drawn.batches
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
     assert len(rows) == 7

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import islice
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def test_encoder_keeps_its_sentence_embeddings(name):
     def embeddings(encoder):
         rows = []
         with torch.no_grad():
-            for batch in batches[:2]:
+            for batch in islice(batches, 2):
                 mask = batch["attention_mask"][..., None]
                 rows.append((encoder(**batch).last_hidden_state * mask).sum(1) / mask.sum(1))
         return torch.cat(rows)
@@ -107,6 +108,7 @@ def test_saved_llama_gives_equal_logits_in_a_new_process(small_llama, tmp_path, 
 
 PEAK = """
 import sys
+from itertools import islice
 sys.path.insert(0, sys.argv[1])
 from real_batches import movie_batches
 from transformers import AutoModel, AutoTokenizer
@@ -117,7 +119,7 @@ folder = model_folder("minilm")
 model = AutoModel.from_pretrained(folder)
 batches = movie_batches(AutoTokenizer.from_pretrained(folder), 256)
 for examples in (96, 256):  # a peak never falls: the smaller number comes first
-    seen = calibrate(model, batches[: examples // 32]).examples
+    seen = calibrate(model, islice(batches, examples // 32)).examples
     print(seen, peak_memory(model.device)["process_peak_rss_bytes"])
 """
 

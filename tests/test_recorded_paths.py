@@ -1,13 +1,13 @@
 """Records may be passed on: they do not show where they were made."""
 
 import traceback
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from pico_project import save_checkpoint
 
-from stat_repro.config import DatasetConfig, ModelConfig, RunConfig, to_dict
+from stat_repro.config import DatasetConfig, ModelConfig, RunConfig
 from stat_repro.paths import text_without_paths, without_paths
 from stat_repro.results.record import describe_error
 from stat_repro.run import commands
@@ -42,7 +42,7 @@ def test_absolute_paths_are_cut_to_their_name_and_the_hash_of_their_content(fold
     assert kept["dataset"]["train"].startswith("train.csv@")
     assert (kept["save_to"], kept["results"]) == ("models", "results")
     assert str(folder) not in str(kept)
-    assert kept["dataset"] | {"train": "", "test": ""} == to_dict(config)["dataset"] | {
+    assert kept["dataset"] | {"train": "", "test": ""} == asdict(config)["dataset"] | {
         "train": "", "test": "",
     }  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_names_of_assets_and_of_the_hub_stay(folder):
         model = ModelConfig(name="x", path=path)
         data = DatasetConfig(source="glue:sst2", path=path, train="gone.csv")
         config = config_of(folder, model=model, dataset=data)
-        assert recorded(config, HASH) == to_dict(config)
+        assert recorded(config, HASH) == asdict(config)
 
 
 def test_a_relative_path_says_what_an_absolute_one_says(monkeypatch, folder):

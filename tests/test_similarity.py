@@ -74,7 +74,9 @@ def test_single_sentences_are_calibrated_on_and_labels_are_refused(stsb):
     config = config_of(stsb)
     workload = SimilarityWorkload(load_task_data(config), config, word_tokenizer())
     drawn = workload.calibration(CalibrationConfig(examples=40, batch_size=8), 0)
-    assert sum(len(batch["input_ids"]) for batch in drawn) == 40  # both sentences of 20 pairs
+    assert (
+        sum(len(batch["input_ids"]) for batch in drawn.batches) == 40
+    )  # both sentences of 20 pairs
     with pytest.raises(ConfigError, match="reads no labels where task=similarity"):
         workload.calibration(CalibrationConfig(examples=4, batch_size=8), 0, labels=True)
 

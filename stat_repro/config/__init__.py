@@ -26,11 +26,9 @@ from stat_repro.config.run import (
     TRACKING_MODES,
     RunConfig,
     TrackingConfig,
+    defaults_noted,
     from_dict,
     from_hydra,
-    later_defaults,
-    neutral_keys,
     result_config,
     run_id,
-    to_dict,
 )

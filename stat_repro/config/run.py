@@ -7,7 +7,7 @@ the STAT paper's code is `1 - ratio`. Records store what was realised.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -166,11 +166,6 @@ def from_hydra(cfg: DictConfig) -> RunConfig:
     return config
 
 
-def to_dict(config: RunConfig) -> dict[str, Any]:
-    """Plain JSON types, nested as the schema."""
-    return asdict(config)
-
-
 def from_dict(data: dict[str, Any]) -> RunConfig:
     """The configuration of a stored run; settings that its record is too old to have are defaults.
 
@@ -193,8 +188,12 @@ def _filled(section: Any, data: dict[str, Any], name: str) -> Any:
     return filled
 
 
-def _noted(note: str) -> dict[str, Any]:
-    """Defaults, by dotted name, of settings that have this note, or whose section has it."""
+def defaults_noted(note: str) -> dict[str, Any]:
+    """Defaults, by dotted name, of the settings that have this note, or whose section has it.
+
+    Args:
+        note: `neutral` or `later`, see `setting`.
+    """
 
     def walk(section: Any, prefix: str, inside: bool) -> Iterator[tuple[str, Any]]:
         for one in fields(section):
@@ -205,16 +204,6 @@ def _noted(note: str) -> dict[str, Any]:
                 yield f"{prefix}{one.name}", value
 
     return dict(walk(RunConfig(), "", False))
-
-
-def neutral_keys() -> frozenset[str]:
-    """Dotted names of the keys that change no result."""
-    return frozenset(_noted("neutral"))
-
-
-def later_defaults() -> dict[str, Any]:
-    """Defaults, by dotted name, of keys that records of earlier versions do not have."""
-    return _noted("later")
 
 
 def _identifying(section: Any, default: Any) -> dict[str, Any]:

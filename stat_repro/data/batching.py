@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 import datasets
 import torch
@@ -88,17 +88,17 @@ def encode_sentences(
     return encoded
 
 
-def length_bucketed(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Group positions of similar length, longest first, so that memory peaks in the first batch.
+def length_bucketed(encoded: Sequence[Encoded], batch_size: int) -> list[list[int]]:
+    """Group examples of similar length, longest first, so that memory peaks in the first batch.
 
     Args:
-        lengths: Tokens per example.
-        batch_size: Positions per group; the last may be smaller.
+        encoded: Examples.
+        batch_size: Examples per group; the last may be smaller.
 
     Returns:
-        Every position once; equal lengths keep their order.
+        The position of every example once; equal lengths keep their order.
     """
-    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
+    order = sorted(range(len(encoded)), key=lambda position: -len(encoded[position]["input_ids"]))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
@@ -130,8 +130,8 @@ def pad_batch(
 
 
 @dataclass(frozen=True)
-class LazySequence(Sequence[T]):
-    """Values that are made when they are asked for, any number of times; slices are lazy too.
+class LazySequence(Generic[T]):
+    """Values that are made when they are asked for, any number of times.
 
     Attributes:
         parts: What each value is made from.
@@ -144,14 +144,11 @@ class LazySequence(Sequence[T]):
     def __len__(self) -> int:
         return len(self.parts)
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> LazySequence[T]: ...
-    def __getitem__(self, index: int | slice) -> T | LazySequence[T]:
-        if isinstance(index, slice):
-            return LazySequence(self.parts[index], self.make)
+    def __getitem__(self, index: int) -> T:
         return self.make(self.parts[index])
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self.make, self.parts)
 
 
 def padded_batches(
@@ -168,7 +165,7 @@ def padded_batches(
         Pairs of the positions of a batch's examples (0 to N - 1 once each over all batches) and
         the batch.
     """
-    groups = length_bucketed([len(example["input_ids"]) for example in encoded], batch_size)
+    groups = length_bucketed(encoded, batch_size)
     return LazySequence(groups, lambda group: (group, pad_batch(tokenizer, encoded, group)))
 
 
@@ -188,11 +185,11 @@ def calibration_batches(
             they are given.
     """
 
-    def batch(pair: tuple[list[int], Batch]) -> Batch:
-        group, padded = pair
-        return padded if labels is None else {**padded, "labels": labels[group]}
+    def batch(group: list[int]) -> Batch:
+        inputs = pad_batch(tokenizer, encoded, group)
+        return inputs if labels is None else {**inputs, "labels": labels[group]}
 
-    return LazySequence(padded_batches(tokenizer, encoded, batch_size), batch)
+    return LazySequence(length_bucketed(encoded, batch_size), batch)
 
 
 def sentence_batches(
@@ -213,10 +210,8 @@ def sentence_batches(
         As `padded_batches`.
 
     Raises:
-        DataError: No sentence, or the tokenizer has no pad token.
+        DataError: The tokenizer has no pad token.
     """
-    if len(rows) == 0:
-        raise DataError("expected at least one sentence; got none")
     batches = padded_batches(tokenizer, encode_sentences(tokenizer, rows, max_length), batch_size)
     batches[0]  # a tokenizer that cannot pad is refused here, not in the middle of a stage
     return batches

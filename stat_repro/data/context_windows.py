@@ -42,9 +42,6 @@ class ContextWindows:
     offsets: list[NDArray[np.int32]]
     questions_cut: int
 
-    def __len__(self) -> int:
-        return len(self.encoded)
-
     def answer_tokens(self, window: int, span: tuple[int, int] | None) -> tuple[int, int]:
         """Positions of the first and the last token of an answer.
 

@@ -151,7 +151,7 @@ def load_glue(config: DatasetConfig, task: GlueTask) -> tuple[dict[str, Columns]
         return _from_hub(config.path, config.revision, task), {"test": _HIDDEN}
     parts: dict[str, Columns] = {}
     absent: dict[str, str] = {}
-    files = part_files(folder, task.parts, task.subfolders, _KEY)
+    files = part_files(folder, task.parts, task.subfolders)
     for part, names in task.parts.items():
         if part not in files:
             absent[part] = f"{folder} has no {' or '.join(names)} file"

@@ -62,10 +62,8 @@ def from_hub(
     files = None if data_files is None else {split: data_files}
     options = {"split": split, "revision": revision, "data_files": files}
     try:
-        if first is None:
-            return datasets.load_dataset(name, subset, **options)
-        rows = datasets.load_dataset(name, subset, streaming=True, **options)
-        return datasets.Dataset.from_list(list(rows.take(first)))
+        rows = datasets.load_dataset(name, subset, streaming=first is not None, **options)
+        return rows if first is None else datasets.Dataset.from_list(list(rows.take(first)))
     except Exception as error:
         asked = f"{name}{f' ({subset})' if subset else ''}, split {split}"
         reason = one_line(error)

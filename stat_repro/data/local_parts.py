@@ -27,7 +27,7 @@ def local_form(parts: Mapping[str, Sequence[str]], subfolders: Sequence[str]) ->
 
 
 def part_files(
-    folder: Path, parts: Mapping[str, Sequence[str]], subfolders: Sequence[str], key: str
+    folder: Path, parts: Mapping[str, Sequence[str]], subfolders: Sequence[str]
 ) -> dict[str, tuple[Path, ...]]:
     """Where the parts of a data set lie in a local copy.
 
@@ -35,10 +35,9 @@ def part_files(
     `save_to_disk`; it lies in the folder itself or in one of the subfolders.
 
     Args:
-        folder: The local copy.
+        folder: The local copy, `dataset.path`.
         parts: Names of files, without ending, by part.
         subfolders: Subfolders that may hold them; case does not matter.
-        key: Configuration key that named the folder, for the messages.
 
     Returns:
         For every part that is there its file, its shards in order, or its folder.
@@ -48,7 +47,7 @@ def part_files(
     """
     expected = local_form(parts, subfolders)
     if not folder.is_dir():
-        raise DataError(f"{key}={folder}: expected a folder with {expected}; got a file")
+        raise DataError(f"dataset.path={folder}: expected a folder with {expected}; got a file")
     names = {name.lower() for name in subfolders}
     below = [c for c in sorted(folder.iterdir()) if c.is_dir() and c.name.lower() in names]
     children = [child for place in (folder, *below) for child in sorted(place.iterdir())]
@@ -57,12 +56,12 @@ def part_files(
         forms = _forms(children, stems)
         if len(forms) > 1:
             both = " and ".join(str(form[0]) for form in forms)
-            raise DataError(f"{key}={folder}: expected one {part} part; got {both}")
+            raise DataError(f"dataset.path={folder}: expected one {part} part; got {both}")
         if forms:
             files[part] = forms[0]
     if not files:
         seen = listed(child.name for child in children) or "nothing"
-        raise DataError(f"{key}={folder}: expected {expected}; got {seen}")
+        raise DataError(f"dataset.path={folder}: expected {expected}; got {seen}")
     return files
 
 

@@ -41,17 +41,14 @@ class QuestionData:
             whether "no answer" may be predicted, and how predictions are scored.
         splits: `train`, `validation`, `test`, as far as there are.
         absent: Why a part is not there, where there is more to say than that it was not given.
+        task: The task as `DatasetConfig` names it.
     """
 
     name: str
     version: str
     splits: dict[str, tuple[Question, ...]]
     absent: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def task(self) -> str:
-        """The task as `DatasetConfig` names it."""
-        return "question_answering"
+    task: str = "question_answering"
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -107,7 +104,7 @@ def load_questions(config: DatasetConfig) -> QuestionData:
     elif local is None:
         parts, marked = _from_hub(config)
     elif local.is_dir() and not (local / SAVED).is_file():
-        files = part_files(local, _PARTS, _SUBFOLDERS, _KEY)
+        files = part_files(local, _PARTS, _SUBFOLDERS)
         _refuse_held_out(config, f"{local} is a folder of parts")
         parts, marked = _read(files)
         absent = dict.fromkeys(_PARTS, f"{local} has no such file")

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
@@ -24,7 +23,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from stat_repro.config import ConfigError, RecoveryConfig
-from stat_repro.data.batching import Batch
+from stat_repro.data.batching import Batch, LazySequence
 from stat_repro.evaluation.predictions import device_of, to_device
 from stat_repro.finetune.loop import Optimization
 from stat_repro.models.modes import evaluating, seeded
@@ -55,7 +54,7 @@ def check_recovery(config: RecoveryConfig) -> None:
 def recover(
     dense: PreTrainedModel,
     pruned: PreTrainedModel,
-    batches: Sequence[Batch],
+    batches: LazySequence[Batch],
     digest: str,
     config: RecoveryConfig,
 ) -> dict[str, Any]:
@@ -107,7 +106,7 @@ def _with_adapters(model: PreTrainedModel, rank: int) -> Any:
 def _train(
     dense: nn.Module,
     model: nn.Module,
-    batches: Sequence[Batch],
+    batches: LazySequence[Batch],
     config: RecoveryConfig,
     kept: Path,
 ) -> dict[str, Any]:

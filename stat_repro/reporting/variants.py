@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.config import METHODS, PruningConfig, later_defaults, neutral_keys
+from stat_repro.config import METHODS, PruningConfig, defaults_noted
 from stat_repro.config.methods import Method
 from stat_repro.reporting.styles import CORRECTION_LABELS, variant_style
 
@@ -38,7 +38,7 @@ _SET = ("pruning.allocation", "pruning.correction", "pruning.ridge", "pruning.mi
 _DEFAULTS = {
     **{f"pruning.{key}": value for key, value in asdict(PruningConfig()).items()},
     # At their defaults these look as in the studies that did not have them yet.
-    **later_defaults(),
+    **defaults_noted("later"),
 }
 # Options that one method alone has; those of STAT go with its sizes, which others may take.
 _OF_ONE_METHOD = {
@@ -55,7 +55,7 @@ class ReportError(ValueError):
 
 def neutral_columns() -> frozenset[str]:
     """Columns of settings that make no variant: as the run id sees it, or shown on their own."""
-    return frozenset(f"config.{key}" for key in (*neutral_keys(), *_COLUMNS))
+    return frozenset(f"config.{key}" for key in (*defaults_noted("neutral"), *_COLUMNS))
 
 
 def budget_words(run: Any) -> str:

@@ -17,10 +17,11 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stat_repro.config import SPEED_STUDY, to_dict
+from stat_repro.config import SPEED_STUDY
 from stat_repro.results.consistency import check_consistency
 from stat_repro.results.example_files import check_examples, examples_path, read_examples
 from stat_repro.results.record import RunRecord
@@ -211,7 +212,7 @@ def row_of(record: RunRecord) -> dict[str, Any]:
     row: dict[str, Any] = {key: getattr(record, key) for key in _SCALARS}
     metrics = {k: v for k, v in record.metrics.items() if k != "protocol"}
     nested = {"metrics": metrics, "timings": record.timings, "costs": record.costs}
-    nested |= {"memory": record.memory, "config": to_dict(record.typed_config)}
+    nested |= {"memory": record.memory, "config": asdict(record.typed_config)}
     row |= dict(flatten(nested, ""))
     protocol = record.metrics.get("protocol")
     row["metrics.protocol"] = None if protocol is None else json.dumps(protocol, sort_keys=True)

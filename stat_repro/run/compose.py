@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import reduce
 from typing import Any
 
@@ -13,7 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stat_repro.config import ConfigError, RunConfig, from_hydra, to_dict
+from stat_repro.config import ConfigError, RunConfig, from_hydra
 from stat_repro.paths import config_dir, experiments_dir, project_root
 from stat_repro.results.store import flatten
 from stat_repro.run import launchers
@@ -60,7 +61,7 @@ def overrides_of(config: RunConfig) -> list[str]:
 
     Named are model, data set and method by the options that fit best, then what differs from them.
     """
-    wanted = to_dict(config)
+    wanted = asdict(config)
     groups = {group: _closest(group, wanted[group]) for group in ("model", "dataset")}
     groups["pruning"] = config.pruning.method
     composed: Any = OmegaConf.to_container(_composed(groups), resolve=True)

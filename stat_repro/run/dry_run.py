@@ -33,7 +33,7 @@ def forecast(config: RunConfig) -> str:
     workload = workload_of(data, loaded, config)
     adapter, length = adapter_for(loaded.model), workload.sequence_length
     plan = equal_shares(adapter, config, length)
-    counts = count_tokens(workload.calibration(config.calibration, config.seed))
+    counts = count_tokens(workload.calibration(config.calibration, config.seed).batches)
     dense, cut = prunable_costs(adapter, length), prunable_costs(adapter, length, plan)
     params = loaded.model.num_parameters()
     width = getattr(torch, config.dtype).itemsize

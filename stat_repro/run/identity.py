@@ -3,12 +3,12 @@
 import hashlib
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stat_repro.config import DatasetConfig, RunConfig, run_id, to_dict
+from stat_repro.config import DatasetConfig, RunConfig, run_id
 from stat_repro.data.corpora import CORPORA
 from stat_repro.data.corpus_files import files_of, release_names
 from stat_repro.data.errors import DataError
@@ -46,7 +46,7 @@ def recorded(config: RunConfig, base_hash: str) -> dict[str, Any]:
     content = _with_contents(config)
     if _is_model(config.model.path):
         content = replace(content, model=replace(config.model, path=f"sha256:{base_hash}"))
-    return _named(to_dict(config), to_dict(content))
+    return _named(asdict(config), asdict(content))
 
 
 def has_content(data: DatasetConfig, place: Path, digits: str) -> bool:
@@ -117,7 +117,7 @@ def _data_files(data: DatasetConfig, folder: Path) -> list[tuple[str, Path]]:
     if benchmark == "glue" and name in GLUE_TASKS:
         task = GLUE_TASKS[name]
         with suppress(DataError):  # loading it gives the message
-            parts = part_files(folder, task.parts, task.subfolders, "dataset.path")
+            parts = part_files(folder, task.parts, task.subfolders)
             return [(part, file) for part in parts for file in content_files(parts[part])]
     if benchmark == "corpus":
         # A folder of C4 may hold a thousand shards, of which two are read.

@@ -8,7 +8,7 @@ import torch
 
 from stat_repro import measure
 from stat_repro.api import Compression, compress
-from stat_repro.config import CalibrationConfig, ConfigError, RunConfig, to_dict
+from stat_repro.config import CalibrationConfig, ConfigError, RunConfig
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.finetune.recovery import check_recovery, recover
@@ -113,7 +113,7 @@ def _compressed(
     calibrated = cache.calibrated(config)
     compression = compress(
         dense.loaded.model,
-        calibrated.examples,
+        calibrated.examples.batches,
         ratio=config.ratio,
         round_to=config.round_to,
         statistics=config.calibration.statistics,
@@ -275,7 +275,7 @@ def failed_record(config: RunConfig, name: str, error: BaseException) -> RunReco
         run_id=name,
         **labels(config),
         status="failed",
-        config=without_paths(to_dict(config)),
+        config=without_paths(asdict(config)),
         provenance=collect(
             device=config.device, dtypes={"model": config.dtype}, data_hashes={}, model_hash=None
         ),

@@ -277,7 +277,7 @@ def _calibrate(
     with watch.stage("calibrate_s"):
         calibration = calibrate(
             model,
-            examples,
+            examples.batches,
             statistics=config.calibration.statistics,
             sketch=sketch_of(config),
             config=pruning,

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stat_repro.config import CalibrationConfig, ConfigError, DatasetConfig, EvaluationConfig
-from stat_repro.data.batching import Batch, Encoded, calibration_batches
+from stat_repro.data.batching import Batch, Encoded, LazySequence, calibration_batches
 from stat_repro.data.sampling import draw_indices
 from stat_repro.evaluation.example_values import Evaluation
 
@@ -27,14 +26,8 @@ class CalibrationSet:
         digest: sha256 over the token ids of the drawn examples.
     """
 
-    batches: Sequence[Batch]
+    batches: LazySequence[Batch]
     digest: str
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 class PaddedWorkload:
