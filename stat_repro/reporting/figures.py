@@ -163,7 +163,7 @@ def cost_figures(frame: pd.DataFrame) -> list[Figure]:
 def _cost_panel(title: str, points: pd.DataFrame) -> Panel:
     series = tuple(_cost_series(group) for _, group in points.groupby("variant", sort=False))
     share = statistics.fmean(points["prunable_share"])
-    lowest = min(x for one in series for x in one.x) / _PERCENT
+    lowest = (1 / points["ideal"]).min()
     kept = [lowest + (1 - lowest) * i / _CURVE_POINTS for i in range(_CURVE_POINTS + 1)]
     x = tuple(_PERCENT * k for k in kept)
     # Range and share of what the MACs promise are those of all runs of the panel.

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from stat_repro.config import METHODS
-from stat_repro.reporting.figure_data import Figure, rounded
+from stat_repro.reporting.figure_data import Figure, Panel
 from stat_repro.reporting.outputs import Outputs
 from stat_repro.reporting.styles import quantity_style
 from stat_repro.reporting.tables import Table
@@ -103,7 +103,7 @@ def _keys(table: pd.DataFrame, columns: list[str]) -> list[tuple[str, ...]]:
 def _figure(figure: Figure) -> dict[str, Any]:
     lines = [line for panel in figure.panels for line in panel.lines]
     return {
-        **{"name": figure.name, "title": figure.title, "caption": figure.caption},
+        **asdict(figure),
         "run_ids": sorted({run for line in lines for ids in line.run_ids for run in ids}),
         # Rows, which need room below each other.
         "long": max(len(panel.ticks) * (panel.kind == "rows") for panel in figure.panels),
@@ -111,18 +111,10 @@ def _figure(figure: Figure) -> dict[str, Any]:
     }
 
 
-def _panel(panel: Any) -> dict[str, Any]:
-    lines = []
-    for line in panel.lines:
-        shown = {
-            name: [rounded(v) for v in getattr(line, name)] for name in ("x", "y", "low", "high")
-        }
-        style = {"colour": line.style.colour, "marker": line.style.marker, "line": line.style.line}
-        lines.append({"label": line.label, **style, **shown, "run_ids": line.run_ids})
-    x = [v for line in lines for v in line["x"]] or [0.0, 1.0]
-    names = ("title", "x_label", "y_label", "kind", "log", "x_scale", "ticks")
-    fields = {name: getattr(panel, name) for name in names}
-    return {**fields, "range": [min(x), max(x)], "lines": lines}
+def _panel(panel: Panel) -> dict[str, Any]:
+    x = [place for line in panel.lines for place in line.x] or [0.0, 1.0]
+    lines = [{**asdict(line), **asdict(line.style)} for line in panel.lines]
+    return {**asdict(panel), "range": [min(x), max(x)], "lines": lines}
 
 
 def _facts(study: str, record: RunRecord | SpeedRecord) -> dict[str, str]:

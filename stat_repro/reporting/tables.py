@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.figure_data import joined_ids
 from stat_repro.reporting.points import aggregate, grouped
 from stat_repro.reporting.styles import QuantityStyle, quantity_order, quantity_style
 from stat_repro.reporting.variants import ReportError
@@ -222,7 +221,7 @@ def _sources(points: pd.DataFrame) -> pd.DataFrame:
         row = (point["model"], point["dataset"], point["variant"])
         for column, ids in ((f"ratio {point['ratio']:g}", "run_ids"), ("dense", "dense_ids")):
             if point[ids]:
-                names = cells.setdefault((*row, column, joined_ids(point[ids])), [])
+                names = cells.setdefault((*row, column, " ".join(point[ids])), [])
                 names += [point["quantity"]] * (point["quantity"] not in names)
     rows = [(*key[:4], " ".join(names), key[4]) for key, names in cells.items()]
     columns = ["model", "dataset", "variant", "column", "quantities", "run_ids"]
