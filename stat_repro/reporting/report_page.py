@@ -3,7 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +21,28 @@ from stat_repro.results.speed_record import SpeedRecord
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
-@dataclass(frozen=True)
-class StudyPage:
-    """A study as a part of the report: plain data."""
+def study_page(outputs: Outputs, records: Sequence[RunRecord | SpeedRecord]) -> dict[str, Any]:
+    """What the report has of a study, as plain data.
 
-    name: str
-    tables: list[dict[str, Any]]
-    figures: list[dict[str, Any]]
-    records: dict[str, dict[str, str]]
-
-
-def study_page(outputs: Outputs, records: Sequence[RunRecord | SpeedRecord]) -> StudyPage:
-    """What the report has of a study: its tables and figures, and key facts of its records."""
-    facts = {record.run_id: _facts(outputs.study, record) for record in records}
-    figures = [_figure(figure) for figure in outputs.figures]
-    return StudyPage(outputs.study, [_table(one) for one in outputs.tables], figures, facts)
+    These are its `name`, `tables` and `figures`, and under `records` key facts of them by run id.
+    """
+    return {
+        "name": outputs.study,
+        "tables": [_table(table) for table in outputs.tables],
+        "figures": [_figure(figure) for figure in outputs.figures],
+        "records": {record.run_id: _facts(outputs.study, record) for record in records},
+    }
 
 
 def report_page(
-    pages: Sequence[StudyPage],
+    pages: Sequence[Mapping[str, Any]],
     claims: Mapping[str, str],
     verdicts: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The whole file.
 
     Args:
-        pages: Its studies.
+        pages: Its studies (`study_page`).
         claims: What studies claim, by their name.
         verdicts: Tables at its top, as `docs/claims.py` writes them: `title`, `columns`, `rows` of
             text, per row the `runs` behind it (`<study>/<run_id>`), and `notes`.
@@ -58,11 +54,11 @@ def report_page(
     if spec is None or spec.origin is None:
         raise ReportError("plotly: expected the package; got none; choose: pip install '.[report]'")
     script = Path(spec.origin).with_name("package_data") / "plotly.min.js"
-    studies = [{**asdict(page), "claim": claims.get(page.name, "")} for page in pages]
-    count = sum(len(page.records) for page in pages)
+    studies = [{**page, "claim": claims.get(page["name"], "")} for page in pages]
+    count = sum(len(page["records"]) for page in pages)
     claimed = {"title": "What every study claims", "columns": ["study", "claim"], "notes": []}
-    rows = [[page.name, claims[page.name]] for page in pages if page.name in claims]
-    known = {f"{page.name}/{run}" for page in pages for run in page.records}
+    rows = [[page["name"], claims[page["name"]]] for page in pages if page["name"] in claims]
+    known = {f"{page['name']}/{run}" for page in pages for run in page["records"]}
     judged = [
         {**one, "runs": [[run for run in runs if run in known] for runs in one["runs"]]}
         for one in verdicts
@@ -126,14 +122,12 @@ def _facts(study: str, record: RunRecord | SpeedRecord) -> dict[str, str]:
     }
     if isinstance(record, SpeedRecord):
         return facts | {"protocol": json.dumps(record.protocol)}
+    kept = (record.mac_kept_fraction or 0, record.param_kept_fraction or 0)
     facts |= {
         "method": METHODS[record.method].label,
         "ratio, seed": f"{record.ratio:g}, {record.seed}",
+        "MACs, parameters kept": ", ".join(f"{100 * share:.2f} %" for share in kept),
     }
-    facts["MACs, parameters kept"] = (
-        f"{100 * (record.mac_kept_fraction or 0):.2f} %, "
-        f"{100 * (record.param_kept_fraction or 0):.2f} %"
-    )
     for part in ("dense", "pruned", "fidelity"):
         values = record.metrics.get(part, {})
         facts[part] = ", ".join(
@@ -142,7 +136,7 @@ def _facts(study: str, record: RunRecord | SpeedRecord) -> dict[str, str]:
             if isinstance(value, float)
         )
     for units in ("heads", "neurons"):
-        kept = (str(len(getattr(layer, f"kept_{units}"))) for layer in record.layers)
-        facts[f"{units} kept by layer"] = " ".join(kept)
+        counts = (str(len(getattr(layer, f"kept_{units}"))) for layer in record.layers)
+        facts[f"{units} kept by layer"] = " ".join(counts)
     facts["protocol"] = json.dumps(record.metrics.get("protocol", {}), ensure_ascii=False)
     return facts
