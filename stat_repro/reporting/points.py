@@ -133,7 +133,7 @@ def protocol_lines(frame: pd.DataFrame) -> list[str]:
     frame = frame.sort_values(["dataset", "model"], kind="stable")
     names = frame["dataset"] + " (" + frame["model"] + ")"
     where = names.groupby(frame["metrics.protocol"], sort=False).unique()
-    return [f"{', '.join(of_text)}: {protocol_text(text)}" for text, of_text in where.items()]
+    return [f"{', '.join(of_text)}: {protocol_text(str(text))}" for text, of_text in where.items()]
 
 
 def protocol_text(protocol: str) -> str:
