@@ -32,7 +32,7 @@ from stat_repro import results
 from stat_repro.config import SPEED_STUDY
 from stat_repro.entry import at_least, folder, guarded
 from stat_repro.paths import project_root, results_dir
-from stat_repro.reporting.outputs import speed_outputs, study_outputs, sweep_header, write_outputs
+from stat_repro.reporting.outputs import speed_outputs, study_outputs, write_outputs
 from stat_repro.reporting.report_page import report_page, study_page
 from stat_repro.reporting.variants import ReportError
 from stat_repro.results.strict_json import from_text
@@ -71,9 +71,7 @@ def _build(options: argparse.Namespace, built: list[dict[str, Any]]) -> int:
             file=sys.stderr,
         )
     elif options.report is not None:
-        claims = {page["name"]: sweep_header(page["name"]).get("Claim", "") for page in built}
-        page = report_page(built, claims, options.claims or [])
-        replace_file(options.report, page.encode())
+        replace_file(options.report, report_page(built, options.claims or []).encode())
         print(f"written to {options.report}")
     return 1 if damaged or not built else 0
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from stat_repro.config import METHODS
 from stat_repro.reporting.figure_data import Figure, Panel
-from stat_repro.reporting.outputs import Outputs
+from stat_repro.reporting.outputs import Outputs, sweep_header
 from stat_repro.reporting.styles import quantity_style
 from stat_repro.reporting.tables import Table
 from stat_repro.reporting.variants import ReportError
@@ -24,26 +24,23 @@ _TEMPLATE = Path(__file__).with_name("report.html")
 def study_page(outputs: Outputs, records: Sequence[RunRecord | SpeedRecord]) -> dict[str, Any]:
     """What the report has of a study, as plain data.
 
-    These are its `name`, `tables` and `figures`, and under `records` key facts of them by run id.
+    These are its `name`, its `claim` if it has one, `tables` and `figures`, and under `records` key
+    facts of them by run id.
     """
     return {
         "name": outputs.study,
+        "claim": sweep_header(outputs.study).get("Claim", ""),
         "tables": [_table(table) for table in outputs.tables],
         "figures": [_figure(figure) for figure in outputs.figures],
         "records": {record.run_id: _facts(outputs.study, record) for record in records},
     }
 
 
-def report_page(
-    pages: Sequence[Mapping[str, Any]],
-    claims: Mapping[str, str],
-    verdicts: Sequence[Mapping[str, Any]] = (),
-) -> str:
+def report_page(pages: Sequence[Mapping[str, Any]], verdicts: Sequence[Mapping[str, Any]]) -> str:
     """The whole file.
 
     Args:
         pages: Its studies (`study_page`).
-        claims: What studies claim, by their name.
         verdicts: Tables at its top, as `docs/claims.py` writes them: `title`, `columns`, `rows` of
             text, per row the `runs` behind it (`<study>/<run_id>`), and `notes`.
 
@@ -54,10 +51,9 @@ def report_page(
     if spec is None or spec.origin is None:
         raise ReportError("plotly: expected the package; got none; choose: pip install '.[report]'")
     script = Path(spec.origin).with_name("package_data") / "plotly.min.js"
-    studies = [{**page, "claim": claims.get(page["name"], "")} for page in pages]
     count = sum(len(page["records"]) for page in pages)
     claimed = {"title": "What every study claims", "columns": ["study", "claim"], "notes": []}
-    rows = [[page["name"], claims[page["name"]]] for page in pages if page["name"] in claims]
+    rows = [[page["name"], page["claim"]] for page in pages]
     known = {f"{page['name']}/{run}" for page in pages for run in page["records"]}
     judged = [
         {**one, "runs": [[run for run in runs if run in known] for runs in one["runs"]]}
@@ -67,7 +63,7 @@ def report_page(
         "made": f"{len(pages)} studies, {count} records. A point, or the last cell of a row, "
         "shows the records behind it. Nothing on this page leaves it.",
         "claims": [*judged, {**claimed, "rows": rows, "runs": []}],
-        "studies": studies,
+        "studies": pages,
     }
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     text = text.replace("</", "<\\/")
