@@ -32,8 +32,8 @@ from stat_repro import results
 from stat_repro.config import SPEED_STUDY
 from stat_repro.entry import at_least, folder, guarded
 from stat_repro.paths import project_root, results_dir
-from stat_repro.reporting.outputs import speed_outputs, study_outputs, sweep_header, write_outputs
-from stat_repro.reporting.report_page import StudyPage, report_page, study_page
+from stat_repro.reporting.outputs import speed_outputs, study_outputs, write_outputs
+from stat_repro.reporting.report_page import report_page, study_page
 from stat_repro.reporting.variants import ReportError
 from stat_repro.results.strict_json import from_text
 from stat_repro.scratch import replace_file
@@ -46,14 +46,14 @@ class NothingToShow(results.StudyError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Build what the arguments ask for; 0 only if every study was built."""
     options = _parse(argv)
-    built: list[StudyPage] = []
+    built: list[dict[str, Any]] = []
     return guarded(
         lambda: _build(options, built),
         lambda: f"{len(built)} studies built, no file half; the same command starts again",
     )
 
 
-def _build(options: argparse.Namespace, built: list[StudyPage]) -> int:
+def _build(options: argparse.Namespace, built: list[dict[str, Any]]) -> int:
     damaged = False
     for study, wait in _started(options):
         try:
@@ -71,16 +71,14 @@ def _build(options: argparse.Namespace, built: list[StudyPage]) -> int:
             file=sys.stderr,
         )
     elif options.report is not None:
-        claims = {page.name: sweep_header(page.name).get("Claim", "") for page in built}
-        page = report_page(built, claims, options.claims or [])
-        replace_file(options.report, page.encode())
+        replace_file(options.report, report_page(built, options.claims or []).encode())
         print(f"written to {options.report}")
     return 1 if damaged or not built else 0
 
 
 def _started(
     options: argparse.Namespace,
-) -> Iterator[tuple[str, Callable[[], tuple[str, StudyPage]]]]:
+) -> Iterator[tuple[str, Callable[[], tuple[str, dict[str, Any]]]]]:
     """Every study, and what waits for it: in this process, or at work in others already."""
     studies = options.study or results.list_studies(options.results)
     jobs = min(options.jobs or os.cpu_count() or 1, len(studies))
@@ -95,7 +93,7 @@ def _started(
         yield from ((study, started[study].result) for study in studies)
 
 
-def build_study(options: argparse.Namespace, study: str) -> tuple[str, StudyPage]:
+def build_study(options: argparse.Namespace, study: str) -> tuple[str, dict[str, Any]]:
     """Write the tables and figures of one study, or with --report only make them.
 
     Args:

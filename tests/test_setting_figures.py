@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 from made_up_records import PLAN, make_config, make_record
@@ -115,7 +115,7 @@ def test_what_is_not_finite_is_named_and_leaves_the_page_readable():
     assert line.label == "STAT, 50 % of MACs kept; not finite at 32, 128"
     assert (line.x, line.y, line.low) == ((16, 64), (0.3, 0.2), (0.3, 0.2))
     assert len(line.run_ids) == 2
-    json.dumps(asdict(study_page(outputs, records)), allow_nan=False)
+    json.dumps(study_page(outputs, records), allow_nan=False)
     (figure,) = setting_figures([run(math.inf, examples=examples) for examples in kls])
     assert figure.panels[0].lines[0].x == ()
     assert len(draw(figure).axes) == 1

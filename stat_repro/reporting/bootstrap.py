@@ -77,15 +77,15 @@ def interval(statistics: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def estimate(sums: tuple[float, float], resampled: tuple[Floats, Floats | np.float64]) -> Estimate:
-    """A ratio of two sums over the examples; with N as the second one, a mean.
+def estimate(sums: tuple[float, float], resampled: tuple[Floats, Floats]) -> Estimate:
+    """A ratio of two sums over the examples; with a weight of one each as the second, a mean.
 
     Twelve digits are kept: the others are what rounding left of a quotient, and could decide how a
     value in the middle of two is rounded in a table.
 
     Args:
         sums: Numerator and denominator on the examples as they are.
-        resampled: The same on the drawn ones, (R) each; a denominator may be the same for all.
+        resampled: The same on the drawn ones, (R) each.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(np.float64(sums[0]) / np.float64(sums[1]))

@@ -3,13 +3,13 @@
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from stat_repro.paths import cache_dir
-from stat_repro.reporting.figure_data import Figure, Line, Panel, rounded
+from stat_repro.reporting.figure_data import Figure, Line, Panel
 from stat_repro.scratch import replace_file
 
 _DPI = 200
@@ -128,16 +128,12 @@ def _height(panel: Panel) -> float:
     return max(least + each * count, 1.5)
 
 
-def _values(values: Sequence[float]) -> list[float | None]:
-    return [rounded(value) for value in values]
-
-
 def _lines(axes: Any, panel: Panel) -> None:
     """Lines, or rows: the same with the values to the right."""
     rows = panel.kind == "rows"
     level, ends = (axes.axvline, axes.hlines) if rows else (axes.axhline, axes.vlines)
     for line in panel.lines:
-        x, y, low, high = (_values(v) for v in (line.x, line.y, line.low, line.high))
+        x, y, low, high = line.x, line.y, line.low, line.high
         colour = line.style.colour
         look: dict[str, Any] = {"color": colour, "label": line.label or "_"}
         if y and not x:
@@ -174,7 +170,7 @@ def _stack(axes: Any, panel: Panel) -> None:
 
 
 def _cells(axes: Any, panel: Panel) -> None:
-    values = [_values(line.y) for line in panel.lines]
+    values = [line.y for line in panel.lines]
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
     axes.grid(visible=False)
     axes.set_yticks(range(len(values)), [line.label for line in panel.lines])
@@ -182,7 +178,7 @@ def _cells(axes: Any, panel: Panel) -> None:
     if len(values[0]) <= _WRITTEN:
         for row, cells in enumerate(values):
             for column, value in enumerate(cells):
-                ink = "white" if (value or 0) < 50 else "black"
+                ink = "white" if value < 50 else "black"
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink)
     else:
         axes.figure.colorbar(image, ax=axes, pad=0.02)

@@ -227,13 +227,13 @@ def _columns(comparison: Comparison, references: Values, variants: Values) -> Co
     for name in (*MEASURED[task], "agree"):
         if name not in references:
             continue
-        reference, variant = references[name], variants[name]
+        weight = np.full(comparison.examples, float(seeds))
         if (task, name) in _WEIGHTS:
-            counts = references[_WEIGHTS[task, name]]
-            columns[f"{name} weight"] = counts
-            reference, variant = reference * (counts / seeds), variant * (counts / seeds)
+            weight = references[_WEIGHTS[task, name]]
+        reference, variant = (side[name] * (weight / seeds) for side in (references, variants))
         with np.errstate(invalid="ignore"):  # infinity minus infinity is undefined, as it should be
             columns[name] = variant - reference
+        columns[f"{name} weight"] = weight
         if name == MEASURED[task][1]:
             columns[f"{name} reference"] = reference
     return columns
@@ -241,13 +241,8 @@ def _columns(comparison: Comparison, references: Values, variants: Values) -> Co
 
 def _estimated(comparison: Comparison, columns: Columns, resampled: Columns) -> Comparison:
     def quotient(above: str, below: str) -> Estimate:
-        # Without weights every example counts the same, once per seed.
-        weight: Any = np.float64(comparison.examples * len(comparison.seeds))
-        drawn_weight = weight
-        if below in columns:
-            weight, drawn_weight = bootstrap.total(columns[below]), resampled[below]
-        sums = bootstrap.total(columns[above]), weight
-        return bootstrap.estimate(sums, (resampled[above], drawn_weight))
+        sums = bootstrap.total(columns[above]), bootstrap.total(columns[below])
+        return bootstrap.estimate(sums, (resampled[above], resampled[below]))
 
     metric, fidelity = MEASURED[comparison.task]
     # One plus the relative difference is exactly one where the two are the same.

@@ -10,7 +10,6 @@ import pandas as pd
 
 from stat_repro.reporting.bootstrap import CONFIDENCE, RESAMPLES, Estimate
 from stat_repro.reporting.comparison import MEASURED, Comparison
-from stat_repro.reporting.figure_data import joined_ids
 from stat_repro.reporting.styles import QuantityStyle, quantity_style
 from stat_repro.reporting.tables import MISSING, Table
 
@@ -47,7 +46,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     names = ("model", "dataset", "reference", "variant", "ratio")
     sources = pd.DataFrame(
         {name: getattr(one, name) for name in names}
-        | {"run_ids": joined_ids(one.run_ids), "reference_run_ids": joined_ids(one.reference_ids)}
+        | {"run_ids": " ".join(one.run_ids), "reference_run_ids": " ".join(one.reference_ids)}
         for one in comparisons
     )
     return Table(

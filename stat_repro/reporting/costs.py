@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.figure_data import joined_ids
 from stat_repro.reporting.tables import Table
 from stat_repro.reporting.variants import with_variants
 
@@ -116,7 +115,7 @@ def cost_table(frame: pd.DataFrame) -> Table:
         pd.DataFrame([_cells(point) for _, point in points.iterrows()]),
         [*_NOTES, *notes],
         points.drop(columns=["style", "order", "run_ids"]),
-        points[_POINT].assign(run_ids=points["run_ids"].map(joined_ids)),
+        points[_POINT].assign(run_ids=points["run_ids"].map(" ".join)),
     )
 
 

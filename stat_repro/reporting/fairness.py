@@ -16,7 +16,6 @@ import numpy as np
 from stat_repro.results import RunRecord
 
 _EXACT = 1e-6  # relative: what rounding may leave of a linear relation
-_POINTS = 100.0
 
 
 @dataclass(frozen=True)
@@ -122,13 +121,13 @@ def mac_objection(
     whole = removes_blocks(others[0]) or removes_blocks(references[0])
     share = unit.layer if whole else unit.single
     if share is None:
-        return f"MACs kept differ by {_POINTS * largest:.2f} points, cost of a unit unknown"
+        return f"MACs kept differ by {100 * largest:.2f} points, cost of a unit unknown"
     if largest <= share / 2 + _EXACT:
         return None
     name = "block" if whole else "unit"
     return (
-        f"MACs kept differ by {_POINTS * largest:.2f} points, more than half a {name} "
-        f"({_POINTS * share / 2:.2f})"
+        f"MACs kept differ by {100 * largest:.2f} points, more than half a {name} "
+        f"({100 * share / 2:.2f})"
     )
 
 

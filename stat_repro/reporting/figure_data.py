@@ -20,6 +20,9 @@ Kind = Literal["lines", "rows", "stack", "cells"]
 class Line:
     """What is drawn of one variant, and from which runs.
 
+    Its numbers are rounded to nine digits: what is shown must not depend on the last bit, which
+    machines round apart.
+
     Attributes:
         label: The variant.
         style: Its look.
@@ -39,6 +42,11 @@ class Line:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     bars: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in ("x", "y", "low", "high"):
+            rounded = tuple(float(f"{value:.9g}") for value in getattr(self, name))
+            object.__setattr__(self, name, rounded)
 
 
 @dataclass(frozen=True)
@@ -96,21 +104,10 @@ class Figure:
                 # A line across the whole panel has a value, but no place.
                 points = zip_longest(line.x, line.y, line.low, line.high, line.run_ids)
                 for x, y, low, high, ids in points:
-                    shown = {"x": x, "y": y, "low": low, "high": high}
-                    shown = {key: rounded(value) for key, value in shown.items()}
                     words = {"panel": " ".join(panel.title.split()), "series": line.label}
-                    rows.append({**words, **shown, "run_ids": joined_ids(ids)})
+                    shown = {"x": x, "y": y, "low": low, "high": high}
+                    rows.append({**words, **shown, "run_ids": " ".join(ids)})
         return pd.DataFrame(rows)
-
-
-def rounded(value: float | None) -> float | None:
-    """Nine digits: what is shown must not depend on the last bit, which machines round apart."""
-    return None if value is None else float(f"{value:.9g}")
-
-
-def joined_ids(run_ids: tuple[str, ...]) -> str:
-    """Run ids as a cell of a table; an id has no blanks."""
-    return " ".join(run_ids)
 
 
 def file_stem(*parts: str) -> str:

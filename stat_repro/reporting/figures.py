@@ -23,7 +23,6 @@ _COST_WORDS = (
     "kept; bars: quartiles. Dashed: if time followed the MACs of the whole model; dotted: if the "
     "prunable part took all the time and followed its MACs"
 )
-_PERCENT = 100.0
 # Beside the task's headline: zero-shot tasks where there are some, and how far the pruned model is
 # from the dense one, which is far less noisy than accuracy.
 _FURTHER = ("zero_shot_mean", "kl", "mse_to_dense")
@@ -86,7 +85,7 @@ def _words(title: str, points: pd.DataFrame, panels: Sequence[Panel]) -> str:
     if panels[0].kind == "lines":
         words[0] += " against the share of the prunable MACs that is kept"
     else:
-        ratios = ", ".join(f"{_PERCENT * (1 - r):g}" for r in sorted(set(points["ratio"])))
+        ratios = ", ".join(f"{100 * (1 - r):g}" for r in sorted(set(points["ratio"])))
         shares = {"MACs": "prunable MACs", "time": "time of heads and neurons"}
         words[0] += f" at {ratios} % of the "
         words[0] += " or ".join(shares[name] for name in sorted(set(points["budget"])))
@@ -113,7 +112,7 @@ def _panel(points: pd.DataFrame, title: str) -> Panel:
         ticks = tuple((float(i), line.label) for i, line in enumerate(lines))
     else:
         ratios = sorted(points["ratio"].unique())
-        ticks = tuple((_PERCENT * (1 - r), f"{_PERCENT * (1 - r):.3g}") for r in ratios)
+        ticks = tuple((100 * (1 - r), f"{100 * (1 - r):.3g}") for r in ratios)
     lowest = min((y for line in lines for y in line.low), default=0.0)
     return Panel(
         title=title,
@@ -133,8 +132,8 @@ def _line(group: pd.DataFrame, scale: float, place: int, *, single: bool) -> Lin
     left_out = group.loc[group["not_finite"] > 0, "ratio"]
     label = first["variant"]
     if len(left_out):
-        label += f"; not finite at {', '.join(f'{_PERCENT * (1 - r):g} %' for r in left_out)}"
-    x = drawn["mac_kept"].map(lambda kept: float(place) if single else _PERCENT * kept)
+        label += f"; not finite at {', '.join(f'{100 * (1 - r):g} %' for r in left_out)}"
+    x = drawn["mac_kept"].map(lambda kept: float(place) if single else 100 * kept)
     values = (scale * drawn[name] for name in ("mean", "low", "high"))
     return Line(label, first["style"], *map(tuple, (drawn["run_ids"], x, *values)))
 
@@ -163,9 +162,9 @@ def cost_figures(frame: pd.DataFrame) -> list[Figure]:
 def _cost_panel(title: str, points: pd.DataFrame) -> Panel:
     series = tuple(_cost_series(group) for _, group in points.groupby("variant", sort=False))
     share = statistics.fmean(points["prunable_share"])
-    lowest = min(x for one in series for x in one.x) / _PERCENT
+    lowest = (1 / points["ideal"]).min()
     kept = [lowest + (1 - lowest) * i / _CURVE_POINTS for i in range(_CURVE_POINTS + 1)]
-    x = tuple(_PERCENT * k for k in kept)
+    x = tuple(100 * k for k in kept)
     # Range and share of what the MACs promise are those of all runs of the panel.
     runs = (tuple(sorted({run for one in points["run_ids"] for run in one})),) * len(x)
     promises = (
@@ -178,7 +177,7 @@ def _cost_panel(title: str, points: pd.DataFrame) -> Panel:
 
 def _cost_series(points: pd.DataFrame) -> Line:
     points = points.sort_values("ideal", ascending=False, kind="stable")
-    first, x = points.iloc[0], _PERCENT / points["ideal"]
+    first, x = points.iloc[0], 100 / points["ideal"]
     values = (points[name] for name in ("speedup", "speedup_low", "speedup_high"))
     shown = map(tuple, (points["run_ids"], x, *values))
     return Line(first["variant"], first["style"], *shown, bars=True)

@@ -23,15 +23,7 @@ from stat_repro.reporting.points import (
 )
 from stat_repro.reporting.speed_figures import speed_figures
 from stat_repro.reporting.speed_table import speed_table
-from stat_repro.reporting.tables import (
-    Table,
-    noted_csv,
-    result_table,
-    summary_table,
-    to_document,
-    to_latex,
-    to_text,
-)
+from stat_repro.reporting.tables import Table, result_table, summary_table, to_csv, to_text
 from stat_repro.reporting.task_table import task_points, task_table
 from stat_repro.results import RunRecord, to_frame
 from stat_repro.results.speed_record import SpeedRecord
@@ -131,14 +123,9 @@ def write_outputs(outputs: Outputs, folder: Path, *, figures: bool = True) -> li
     """
     texts: dict[str, str] = {}
     for table in outputs.tables:
-        texts |= {
-            f"{table.stem}.md": to_document(table),
-            f"{table.stem}.tex": to_latex(table),
-            f"{table.stem}.csv": table.csv(),
-            f"{table.stem}.sources.csv": noted_csv(table.sources, []),
-        }
+        texts |= table.files()
     drawn = outputs.figures if figures else ()
-    texts |= {f"{figure.name}.csv": noted_csv(figure.table(), []) for figure in drawn}
+    texts |= {f"{figure.name}.csv": to_csv(figure.table()) for figure in drawn}
     if drawn:
         captions = (f"## {one.name}\n\n{one.caption} Made from {one.records}." for one in drawn)
         texts["captions.md"] = "\n\n".join([f"# {outputs.study}, figures", *captions]) + "\n"

@@ -130,13 +130,10 @@ def record_lines(frame: pd.DataFrame) -> list[str]:
 
 def protocol_lines(frame: pd.DataFrame) -> list[str]:
     """The definition of the metrics, once for every model and data set it holds for."""
-    where: dict[str, list[str]] = {}
-    for row in frame.sort_values(["dataset", "model"], kind="stable").to_dict("records"):
-        name = f"{row['dataset']} ({row['model']})"
-        names = where.setdefault(row["metrics.protocol"], [])
-        if name not in names:
-            names.append(name)
-    return [f"{', '.join(names)}: {protocol_text(text)}" for text, names in where.items()]
+    frame = frame.sort_values(["dataset", "model"], kind="stable")
+    names = frame["dataset"] + " (" + frame["model"] + ")"
+    where = names.groupby(frame["metrics.protocol"], sort=False).unique()
+    return [f"{', '.join(of_text)}: {protocol_text(str(text))}" for text, of_text in where.items()]
 
 
 def protocol_text(protocol: str) -> str:

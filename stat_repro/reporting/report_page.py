@@ -3,15 +3,15 @@
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from stat_repro.config import METHODS
-from stat_repro.reporting.figure_data import Figure, rounded
-from stat_repro.reporting.outputs import Outputs
+from stat_repro.reporting.figure_data import Figure, Panel
+from stat_repro.reporting.outputs import Outputs, sweep_header
 from stat_repro.reporting.styles import quantity_style
 from stat_repro.reporting.tables import Table
 from stat_repro.reporting.variants import ReportError
@@ -21,33 +21,26 @@ from stat_repro.results.speed_record import SpeedRecord
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
-@dataclass(frozen=True)
-class StudyPage:
-    """A study as a part of the report: plain data."""
+def study_page(outputs: Outputs, records: Sequence[RunRecord | SpeedRecord]) -> dict[str, Any]:
+    """What the report has of a study, as plain data.
 
-    name: str
-    tables: list[dict[str, Any]]
-    figures: list[dict[str, Any]]
-    records: dict[str, dict[str, str]]
-
-
-def study_page(outputs: Outputs, records: Sequence[RunRecord | SpeedRecord]) -> StudyPage:
-    """What the report has of a study: its tables and figures, and key facts of its records."""
-    facts = {record.run_id: _facts(outputs.study, record) for record in records}
-    figures = [_figure(figure) for figure in outputs.figures]
-    return StudyPage(outputs.study, [_table(one) for one in outputs.tables], figures, facts)
+    These are its `name`, its `claim` if it has one, `tables` and `figures`, and under `records` key
+    facts of them by run id.
+    """
+    return {
+        "name": outputs.study,
+        "claim": sweep_header(outputs.study).get("Claim", ""),
+        "tables": [_table(table) for table in outputs.tables],
+        "figures": [_figure(figure) for figure in outputs.figures],
+        "records": {record.run_id: _facts(outputs.study, record) for record in records},
+    }
 
 
-def report_page(
-    pages: Sequence[StudyPage],
-    claims: Mapping[str, str],
-    verdicts: Sequence[Mapping[str, Any]] = (),
-) -> str:
+def report_page(pages: Sequence[Mapping[str, Any]], verdicts: Sequence[Mapping[str, Any]]) -> str:
     """The whole file.
 
     Args:
-        pages: Its studies.
-        claims: What studies claim, by their name.
+        pages: Its studies (`study_page`).
         verdicts: Tables at its top, as `docs/claims.py` writes them: `title`, `columns`, `rows` of
             text, per row the `runs` behind it (`<study>/<run_id>`), and `notes`.
 
@@ -58,11 +51,10 @@ def report_page(
     if spec is None or spec.origin is None:
         raise ReportError("plotly: expected the package; got none; choose: pip install '.[report]'")
     script = Path(spec.origin).with_name("package_data") / "plotly.min.js"
-    studies = [{**asdict(page), "claim": claims.get(page.name, "")} for page in pages]
-    count = sum(len(page.records) for page in pages)
+    count = sum(len(page["records"]) for page in pages)
     claimed = {"title": "What every study claims", "columns": ["study", "claim"], "notes": []}
-    rows = [[page.name, claims[page.name]] for page in pages if page.name in claims]
-    known = {f"{page.name}/{run}" for page in pages for run in page.records}
+    rows = [[page["name"], page["claim"]] for page in pages]
+    known = {f"{page['name']}/{run}" for page in pages for run in page["records"]}
     judged = [
         {**one, "runs": [[run for run in runs if run in known] for runs in one["runs"]]}
         for one in verdicts
@@ -71,7 +63,7 @@ def report_page(
         "made": f"{len(pages)} studies, {count} records. A point, or the last cell of a row, "
         "shows the records behind it. Nothing on this page leaves it.",
         "claims": [*judged, {**claimed, "rows": rows, "runs": []}],
-        "studies": studies,
+        "studies": pages,
     }
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     text = text.replace("</", "<\\/")
@@ -103,7 +95,7 @@ def _keys(table: pd.DataFrame, columns: list[str]) -> list[tuple[str, ...]]:
 def _figure(figure: Figure) -> dict[str, Any]:
     lines = [line for panel in figure.panels for line in panel.lines]
     return {
-        **{"name": figure.name, "title": figure.title, "caption": figure.caption},
+        **asdict(figure),
         "run_ids": sorted({run for line in lines for ids in line.run_ids for run in ids}),
         # Rows, which need room below each other.
         "long": max(len(panel.ticks) * (panel.kind == "rows") for panel in figure.panels),
@@ -111,18 +103,10 @@ def _figure(figure: Figure) -> dict[str, Any]:
     }
 
 
-def _panel(panel: Any) -> dict[str, Any]:
-    lines = []
-    for line in panel.lines:
-        shown = {
-            name: [rounded(v) for v in getattr(line, name)] for name in ("x", "y", "low", "high")
-        }
-        style = {"colour": line.style.colour, "marker": line.style.marker, "line": line.style.line}
-        lines.append({"label": line.label, **style, **shown, "run_ids": line.run_ids})
-    x = [v for line in lines for v in line["x"]] or [0.0, 1.0]
-    names = ("title", "x_label", "y_label", "kind", "log", "x_scale", "ticks")
-    fields = {name: getattr(panel, name) for name in names}
-    return {**fields, "range": [min(x), max(x)], "lines": lines}
+def _panel(panel: Panel) -> dict[str, Any]:
+    x = [place for line in panel.lines for place in line.x] or [0.0, 1.0]
+    lines = [{**asdict(line), **asdict(line.style)} for line in panel.lines]
+    return {**asdict(panel), "range": [min(x), max(x)], "lines": lines}
 
 
 def _facts(study: str, record: RunRecord | SpeedRecord) -> dict[str, str]:
@@ -134,14 +118,12 @@ def _facts(study: str, record: RunRecord | SpeedRecord) -> dict[str, str]:
     }
     if isinstance(record, SpeedRecord):
         return facts | {"protocol": json.dumps(record.protocol)}
+    kept = (record.mac_kept_fraction or 0, record.param_kept_fraction or 0)
     facts |= {
         "method": METHODS[record.method].label,
         "ratio, seed": f"{record.ratio:g}, {record.seed}",
+        "MACs, parameters kept": ", ".join(f"{100 * share:.2f} %" for share in kept),
     }
-    facts["MACs, parameters kept"] = (
-        f"{100 * (record.mac_kept_fraction or 0):.2f} %, "
-        f"{100 * (record.param_kept_fraction or 0):.2f} %"
-    )
     for part in ("dense", "pruned", "fidelity"):
         values = record.metrics.get(part, {})
         facts[part] = ", ".join(
@@ -150,7 +132,7 @@ def _facts(study: str, record: RunRecord | SpeedRecord) -> dict[str, str]:
             if isinstance(value, float)
         )
     for units in ("heads", "neurons"):
-        kept = (str(len(getattr(layer, f"kept_{units}"))) for layer in record.layers)
-        facts[f"{units} kept by layer"] = " ".join(kept)
+        counts = (str(len(getattr(layer, f"kept_{units}"))) for layer in record.layers)
+        facts[f"{units} kept by layer"] = " ".join(counts)
     facts["protocol"] = json.dumps(record.metrics.get("protocol", {}), ensure_ascii=False)
     return facts

@@ -4,7 +4,6 @@ import itertools
 import re
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from stat_repro.reporting.figure_data import Figure, Line, Panel, file_stem
 from stat_repro.reporting.speed_table import machine_words, shown_measurements, where_measured
@@ -74,10 +73,9 @@ def growth_figure(records: Sequence[SpeedRecord]) -> Figure | None:
                 ("seconds (median)", ": bare passes", "--", ("forward_s", "forward_folded_s")),
                 ("peak memory (GB)", "", "-.", ()),
             ):
-                measured = _growth(group, key, stages)
-                style = numbered_style(number, line=line)
-                if measured[1]:
-                    lines[label].append(Line(f"{name}{of}", style, *measured))
+                if points := _growth(group, key, stages):
+                    style = numbered_style(number, line=line)
+                    lines[label].append(Line(f"{name}{of}", style, *zip(*points, strict=True)))
         for label, of_label in lines.items():
             log, shown = label == "seconds (median)", tuple(of_label)
             panel = Panel("", words, label, shown, "lines", log, not log, "log2", ticks)
@@ -156,18 +154,17 @@ def _figure(
     return Figure(file_stem(name), title, shown_measurements(records), caption, tuple(panels))
 
 
-def _growth(group: Sequence[SpeedRecord], key: str, stages: Sequence[str]) -> tuple[Any, Any, Any]:
-    """Runs, sizes and values of the stages' time, or without stages of the memory, by one size."""
-    by_size: dict[int, list[SpeedRecord]] = {}
-    for record in sorted(group, key=lambda one: int(one.protocol[key])):
-        by_size.setdefault(int(record.protocol[key]), []).append(record)
-    values = {
-        size: _seconds(same_size, stages) if stages else _peak(same_size)
-        for size, same_size in by_size.items()
-    }
-    known = {size: value for size, value in values.items() if value is not None}
-    runs = tuple(tuple(one.run_id for one in by_size[size]) for size in known)
-    return runs, tuple(map(float, known)), tuple(known.values())
+def _growth(
+    group: Sequence[SpeedRecord], key: str, stages: Sequence[str]
+) -> list[tuple[tuple[str, ...], int, float]]:
+    """By one size: the runs, the size, and the stages' time, or without stages the memory."""
+    points = []
+    for size in sorted({one.protocol[key] for one in group}):
+        same_size = [one for one in group if one.protocol[key] == size]
+        value = _seconds(same_size, stages) if stages else _peak(same_size)
+        if value is not None:
+            points.append((tuple(one.run_id for one in same_size), size, value))
+    return points
 
 
 def _seconds(records: Sequence[SpeedRecord], stages: Sequence[str]) -> float | None:

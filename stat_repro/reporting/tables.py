@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from stat_repro.reporting.figure_data import joined_ids
 from stat_repro.reporting.points import aggregate, grouped
 from stat_repro.reporting.styles import QuantityStyle, quantity_order, quantity_style
 from stat_repro.reporting.variants import ReportError
@@ -64,7 +63,17 @@ class Table:
         `pandas.read_csv(path, comment="#")` leaves the notes out. Empty means not measured; `inf`
         and `nan` were measured.
         """
-        return noted_csv(self.numbers, self.notes, float_format=self.float_format)
+        notes = "".join(f"# {note}\n" for note in self.notes)
+        return notes + to_csv(self.numbers, float_format=self.float_format)
+
+    def files(self) -> dict[str, str]:
+        """Everything that is written of the table, by file name."""
+        return {
+            f"{self.stem}.md": to_document(self),
+            f"{self.stem}.tex": to_latex(self),
+            f"{self.stem}.csv": self.csv(),
+            f"{self.stem}.sources.csv": to_csv(self.sources),
+        }
 
 
 def result_table(frame: pd.DataFrame) -> Table:
@@ -189,6 +198,11 @@ def to_text(table: pd.DataFrame) -> str:
     return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
 
 
+def to_csv(table: pd.DataFrame, float_format: str | None = None) -> str:
+    """A table without its index, the same on every system."""
+    return table.to_csv(index=False, lineterminator="\n", float_format=float_format)
+
+
 def to_markdown(cells: pd.DataFrame) -> str:
     """A table in Markdown."""
     rows = [list(cells.columns), ["---"] * len(cells.columns), *cells.values.tolist()]
@@ -222,17 +236,11 @@ def _sources(points: pd.DataFrame) -> pd.DataFrame:
         row = (point["model"], point["dataset"], point["variant"])
         for column, ids in ((f"ratio {point['ratio']:g}", "run_ids"), ("dense", "dense_ids")):
             if point[ids]:
-                names = cells.setdefault((*row, column, joined_ids(point[ids])), [])
+                names = cells.setdefault((*row, column, " ".join(point[ids])), [])
                 names += [point["quantity"]] * (point["quantity"] not in names)
     rows = [(*key[:4], " ".join(names), key[4]) for key, names in cells.items()]
     columns = ["model", "dataset", "variant", "column", "quantities", "run_ids"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def noted_csv(table: pd.DataFrame, notes: Sequence[str], **options: Any) -> str:
-    """The notes as lines that start with `#`, then the table; `options` are those of `to_csv`."""
-    lines = "".join(f"# {note}\n" for note in notes)
-    return lines + str(table.to_csv(index=False, lineterminator="\n", **options))
 
 
 def _cell(point: Any, style: QuantityStyle) -> str:

@@ -4,7 +4,6 @@ import re
 
 import pandas as pd
 
-from stat_repro.reporting.figure_data import joined_ids
 from stat_repro.reporting.points import aggregate
 from stat_repro.reporting.styles import quantity_style, words_of
 from stat_repro.reporting.tables import MISSING, Table
@@ -39,7 +38,7 @@ def task_table(points: pd.DataFrame) -> Table:
         cell=lambda p: list(map(_cell, p["quantity"], p["mean"], p["std"])),
     )
     cells = both.set_index([*_ROW, "column"])["cell"].unstack(sort=False).reset_index()
-    sources = both[[*_ROW, "dataset"]].assign(run_ids=both["run_ids"].map(joined_ids)).sort_index()
+    sources = both[[*_ROW, "dataset"]].assign(run_ids=both["run_ids"].map(" ".join)).sort_index()
     return Table(
         "table_tasks",
         ", all tasks",

@@ -31,6 +31,8 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 # Behind the name of a file, but in older records: shown only where files of one name differ.
 CONTENT = re.compile("@[0-9a-f]{10}$")
 _RECOVERY = "recovery.method"
+# Settings that a style goes by.
+_FORM = ("method", "allocation", "correction", "authors_compat")
 # Settings whose value says what they are about.
 _VALUE_ONLY = ("pruning.recipe", "pruning.allocation", _RECOVERY)
 # `authors_compat` and methods that remove whole layers take one value of these only.
@@ -90,25 +92,18 @@ def with_variants(frame: pd.DataFrame, alike: Collection[str] = ()) -> pd.DataFr
     variants: dict[Any, tuple[Any, ...]] = {}
     for _, group in frame.groupby(["model", "dataset"], sort=False):
         differing = _differing(group, alike)
-        names: list[str] = differing.columns.tolist()
         settled: dict[str, set[str]] = {}
         if group["method"].nunique() > 1:
             counts = differing.groupby(group["method"]).nunique()
-            settled = {str(m): {n for n in names if counts.loc[m, n] == 1} for m in counts.index}
+            settled = {str(m): set(counts.columns[counts.loc[m] == 1]) for m in counts.index}
         seen: dict[str, dict[str, str]] = {}
-        rows = zip(group.index, group.to_dict("records"), differing.values.tolist(), strict=True)
-        for index, row, texts in rows:
-            values = dict(zip(names, texts, strict=True))
+        rows = (part.to_dict("records") for part in (group, differing))
+        for index, row, values in zip(group.index, *rows, strict=True):
             label, extras = _label(row, values, settled.get(row["method"], set()))
             if seen.setdefault(label, values) != values:
                 raise ReportError(f"two different variants have the label {label!r}: {values}")
-            style = variant_style(
-                row["method"],
-                row["config.pruning.allocation"],
-                row["config.pruning.correction"],
-                row["config.pruning.authors_compat"],
-                extras,
-            )
+            method, allocation, correction, compat = (row[f"config.pruning.{k}"] for k in _FORM)
+            style = variant_style(method, allocation, correction, compat, extras)
             variants[index] = (label, extras, (style.order, label), style)
     added = ["variant", "extras", "order", "style"]
     return frame.join(pd.DataFrame.from_dict(variants, orient="index", columns=added, dtype=object))

@@ -5,7 +5,6 @@
 <root>/speed/<shape>-...-<dtype>-<card>.json                          a measurement on a GPU
 """
 
-import itertools
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from stat_repro.config import SPEED_STUDY
 from stat_repro.results import strict_json
 from stat_repro.results.store import StudyError
 from stat_repro.results.strict_json import RecordError
-from stat_repro.results.writing import write_first_free
+from stat_repro.results.writing import repeat_names, write_first_free
 
 SCHEMA = "stat_repro.speed/1"
 
@@ -69,11 +68,9 @@ def save_speed(record: SpeedRecord, root: Path) -> Path:
         OSError: The file cannot be written; nothing is left behind.
     """
     folder = root / SPEED_STUDY
-    endings = itertools.chain([""], (f".repeat-{k}" for k in itertools.count(1)))
-    names = (folder / f"{record.name}{ending}.json" for ending in endings)
     document = {key: value for key, value in asdict(record).items() if key in _KEYS}
     text = strict_json.to_text(strict_json.stamped(document))
-    return write_first_free(folder, names, text.encode())
+    return write_first_free(folder, repeat_names(folder, record.name), text.encode())
 
 
 def load_speed(root: Path) -> list[SpeedRecord]:

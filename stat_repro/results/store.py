@@ -26,7 +26,7 @@ from stat_repro.results.consistency import check_consistency
 from stat_repro.results.example_files import check_examples, examples_path, read_examples
 from stat_repro.results.record import RunRecord
 from stat_repro.results.strict_json import RecordError
-from stat_repro.results.writing import write_first_free
+from stat_repro.results.writing import repeat_names, write_first_free
 from stat_repro.scratch import locked, tidy
 
 log = logging.getLogger("stat_repro")
@@ -252,8 +252,7 @@ def _free_names(study: Path, record: RunRecord) -> Iterator[Path]:
     """Names to try, in this order; whether one is free is known only when it is taken."""
     if record.status == "failed":
         yield from (study / "failed" / f"{record.run_id}-{k}.json" for k in itertools.count(1))
-    yield study / f"{record.run_id}.json"
-    yield from (study / f"{record.run_id}.repeat-{k}.json" for k in itertools.count(1))
+    yield from repeat_names(study, record.run_id)
 
 
 def _check_place(record: RunRecord, path: Path) -> None:

@@ -4,6 +4,7 @@ Who writes to a folder holds its lock, a file that falls with its process.
 """
 
 import errno
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,12 @@ from stat_repro.scratch import locked, scratch
 
 _LOCK, _TEMPORARY = ".store.lock", ".store"
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def repeat_names(folder: Path, stem: str) -> Iterator[Path]:
+    """The name of a record, and the ones that it has when it is measured again."""
+    yield folder / f"{stem}.json"
+    yield from (folder / f"{stem}.repeat-{k}.json" for k in itertools.count(1))
 
 
 def write_first_free(
