@@ -244,7 +244,7 @@ def selection_edits(model: PreTrainedModel, plan: PruningPlan) -> list[SiteEdit]
         kept = plan.layers[site.layer].kept(site.kind)
         columns = unit_columns(kept, site.width)
         weight = linear(model, site.consumer).weight.detach()[:, columns].clone()
-        edits.append(SiteEdit(site.layer, site.kind, kept, weight))
+        edits.append(SiteEdit(site, kept, weight))
     return edits
 
 

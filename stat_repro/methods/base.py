@@ -99,7 +99,7 @@ class MethodOutput:
     @property
     def errors(self) -> dict[tuple[int, SiteKind], float | None]:
         """Relative errors of the edited sites."""
-        return {edit.key: edit.relative_error for edit in self.edits}
+        return {edit.site.key: edit.relative_error for edit in self.edits}
 
 
 # Plan and edits for one model and one ratio.

@@ -102,8 +102,7 @@ def fold_all(
     # Where something is fitted to the heads, it depends on what the FFNs before them do. `bias`
     # takes the dense means, as FLAP does; `stat` has others at hand, by which it orders heads.
     if recalibrate or config.correction in FITTED:
-        passing = evenly_sized(ffn_sites, ffn)
-        with watch.stage("recalibrate_s"), temporarily_pruned(model, ffn_sites, passing):
+        with watch.stage("recalibrate_s"), temporarily_pruned(model, evenly_sized(ffn)):
             calibration = collect_statistics(
                 model,
                 adapter,
@@ -115,7 +114,7 @@ def fold_all(
             )
     with watch.stage("fold_heads_s"):
         heads = spread(head_sites, lambda site: fold(site, calibration), "folding heads")
-    return sorted(heads + ffn, key=lambda edit: edit.key)
+    return sorted(heads + ffn, key=lambda edit: edit.site.key)
 
 
 def _check_sketch(request: MethodInput, site: Site, kept: int) -> None:
@@ -139,7 +138,7 @@ def output_of(
     request: MethodInput, edits: Sequence[SiteEdit], details: dict[str, Any], watch: Stopwatch
 ) -> MethodOutput:
     """The method's output for these edits."""
-    kept = {edit.key: edit.kept for edit in edits}
+    kept = {edit.site.key: edit.kept for edit in edits}
     plan = request.adapter.plan_keeping(kept, request.config.method, details)
     return MethodOutput(plan, tuple(edits), watch.seconds)
 

@@ -56,7 +56,7 @@ def fold_site(
     kept = tuple(sorted(kept_units.tolist()))
     weight = consumer_weight(model, site)
     if len(kept) == site.units:
-        return SiteEdit(*site.key, kept, weight.clone(), relative_error=0.0)
+        return SiteEdit(site, kept, weight.clone(), relative_error=0.0)
     exact = float64(weight)
     columns = unit_columns(kept, site.width).to(exact.device)
     statistics = calibration.statistics.get(site.key)
@@ -72,7 +72,7 @@ def fold_site(
         if norm > 0:
             error = _output_error(cut, folded, shift) / norm
     bias = None if shift is None else moved(linear(model, site.consumer).bias, shift, weight)
-    return SiteEdit(*site.key, kept, folded.to(weight), bias, error)
+    return SiteEdit(site, kept, folded.to(weight), bias, error)
 
 
 @dataclass(frozen=True)

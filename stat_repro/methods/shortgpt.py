@@ -135,4 +135,4 @@ def _fold(request: MethodInput, site: Site, removed: set[int]) -> SiteEdit:
     bias = linear(request.model, site.consumer).bias
     new_bias = None if kept or bias is None else torch.zeros_like(bias)
     new = weight[:, : len(kept) * site.width].clone()
-    return SiteEdit(*site.key, kept, new, new_bias, 0.0 if kept else None)
+    return SiteEdit(site, kept, new, new_bias, 0.0 if kept else None)

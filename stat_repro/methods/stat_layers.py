@@ -172,7 +172,7 @@ class LayerwiseStat:
             with self.weights.layer(layer):
                 with watch.stage("fold_ffn_s"):
                     edits = [self._fold_ffn(ffn, sizes.neurons[layer])]
-                with temporarily_pruned(model, [ffn], evenly_sized([ffn], edits)):
+                with temporarily_pruned(model, evenly_sized(edits)):
                     calibration = self._statistics(layer, [attention], "recalibrate_s")
                 if attention.units:
                     with watch.stage("fold_heads_s"):

@@ -186,8 +186,8 @@ def _written(
     for layer, edits in enumerate(layers.fold(sizes)):
         with layers.watch.stage("write_s"):
             writer.layer(layer, edits)
-        kept |= {edit.key: edit.kept for edit in edits}
-        errors |= {edit.key: edit.relative_error for edit in edits}
+        kept |= {edit.site.key: edit.kept for edit in edits}
+        errors |= {edit.site.key: edit.relative_error for edit in edits}
     plan = adapter.plan_keeping(kept, layers.request.config.method, sizes.details)
     with layers.watch.stage("write_s"):
         writer.finish(**plan_note(plan))
