@@ -152,6 +152,7 @@ def compress(
             round_to=round_to,
             seed=seed,
             latency=latency,
+            watch=watch,
         )
         if engine == "layers":
             output = prune_by_layers(request, None if spill is None else Path(spill))
@@ -159,8 +160,7 @@ def compress(
             output = PRUNE[config.method](request)
         with watch.stage("surgery_s"):
             pruned = prune_model(model, output.plan, output.edits, output.norms)
-    timings = {**watch.seconds, **output.timings}
-    report = report_of(request, model, pruned, output.plan, output.errors, timings)
+    report = report_of(request, pruned, output.plan, output.errors)
     return Compression(model=pruned, plan=output.plan, report=report)
 
 

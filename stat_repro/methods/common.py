@@ -31,26 +31,25 @@ Key = tuple[int, SiteKind]
 
 
 def once_per_calibration(
-    request: MethodInput, key: Hashable, work: Callable[[Stopwatch], T], watch: Stopwatch
+    request: MethodInput, key: Hashable, work: Callable[[MethodInput], T]
 ) -> T:
     """What is the same for all ratios of one calibration: done for the first of them only.
 
     Args:
-        request: What the method was given.
+        request: What the method was given. Its stopwatch gets the seconds of the stages of `work`,
+            whoever took them; `shared_s` grows by them where another ratio had done the work.
         key: Names the method and the options that `work` depends on.
-        work: Gets a stopwatch for its stages.
-        watch: Gets the seconds of these stages, whoever took them; `shared_s` grows by them where
-            another ratio had done the work.
+        work: Gets the request with a stopwatch for its stages.
     """
     known = request.calibration.derived
     shared = key in known
     if not shared:
         stages = Stopwatch(request.device)
-        known[key] = work(stages), stages.seconds
+        known[key] = work(replace(request, watch=stages)), stages.seconds
     result, seconds = known[key]
-    watch.seconds |= seconds
-    before = watch.seconds.get("shared_s", 0.0)
-    watch.seconds["shared_s"] = before + sum(seconds.values()) * shared
+    total = request.watch.seconds
+    total |= seconds
+    total["shared_s"] = total.get("shared_s", 0.0) + sum(seconds.values()) * shared
     return result
 
 
@@ -65,7 +64,6 @@ def scores_by_site(
 def fold_all(
     request: MethodInput,
     kept: Callable[[Site, Calibration], torch.Tensor],
-    watch: Stopwatch,
     *,
     recalibrate: bool = False,
     norms: Mapping[Key, float | None] | None = None,
@@ -75,7 +73,6 @@ def fold_all(
     Args:
         request: What the method was given.
         kept: Kept units of a site, from the statistics that it is corrected with.
-        watch: Gets the seconds of the stages.
         recalibrate: Take the heads' statistics again on the model with corrected FFNs, also for
             corrections that do not depend on them.
         norms: ||A W^T||_F of sites where they are known already.
@@ -84,7 +81,7 @@ def fold_all(
         By layer, attention before FFN.
     """
     config, model, adapter = request.config, request.model, request.adapter
-    dense, known = request.calibration, norms or {}
+    dense, known, watch = request.calibration, norms or {}, request.watch
 
     def fold(site: Site, calibration: Calibration) -> SiteEdit:
         units = kept(site, calibration)
@@ -135,12 +132,12 @@ def _on_cpu(edit: SiteEdit) -> SiteEdit:
 
 
 def output_of(
-    request: MethodInput, edits: Sequence[SiteEdit], details: dict[str, Any], watch: Stopwatch
+    request: MethodInput, edits: Sequence[SiteEdit], details: dict[str, Any]
 ) -> MethodOutput:
     """The method's output for these edits."""
     kept = {edit.site.key: edit.kept for edit in edits}
     plan = request.adapter.plan_keeping(kept, request.config.method, details)
-    return MethodOutput(plan, tuple(edits), watch.seconds)
+    return MethodOutput(plan, tuple(edits))
 
 
 def warn_of_few_tokens(sites: Sequence[Site], kept: Sequence[int], tokens: int) -> None:

@@ -36,7 +36,7 @@ from stat_repro.calibration.spill import (
 )
 from stat_repro.calibration.statistics import GramStatistics, SiteStatistics
 from stat_repro.config import LEAST_SQUARES
-from stat_repro.measure import Stopwatch, return_free_memory
+from stat_repro.measure import return_free_memory
 from stat_repro.methods import stat
 from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import Key, output_of, warn_of_few_tokens
@@ -59,14 +59,13 @@ def prune_by_layers(request: MethodInput, spill: Path | None) -> MethodOutput:
         spill: Folder for hidden states and Gram matrices; None keeps the hidden states in memory
             and Gram matrices in the system's folder for temporary files.
     """
-    watch = Stopwatch(request.device)
     with working_folder(request.adapter, spill, request.device) as folder:
         layers = LayerwiseStat(
-            request, LayerWeights(), folder, request.device, watch, in_files=spill is not None
+            request, LayerWeights(), folder, request.device, in_files=spill is not None
         )
         sizes = layers.sizes()
         edits = [edit for of_layer in layers.fold(sizes) for edit in of_layer]
-    return output_of(request, edits, sizes.details, watch)
+    return output_of(request, edits, sizes.details)
 
 
 @contextmanager
@@ -115,7 +114,6 @@ class LayerwiseStat:
         weights: Brings layers into memory.
         folder: For files, removed by whoever made it; None if nothing waits in files.
         device: Where layers run.
-        watch: Gets the seconds of the stages, by the names that `methods.stat` has for them.
         in_files: Whether hidden states wait in files.
     """
 
@@ -123,7 +121,6 @@ class LayerwiseStat:
     weights: LayerWeights
     folder: Path | None
     device: torch.device
-    watch: Stopwatch
     _: KW_ONLY
     in_files: bool
 
@@ -141,7 +138,7 @@ class LayerwiseStat:
 
     def sizes(self) -> Sizes:
         """First pass and allocation: what every layer keeps."""
-        request, watch = self.request, self.watch
+        request, watch = self.request, self.request.watch
         model, config = request.model, request.config
         with watch.stage("calibrate_s"):
             self._passes.start()
@@ -160,8 +157,8 @@ class LayerwiseStat:
 
     def fold(self, sizes: Sizes) -> Iterator[list[SiteEdit]]:
         """Second pass: the edits of one layer after the other, attention before FFN."""
-        request, watch, adapter = self.request, self.watch, self.request.adapter
-        model, config = request.model, request.config
+        request, watch = self.request, self.request.watch
+        model, adapter, config = request.model, request.adapter, request.config
         if config.correction in LEAST_SQUARES:
             tokens = request.calibration.tokens
             warn_of_few_tokens(adapter.of_kind("ffn"), sizes.neurons, tokens)
@@ -184,7 +181,7 @@ class LayerwiseStat:
 
     def _statistics(self, layer: int, sites: list[Site], stage: str) -> Calibration:
         """Statistics of sites of a layer; the batches move on behind it."""
-        with self.watch.stage(stage):
+        with self.request.watch.stage(stage):
             reduction = Reduction(sites, self.device)
             self._passes.advance(layer, reduction, f"statistics of layer {layer}")
             calibration = reduction.finish()
