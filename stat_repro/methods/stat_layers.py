@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -30,9 +30,10 @@ from stat_repro.calibration.layerwise import LayerPasses
 from stat_repro.calibration.spill import (
     FileStore,
     MemoryStore,
-    SpilledGram,
     TensorStore,
+    get_gram,
     gram_file_bytes,
+    put_gram,
 )
 from stat_repro.calibration.statistics import GramStatistics, SiteStatistics
 from stat_repro.config import LEAST_SQUARES
@@ -126,15 +127,16 @@ class LayerwiseStat:
 
     def __post_init__(self) -> None:
         request, weights = self.request, self.weights
-        if self.in_files and self.folder is not None:
-            store: TensorStore = FileStore(self.folder)
-        else:
-            store = MemoryStore(spare_memory(self.device) // 4)
+        files = None if self.folder is None else FileStore(self.folder)
+        self._grams: TensorStore = files or MemoryStore()
+        in_memory = MemoryStore(spare_memory(self.device) // 4)
+        store = files if self.in_files and files else in_memory
         self._passes = LayerPasses(
             request.model, request.adapter, weights, request.batches, store, self.device
         )
         self._analyses: dict[Key, stat.SiteAnalysis] = {}
-        self._grams: dict[int, SpilledGram] = {}
+        # Statistics of the FFNs without their Gram matrices.
+        self._others: dict[int, GramStatistics] = {}
 
     def sizes(self) -> Sizes:
         """First pass and allocation: what every layer keeps."""
@@ -191,15 +193,17 @@ class LayerwiseStat:
     def _spill(self, layer: int, calibration: Calibration) -> None:
         statistics = calibration.statistics.get((layer, "ffn"))
         if isinstance(statistics, GramStatistics):
-            path = self.folder and self.folder / f"gram-{layer}.bin"
-            self._grams[layer] = SpilledGram.write(statistics, path)
+            put_gram(self._grams, f"gram-{layer}", statistics.gram)
+            nothing, tokens = torch.empty(0), statistics.tokens
+            self._others[layer] = GramStatistics(nothing, tokens, statistics.dtype, statistics.sums)
 
     def _fold_ffn(self, site: Site, kept: int) -> SiteEdit:
         request, analysis = self.request, self._analyses[site.key]
         statistics: dict[Key, SiteStatistics] = {}
         if kept < site.units:
             home = float64_home(self.device)
-            statistics[site.key] = self._grams[site.layer].load(home)
+            gram = get_gram(self._grams, f"gram-{site.layer}", site.columns, home)
+            statistics[site.key] = replace(self._others[site.layer], gram=gram)
         known = request.calibration
         calibration = Calibration(statistics, known.tokens, known.examples)
         units, config = analysis.order[:kept], request.config
