@@ -55,15 +55,14 @@ MODERN_BERT = Layout(
     pre_norm=True,
     output_biases=("attention_bias", "mlp_bias"),
 )
-DISTILBERT = Layout(
+DISTILBERT = replace(
+    BERT,
     layers="transformer.layer",
     query="attention.q_lin",
     key_value=("attention.k_lin", "attention.v_lin"),
     attention_output="attention.out_lin",
     ffn_inputs=("ffn.lin1",),
     ffn_output="ffn.lin2",
-    decoder=False,
-    head_dim="attention_head_size",
     ffn_size="hidden_dim",
     norms=("sa_layer_norm", "output_layer_norm"),
 )
