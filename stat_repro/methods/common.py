@@ -28,6 +28,8 @@ log = logging.getLogger("stat_repro")
 
 T = TypeVar("T")
 Key = tuple[int, SiteKind]
+# One score per unit of every site, shape (units,); higher is kept first.
+Scores = dict[Key, torch.Tensor]
 
 
 def once_per_calibration(
@@ -53,9 +55,7 @@ def once_per_calibration(
     return result
 
 
-def scores_by_site(
-    adapter: Adapter, score: Callable[[Site], torch.Tensor]
-) -> dict[Key, torch.Tensor]:
+def scores_by_site(adapter: Adapter, score: Callable[[Site], torch.Tensor]) -> Scores:
     """Scores of the units of every site, shape (units,); a site without units has none."""
     none = torch.zeros(0, dtype=torch.float64)
     return {site.key: score(site) if site.units else none for site in adapter.sites}

@@ -30,7 +30,7 @@ import torch
 
 from stat_repro.calibration.gradients import mask_gradients
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import Key, scores_by_site
+from stat_repro.methods.common import Key, Scores, scores_by_site
 from stat_repro.methods.ranked import prune_by_scores
 from stat_repro.models.adapter import Adapter, Site
 
@@ -47,7 +47,7 @@ def prune(request: MethodInput) -> MethodOutput:
     return prune_by_scores(request, scores, choice)
 
 
-def fisher_scores(adapter: Adapter, gradients: dict[Key, torch.Tensor]) -> dict[Key, torch.Tensor]:
+def fisher_scores(adapter: Adapter, gradients: dict[Key, torch.Tensor]) -> Scores:
     """Diagonal of the empirical Fisher information, shape (units,) per site.
 
     Args:

@@ -9,12 +9,10 @@ from stat_repro.allocation.budget import Budget
 from stat_repro.config import METHODS
 from stat_repro.linalg.pivoting import check_finite
 from stat_repro.methods.base import MethodInput, MethodOutput, Prune
-from stat_repro.methods.common import Key, fold_all, once_per_calibration, output_of
+from stat_repro.methods.common import Key, Scores, fold_all, once_per_calibration, output_of
 from stat_repro.methods.stat import sizes_of_stat
 from stat_repro.models.adapter import Site
 
-# One score per unit of every site, shape (units,); higher is kept first.
-Scores = Mapping[Key, torch.Tensor]
 # What a method may do after the sizes are known: kept units of a site from its number of units.
 Choice = Callable[[Site, int], torch.Tensor]
 

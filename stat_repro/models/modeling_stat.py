@@ -140,15 +140,16 @@ ARCHITECTURES: dict[Any, Layout] = {
     hf.OPTConfig: OPT,
 }
 
-_HEADS: tuple[Any, ...] = (
-    hf.AutoModel,
-    hf.AutoModelForCausalLM,
-    hf.AutoModelForMaskedLM,
-    hf.AutoModelForMultipleChoice,
-    hf.AutoModelForQuestionAnswering,
-    hf.AutoModelForSequenceClassification,
-    hf.AutoModelForTokenClassification,
-)
+# The task heads, and what the Hugging Face hub calls the tasks.
+HEADS: dict[Any, str] = {
+    hf.AutoModel: "feature-extraction",
+    hf.AutoModelForCausalLM: "text-generation",
+    hf.AutoModelForMaskedLM: "fill-mask",
+    hf.AutoModelForMultipleChoice: "multiple-choice",
+    hf.AutoModelForQuestionAnswering: "question-answering",
+    hf.AutoModelForSequenceClassification: "text-classification",
+    hf.AutoModelForTokenClassification: "token-classification",
+}
 
 
 class _SizesPerLayer(nn.Module):
@@ -174,7 +175,7 @@ class _SizesPerLayer(nn.Module):
 
 def _stock_classes(stock_config: Any, layout: Layout) -> dict[Any, Any]:
     """The classes that transformers has of an architecture, by their Auto classes."""
-    classes = {auto: auto._model_mapping.get(stock_config, None) for auto in _HEADS}
+    classes = {auto: auto._model_mapping.get(stock_config, None) for auto in HEADS}
     if not layout.decoder:  # some encoders have a decoder's head as well
         classes.pop(hf.AutoModelForCausalLM)
     return {auto: stock for auto, stock in classes.items() if stock is not None}
