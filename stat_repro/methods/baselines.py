@@ -28,10 +28,11 @@ def random_scores(request: MethodInput) -> Scores:
     layers differ in size by chance; heads and neurons lose the same share.
     """
     generator = torch.Generator().manual_seed(request.seed)
-    return scores_by_site(
-        request.adapter,
-        lambda site: torch.rand(site.units, generator=generator, dtype=torch.float64),
-    )
+
+    def score(site: Site) -> torch.Tensor:
+        return torch.rand(site.units, generator=generator, dtype=torch.float64)
+
+    return scores_by_site(request.adapter, score)
 
 
 def magnitude_scores(request: MethodInput) -> Scores:
