@@ -138,6 +138,7 @@ def _tensor(tensors: list[torch.Tensor], value: Any) -> Any:
 Receiver = Callable[[Site, torch.Tensor, torch.Tensor], None]
 
 
+@dataclass
 class StreamRecorder(Watcher):
     """Watches the residual stream behind the sites of one layer; for `LayerPasses.advance`.
 
@@ -147,7 +148,7 @@ class StreamRecorder(Watcher):
     function of the consumer any more, and the norm takes the scale of every token away: there the
     consumer's own output stands for the stream.
 
-    Args:
+    Attributes:
         adapter: Of the model.
         layer: The layer.
         sites: Sites of it that are wanted, attention first.
@@ -156,32 +157,27 @@ class StreamRecorder(Watcher):
             None lets them pass.
     """
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        layer: int,
-        sites: list[Site],
-        receive: Receiver,
-        stop: Site | None = None,
-    ) -> None:
+    adapter: Adapter
+    layer: int
+    sites: list[Site]
+    receive: Receiver
+    stop: Site | None = None
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self._name = adapter.layer_names[layer]
-        self._pre_norm, self._norm_behind = adapter.pre_norm, adapter.layout.norm_behind
-        self._attention = adapter.site(layer, "attention")
-        self._ffn = adapter.site(layer, "ffn")
-        self._sites, self._receive, self._stop = sites, receive, stop
         self._before = self._between = torch.empty(0)
 
     def _handles(self, model: nn.Module) -> Iterator[RemovableHandle]:
-        layer = model.get_submodule(self._name)
+        layer = model.get_submodule(self.adapter.layer_names[self.layer])
         yield layer.register_forward_pre_hook(self._enter, with_kwargs=True)
-        if self._pre_norm:
-            attention = model.get_submodule(self._attention.consumer.rpartition(".")[0])
+        if self.adapter.pre_norm:
+            output_name = self.adapter.site(self.layer, "attention").consumer
+            attention = model.get_submodule(output_name.rpartition(".")[0])
             yield attention.register_forward_hook(self._attended)
         else:
-            producer = linear(model, self._ffn.producers[0].module)
+            producer = linear(model, self.adapter.site(self.layer, "ffn").producers[0].module)
             yield producer.module.register_forward_pre_hook(self._normalised)
-        for site in self._sites:
+        for site in self.sites:
             consumer = linear(model, site.consumer).module
             yield consumer.register_forward_hook(partial(self._consumed, site))
 
@@ -197,11 +193,11 @@ class StreamRecorder(Watcher):
 
     def _consumed(self, site: Site, module: nn.Module, args: Any, output: torch.Tensor) -> None:
         stream = output.reshape(-1, output.shape[-1])
-        if not self._norm_behind:
+        if not self.adapter.layout.norm_behind:
             start = self._before if site.kind == "attention" else self._between
             stream = start.reshape(-1, start.shape[-1]) + stream
         rows = self._rows.to(stream.device)
         inputs = args[0].reshape(len(stream), -1)
-        self._receive(site, inputs.index_select(0, rows), stream.index_select(0, rows))
-        if site is self._stop:
+        self.receive(site, inputs.index_select(0, rows), stream.index_select(0, rows))
+        if site is self.stop:
             raise PassEnded

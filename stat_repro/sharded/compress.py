@@ -149,14 +149,9 @@ def compress_checkpoint(
             pruned, plan, errors = _written(layers, skeleton, partial)
         report = report_of(request, pruned, plan, errors)
         _companions(source, partial, pruned)
-        describe(
-            partial,
-            pruned,
-            plan,
-            run_config={"ratio": ratio, "round_to": round_to, "pruning": asdict(config)},
-            record_summary=report.summary,
-            base_model=str(source.resolve()),
-        )
+        run_config = {"ratio": ratio, "round_to": round_to, "pruning": asdict(config)}
+        base_model = str(source.resolve())
+        describe(partial, pruned, plan, run_config, report.summary, base_model)
     return CheckpointCompression(Path(output).absolute(), plan, report)
 
 

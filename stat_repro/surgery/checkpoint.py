@@ -82,14 +82,7 @@ def save_pruned(
             add_metadata(weights, plan_note(plan))
         if record is not None:
             (partial / RECORD_FILE).write_text(record, encoding="utf-8")
-        describe(
-            partial,
-            model,
-            plan,
-            run_config=run_config,
-            record_summary=record_summary,
-            base_model=base_model,
-        )
+        describe(partial, model, plan, run_config, record_summary, base_model)
     return Path(folder).absolute()
 
 
@@ -127,7 +120,6 @@ def describe(
     folder: Path,
     model: PreTrainedModel,
     plan: PruningPlan,
-    *,
     run_config: dict[str, Any] | None,
     record_summary: dict[str, Any] | None,
     base_model: str,
