@@ -110,12 +110,6 @@ def round_neurons(sizes: Sizes, scores: Sequence[Vector], budget: Budget, round_
         layer = max(higher, key=lambda one: one.urgency(1))
         left -= layer.step(1)
         layer.level += 1
-    return replace(
-        sizes,
-        neurons=tuple(layer.count for layer in layers),
-        details={
-            **sizes.details,
-            "round_to": round_to,
-            "neurons_before_rounding": list(sizes.neurons),
-        },
-    )
+    rounding = {"round_to": round_to, "neurons_before_rounding": list(sizes.neurons)}
+    neurons = tuple(layer.count for layer in layers)
+    return replace(sizes, neurons=neurons, details={**sizes.details, **rounding})

@@ -120,12 +120,7 @@ class Adapter:
     ) -> PruningPlan:
         """The plan that keeps these units; a site that is not among them has nothing to keep."""
         layers = [
-            LayerPlan(
-                kept_heads=kept.get(heads.key, ()),
-                kept_neurons=kept.get(ffn.key, ()),
-                heads=heads.units,
-                neurons=ffn.units,
-            )
+            LayerPlan(kept.get(heads.key, ()), kept.get(ffn.key, ()), heads.units, ffn.units)
             for heads, ffn in zip(self.of_kind("attention"), self.of_kind("ffn"), strict=True)
         ]
         return PruningPlan(tuple(layers), method, details or {})

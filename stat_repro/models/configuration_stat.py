@@ -52,7 +52,7 @@ class Layout:
     attention_output: str
     ffn_inputs: tuple[str, ...]
     ffn_output: str
-    decoder: bool
+    decoder: bool = False
     head_dim: str = "head_dim"
     head_norms: tuple[str, ...] = ()
     pre_norm: bool = False

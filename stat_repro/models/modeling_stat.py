@@ -30,7 +30,6 @@ BERT = Layout(
     attention_output="attention.output.dense",
     ffn_inputs=("intermediate.dense",),
     ffn_output="output.dense",
-    decoder=False,
     head_dim="attention_head_size",
     norms=("attention.output.LayerNorm", "output.LayerNorm"),
 )
@@ -51,7 +50,6 @@ MODERN_BERT = Layout(
     attention_output="attn.Wo",
     ffn_inputs=("mlp.Wi", "mlp.Wi"),
     ffn_output="mlp.Wo",
-    decoder=False,
     pre_norm=True,
     output_biases=("attention_bias", "mlp_bias"),
 )
