@@ -102,7 +102,7 @@ def compress(
         engine: `model` takes the statistics of all sites in one pass. `layers` takes all batches
             through one layer after the other, so that one layer's statistics are in memory at a
             time (`method="stat"`, `statistics="gram"`); the result is the same. The Gram matrices
-            of the FFNs, 4 F^2 bytes each and somewhat more, wait in a temporary file.
+            of the FFNs, 4 F^2 bytes each and somewhat more, wait in temporary files.
         spill: For `engine="layers"`: folder for those files and for the hidden states between two
             layers. By default the system's folder for temporary files, and hidden states in memory.
         latency: For `budget="latency"`: a table of one's own, up to the largest layer. By default
@@ -152,6 +152,7 @@ def compress(
             round_to=round_to,
             seed=seed,
             latency=latency,
+            watch=watch,
         )
         if engine == "layers":
             output = prune_by_layers(request, None if spill is None else Path(spill))
@@ -159,8 +160,7 @@ def compress(
             output = PRUNE[config.method](request)
         with watch.stage("surgery_s"):
             pruned = prune_model(model, output.plan, output.edits, output.norms)
-    timings = {**watch.seconds, **output.timings}
-    report = report_of(request, model, pruned, output.plan, output.errors, timings)
+    report = report_of(request, pruned, output.plan, output.errors)
     return Compression(model=pruned, plan=output.plan, report=report)
 
 

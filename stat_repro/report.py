@@ -84,21 +84,17 @@ class CompressionReport:
 
 def report_of(
     request: MethodInput,
-    model: PreTrainedModel,
     pruned: PreTrainedModel,
     plan: PruningPlan,
     errors: Mapping[tuple[int, SiteKind], float | None],
-    timings: dict[str, float],
 ) -> CompressionReport:
     """The report of a compression.
 
     Args:
-        request: What was asked for.
-        model: The dense model; of both models only the sizes are read.
-        pruned: The pruned one.
+        request: What was asked for, with the seconds of all stages.
+        pruned: The pruned model; of it and of the dense one only the sizes are read.
         plan: Its plan.
         errors: Relative errors of the edited sites.
-        timings: Seconds per stage.
     """
     dense = prunable_costs(request.adapter, request.sequence_length)
     small = prunable_costs(request.adapter, request.sequence_length, plan)
@@ -110,10 +106,10 @@ def report_of(
         calibration_tokens=request.calibration.tokens,
         prunable_macs=(dense.macs, small.macs),
         prunable_params=(dense.params, small.params),
-        params=(model.num_parameters(), pruned.num_parameters()),
+        params=(request.model.num_parameters(), pruned.num_parameters()),
         site_errors=tuple(
             SiteFit(i, kind, plan.layers[i].units(kind), len(plan.layers[i].kept(kind)), error)
             for (i, kind), error in errors.items()
         ),
-        timings=timings,
+        timings=request.watch.seconds,
     )

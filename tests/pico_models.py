@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
+from stat_repro.linalg.units import unit_columns
 from stat_repro.models.adapter import adapter_for
-from stat_repro.models.projections import linear, unit_columns
+from stat_repro.models.projections import linear
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.surgery.edit import SiteEdit
 
@@ -242,9 +243,9 @@ def selection_edits(model: PreTrainedModel, plan: PruningPlan) -> list[SiteEdit]
     edits = []
     for site in adapter_for(model).sites:
         kept = plan.layers[site.layer].kept(site.kind)
-        columns = unit_columns(kept, site.width)
+        columns = unit_columns(torch.tensor(kept, dtype=torch.int64), site.width)
         weight = linear(model, site.consumer).weight.detach()[:, columns].clone()
-        edits.append(SiteEdit(site.layer, site.kind, kept, weight))
+        edits.append(SiteEdit(site, kept, weight))
     return edits
 
 
@@ -266,7 +267,7 @@ def masked_model(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
     """The dense model with the consumers' columns of the dropped units set to zero."""
     model = copy.deepcopy(model)
     for site in adapter_for(model).sites:
-        units = plan.layers[site.layer].kept(site.kind)
+        units = torch.tensor(plan.layers[site.layer].kept(site.kind), dtype=torch.int64)
         for norm in (producer for producer in site.producers if producer.norm):
             seen = unit_columns(units, norm.rows_per_unit)
             model.set_submodule(norm.module, _NormOfSome(model.get_submodule(norm.module), seen))

@@ -98,8 +98,8 @@ def pruned_pico(
     plan = random_plan(model, empty=[(0, "attention"), (2, "ffn")])
     edits = selection_edits(model, plan)
     biased = [
-        SiteEdit(e.layer, e.kind, e.kept, e.consumer_weight, torch.linspace(-1, 1, 24))
-        if e.layer == 1
+        SiteEdit(e.site, e.kept, e.consumer_weight, torch.linspace(-1, 1, 24))
+        if e.site.layer == 1
         else e
         for e in edits
     ]

@@ -45,7 +45,7 @@ def folded(model, a, kept, kind="gram", **options):
     """Output of the new consumer on the kept columns, and the error told."""
     calibration = Calibration({(0, "ffn"): statistics_of(a, kind)}, len(a), 1)
     config = PruningConfig(**options)
-    edit = fold_site(model, model.site, torch.tensor(kept), calibration, config)
+    edit = fold_site(model, model.site, torch.tensor(kept, dtype=torch.int64), calibration, config)
     columns = [u * model.site.width + i for u in sorted(kept) for i in range(model.site.width)]
     bias = model.consumer.bias if edit.consumer_bias is None else edit.consumer_bias
     output = nn.functional.linear(a[:, columns], edit.consumer_weight, bias)

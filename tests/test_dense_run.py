@@ -25,7 +25,7 @@ def test_a_run_resumed_at_a_layer_is_the_whole_run(name):
         assert dense.divergence(site.layer) == 0.0
         if site.units == 1:
             continue
-        with temporarily_pruned(request.model, [site], [edits[site.layer, site.kind]]):
+        with temporarily_pruned(request.model, [edits[site.layer, site.kind]]):
             resumed = dense.divergence(site.layer)
             assert resumed > 0
             assert resumed == pytest.approx(dense.divergence(0), rel=1e-9)

@@ -13,7 +13,7 @@ from faults import FAULTS, KILLS, OTHERS
 from kills import files
 from works import make_works, write_sources
 
-from stat_repro.calibration.spill import SpilledGram
+from stat_repro.calibration.spill import FileStore
 from stat_repro.scratch import locked
 
 
@@ -132,13 +132,14 @@ def test_a_truncated_checkpoint(case, works, source, root):
 
 @of("truncated spill file")
 def test_a_truncated_spill_file(case, works, root, monkeypatch):
-    load = SpilledGram.load
+    get = FileStore.get
 
-    def torn(self, device):
-        cut(self.path)
-        return load(self, device)
+    def torn(self, name):
+        if name.startswith("gram"):
+            cut(self._path(name))
+        return get(self, name)
 
-    monkeypatch.setattr(SpilledGram, "load", torn)
+    monkeypatch.setattr(FileStore, "get", torn)
     ended = done(works[case.name], root)
     expect(case, ended)
     assert ended.files == {}

@@ -7,6 +7,7 @@ import torch
 from pico_models import PICO_NAMES, pico_batches, pico_model
 from pico_project import save_checkpoint, text_overrides
 from pico_runs import compose_here
+from safetensors.torch import load_file
 
 import stat_repro
 from stat_repro.calibration import layerwise, spill
@@ -151,21 +152,19 @@ def test_gram_matrices_survive_their_file(columns, tmp_path):
     rows = torch.randn(columns, columns, generator=torch.Generator().manual_seed(0)).double()
     gram = rows.T @ rows
     gram = gram.triu() + gram.triu(1).T
-    statistics = GramStatistics(gram, 7, torch.float32, rows.sum(dim=0))
-    spilled = spill.SpilledGram.write(statistics, tmp_path / "gram")
-    assert (tmp_path / "gram").stat().st_size == spill.gram_file_bytes(columns)
-    for waiting in (spilled, spill.SpilledGram.write(statistics, None)):
-        again = waiting.load(torch.device("cpu"))
-        assert torch.equal(again.gram, gram)
-        assert torch.equal(again.mean, statistics.mean)
-        assert (again.tokens, again.dtype) == (7, torch.float32)
+    for store in (spill.FileStore(tmp_path), spill.MemoryStore()):
+        spill.put_gram(store, "gram", gram)
+        assert torch.equal(spill.get_gram(store, "gram", columns, torch.device("cpu")), gram)
+    files = [load_file(path).values() for path in tmp_path.iterdir()]
+    written = sum(tensor.nbytes for tensors in files for tensor in tensors)
+    assert written == spill.gram_file_bytes(columns)
 
 
 def test_files_are_removed_after_errors(tmp_path, monkeypatch):
     model = pico_model("bert")
 
     def fail(*arguments):
-        assert list(tmp_path.glob("stat_repro.*/gram-0.bin"))
+        assert list(tmp_path.glob("stat_repro.*/gram-0-0.safetensors"))
         raise RuntimeError("stopped")
 
     monkeypatch.setattr(stat_layers.stat, "allocate", fail)

@@ -82,17 +82,17 @@ def test_all_tensors_meet_on_the_device_of_the_model():
 def test_neurons_that_nothing_reads_change_no_output(name, device):
     """What passes through a model with folded FFNs is what passes through the pruned one."""
     model = pico_model(name, dtype=torch.float64).to(device)
-    sites, batch = adapter_for(model).of_kind("ffn"), pico_batches(model, 1)[0]
+    batch = pico_batches(model, 1)[0]
     plan = random_plan(model, empty=[(1, "ffn")])
-    edits = [edit for edit in selection_edits(model, plan) if edit.kind == "ffn"]
-    wider = [edit_module._widened(site, edit) for site, edit in zip(sites, edits, strict=True)]
+    edits = [edit for edit in selection_edits(model, plan) if edit.site.kind == "ffn"]
+    wider = [edit_module._widened(edit) for edit in edits]
     assert [len(edit.kept) for edit in wider] == [20, 0, 20]  # all that there are
     here = {key: value.to(device) for key, value in batch.items()}
-    with temporarily_pruned(model, sites, edits):
+    with temporarily_pruned(model, edits):
         expected = logits(model, here)
-    with temporarily_pruned(model, sites, wider):
+    with temporarily_pruned(model, wider):
         torch.testing.assert_close(logits(model, here), expected)
-    assert (evenly_sized(sites, edits)[0] is edits[0]) == (device.type == "cpu")
+    assert (evenly_sized(edits)[0] is edits[0]) == (device.type == "cpu")
 
 
 @pytest.mark.parametrize("statistics", ["exact", "sketch"])

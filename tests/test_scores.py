@@ -8,6 +8,7 @@ from pico_models import PICO_NAMES, pico_model
 
 import stat_repro
 from stat_repro.calibration.capture import collect_statistics
+from stat_repro.linalg.units import unit_columns
 from stat_repro.methods.baselines import (
     fluctuation_scores,
     leverage_scores,
@@ -16,7 +17,7 @@ from stat_repro.methods.baselines import (
     wanda_scores,
 )
 from stat_repro.models.adapter import adapter_for
-from stat_repro.models.projections import linear, unit_columns
+from stat_repro.models.projections import linear
 
 
 def test_random_units_follow_the_seed_and_nest():
@@ -124,9 +125,9 @@ def test_flap_replaces_units_by_their_mean_contribution():
     changed = 0
     for site in adapter.sites:
         old, new = (linear(m, site.consumer) for m in (model, result.model))
-        kept = result.plan.layers[site.layer].kept(site.kind)
-        dropped = sorted(set(range(site.units)) - set(kept))
-        columns = unit_columns(tuple(dropped), site.width)
+        kept = torch.tensor(result.plan.layers[site.layer].kept(site.kind))
+        dropped = sorted(set(range(site.units)) - set(kept.tolist()))
+        columns = unit_columns(torch.tensor(dropped, dtype=torch.int64), site.width)
         mean = exact.statistics[site.layer, site.kind].activations.mean(dim=0)
         expected = old.bias + old.weight[:, columns] @ mean[columns]
         torch.testing.assert_close(new.bias, expected)

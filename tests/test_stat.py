@@ -69,7 +69,7 @@ def test_duplicated_units_are_recovered_exactly(name, statistics):
         edit = fold_site(model, site, kept, calibration, PruningConfig())
         assert edit.relative_error < 1e-6
         edits.append(edit)
-    with temporarily_pruned(model, adapter.sites, edits):
+    with temporarily_pruned(model, edits):
         pruned = logits(model, batches[0])
     torch.testing.assert_close(pruned, logits(model, batches[0]), rtol=1e-6, atol=1e-6)
 

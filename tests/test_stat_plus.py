@@ -98,7 +98,7 @@ def test_a_refit_brings_the_stream_closer(name):
 
     def last_hidden(changed):
         backbone = request.model.get_submodule(request.adapter.backbone)
-        with torch.no_grad(), temporarily_pruned(request.model, request.adapter.sites, changed):
+        with torch.no_grad(), temporarily_pruned(request.model, changed):
             return torch.cat(
                 [
                     backbone(**b).last_hidden_state[b["attention_mask"].bool()]

@@ -90,12 +90,10 @@ def test_new_weights_and_biases_reach_the_consumer(name: str) -> None:
     edits = []
     for edit in selection_edits(model, plan):
         weight, bias = 2 * edit.consumer_weight, torch.linspace(-1, 1, 24, dtype=torch.float64)
-        edits.append(
-            SiteEdit(edit.layer, edit.kind, edit.kept, weight, bias if edit.layer else None)
-        )
-        consumer = linear(expected, adapter_for(model).site(edit.layer, edit.kind).consumer)
+        edits.append(SiteEdit(edit.site, edit.kept, weight, bias if edit.site.layer else None))
+        consumer = linear(expected, edit.site.consumer)
         consumer.weight.data *= 2
-        if edit.layer:
+        if edit.site.layer:
             consumer.module.bias = torch.nn.Parameter(bias)
     pruned = prune_model(model, plan, edits)
     own = linear(model, adapter_for(model).site(0, "ffn").consumer).bias is not None
@@ -106,7 +104,8 @@ def test_new_weights_and_biases_reach_the_consumer(name: str) -> None:
 def test_site_that_drops_nothing_may_have_an_edit() -> None:
     model = pico_model("bert", dtype=torch.float64)
     weight = torch.randn(24, 20, dtype=torch.float64)
-    pruned = prune_model(model, whole(model), [SiteEdit(1, "ffn", tuple(range(20)), weight)])
+    edit = SiteEdit(adapter_for(model).site(1, "ffn"), tuple(range(20)), weight)
+    pruned = prune_model(model, whole(model), [edit])
     assert torch.equal(pruned.bert.encoder.layer[1].output.dense.weight, weight)
     assert not torch.equal(model.bert.encoder.layer[1].output.dense.weight, weight)
 
@@ -138,9 +137,9 @@ def test_temporarily_pruned_is_the_pruned_model_and_leaves_no_trace(name: str) -
     model = pico_model(name)
     modules, before = dict(model.named_modules()), state_copy(model)
     plan = random_plan(model, whole=[(i, "attention") for i in range(3)])
-    edits = [edit for edit in selection_edits(model, plan) if edit.kind == "ffn"]
+    edits = [edit for edit in selection_edits(model, plan) if edit.site.kind == "ffn"]
     pruned = prune_model(model, plan, edits)
-    with temporarily_pruned(model, adapter_for(model).of_kind("ffn"), edits):
+    with temporarily_pruned(model, edits):
         assert_equal_outputs(model, pruned, exact=True)
         assert [s.units for s in adapter_for(model).of_kind("ffn")] == list(plan.neuron_counts)
     assert dict(model.named_modules()) == modules
@@ -153,22 +152,22 @@ def test_temporarily_pruned_heads_and_errors(name: str) -> None:
     modules, batch = dict(model.named_modules()), pico_batches(model, 1)[0]
     kinds, outputs = [type(module) for module in modules.values()], pico_outputs(model, batch)
     plan = random_plan(model, empty=[(0, "attention")])
-    sites, edits = adapter_for(model).sites, selection_edits(model, plan)
+    edits = selection_edits(model, plan)
     pruned = prune_model(model, plan, edits)
 
     def block() -> None:
         assert_equal_outputs(model, pruned, exact=True)
         raise RuntimeError("inside")
 
-    with pytest.raises(RuntimeError, match="inside"), temporarily_pruned(model, sites, edits):
+    with pytest.raises(RuntimeError, match="inside"), temporarily_pruned(model, edits):
         block()
     assert dict(model.named_modules()) == modules
     assert [type(module) for module in model.modules()] == kinds
     assert torch.equal(pico_outputs(model, batch), outputs)
-    bad = [edits[0], SiteEdit(2, "ffn", (0, 1), torch.zeros(24, 3))]
+    bad = [edits[0], SiteEdit(adapter_for(model).site(2, "ffn"), (0, 1), torch.zeros(24, 3))]
     with (
         pytest.raises(SurgeryError, match="layer 2 ffn"),
-        temporarily_pruned(model, sites, bad),
+        temporarily_pruned(model, bad),
     ):
         pytest.fail("the block must not run")
     assert dict(model.named_modules()) == modules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from pico_models import (
 )
 from pico_surgery import assert_same_state, state_copy, whole
 
+from stat_repro.models.adapter import adapter_for
 from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.plan import PlanError
 from stat_repro.surgery.edit import SiteEdit, SurgeryError, prune_model
@@ -21,13 +23,7 @@ from stat_repro.surgery.edit import SiteEdit, SurgeryError, prune_model
 
 def changed(edits: Sequence[SiteEdit], **changes: object) -> list[SiteEdit]:
     """The edits with fields of the one for layer 1's FFN replaced."""
-    fields = ("layer", "kind", "kept", "consumer_weight", "consumer_bias")
-    return [
-        SiteEdit(**({f: getattr(edit, f) for f in fields} | changes))
-        if (edit.layer, edit.kind) == (1, "ffn")
-        else edit
-        for edit in edits
-    ]
+    return [replace(edit, **changes) if edit.site.key == (1, "ffn") else edit for edit in edits]
 
 
 def test_edits_that_do_not_fit_are_refused() -> None:
@@ -35,12 +31,13 @@ def test_edits_that_do_not_fit_are_refused() -> None:
     before = state_copy(model)
     plan = random_plan(model)
     edits = selection_edits(model, plan)
-    others = [e for e in edits if (e.layer, e.kind) != (1, "ffn")]
+    others = [edit for edit in edits if edit.site.key != (1, "ffn")]
+    elsewhere = replace(adapter_for(model).site(1, "ffn"), layer=3)
     dropped = 20 - plan.neuron_counts[1]
     cases: list[tuple[list[SiteEdit], type[Exception], str]] = [
         (others, SurgeryError, f"layer 1 ffn .*drops {dropped} of 20 units"),
         ([*edits, edits[0]], SurgeryError, "layer 0 attention: expected one edit; got two"),
-        (changed(edits, layer=3), SurgeryError, "layer 3 ffn: an edit, but no such site"),
+        (changed(edits, site=elsewhere), SurgeryError, "layer 3 ffn: an edit, but no such site"),
         (changed(edits, kept=(0,)), PlanError, r"layer 1 ffn .*got one that keeps \[0\]"),
         (changed(edits, consumer_weight=torch.zeros(24, 19)), SurgeryError, r"got \(24, 19\)"),
         (changed(edits, consumer_bias=torch.zeros(23)), SurgeryError, r"bias of shape \(24,\)"),

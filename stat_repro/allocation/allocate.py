@@ -64,11 +64,8 @@ def allocate_ranked(
         n_heads, n_neurons = _joint(head_ranking, neuron_ranking, budget)
     else:
         n_heads, n_neurons = _additive(head_ranking, neuron_ranking, budget)
-    return Sizes(
-        head_ranking.counts(n_heads),
-        neuron_ranking.counts(n_neurons),
-        details={"allocation": "uniform" if uniform else "global", "split": split},
-    )
+    details = {"allocation": "uniform" if uniform else "global", "split": split}
+    return Sizes(head_ranking.counts(n_heads), neuron_ranking.counts(n_neurons), details)
 
 
 def _joint(heads: Ranking, neurons: Ranking, budget: Budget) -> tuple[int, int]:
@@ -120,13 +117,10 @@ def allocate_global(scores: UnitErrors, budget: Budget, balance_factor: float) -
         proportional_splits(budget),
         key=lambda pair: abs(heads.cutoff(pair[0]) - balance_factor * residual(pair[1])),
     )
-    return Sizes(
-        heads=heads.counts(n_heads),
-        neurons=neurons.counts(n_neurons),
-        details={
-            "allocation": "global",
-            "head_cutoff": heads.cutoff(n_heads),
-            "neuron_cutoff": neurons.cutoff(n_neurons),
-            "mean_neuron_residual": residual(n_neurons),
-        },
-    )
+    details = {
+        "allocation": "global",
+        "head_cutoff": heads.cutoff(n_heads),
+        "neuron_cutoff": neurons.cutoff(n_neurons),
+        "mean_neuron_residual": residual(n_neurons),
+    }
+    return Sizes(heads.counts(n_heads), neurons.counts(n_neurons), details)

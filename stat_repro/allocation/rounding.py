@@ -5,6 +5,7 @@ are not rounded: a head is `head_dim` wide, which is a round number already.
 """
 
 import math
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -86,10 +87,12 @@ def round_neurons(sizes: Sizes, scores: Sequence[Vector], budget: Budget, round_
     if round_to == 1:
         return sizes
     floor = math.ceil(budget.min_units / round_to) * round_to
-    layers = [
-        _layer(i, units, sizes.neurons[i], scores[i], floor, round_to)
-        for i, units in enumerate(budget.open.neurons)
-    ]
+    layers = []
+    for i, (units, target) in enumerate(zip(budget.open.neurons, sizes.neurons, strict=True)):
+        allowed = sorted({*range(min(floor, units), units + 1, round_to), units})
+        # The largest allowed count that is not above the target, if there is one.
+        level = max(bisect(allowed, target) - 1, 0)
+        layers.append(_Layer(i, allowed, target, scores[i], level))
     left = budget.neurons_beside(sum(sizes.heads)) - sum(layer.count for layer in layers)
     while left < 0:  # the floor lifted some layers above their share
         lower = [layer for layer in layers if layer.step(-1)]
@@ -107,21 +110,6 @@ def round_neurons(sizes: Sizes, scores: Sequence[Vector], budget: Budget, round_
         layer = max(higher, key=lambda one: one.urgency(1))
         left -= layer.step(1)
         layer.level += 1
-    return replace(
-        sizes,
-        neurons=tuple(layer.count for layer in layers),
-        details={
-            **sizes.details,
-            "round_to": round_to,
-            "neurons_before_rounding": list(sizes.neurons),
-        },
-    )
-
-
-def _layer(
-    index: int, units: int, target: int, scores: Vector, floor: int, round_to: int
-) -> _Layer:
-    """The layer at the largest allowed count that is not above its target, if there is one."""
-    allowed = sorted({*range(min(floor, units), units + 1, round_to), units})
-    below = [level for level, count in enumerate(allowed) if count <= target]
-    return _Layer(index, allowed, target, scores, level=below[-1] if below else 0)
+    rounding = {"round_to": round_to, "neurons_before_rounding": list(sizes.neurons)}
+    neurons = tuple(layer.count for layer in layers)
+    return replace(sizes, neurons=neurons, details={**sizes.details, **rounding})

@@ -88,12 +88,11 @@ class Bench:
 
     def _folded(self, result: Compression) -> AbstractContextManager[None]:
         """The model of the second pass: FFNs folded, heads whole."""
-        sites = self.adapter.of_kind("ffn")
         edits = []
-        for site in sites:
+        for site in self.adapter.of_kind("ffn"):
             weight = linear(result.model, site.consumer).weight.detach()
-            edits.append(SiteEdit(*site.key, result.plan.layers[site.layer].kept_neurons, weight))
-        return temporarily_pruned(self.model, sites, evenly_sized(sites, edits))
+            edits.append(SiteEdit(site, result.plan.layers[site.layer].kept_neurons, weight))
+        return temporarily_pruned(self.model, evenly_sized(edits))
 
     def _ffn_both_ways(self, result: Compression, watch: measure.Stopwatch) -> None:
         """The first layer's FFN after its forward pass: Gram matrix, and QR of what was stored."""

@@ -61,6 +61,10 @@ def compared_inputs(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The inputs of the model with its head, and which positions of its output are tokens.
 
+    A language model computes the logits of the compared positions alone where it can: for a small
+    model with a large vocabulary the others take a third of a pass. The positions have to be the
+    same for all examples of a batch, so none may have padding.
+
     Args:
         model: The model with its head.
         batch: As it comes; (B, choices, S) for multiple choice.
@@ -68,21 +72,10 @@ def compared_inputs(
     """
     inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
     mask = token_mask(model_inputs(batch))
-    positions = _shared_positions(model, mask)
-    if positions is None:
-        return inputs, mask
-    return {**inputs, "logits_to_keep": positions.to(device)}, mask[:, positions]
-
-
-def _shared_positions(model: nn.Module, mask: Tensor) -> Tensor | None:
-    """The compared positions, if a language model can compute the logits of these alone.
-
-    For a small model with a large vocabulary the other logits take a third of a pass. The positions
-    have to be the same for all examples of a batch, so none may have padding.
-    """
     if "logits_to_keep" not in inspect.signature(model.forward).parameters or not mask.all():
-        return None
-    return compared_positions(mask[0])
+        return inputs, mask
+    positions = compared_positions(mask[0])
+    return {**inputs, "logits_to_keep": positions.to(device)}, mask[:, positions]
 
 
 def predictions(output: Any, mask: Tensor, problem: str | None = None) -> list[Tensor]:

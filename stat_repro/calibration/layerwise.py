@@ -7,7 +7,7 @@ those of the usual forward pass of transformers, recorded once with layers that 
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,10 +32,11 @@ class _Slot:
     index: int
 
 
+@dataclass
 class LayerPasses:
     """Hidden states of all batches in front of one layer.
 
-    Args:
+    Attributes:
         model: The model; what is not resident may be on the meta device.
         adapter: Its adapter.
         weights: Brings weights into memory. `start` loads those outside the layers; `advance`
@@ -45,40 +46,36 @@ class LayerPasses:
         device: Where layers run.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        adapter: Adapter,
-        weights: LayerWeights,
-        batches: Iterable[CalibrationBatch],
-        store: TensorStore,
-        device: torch.device,
-    ) -> None:
-        self._model, self._adapter, self._weights = model, adapter, weights
-        self._batches, self._store, self._device = batches, store, device
-        self._masks: list[torch.Tensor] = []
-        self._calls: list[list[Any]] = []  # of every batch: the arguments of every layer
+    model: nn.Module
+    adapter: Adapter
+    weights: LayerWeights
+    batches: Iterable[CalibrationBatch]
+    store: TensorStore
+    device: torch.device
+    _masks: list[torch.Tensor] = field(default_factory=list, init=False)
+    # Of every batch: the arguments of every layer.
+    _calls: list[list[Any]] = field(default_factory=list, init=False)
 
     def start(self) -> None:
         """Put all batches in front of the first layer."""
         self._masks, self._calls = [], []
-        layers = [self._model.get_submodule(name) for name in self._adapter.layer_names]
+        layers = [self.model.get_submodule(name) for name in self.adapter.layer_names]
 
         @contextmanager
         def recorded(mask: torch.Tensor) -> Iterator[None]:
             calls: list[Any] = []
-            with _recorded(layers, calls, self._adapter), suppress(PassEnded):
+            with _recorded(layers, calls, self.adapter), suppress(PassEnded):
                 yield
             tensors: list[torch.Tensor] = []
             index = len(self._masks)
             self._masks.append(mask.cpu())
             self._calls.append([tree_map(partial(_slot, tensors), call[1:]) for call in calls])
-            self._store.put(f"hidden-{index}", [calls[0][0]])
-            self._store.put(f"arguments-{index}", tensors)
+            self.store.put(f"hidden-{index}", [calls[0][0]])
+            self.store.put(f"arguments-{index}", tensors)
 
-        with self._weights.outside():
+        with self.weights.outside():
             label = "embedding the calibration set"
-            run_backbone(self._model, self._adapter, self._batches, self._device, recorded, label)
+            run_backbone(self.model, self.adapter, self.batches, self.device, recorded, label)
 
     def advance(self, layer: int, watcher: Watcher, label: str) -> None:
         """Take all batches through a layer; after the last one they are not kept.
@@ -89,19 +86,19 @@ class LayerPasses:
                 stays in front of the layer.
             label: Of the progress line.
         """
-        module = self._model.get_submodule(self._adapter.layer_names[layer])
-        last = layer == self._adapter.num_layers - 1
-        with evaluating(module), torch.inference_mode(), watcher.hooks(self._model):
+        module = self.model.get_submodule(self.adapter.layer_names[layer])
+        last = layer == self.adapter.num_layers - 1
+        with evaluating(module), torch.inference_mode(), watcher.hooks(self.model):
             for index in track(range(len(self._masks)), label):
-                tensors = [t.to(self._device) for t in self._store.get(f"arguments-{index}")]
+                tensors = [t.to(self.device) for t in self.store.get(f"arguments-{index}")]
                 call = self._calls[index][layer]
                 arguments, options = tree_map(partial(_tensor, tensors), call)
-                hidden = self._store.get(f"hidden-{index}")[0].to(self._device)
+                hidden = self.store.get(f"hidden-{index}")[0].to(self.device)
                 with watcher.batch(self._masks[index], ends=last):
                     hidden = module(hidden, *arguments, **options)
                     hidden = hidden[0] if isinstance(hidden, tuple) else hidden
                     if not last:
-                        self._store.put(f"hidden-{index}", [hidden])
+                        self.store.put(f"hidden-{index}", [hidden])
 
 
 def _recorded(
@@ -141,6 +138,7 @@ def _tensor(tensors: list[torch.Tensor], value: Any) -> Any:
 Receiver = Callable[[Site, torch.Tensor, torch.Tensor], None]
 
 
+@dataclass
 class StreamRecorder(Watcher):
     """Watches the residual stream behind the sites of one layer; for `LayerPasses.advance`.
 
@@ -150,7 +148,7 @@ class StreamRecorder(Watcher):
     function of the consumer any more, and the norm takes the scale of every token away: there the
     consumer's own output stands for the stream.
 
-    Args:
+    Attributes:
         adapter: Of the model.
         layer: The layer.
         sites: Sites of it that are wanted, attention first.
@@ -159,32 +157,27 @@ class StreamRecorder(Watcher):
             None lets them pass.
     """
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        layer: int,
-        sites: list[Site],
-        receive: Receiver,
-        stop: Site | None = None,
-    ) -> None:
+    adapter: Adapter
+    layer: int
+    sites: list[Site]
+    receive: Receiver
+    stop: Site | None = None
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self._name = adapter.layer_names[layer]
-        self._pre_norm, self._norm_behind = adapter.pre_norm, adapter.layout.norm_behind
-        self._attention = adapter.site(layer, "attention")
-        self._ffn = adapter.site(layer, "ffn")
-        self._sites, self._receive, self._stop = sites, receive, stop
         self._before = self._between = torch.empty(0)
 
     def _handles(self, model: nn.Module) -> Iterator[RemovableHandle]:
-        layer = model.get_submodule(self._name)
+        layer = model.get_submodule(self.adapter.layer_names[self.layer])
         yield layer.register_forward_pre_hook(self._enter, with_kwargs=True)
-        if self._pre_norm:
-            attention = model.get_submodule(self._attention.consumer.rpartition(".")[0])
+        if self.adapter.pre_norm:
+            output_name = self.adapter.site(self.layer, "attention").consumer
+            attention = model.get_submodule(output_name.rpartition(".")[0])
             yield attention.register_forward_hook(self._attended)
         else:
-            producer = linear(model, self._ffn.producers[0].module)
+            producer = linear(model, self.adapter.site(self.layer, "ffn").producers[0].module)
             yield producer.module.register_forward_pre_hook(self._normalised)
-        for site in self._sites:
+        for site in self.sites:
             consumer = linear(model, site.consumer).module
             yield consumer.register_forward_hook(partial(self._consumed, site))
 
@@ -200,11 +193,11 @@ class StreamRecorder(Watcher):
 
     def _consumed(self, site: Site, module: nn.Module, args: Any, output: torch.Tensor) -> None:
         stream = output.reshape(-1, output.shape[-1])
-        if not self._norm_behind:
+        if not self.adapter.layout.norm_behind:
             start = self._before if site.kind == "attention" else self._between
             stream = start.reshape(-1, start.shape[-1]) + stream
         rows = self._rows.to(stream.device)
         inputs = args[0].reshape(len(stream), -1)
-        self._receive(site, inputs.index_select(0, rows), stream.index_select(0, rows))
-        if site is self._stop:
+        self.receive(site, inputs.index_select(0, rows), stream.index_select(0, rows))
+        if site is self.stop:
             raise PassEnded

@@ -1,19 +1,14 @@
 """Storage between two layers: activations, in memory or in files, and Gram matrices in files."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from stat_repro.calibration.batches import CalibrationError
-from stat_repro.calibration.statistics import GramStatistics
 from stat_repro.linalg.gram import mirror, upper_panels
-from stat_repro.models.tensor_files import open_tensors
+from stat_repro.models.tensor_files import TensorFileError, open_tensors
 
 
 class MemoryStore:
@@ -69,59 +64,33 @@ class FileStore:
 TensorStore = MemoryStore | FileStore
 
 
-@dataclass(frozen=True)
-class SpilledGram:
-    """Gram statistics whose matrix waits elsewhere: its panels from the diagonal on.
+def put_gram(store: TensorStore, name: str, gram: torch.Tensor) -> None:
+    """Put the panels of G from the diagonal on into a store, one by one; then G may be dropped."""
+    for i, panel in enumerate(upper_panels(gram)):
+        store.put(f"{name}-{i}", [panel])
 
-    Attributes:
-        panels: In the memory of the host; None if they are in a file.
-        path: The file.
-        columns: F.
-        others: The statistics without the matrix.
+
+def get_gram(store: TensorStore, name: str, columns: int, device: torch.device) -> torch.Tensor:
+    """G of shape (F, F) as `put_gram` got it, bit for bit.
+
+    Raises:
+        CalibrationError: A file is shorter than it was written.
     """
-
-    panels: list[torch.Tensor] | None
-    path: Path | None
-    columns: int
-    others: GramStatistics
-
-    @classmethod
-    def write(cls, statistics: GramStatistics, path: Path | None) -> SpilledGram:
-        """Put G into a file or, without one, into the host's memory; then it may be dropped."""
-        panels = None if path else [panel.cpu() for panel in upper_panels(statistics.gram)]
-        if path:
-            with path.open("wb") as file:
-                for panel in upper_panels(statistics.gram):
-                    panel.cpu().contiguous().numpy().tofile(file)
-        nothing = torch.empty(0)
-        others = GramStatistics(nothing, statistics.tokens, statistics.dtype, statistics.sums)
-        return cls(panels, path, len(statistics.gram), others)
-
-    def load(self, device: torch.device) -> GramStatistics:
-        """The statistics, bit for bit.
-
-        Raises:
-            CalibrationError: The file is shorter than it was written.
-        """
-        gram = torch.empty((self.columns, self.columns), dtype=torch.float64, device=device)
-        for panel, values in zip(upper_panels(gram), self._waiting(), strict=True):
-            if values.numel() < panel.numel():
-                raise CalibrationError(f"{self.path}: expected a whole matrix; it was cut off")
-            panel.copy_(values.view(panel.shape))
-        mirror(gram)
-        return replace(self.others, gram=gram)
-
-    def _waiting(self) -> Iterator[torch.Tensor]:
-        if self.path is None:
-            yield from self.panels or ()
-            return
-        with self.path.open("rb") as file:
-            for panel in upper_panels(torch.empty((self.columns,) * 2, device="meta")):
-                yield torch.from_numpy(np.fromfile(file, dtype=np.float64, count=panel.numel()))
+    gram = torch.empty((columns, columns), dtype=torch.float64, device=device)
+    for i, panel in enumerate(upper_panels(gram)):
+        try:
+            (values,) = store.get(f"{name}-{i}")
+        except TensorFileError as error:
+            raise CalibrationError(
+                f"{name}: expected a whole matrix; it was cut off ({error})"
+            ) from error
+        panel.copy_(values)
+    mirror(gram)
+    return gram
 
 
 def gram_file_bytes(columns: int) -> int:
-    """Bytes that `SpilledGram` writes for a matrix of F columns: somewhat over half of 8 F^2."""
+    """Bytes of the panels that `put_gram` writes for F columns: somewhat over half of 8 F^2."""
     return sum(
         8 * panel.numel() for panel in upper_panels(torch.empty((columns,) * 2, device="meta"))
     )

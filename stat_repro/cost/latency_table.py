@@ -115,7 +115,7 @@ def _measured(model: PreTrainedModel, inputs: dict[str, Any], round_to: int) -> 
         for kind in _KINDS:
             for units in grids[kind][:-1]:
                 edits = [_first_units(model, site, units) for site in adapter.of_kind(kind)]
-                with temporarily_pruned(model, adapter.of_kind(kind), edits):
+                with temporarily_pruned(model, edits):
                     by_kind[kind].append(seconds(repeats) / whole)
         return by_kind
 
@@ -143,4 +143,4 @@ def _first_units(model: PreTrainedModel, site: Site, units: int) -> SiteEdit:
     """The first units of a site, with the weights that they have; fewer if it has fewer."""
     kept = min(units, site.units)
     weight = linear(model, site.consumer).weight.detach()[:, : kept * site.width]
-    return SiteEdit(site.layer, site.kind, tuple(range(kept)), weight)
+    return SiteEdit(site, tuple(range(kept)), weight)

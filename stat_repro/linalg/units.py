@@ -42,7 +42,7 @@ def unit_factor(gram: torch.Tensor, order: torch.Tensor, width: int) -> torch.Te
         R of shape (H * w, H * w), columns in the given order of units; rows i*w ... (i+1)*w - 1
         hold what unit order[i] adds to the units before it.
     """
-    columns = _columns(order, width)
+    columns = unit_columns(order, width)
     schur = gram[columns][:, columns].clone()
     share = noise_share(GRAM_RTOL, len(columns))
     tolerance = share * float(schur.diagonal().max()) if len(columns) else 0.0
@@ -89,7 +89,7 @@ def removal_errors(
     Returns:
         Errors of shape (H + 1,); the last one is 0.
     """
-    read = factor @ weight.to(factor)[:, _columns(column_units, width)].T
+    read = factor @ weight.to(factor)[:, unit_columns(column_units, width)].T
     squares = read.square().sum(dim=1).view(-1, width).sum(dim=1)
     tails = squares.flip(0).cumsum(0).flip(0)
     return torch.cat([tails, tails.new_zeros(1)]).sqrt()
@@ -113,8 +113,8 @@ def removal_errors_from_activations(
         column_units: As in `removal_errors`.
         width: w.
     """
-    residual = activations[:, _columns(order, width)].clone()
-    readers = weight.to(residual)[:, _columns(column_units, width)]
+    residual = activations[:, unit_columns(order, width)].clone()
+    readers = weight.to(residual)[:, unit_columns(column_units, width)]
     # Directions below this length are rounding noise of the deflation.
     share = noise_share(QR_RTOL, residual.shape[1])
     noise = share * float(torch.linalg.matrix_norm(residual))
@@ -146,6 +146,7 @@ def output_products(gram: torch.Tensor, weight: torch.Tensor, width: int) -> tor
     return (gram * (w.T @ w)).view(units, width, units, width).sum(dim=(1, 3))
 
 
-def _columns(units: torch.Tensor, width: int) -> torch.Tensor:
+def unit_columns(units: torch.Tensor, width: int) -> torch.Tensor:
+    """Indices of the columns that belong to some units, in their order, shape (len(units) * w,)."""
     offsets = torch.arange(width, device=units.device)
     return (units[:, None] * width + offsets).reshape(-1)

@@ -7,12 +7,10 @@ units of the highest scores are kept.
 import torch
 
 from stat_repro.methods.base import MethodInput
-from stat_repro.methods.common import Key, scores_by_site
+from stat_repro.methods.common import Scores, scores_by_site
 from stat_repro.methods.correction import consumer_weight, float64
 from stat_repro.models.adapter import Site
 from stat_repro.models.projections import linear
-
-Scores = dict[Key, torch.Tensor]
 
 # Of `leverage`. MiniLM, movie_reviews, KL on the validation part at 0.5 / 0.7, one seed, with the
 # sizes and the correction of STAT: 0.0270 / 0.0808, 0.0263 / 0.0807, 0.0274 / 0.0764,
@@ -30,10 +28,11 @@ def random_scores(request: MethodInput) -> Scores:
     layers differ in size by chance; heads and neurons lose the same share.
     """
     generator = torch.Generator().manual_seed(request.seed)
-    return scores_by_site(
-        request.adapter,
-        lambda site: torch.rand(site.units, generator=generator, dtype=torch.float64),
-    )
+
+    def score(site: Site) -> torch.Tensor:
+        return torch.rand(site.units, generator=generator, dtype=torch.float64)
+
+    return scores_by_site(request.adapter, score)
 
 
 def magnitude_scores(request: MethodInput) -> Scores:

@@ -28,35 +28,34 @@ log = logging.getLogger("stat_repro")
 
 T = TypeVar("T")
 Key = tuple[int, SiteKind]
+# One score per unit of every site, shape (units,); higher is kept first.
+Scores = dict[Key, torch.Tensor]
 
 
 def once_per_calibration(
-    request: MethodInput, key: Hashable, work: Callable[[Stopwatch], T], watch: Stopwatch
+    request: MethodInput, key: Hashable, work: Callable[[MethodInput], T]
 ) -> T:
     """What is the same for all ratios of one calibration: done for the first of them only.
 
     Args:
-        request: What the method was given.
+        request: What the method was given. Its stopwatch gets the seconds of the stages of `work`,
+            whoever took them; `shared_s` grows by them where another ratio had done the work.
         key: Names the method and the options that `work` depends on.
-        work: Gets a stopwatch for its stages.
-        watch: Gets the seconds of these stages, whoever took them; `shared_s` grows by them where
-            another ratio had done the work.
+        work: Gets the request with a stopwatch for its stages.
     """
     known = request.calibration.derived
     shared = key in known
     if not shared:
         stages = Stopwatch(request.device)
-        known[key] = work(stages), stages.seconds
+        known[key] = work(replace(request, watch=stages)), stages.seconds
     result, seconds = known[key]
-    watch.seconds |= seconds
-    before = watch.seconds.get("shared_s", 0.0)
-    watch.seconds["shared_s"] = before + sum(seconds.values()) * shared
+    total = request.watch.seconds
+    total |= seconds
+    total["shared_s"] = total.get("shared_s", 0.0) + sum(seconds.values()) * shared
     return result
 
 
-def scores_by_site(
-    adapter: Adapter, score: Callable[[Site], torch.Tensor]
-) -> dict[Key, torch.Tensor]:
+def scores_by_site(adapter: Adapter, score: Callable[[Site], torch.Tensor]) -> Scores:
     """Scores of the units of every site, shape (units,); a site without units has none."""
     none = torch.zeros(0, dtype=torch.float64)
     return {site.key: score(site) if site.units else none for site in adapter.sites}
@@ -65,7 +64,6 @@ def scores_by_site(
 def fold_all(
     request: MethodInput,
     kept: Callable[[Site, Calibration], torch.Tensor],
-    watch: Stopwatch,
     *,
     recalibrate: bool = False,
     norms: Mapping[Key, float | None] | None = None,
@@ -75,7 +73,6 @@ def fold_all(
     Args:
         request: What the method was given.
         kept: Kept units of a site, from the statistics that it is corrected with.
-        watch: Gets the seconds of the stages.
         recalibrate: Take the heads' statistics again on the model with corrected FFNs, also for
             corrections that do not depend on them.
         norms: ||A W^T||_F of sites where they are known already.
@@ -84,7 +81,7 @@ def fold_all(
         By layer, attention before FFN.
     """
     config, model, adapter = request.config, request.model, request.adapter
-    dense, known = request.calibration, norms or {}
+    dense, known, watch = request.calibration, norms or {}, request.watch
 
     def fold(site: Site, calibration: Calibration) -> SiteEdit:
         units = kept(site, calibration)
@@ -102,8 +99,7 @@ def fold_all(
     # Where something is fitted to the heads, it depends on what the FFNs before them do. `bias`
     # takes the dense means, as FLAP does; `stat` has others at hand, by which it orders heads.
     if recalibrate or config.correction in FITTED:
-        passing = evenly_sized(ffn_sites, ffn)
-        with watch.stage("recalibrate_s"), temporarily_pruned(model, ffn_sites, passing):
+        with watch.stage("recalibrate_s"), temporarily_pruned(model, evenly_sized(ffn)):
             calibration = collect_statistics(
                 model,
                 adapter,
@@ -115,7 +111,7 @@ def fold_all(
             )
     with watch.stage("fold_heads_s"):
         heads = spread(head_sites, lambda site: fold(site, calibration), "folding heads")
-    return sorted(heads + ffn, key=lambda edit: edit.key)
+    return sorted(heads + ffn, key=lambda edit: edit.site.key)
 
 
 def _check_sketch(request: MethodInput, site: Site, kept: int) -> None:
@@ -136,12 +132,12 @@ def _on_cpu(edit: SiteEdit) -> SiteEdit:
 
 
 def output_of(
-    request: MethodInput, edits: Sequence[SiteEdit], details: dict[str, Any], watch: Stopwatch
+    request: MethodInput, edits: Sequence[SiteEdit], details: dict[str, Any]
 ) -> MethodOutput:
     """The method's output for these edits."""
-    kept = {edit.key: edit.kept for edit in edits}
+    kept = {edit.site.key: edit.kept for edit in edits}
     plan = request.adapter.plan_keeping(kept, request.config.method, details)
-    return MethodOutput(plan, tuple(edits), watch.seconds)
+    return MethodOutput(plan, tuple(edits))
 
 
 def warn_of_few_tokens(sites: Sequence[Site], kept: Sequence[int], tokens: int) -> None:

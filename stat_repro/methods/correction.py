@@ -22,10 +22,10 @@ from stat_repro.calibration.statistics import SiteStatistics
 from stat_repro.config import PruningConfig
 from stat_repro.linalg.interpolative import fold
 from stat_repro.linalg.pivoting import NOISE_RTOL, check_finite
-from stat_repro.linalg.units import output_products
+from stat_repro.linalg.units import output_products, unit_columns
 from stat_repro.models.adapter import Site
 from stat_repro.models.devices import float64_home
-from stat_repro.models.projections import linear, unit_columns
+from stat_repro.models.projections import linear
 from stat_repro.surgery.edit import SiteEdit
 
 log = logging.getLogger("stat_repro")
@@ -53,12 +53,13 @@ def fold_site(
         config: `correction` and `ridge` are used.
         norm: ||A W^T||_F of the dense consumer, if it is known already.
     """
-    kept = tuple(sorted(kept_units.tolist()))
+    units = kept_units.sort().values
+    kept = tuple(units.tolist())
     weight = consumer_weight(model, site)
     if len(kept) == site.units:
-        return SiteEdit(*site.key, kept, weight.clone(), relative_error=0.0)
+        return SiteEdit(site, kept, weight.clone(), relative_error=0.0)
     exact = float64(weight)
-    columns = unit_columns(kept, site.width).to(exact.device)
+    columns = unit_columns(units.to(exact.device), site.width)
     statistics = calibration.statistics.get(site.key)
     shift = error = None
     if statistics is None:
@@ -72,7 +73,7 @@ def fold_site(
         if norm > 0:
             error = _output_error(cut, folded, shift) / norm
     bias = None if shift is None else moved(linear(model, site.consumer).bias, shift, weight)
-    return SiteEdit(*site.key, kept, folded.to(weight), bias, error)
+    return SiteEdit(site, kept, folded.to(weight), bias, error)
 
 
 @dataclass(frozen=True)

@@ -29,27 +29,25 @@ Losses: cross-entropy of classes, squared error of a number, token cross-entropy
 import torch
 
 from stat_repro.calibration.gradients import mask_gradients
-from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import Key, scores_by_site
+from stat_repro.methods.common import Key, Scores, scores_by_site
 from stat_repro.methods.ranked import prune_by_scores
 from stat_repro.models.adapter import Adapter, Site
 
 
 def prune(request: MethodInput) -> MethodOutput:
     """Plan and edits for the units that the loss depends on."""
-    watch = Stopwatch(request.device)
-    with watch.stage("gradients_s"):
+    with request.watch.stage("gradients_s"):
         gradients = mask_gradients(request.model, request.adapter, request.batches)
 
     def choice(site: Site, count: int) -> torch.Tensor:
         return rearranged(gradients[site.key], site.units - count)
 
     scores = fisher_scores(request.adapter, gradients)
-    return prune_by_scores(request, scores, watch, choice)
+    return prune_by_scores(request, scores, choice)
 
 
-def fisher_scores(adapter: Adapter, gradients: dict[Key, torch.Tensor]) -> dict[Key, torch.Tensor]:
+def fisher_scores(adapter: Adapter, gradients: dict[Key, torch.Tensor]) -> Scores:
     """Diagonal of the empirical Fisher information, shape (units,) per site.
 
     Args:

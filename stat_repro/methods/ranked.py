@@ -6,17 +6,13 @@ import torch
 
 from stat_repro.allocation.allocate import Sizes, allocate_ranked
 from stat_repro.allocation.budget import Budget
-from stat_repro.allocation.rounding import final_sizes
 from stat_repro.config import METHODS
 from stat_repro.linalg.pivoting import check_finite
-from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput, Prune
-from stat_repro.methods.common import Key, fold_all, once_per_calibration, output_of
+from stat_repro.methods.common import Key, Scores, fold_all, once_per_calibration, output_of
 from stat_repro.methods.stat import sizes_of_stat
 from stat_repro.models.adapter import Site
 
-# One score per unit of every site, shape (units,); higher is kept first.
-Scores = Mapping[Key, torch.Tensor]
 # What a method may do after the sizes are known: kept units of a site from its number of units.
 Choice = Callable[[Site, int], torch.Tensor]
 
@@ -29,31 +25,30 @@ def by_scores(score: Callable[[MethodInput], Scores]) -> Prune:
     """
 
     def prune(request: MethodInput) -> MethodOutput:
-        watch, method = Stopwatch(request.device), request.config.method
+        method = request.config.method
 
-        def work(stages: Stopwatch) -> Scores:
-            with stages.stage("scores_s"):
+        def work(request: MethodInput) -> Scores:
+            with request.watch.stage("scores_s"):
                 return score(request)
 
         # A calibration without statistics does not belong to one model.
         if METHODS[method].reads_statistics:
-            scores = once_per_calibration(request, (method, request.seed), work, watch)
+            scores = once_per_calibration(request, (method, request.seed), work)
         else:
-            scores = work(watch)
-        return prune_by_scores(request, scores, watch)
+            scores = work(request)
+        return prune_by_scores(request, scores)
 
     return prune
 
 
 def prune_by_scores(
-    request: MethodInput, scores: Scores, watch: Stopwatch, choice: Choice | None = None
+    request: MethodInput, scores: Scores, choice: Choice | None = None
 ) -> MethodOutput:
     """Keep the units of the highest scores under the configured sizes, and correct the consumers.
 
     Args:
         request: What the method was given.
         scores: Of all units.
-        watch: Has the seconds that the scores took.
         choice: Another choice of a site's kept units for a given number; by default the highest
             scores, the earlier unit among equals.
     """
@@ -65,9 +60,9 @@ def prune_by_scores(
         for key, values in scores.items()
     }
     if request.config.allocation == "stat":
-        sizes = sizes_of_stat(request, watch)
+        sizes = sizes_of_stat(request)
     else:
-        with watch.stage("allocate_s"):
+        with request.watch.stage("allocate_s"):
             sizes = _sizes(request, scores, orders)
 
     def kept(site: Site) -> torch.Tensor:
@@ -76,10 +71,10 @@ def prune_by_scores(
             return orders[site.key][:count]
         return choice(site, count)
 
-    with watch.stage("select_s"):
+    with request.watch.stage("select_s"):
         chosen = {site.key: kept(site) for site in request.adapter.sites}
-    edits = fold_all(request, lambda site, _: chosen[site.key], watch)
-    return output_of(request, edits, sizes.details, watch)
+    edits = fold_all(request, lambda site, _: chosen[site.key])
+    return output_of(request, edits, sizes.details)
 
 
 def _sizes(request: MethodInput, scores: Scores, orders: Mapping[Key, torch.Tensor]) -> Sizes:
@@ -90,13 +85,7 @@ def _sizes(request: MethodInput, scores: Scores, orders: Mapping[Key, torch.Tens
     neurons = [ordered[site.key] for site in adapter.of_kind("ffn")]
 
     def allocated(budget: Budget) -> Sizes:
-        sizes = allocate_ranked(
-            heads,
-            neurons,
-            budget,
-            uniform=config.allocation == "uniform",
-            split=METHODS[config.method].split,
-        )
-        return final_sizes(sizes, neurons, budget, request.round_to)
+        uniform, split = config.allocation == "uniform", METHODS[config.method].split
+        return allocate_ranked(heads, neurons, budget, uniform=uniform, split=split)
 
-    return request.sized(allocated)
+    return request.sized(allocated, neurons)

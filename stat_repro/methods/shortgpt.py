@@ -22,7 +22,6 @@ from torch import nn
 from stat_repro.allocation.budget import ROUNDING
 from stat_repro.allocation.costs import BudgetError
 from stat_repro.calibration.influence import layer_influence
-from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import output_of
 from stat_repro.methods.correction import consumer_weight
@@ -38,12 +37,11 @@ def prune(request: MethodInput) -> MethodOutput:
         BudgetError: A ratio that whole layers miss by more than half a layer.
     """
     adapter = request.adapter
-    watch = Stopwatch(request.device)
     costs = layer_costs(adapter, request.sequence_length)
     may_go = [layer for layer in range(adapter.num_layers) if layer or adapter.pre_norm]
     if len({cost for cost in costs if cost}) == 1:  # refuse the ratio before any work
         layers_to_remove(costs, may_go, request.ratio)
-    with watch.stage("influence_s"):
+    with request.watch.stage("influence_s"):
         influence = layer_influence(request.model, adapter, request.batches)
     order = [layer for layer in torch.argsort(influence, stable=True).tolist() if layer in may_go]
     removed = layers_to_remove(costs, order, request.ratio)
@@ -54,7 +52,7 @@ def prune(request: MethodInput) -> MethodOutput:
         "removed_blocks": sorted(removed),
     }
     norms = moved_norms(request.model, adapter, removed)
-    return replace(output_of(request, edits, details, watch), norms=norms)
+    return replace(output_of(request, edits, details), norms=norms)
 
 
 def layer_costs(adapter: Adapter, sequence_length: float) -> list[float]:
@@ -135,4 +133,4 @@ def _fold(request: MethodInput, site: Site, removed: set[int]) -> SiteEdit:
     bias = linear(request.model, site.consumer).bias
     new_bias = None if kept or bias is None else torch.zeros_like(bias)
     new = weight[:, : len(kept) * site.width].clone()
-    return SiteEdit(*site.key, kept, new, new_bias, 0.0 if kept else None)
+    return SiteEdit(site, kept, new, new_bias, 0.0 if kept else None)

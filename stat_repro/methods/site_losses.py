@@ -67,7 +67,7 @@ def _sizes(site: Site) -> list[int]:
 
 def _loss(request: MethodInput, site: Site, kept: torch.Tensor, dense: DenseRun) -> float:
     edit = fold_site(request.model, site, kept, request.calibration, request.config)
-    with temporarily_pruned(request.model, [site], [edit]):
+    with temporarily_pruned(request.model, [edit]):
         loss = dense.divergence(site.layer)
     if not math.isfinite(loss):
         raise CalibrationError(

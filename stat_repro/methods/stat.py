@@ -22,12 +22,10 @@ from torch import nn
 from stat_repro.allocation.allocate import Sizes, allocate_global, allocate_uniform
 from stat_repro.allocation.authors import AUTHORS_NEURON_SHARE, allocate_authors
 from stat_repro.allocation.budget import Budget
-from stat_repro.allocation.rounding import final_sizes
 from stat_repro.allocation.scores import UnitErrors, Vector, decoder_scores, encoder_scores
 from stat_repro.calibration.capture import Calibration
 from stat_repro.calibration.statistics import pivots_of
 from stat_repro.config import ConfigError, PruningConfig
-from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import Key, fold_all, once_per_calibration, output_of
 from stat_repro.methods.correction import consumer_weight, float64
@@ -38,37 +36,36 @@ from stat_repro.parallel import exchange, spread
 
 def prune(request: MethodInput) -> MethodOutput:
     """Plan and edits of STAT for one model and one ratio."""
-    watch = Stopwatch(request.device)
-    sizes, dense = _sizes(request, watch)
+    sizes, dense = _sizes(request)
 
     def kept(site: Site, calibration: Calibration) -> torch.Tensor:
         order = dense[site.key].order if site.kind == "ffn" else head_order(site, calibration)
         return order[: sizes.of(site)]
 
     norms = {key: analysis.norm for key, analysis in dense.items()}
-    edits = fold_all(request, kept, watch, recalibrate=True, norms=norms)
-    return output_of(request, edits, sizes.details, watch)
+    edits = fold_all(request, kept, recalibrate=True, norms=norms)
+    return output_of(request, edits, sizes.details)
 
 
-def sizes_of_stat(request: MethodInput, watch: Stopwatch) -> Sizes:
+def sizes_of_stat(request: MethodInput) -> Sizes:
     """Units per layer by STAT's recipe, for the selection of another method (`allocation=stat`)."""
-    sizes, _ = _sizes(request, watch)
+    sizes, _ = _sizes(request)
     return replace(sizes, details={**sizes.details, "allocation": "stat"})
 
 
-def _sizes(request: MethodInput, watch: Stopwatch) -> tuple[Sizes, Analyses]:
+def _sizes(request: MethodInput) -> tuple[Sizes, Analyses]:
     """Units per layer by STAT's recipe, and the analyses of the dense model that they follow from.
 
     The analyses are worked out once for all ratios of one calibration.
     """
 
-    def work(stages: Stopwatch) -> Analyses:
-        with stages.stage("errors_s"):
+    def work(request: MethodInput) -> Analyses:
+        with request.watch.stage("errors_s"):
             return analyses_of(request.model, request.adapter, request.calibration, request.config)
 
     key = ("stat", request.config.authors_compat, request.config.scaling)
-    dense = once_per_calibration(request, key, work, watch)
-    with watch.stage("allocate_s"):
+    dense = once_per_calibration(request, key, work)
+    with request.watch.stage("allocate_s"):
         return allocate(dense, request), dense
 
 
@@ -206,9 +203,7 @@ def allocate(analyses: Analyses, request: MethodInput) -> Sizes:
 
     def allocated(budget: Budget) -> Sizes:
         if config.allocation == "uniform":
-            sizes = allocate_uniform(scores, budget)
-        else:
-            sizes = allocate_global(scores, budget, config.balance_factor)
-        return final_sizes(sizes, scores.neurons, budget, request.round_to)
+            return allocate_uniform(scores, budget)
+        return allocate_global(scores, budget, config.balance_factor)
 
-    return request.sized(allocated)
+    return request.sized(allocated, scores.neurons)

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -30,13 +30,14 @@ from stat_repro.calibration.layerwise import LayerPasses
 from stat_repro.calibration.spill import (
     FileStore,
     MemoryStore,
-    SpilledGram,
     TensorStore,
+    get_gram,
     gram_file_bytes,
+    put_gram,
 )
 from stat_repro.calibration.statistics import GramStatistics, SiteStatistics
 from stat_repro.config import LEAST_SQUARES
-from stat_repro.measure import Stopwatch, return_free_memory
+from stat_repro.measure import return_free_memory
 from stat_repro.methods import stat
 from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import Key, output_of, warn_of_few_tokens
@@ -59,14 +60,13 @@ def prune_by_layers(request: MethodInput, spill: Path | None) -> MethodOutput:
         spill: Folder for hidden states and Gram matrices; None keeps the hidden states in memory
             and Gram matrices in the system's folder for temporary files.
     """
-    watch = Stopwatch(request.device)
     with working_folder(request.adapter, spill, request.device) as folder:
         layers = LayerwiseStat(
-            request, LayerWeights(), folder, request.device, watch, in_files=spill is not None
+            request, LayerWeights(), folder, request.device, in_files=spill is not None
         )
         sizes = layers.sizes()
         edits = [edit for of_layer in layers.fold(sizes) for edit in of_layer]
-    return output_of(request, edits, sizes.details, watch)
+    return output_of(request, edits, sizes.details)
 
 
 @contextmanager
@@ -115,7 +115,6 @@ class LayerwiseStat:
         weights: Brings layers into memory.
         folder: For files, removed by whoever made it; None if nothing waits in files.
         device: Where layers run.
-        watch: Gets the seconds of the stages, by the names that `methods.stat` has for them.
         in_files: Whether hidden states wait in files.
     """
 
@@ -123,25 +122,25 @@ class LayerwiseStat:
     weights: LayerWeights
     folder: Path | None
     device: torch.device
-    watch: Stopwatch
     _: KW_ONLY
     in_files: bool
 
     def __post_init__(self) -> None:
         request, weights = self.request, self.weights
-        if self.in_files and self.folder is not None:
-            store: TensorStore = FileStore(self.folder)
-        else:
-            store = MemoryStore(spare_memory(self.device) // 4)
+        files = None if self.folder is None else FileStore(self.folder)
+        self._grams: TensorStore = files or MemoryStore()
+        in_memory = MemoryStore(spare_memory(self.device) // 4)
+        store = files if self.in_files and files else in_memory
         self._passes = LayerPasses(
             request.model, request.adapter, weights, request.batches, store, self.device
         )
         self._analyses: dict[Key, stat.SiteAnalysis] = {}
-        self._grams: dict[int, SpilledGram] = {}
+        # Statistics of the FFNs without their Gram matrices.
+        self._others: dict[int, GramStatistics] = {}
 
     def sizes(self) -> Sizes:
         """First pass and allocation: what every layer keeps."""
-        request, watch = self.request, self.watch
+        request, watch = self.request, self.request.watch
         model, config = request.model, request.config
         with watch.stage("calibrate_s"):
             self._passes.start()
@@ -160,8 +159,8 @@ class LayerwiseStat:
 
     def fold(self, sizes: Sizes) -> Iterator[list[SiteEdit]]:
         """Second pass: the edits of one layer after the other, attention before FFN."""
-        request, watch, adapter = self.request, self.watch, self.request.adapter
-        model, config = request.model, request.config
+        request, watch = self.request, self.request.watch
+        model, adapter, config = request.model, request.adapter, request.config
         if config.correction in LEAST_SQUARES:
             tokens = request.calibration.tokens
             warn_of_few_tokens(adapter.of_kind("ffn"), sizes.neurons, tokens)
@@ -172,7 +171,7 @@ class LayerwiseStat:
             with self.weights.layer(layer):
                 with watch.stage("fold_ffn_s"):
                     edits = [self._fold_ffn(ffn, sizes.neurons[layer])]
-                with temporarily_pruned(model, [ffn], evenly_sized([ffn], edits)):
+                with temporarily_pruned(model, evenly_sized(edits)):
                     calibration = self._statistics(layer, [attention], "recalibrate_s")
                 if attention.units:
                     with watch.stage("fold_heads_s"):
@@ -184,7 +183,7 @@ class LayerwiseStat:
 
     def _statistics(self, layer: int, sites: list[Site], stage: str) -> Calibration:
         """Statistics of sites of a layer; the batches move on behind it."""
-        with self.watch.stage(stage):
+        with self.request.watch.stage(stage):
             reduction = Reduction(sites, self.device)
             self._passes.advance(layer, reduction, f"statistics of layer {layer}")
             calibration = reduction.finish()
@@ -194,15 +193,17 @@ class LayerwiseStat:
     def _spill(self, layer: int, calibration: Calibration) -> None:
         statistics = calibration.statistics.get((layer, "ffn"))
         if isinstance(statistics, GramStatistics):
-            path = self.folder and self.folder / f"gram-{layer}.bin"
-            self._grams[layer] = SpilledGram.write(statistics, path)
+            put_gram(self._grams, f"gram-{layer}", statistics.gram)
+            nothing, tokens = torch.empty(0), statistics.tokens
+            self._others[layer] = GramStatistics(nothing, tokens, statistics.dtype, statistics.sums)
 
     def _fold_ffn(self, site: Site, kept: int) -> SiteEdit:
         request, analysis = self.request, self._analyses[site.key]
         statistics: dict[Key, SiteStatistics] = {}
         if kept < site.units:
             home = float64_home(self.device)
-            statistics[site.key] = self._grams[site.layer].load(home)
+            gram = get_gram(self._grams, f"gram-{site.layer}", site.columns, home)
+            statistics[site.key] = replace(self._others[site.layer], gram=gram)
         known = request.calibration
         calibration = Calibration(statistics, known.tokens, known.examples)
         units, config = analysis.order[:kept], request.config

@@ -20,7 +20,7 @@ measured site by site.
 
 import logging
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,13 +28,11 @@ import torch
 from stat_repro.allocation.allocate import Sizes, allocate_ranked
 from stat_repro.allocation.budget import Budget
 from stat_repro.allocation.losses import allocate_losses
-from stat_repro.allocation.rounding import final_sizes
 from stat_repro.allocation.scores import Vector
 from stat_repro.calibration.curvature import output_curvature
 from stat_repro.config import LEAST_SQUARES
 from stat_repro.linalg.damping import damped_root
 from stat_repro.linalg.elimination import Elimination, eliminate
-from stat_repro.measure import Stopwatch
 from stat_repro.methods.base import MethodInput, MethodOutput
 from stat_repro.methods.common import Key, fold_all, once_per_calibration, output_of
 from stat_repro.methods.correction import consumer_weight, float64, fold_site
@@ -68,19 +66,18 @@ FEW_TOKENS_RIDGE = 0.03
 
 def prune(request: MethodInput) -> MethodOutput:
     """Plan and edits of stat_plus for one model and one ratio."""
-    watch = Stopwatch(request.device)
     request = _damped(request)
-    analysis = _analysis(request, watch)
-    sizes = _sizes(request, analysis, watch)
+    eliminations, losses = _analysis(request)
+    sizes = _sizes(request, losses)
 
     def kept(site: Site) -> torch.Tensor:
-        return analysis.eliminations[site.key].order[: sizes.of(site)]
+        return eliminations[site.key].order[: sizes.of(site)]
 
     if request.config.refit:
-        edits = _fold_to_stream(request, kept, watch)
+        edits = _fold_to_stream(request, kept)
     else:
-        edits = fold_all(request, lambda site, _: kept(site), watch)
-    return output_of(request, edits, sizes.details, watch)
+        edits = fold_all(request, lambda site, _: kept(site))
+    return output_of(request, edits, sizes.details)
 
 
 def _damped(request: MethodInput) -> MethodInput:
@@ -98,22 +95,13 @@ def _damped(request: MethodInput) -> MethodInput:
     return replace(request, config=replace(config, ridge=FEW_TOKENS_RIDGE))
 
 
-@dataclass(frozen=True)
-class SiteAnalyses:
-    """What is the same for all ratios.
-
-    Attributes:
-        eliminations: Order and output errors of every site.
-        losses: Loss of the model's output with 0..H units of a site kept; the output errors of
-            `eliminations` where it is not measured.
-    """
-
-    eliminations: Mapping[Key, Elimination]
-    losses: Mapping[Key, Vector]
+# Order and output errors of every site; and the loss of the model's output with 0..H units of a
+# site kept, which is the output errors where it is not measured.
+Analysis = tuple[Mapping[Key, Elimination], Mapping[Key, Vector]]
 
 
-def _analysis(request: MethodInput, watch: Stopwatch) -> SiteAnalyses:
-    """The analyses; worked out once for all ratios of one calibration."""
+def _analysis(request: MethodInput) -> Analysis:
+    """What is the same for all ratios; worked out once for all of one calibration."""
     config = request.config
     # `problem_type` says how the model's outputs are compared; a first loss may write it.
     problem = getattr(request.model.config, "problem_type", None)
@@ -123,27 +111,27 @@ def _analysis(request: MethodInput, watch: Stopwatch) -> SiteAnalyses:
     if config.measures_sizes:  # with the correction; nothing else depends on the options
         options += (config.correction, config.ridge, config.sensitivity_tokens)
 
-    def work(stages: Stopwatch) -> SiteAnalyses:
+    def work(request: MethodInput) -> Analysis:
         roots: Mapping[Key, torch.Tensor] = {}
         if config.curvature == "fisher":
-            with stages.stage("curvature_s"):
+            with request.watch.stage("curvature_s"):
                 curvature = output_curvature(
                     request.model, request.adapter, request.batches, request.seed
                 )
                 roots = {key: damped_root(c, CURVATURE_FLOOR) for key, c in curvature.items()}
-        with stages.stage("eliminate_s"):
+        with request.watch.stage("eliminate_s"):
             eliminations = {
                 site.key: _elimination(request, site, roots.get(site.key))
                 for site in track(request.adapter.sites, "eliminating units", unit="sites")
             }
         if config.measures_sizes:
-            with stages.stage("sensitivity_s"):
+            with request.watch.stage("sensitivity_s"):
                 losses = site_losses(request, eliminations, config.sensitivity_tokens)
         else:
             losses = {key: one.errors.cpu().numpy() for key, one in eliminations.items()}
-        return SiteAnalyses(eliminations, losses)
+        return eliminations, losses
 
-    return once_per_calibration(request, ("stat_plus", *options), work, watch)
+    return once_per_calibration(request, ("stat_plus", *options), work)
 
 
 def _elimination(request: MethodInput, site: Site, root: torch.Tensor | None) -> Elimination:
@@ -162,41 +150,37 @@ def _elimination(request: MethodInput, site: Site, root: torch.Tensor | None) ->
     return eliminate(request.statistics_of(site).centred().gram, weight, site.width, RIDGE)
 
 
-def _sizes(request: MethodInput, analysis: SiteAnalyses, watch: Stopwatch) -> Sizes:
+def _sizes(request: MethodInput, losses: Mapping[Key, Vector]) -> Sizes:
     """Units per layer by the configured allocation, neurons rounded."""
     if request.config.allocation == "stat":
-        return sizes_of_stat(request, watch)
+        return sizes_of_stat(request)
 
     heads, neurons = (
-        [analysis.losses[site.key] for site in request.adapter.of_kind(kind)]
+        [losses[site.key] for site in request.adapter.of_kind(kind)]
         for kind in ("attention", "ffn")
     )
-    head_steps, steps = ([-np.diff(loss) for loss in losses] for losses in (heads, neurons))
+    head_steps, steps = ([-np.diff(loss) for loss in of_kind] for of_kind in (heads, neurons))
 
     def allocated(budget: Budget) -> Sizes:
         if request.config.allocation == "global":
-            sizes = allocate_losses(heads, neurons, budget)
-        else:
-            sizes = allocate_ranked(head_steps, steps, budget, uniform=True, split="proportional")
-        return final_sizes(sizes, steps, budget, request.round_to)
+            return allocate_losses(heads, neurons, budget)
+        return allocate_ranked(head_steps, steps, budget, uniform=True, split="proportional")
 
-    with watch.stage("allocate_s"):
-        return request.sized(allocated)
+    with request.watch.stage("allocate_s"):
+        return request.sized(allocated, steps)
 
 
-def _fold_to_stream(
-    request: MethodInput, kept: Callable[[Site], torch.Tensor], watch: Stopwatch
-) -> list[SiteEdit]:
+def _fold_to_stream(request: MethodInput, kept: Callable[[Site], torch.Tensor]) -> list[SiteEdit]:
     """Corrections from the dense statistics, then consumers moved towards the dense stream.
 
     The errors are those of the corrections: with a moved consumer a site is not alone any more.
     """
     config = request.config
-    with watch.stage("fold_s"):
+    with request.watch.stage("fold_s"):
         static = {
             site.key: fold_site(request.model, site, kept(site), request.calibration, config)
             for site in track(request.adapter.sites, "folding sites", unit="sites")
             if site.units
         }
-    with watch.stage("refit_s"):
+    with request.watch.stage("refit_s"):
         return list(refit_to_stream(request, static).values())

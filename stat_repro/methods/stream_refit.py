@@ -65,12 +65,12 @@ def refit_to_stream(request: MethodInput, edits: Mapping[Key, SiteEdit]) -> dict
         done: list[SiteEdit] = []
         for site in (site for site in sites if site.units):
             edit = edits[site.key]
-            with temporarily_pruned(model, sites, [*done, edit]):
+            with temporarily_pruned(model, [*done, edit]):
                 sums = _sums(request, pruned, site, targets[site.kind])
-            done.append(_moved(request, site, edit, sums))
+            done.append(_moved(request, edit, sums))
             refitted[site.key] = done[-1]
         if layer < adapter.num_layers - 1:
-            with temporarily_pruned(model, sites, done):
+            with temporarily_pruned(model, done):
                 passing = StreamRecorder(adapter, layer, [], lambda *_: None)
                 pruned.advance(layer, passing, f"pruned layer {layer}")
     return refitted
@@ -112,12 +112,12 @@ def _sums(
     return sums
 
 
-def _moved(request: MethodInput, site: Site, edit: SiteEdit, sums: RefitSums) -> SiteEdit:
+def _moved(request: MethodInput, edit: SiteEdit, sums: RefitSums) -> SiteEdit:
     """The edit, a step towards the fit."""
     weight_change, bias_change = sums.solve(RIDGE)
     weight, bias = edit.consumer_weight, edit.consumer_bias
     if bias is None:
-        bias = linear(request.model, site.consumer).bias
+        bias = linear(request.model, edit.site.consumer).bias
     return replace(
         edit,
         consumer_weight=moved(weight, STEP * weight_change, weight),

@@ -7,7 +7,7 @@ dropped). All sizes are read from the modules, so already pruned models work as 
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -31,9 +31,9 @@ class Site:
             u * width ... (u + 1) * width - 1.
         producers: Modules whose rows are cut.
         consumer: Dotted name of the projection whose columns are cut.
+        queries_per_unit: Query heads of one unit; 0 for neurons.
         macs_per_unit: Multiply-accumulates per token of one unit in producers and consumer.
         params_per_unit: Parameters of one unit in producers and consumer.
-        queries_per_unit: Query heads of one unit; 0 for neurons.
     """
 
     layer: int
@@ -42,9 +42,9 @@ class Site:
     width: int
     producers: tuple[Producer, ...]
     consumer: str
-    macs_per_unit: int
-    params_per_unit: int
     queries_per_unit: int = 0
+    macs_per_unit: int = 0
+    params_per_unit: int = 0
 
     @property
     def macs_per_unit_and_key(self) -> int:
@@ -120,12 +120,7 @@ class Adapter:
     ) -> PruningPlan:
         """The plan that keeps these units; a site that is not among them has nothing to keep."""
         layers = [
-            LayerPlan(
-                kept_heads=kept.get(heads.key, ()),
-                kept_neurons=kept.get(ffn.key, ()),
-                heads=heads.units,
-                neurons=ffn.units,
-            )
+            LayerPlan(kept.get(heads.key, ()), kept.get(ffn.key, ()), heads.units, ffn.units)
             for heads, ffn in zip(self.of_kind("attention"), self.of_kind("ffn"), strict=True)
         ]
         return PruningPlan(tuple(layers), method, details or {})
@@ -149,19 +144,11 @@ class Adapter:
                 )
 
 
-def _site(
-    model: nn.Module,
-    layer: int,
-    kind: SiteKind,
-    units: int,
-    width: int,
-    producers: tuple[Producer, ...],
-    consumer: str,
-    queries: int = 0,
-) -> Site:
-    """Build a site and its costs from the modules, and check that the shapes fit."""
+def _with_costs(model: nn.Module, site: Site) -> Site:
+    """The site with the costs that its modules show; refuses modules whose shapes do not fit."""
+    units, width, consumer = site.units, site.width, site.consumer
     macs = params = 0
-    for producer in producers:
+    for producer in site.producers:
         module, per_unit = producer_of(model, producer), producer.rows_per_unit
         rows, *columns = module.weight.shape
         if rows != units * per_unit:
@@ -176,7 +163,7 @@ def _site(
             f"{consumer}: expected {units} units of {width} columns; got {reader.in_features}"
         )
     read = width * reader.out_features
-    return Site(layer, kind, units, width, producers, consumer, macs + read, params + read, queries)
+    return replace(site, macs_per_unit=macs + read, params_per_unit=params + read)
 
 
 def _sites(model: nn.Module, layout: Layout, layer: int, name: str) -> tuple[Site, Site]:
@@ -203,10 +190,9 @@ def _sites(model: nn.Module, layout: Layout, layer: int, name: str) -> tuple[Sit
     per_group = queries // groups if groups else per_group_before
     width, neurons = per_group * head_dim, linear(model, reads_neurons).in_features
     of_heads = producers(layout.attention_parts(width, head_dim))
-    return (
-        _site(model, layer, "attention", groups, width, of_heads, reads_heads, per_group),
-        _site(model, layer, "ffn", neurons, 1, producers(layout.ffn_parts(1)), reads_neurons),
-    )
+    attention = Site(layer, "attention", groups, width, of_heads, reads_heads, per_group)
+    ffn = Site(layer, "ffn", neurons, 1, producers(layout.ffn_parts(1)), reads_neurons)
+    return _with_costs(model, attention), _with_costs(model, ffn)
 
 
 # What a model without a layout is, by fields that its config has.

@@ -52,7 +52,7 @@ class Layout:
     attention_output: str
     ffn_inputs: tuple[str, ...]
     ffn_output: str
-    decoder: bool
+    decoder: bool = False
     head_dim: str = "head_dim"
     head_norms: tuple[str, ...] = ()
     pre_norm: bool = False
@@ -104,20 +104,6 @@ def _check_counts(name: str, counts: list[int], layers: int, maximum: int) -> No
     for layer, count in enumerate(counts):
         if not 0 <= count <= maximum:
             raise ValueError(f"{name}, layer {layer}: expected 0 to {maximum}; got {count}")
-
-
-def _check_groups(query_heads: list[int], kv_heads: list[int]) -> None:
-    """Refuse query heads that do not share the key/value heads of their layer evenly."""
-    for layer, (queries, groups) in enumerate(zip(query_heads, kv_heads, strict=True)):
-        if (queries == 0) != (groups == 0) or (groups > 0 and queries % groups != 0):
-            raise ValueError(
-                f"layer {layer}: expected query heads in a multiple of the key/value heads, or "
-                f"none of both; got query_heads_per_layer {queries} and kv_heads_per_layer {groups}"
-            )
-
-
-def _head_size(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 class _LayerConfigs(list):
@@ -189,7 +175,8 @@ class SizesPerLayerConfig(hf.PreTrainedConfig):
         layers.whole = self
         for sizes in self._sizes_of_layers():
             layer = copy.copy(self)
-            layer.head_dim = _head_size(self)
+            usual = self.hidden_size // self.num_attention_heads
+            layer.head_dim = getattr(self, "head_dim", None) or usual
             if not sizes["num_attention_heads"]:
                 layer.head_dim = 1
                 sizes |= {name: 1 for name in sizes if name.endswith("_heads")}
@@ -271,4 +258,11 @@ class GroupsPerLayerConfig(SizesPerLayerConfig):
     def validate_sizes_per_layer(self) -> None:
         """Check the per-layer lists (called on construction and on saving)."""
         super().validate_sizes_per_layer()
-        _check_groups(self.query_heads_per_layer or [], self.kv_heads_per_layer or [])
+        pairs = zip(self.query_heads_per_layer or [], self.kv_heads_per_layer or [], strict=True)
+        for layer, (queries, groups) in enumerate(pairs):
+            if (queries == 0) != (groups == 0) or (groups > 0 and queries % groups != 0):
+                raise ValueError(
+                    f"layer {layer}: expected query heads in a multiple of the key/value heads, or "
+                    f"none of both; got query_heads_per_layer {queries} and kv_heads_per_layer "
+                    f"{groups}"
+                )

@@ -224,10 +224,7 @@ def warn_unused(folder: Path, model: str, names: Iterable[str]) -> None:
     if unused := sorted(name for name in names if not name.endswith(_COMPUTED)):
         log.warning(
             "%s: %d tensors are not of %s as config.json describes it and are left out (first: %s)",
-            folder,
-            len(unused),
-            model,
-            unused[0],
+            *(folder, len(unused), model, unused[0]),
         )
 
 

@@ -30,7 +30,6 @@ BERT = Layout(
     attention_output="attention.output.dense",
     ffn_inputs=("intermediate.dense",),
     ffn_output="output.dense",
-    decoder=False,
     head_dim="attention_head_size",
     norms=("attention.output.LayerNorm", "output.LayerNorm"),
 )
@@ -51,19 +50,17 @@ MODERN_BERT = Layout(
     attention_output="attn.Wo",
     ffn_inputs=("mlp.Wi", "mlp.Wi"),
     ffn_output="mlp.Wo",
-    decoder=False,
     pre_norm=True,
     output_biases=("attention_bias", "mlp_bias"),
 )
-DISTILBERT = Layout(
+DISTILBERT = replace(
+    BERT,
     layers="transformer.layer",
     query="attention.q_lin",
     key_value=("attention.k_lin", "attention.v_lin"),
     attention_output="attention.out_lin",
     ffn_inputs=("ffn.lin1",),
     ffn_output="ffn.lin2",
-    decoder=False,
-    head_dim="attention_head_size",
     ffn_size="hidden_dim",
     norms=("sa_layer_norm", "output_layer_norm"),
 )
@@ -141,15 +138,16 @@ ARCHITECTURES: dict[Any, Layout] = {
     hf.OPTConfig: OPT,
 }
 
-_HEADS: tuple[Any, ...] = (
-    hf.AutoModel,
-    hf.AutoModelForCausalLM,
-    hf.AutoModelForMaskedLM,
-    hf.AutoModelForMultipleChoice,
-    hf.AutoModelForQuestionAnswering,
-    hf.AutoModelForSequenceClassification,
-    hf.AutoModelForTokenClassification,
-)
+# The task heads, and what the Hugging Face hub calls the tasks.
+HEADS: dict[Any, str] = {
+    hf.AutoModel: "feature-extraction",
+    hf.AutoModelForCausalLM: "text-generation",
+    hf.AutoModelForMaskedLM: "fill-mask",
+    hf.AutoModelForMultipleChoice: "multiple-choice",
+    hf.AutoModelForQuestionAnswering: "question-answering",
+    hf.AutoModelForSequenceClassification: "text-classification",
+    hf.AutoModelForTokenClassification: "token-classification",
+}
 
 
 class _SizesPerLayer(nn.Module):
@@ -175,7 +173,7 @@ class _SizesPerLayer(nn.Module):
 
 def _stock_classes(stock_config: Any, layout: Layout) -> dict[Any, Any]:
     """The classes that transformers has of an architecture, by their Auto classes."""
-    classes = {auto: auto._model_mapping.get(stock_config, None) for auto in _HEADS}
+    classes = {auto: auto._model_mapping.get(stock_config, None) for auto in HEADS}
     if not layout.decoder:  # some encoders have a decoder's head as well
         classes.pop(hf.AutoModelForCausalLM)
     return {auto: stock for auto, stock in classes.items() if stock is not None}

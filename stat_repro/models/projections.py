@@ -120,17 +120,3 @@ def producer_of(model: nn.Module, producer: Producer) -> Projection:
     if producer.norm:
         return Projection(model.get_submodule(producer.module))
     return linear(model, producer.module)
-
-
-def unit_columns(kept: Sequence[int], width: int) -> torch.Tensor:
-    """Indices of the columns (or rows) that belong to the kept units, ascending.
-
-    Args:
-        kept: Unit indices.
-        width: Columns per unit.
-
-    Returns:
-        int64 tensor of shape (len(kept) * width,).
-    """
-    units = torch.tensor(kept, dtype=torch.int64)
-    return (units[:, None] * width + torch.arange(width)).reshape(-1)

@@ -8,10 +8,10 @@ import json
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -152,28 +152,25 @@ class ShardedCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.entries = self._entries()
-
-    def _entries(self) -> dict[str, TensorEntry]:
-        names, places = shard_names(self.folder)
-        files = {name: read_header(self.folder / name) for name in names}
+        names, places = shard_names(folder)
+        files = {name: read_header(folder / name) for name in names}
         if places is None:
-            return files[SINGLE_FILE]
+            places = dict.fromkeys(files[SINGLE_FILE], SINGLE_FILE)
         missing = sorted(name for name, file in places.items() if name not in files[file])
         if missing:
             raise TensorFileError(
-                f"{self.folder / INDEX_FILE}: {len(missing)} tensors are not where it says (first: "
+                f"{folder / INDEX_FILE}: {len(missing)} tensors are not where it says (first: "
                 f"{missing[0]} in {places[missing[0]]})"
             )
-        return {name: files[file][name] for name, file in places.items()}
+        self.entries = {name: files[file][name] for name, file in places.items()}
 
-    @cached_property
+    @property
     def float_dtype(self) -> torch.dtype:
         """Floating point type that most of its numbers have."""
-        totals: dict[torch.dtype, int] = {}
+        totals: Counter[torch.dtype] = Counter()
         for entry in self.entries.values():
             if entry.dtype.is_floating_point:
-                totals[entry.dtype] = totals.get(entry.dtype, 0) + math.prod(entry.shape)
+                totals[entry.dtype] += math.prod(entry.shape)
         if not totals:
             raise TensorFileError(f"{self.folder}: no floating point tensor")
-        return max(totals, key=lambda dtype: totals[dtype])
+        return totals.most_common(1)[0][0]

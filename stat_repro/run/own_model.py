@@ -31,6 +31,7 @@ from stat_repro.models.loading import (
     load_checkpoint,
     read_config,
 )
+from stat_repro.models.modeling_stat import AUTO_OF
 from stat_repro.models.tensor_files import ShardedCheckpoint
 from stat_repro.paths import RECORD_FILE, name_of
 from stat_repro.reporting.tables import before_and_after, to_text
@@ -38,7 +39,7 @@ from stat_repro.run.compose import compose_run, options_of
 from stat_repro.run.dry_run import forecast
 from stat_repro.run.points import prune_into
 from stat_repro.run.sweep_cache import Data, load_data, within_positions, workload_of
-from stat_repro.surgery.checkpoint import auto_class_of, check_unused
+from stat_repro.surgery.checkpoint import check_unused
 
 log = logging.getLogger("stat_repro")
 
@@ -82,7 +83,8 @@ def prune(options: argparse.Namespace) -> None:
         print(forecast(config))
         return
     experiment = prune_into(config, folder)
-    record, auto = experiment.record, auto_class_of(experiment.compression.model)
+    record = experiment.record
+    auto = AUTO_OF[type(experiment.compression.model).__name__].__name__
     costs, protocol = record.costs, record.metrics["protocol"]
     evaluated = protocol.get("examples") or f"{protocol.get('windows')} windows"
     trained = ""

@@ -140,22 +140,18 @@ def compress_checkpoint(
             statistics_kind="gram",
             calibration=counts,
             round_to=round_to,
+            watch=watch,
         )
         weights = CheckpointWeights(skeleton, where, compute_dtype(skeleton.dtype, where, dtype))
         spill_folder = None if spill is None else Path(spill).expanduser()
         with working_folder(adapter, spill_folder, where) as work:
-            layers = LayerwiseStat(request, weights, work, where, watch, in_files=spill is not None)
+            layers = LayerwiseStat(request, weights, work, where, in_files=spill is not None)
             pruned, plan, errors = _written(layers, skeleton, partial)
-        report = report_of(request, skeleton.model, pruned, plan, errors, watch.seconds)
+        report = report_of(request, pruned, plan, errors)
         _companions(source, partial, pruned)
-        describe(
-            partial,
-            pruned,
-            plan,
-            run_config={"ratio": ratio, "round_to": round_to, "pruning": asdict(config)},
-            record_summary=report.summary,
-            base_model=str(source.resolve()),
-        )
+        run_config = {"ratio": ratio, "round_to": round_to, "pruning": asdict(config)}
+        base_model = str(source.resolve())
+        describe(partial, pruned, plan, run_config, report.summary, base_model)
     return CheckpointCompression(Path(output).absolute(), plan, report)
 
 
@@ -184,12 +180,12 @@ def _written(
     kept: dict[Key, tuple[int, ...]] = {}
     errors: dict[Key, float | None] = {}
     for layer, edits in enumerate(layers.fold(sizes)):
-        with layers.watch.stage("write_s"):
+        with layers.request.watch.stage("write_s"):
             writer.layer(layer, edits)
-        kept |= {edit.key: edit.kept for edit in edits}
-        errors |= {edit.key: edit.relative_error for edit in edits}
+        kept |= {edit.site.key: edit.kept for edit in edits}
+        errors |= {edit.site.key: edit.relative_error for edit in edits}
     plan = adapter.plan_keeping(kept, layers.request.config.method, sizes.details)
-    with layers.watch.stage("write_s"):
+    with layers.request.watch.stage("write_s"):
         writer.finish(**plan_note(plan))
     consumers = [site.consumer for site in adapter.sites]
     biased = [name for name in consumers if f"{name}.bias" in writer.places]

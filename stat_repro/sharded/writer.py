@@ -55,9 +55,8 @@ class ShardWriter:
         new: dict[str, nn.Module] = {}
         with self._weights.layer(layer):
             for edit in edits:
-                site = self._adapter.site(layer, edit.kind)
-                if len(edit.kept) < site.units or edit.consumer_bias is not None:
-                    new |= edited_modules(self._model, site, edit)
+                if len(edit.kept) < edit.site.units or edit.consumer_bias is not None:
+                    new |= edited_modules(self._model, edit)
             replaced = tuple(f"{name}." for name in new)
             tensors = {
                 name: self._model.get_parameter(name)

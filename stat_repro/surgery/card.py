@@ -12,25 +12,16 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from stat_repro.config import METHODS
+from stat_repro.models.modeling_stat import AUTO_OF, HEADS
 from stat_repro.paths import last_component, name_of, without_paths
 from stat_repro.plan import PruningPlan
 
-_PIPELINES = {
-    "AutoModel": "feature-extraction",
-    "AutoModelForCausalLM": "text-generation",
-    "AutoModelForMaskedLM": "fill-mask",
-    "AutoModelForMultipleChoice": "multiple-choice",
-    "AutoModelForQuestionAnswering": "question-answering",
-    "AutoModelForSequenceClassification": "text-classification",
-    "AutoModelForTokenClassification": "token-classification",
-}
 _LICENCE = ("license", "license_name", "license_link")
 _MODELS = ("dense", "pruned")
 
 
 def model_card(
     model: PreTrainedModel,
-    auto_class: str,
     plan: PruningPlan,
     plan_sha256: str,
     base_model: str,
@@ -40,19 +31,18 @@ def model_card(
 
     Args:
         model: The pruned model.
-        auto_class: Name of the Auto class that loads it.
         plan: Its plan.
         plan_sha256: sha256 of the plan's file.
         base_model: Name or folder of the model that was pruned; its card is asked for the licence.
         summary: What is known of the pruning, see `save_pruned`.
     """
-    summary = without_paths(summary)
+    summary, auto_class = without_paths(summary), AUTO_OF[type(model).__name__]
     licence = _licence(Path(base_model), Path(model.config.name_or_path))
     local = Path(base_model).is_dir()  # "work/bert" would name a model of the hub's user "work"
     parent = name_of(base_model) if local else last_component(base_model)
     header: dict[str, Any] = {
         "library_name": "transformers",
-        "pipeline_tag": _PIPELINES[auto_class],
+        "pipeline_tag": HEADS[auto_class],
         "license": "unknown",
         "tags": ["pruning", "structured-pruning", plan.method],
         **licence,
@@ -67,7 +57,7 @@ def model_card(
         units="key/value groups" if hasattr(model.config, "kv_heads_per_layer") else "heads",
         method=plan.method,
         ratio=_cell(summary["ratio"]) if summary.get("ratio") is not None else None,
-        auto_class=auto_class,
+        auto_class=auto_class.__name__,
         recovery=summary.get("recovery", {}),
         measured=_before_and_after(summary),
         protocol=_flat(summary.get("metrics", {}).get("protocol", {})),

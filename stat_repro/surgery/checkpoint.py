@@ -65,7 +65,12 @@ def save_pruned(
         TokenizerError: Loaded from the folder, the tokenizer gives other tokens.
         PlanError: The plan does not fit the model.
     """
-    auto_class_of(model)
+    name = type(model).__name__
+    if name not in AUTO_OF:
+        raise CheckpointError(
+            f"expected a pruned model (from stat_repro.compress or prune_model); got {name}, which "
+            "save_pretrained saves"
+        )
     _check_counts(adapter_for(model), plan)
     with complete_folder(Path(folder)) as partial:
         # This also copies modeling_stat.py, which `auto_map` in the config names.
@@ -76,14 +81,7 @@ def save_pruned(
             add_metadata(weights, plan_note(plan))
         if record is not None:
             (partial / RECORD_FILE).write_text(record, encoding="utf-8")
-        describe(
-            partial,
-            model,
-            plan,
-            run_config=run_config,
-            record_summary=record_summary,
-            base_model=base_model,
-        )
+        describe(partial, model, plan, run_config, record_summary, base_model)
     return Path(folder).absolute()
 
 
@@ -119,7 +117,6 @@ def describe(
     folder: Path,
     model: PreTrainedModel,
     plan: PruningPlan,
-    *,
     run_config: dict[str, Any] | None,
     record_summary: dict[str, Any] | None,
     base_model: str,
@@ -132,7 +129,7 @@ def describe(
     given = {key: value for key, value in (run_config or {}).items() if key == "ratio"}
     summary = {**given, **(record_summary or {})}
     (digest,) = plan_note(plan).values()
-    card = model_card(model, auto_class_of(model), plan, digest, base_model, summary)
+    card = model_card(model, plan, digest, base_model, summary)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -163,17 +160,6 @@ def load_plan(folder: str | Path) -> PruningPlan:
         ) from None
     except ValueError as error:  # no text, or no JSON
         raise CheckpointError(f"{path}: expected JSON; {error}") from error
-
-
-def auto_class_of(model: PreTrainedModel) -> str:
-    """Name of the Auto class that loads a pruned model."""
-    name = type(model).__name__
-    if name not in AUTO_OF:
-        raise CheckpointError(
-            f"expected a pruned model (from stat_repro.compress or prune_model); got {name}, which "
-            "save_pretrained saves"
-        )
-    return AUTO_OF[name].__name__
 
 
 def _check_counts(adapter: Adapter, plan: PruningPlan) -> None:

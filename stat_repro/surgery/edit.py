@@ -18,7 +18,7 @@ from stat_repro.models import layers_stat
 from stat_repro.models.adapter import Site, adapter_for
 from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.projections import Projection, linear, producer_of
-from stat_repro.plan import PlanError, PruningPlan, SiteKind
+from stat_repro.plan import PlanError, PruningPlan
 from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class, tell_hooks
 
 # The matrix units of GPUs work on tiles; other widths take up to twice as long (bfloat16, H100).
@@ -36,8 +36,7 @@ class SiteEdit:
     """What remains of one site, and the corrected consumer.
 
     Attributes:
-        layer: Index of the transformer layer.
-        kind: `attention` or `ffn`.
+        site: The site, as the model that is edited has it.
         kept: Kept units, ascending.
         consumer_weight: New weight of the consumer, (D, len(kept) * width), in any dtype.
         consumer_bias: New bias of the consumer, shape (D,); None keeps the present one.
@@ -45,17 +44,11 @@ class SiteEdit:
             that the edit was fitted to; None where Y is zero, or without statistics.
     """
 
-    layer: int
-    kind: SiteKind
+    site: Site
     kept: tuple[int, ...]
     consumer_weight: Tensor
     consumer_bias: Tensor | None = None
     relative_error: float | None = None
-
-    @property
-    def key(self) -> tuple[int, SiteKind]:
-        """Layer and kind of the site."""
-        return self.layer, self.kind
 
 
 def _resized(source: Projection, weight: Tensor, bias: Tensor | None) -> Any:
@@ -79,9 +72,10 @@ def _resized(source: Projection, weight: Tensor, bias: Tensor | None) -> Any:
     return new
 
 
-def _check_edit(site: Site, edit: SiteEdit, consumer: Projection) -> None:
+def _check_edit(edit: SiteEdit, consumer: Projection) -> None:
     """Refuse an edit that does not fit its site."""
-    kept, width, rows = edit.kept, site.width, consumer.out_features
+    site, kept = edit.site, edit.kept
+    width, rows = site.width, consumer.out_features
     if list(kept) != sorted(set(kept)) or not set(kept) <= set(range(site.units)):
         raise SurgeryError(
             f"{site.name}: expected ascending kept units in 0..{site.units - 1}; got {list(kept)}"
@@ -98,14 +92,15 @@ def _check_edit(site: Site, edit: SiteEdit, consumer: Projection) -> None:
 
 
 @torch.no_grad()
-def edited_modules(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, nn.Module]:
-    """The new producers and the new consumer of a site of a model, by module name.
+def edited_modules(model: nn.Module, edit: SiteEdit) -> dict[str, nn.Module]:
+    """The new producers and the new consumer of the site of an edit, by module name.
 
     Raises:
         SurgeryError: An edit that does not fit, or is not finite in the consumer's type.
     """
+    site = edit.site
     consumer = linear(model, site.consumer)
-    _check_edit(site, edit, consumer)
+    _check_edit(edit, consumer)
     new: dict[str, nn.Module] = {}
     for producer in site.producers:
         module = producer_of(model, producer)
@@ -126,25 +121,19 @@ def edited_modules(model: nn.Module, site: Site, edit: SiteEdit) -> dict[str, nn
     return new
 
 
-def _all_edited(
-    model: nn.Module, sites: Sequence[Site], edits: Sequence[SiteEdit]
-) -> dict[str, nn.Module]:
-    """`edited_modules` of all edits; refuses two of one site, and edits of unknown sites."""
-    by_key = {site.key: site for site in sites}
+def _all_edited(model: nn.Module, edits: Sequence[SiteEdit]) -> dict[str, nn.Module]:
+    """`edited_modules` of all edits; refuses two of one site."""
     new: dict[str, nn.Module] = {}
     for edit in edits:
-        site = by_key.get(edit.key)
-        if site is None or site.consumer in new:
-            problem = "an edit, but no such site" if site is None else "expected one edit; got two"
-            raise SurgeryError(f"layer {edit.layer} {edit.kind}: {problem}")
-        new |= edited_modules(model, site, edit)
+        if edit.site.consumer in new:
+            layer, kind = edit.site.key
+            raise SurgeryError(f"layer {layer} {kind}: expected one edit; got two")
+        new |= edited_modules(model, edit)
     return new
 
 
 @contextmanager
-def temporarily_pruned(
-    model: nn.Module, sites: Sequence[Site], edits: Sequence[SiteEdit]
-) -> Iterator[None]:
+def temporarily_pruned(model: nn.Module, edits: Sequence[SiteEdit]) -> Iterator[None]:
     """Inside the `with`, the edited sites of the model itself are pruned.
 
     Sites without an edit stay whole. Hooks on the replaced Linears must be set inside. Afterwards,
@@ -152,13 +141,12 @@ def temporarily_pruned(
 
     Args:
         model: Any supported model.
-        sites: Sites of the model (at least the edited ones).
         edits: At most one per site.
 
     Raises:
         SurgeryError: An edit does not fit its site; the model is not changed.
     """
-    new = _all_edited(model, sites, edits)
+    new = _all_edited(model, edits)
     previous = {name: model.get_submodule(name) for name in new}
     try:
         _replace(model, new)
@@ -167,20 +155,17 @@ def temporarily_pruned(
         _replace(model, previous)
 
 
-def evenly_sized(sites: Sequence[Site], edits: Sequence[SiteEdit]) -> list[SiteEdit]:
+def evenly_sized(edits: Sequence[SiteEdit]) -> list[SiteEdit]:
     """Edits of FFNs for forward passes, which are slow on a GPU if a width is odd.
 
     Widths become multiples of `GPU_WIDTH` by dropped neurons that stay and are read by nothing: the
     output is the same. Edits on the CPU are handed back as they are.
     """
-    return [
-        _widened(site, edit) if edit.consumer_weight.is_cuda else edit
-        for site, edit in zip(sites, edits, strict=True)
-    ]
+    return [_widened(edit) if edit.consumer_weight.is_cuda else edit for edit in edits]
 
 
-def _widened(site: Site, edit: SiteEdit) -> SiteEdit:
-    dropped = sorted(set(range(site.units)) - set(edit.kept))
+def _widened(edit: SiteEdit) -> SiteEdit:
+    dropped = sorted(set(range(edit.site.units)) - set(edit.kept))
     kept = torch.tensor(sorted([*edit.kept, *dropped[: -len(edit.kept) % GPU_WIDTH]]))
     read = torch.isin(kept, torch.tensor(edit.kept, dtype=kept.dtype))
     weight = edit.consumer_weight.new_zeros((len(edit.consumer_weight), len(kept)))
@@ -266,15 +251,17 @@ def prune_model(
     pruned_class(model)
     adapter = adapter_for(model)
     adapter.check_plan(plan)
-    by_key = {edit.key: edit for edit in edits}
-    for site in adapter.sites:
-        kept, edit = plan.layers[site.layer].kept(site.kind), by_key.get(site.key)
-        if edit is not None and edit.kept != kept:
+    for edit in edits:
+        site = edit.site
+        if site not in adapter.sites:
+            raise SurgeryError(f"layer {site.layer} {site.kind}: an edit, but no such site")
+        kept = plan.layers[site.layer].kept(site.kind)
+        if edit.kept != kept:
             raise PlanError(
                 f"{site.name}: expected an edit that keeps {list(kept)}, as the plan does; got "
                 f"one that keeps {list(edit.kept)}"
             )
-    new = _all_edited(model, adapter.sites, edits)
+    new = _all_edited(model, edits)
     for site in adapter.sites:
         dropped = site.units - len(plan.layers[site.layer].kept(site.kind))
         if dropped and site.consumer not in new:
