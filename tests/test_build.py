@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +19,7 @@ from made_up_records import (
     measured_record,
     sweep,
 )
+from matplotlib import font_manager
 
 from stat_repro import results
 from stat_repro.config import CalibrationConfig
@@ -84,6 +86,24 @@ def test_build_is_complete_and_the_same_every_time(
     assert done.returncode == 0, done.stderr
     assert outputs(tmp_path / "b" / "made_up") == first
     assert not (tmp_path / "b" / "second").exists()
+
+
+def test_letters_are_those_of_matplotlib_whatever_the_system_calls_dejavu_sans(
+    tmp_path: Path, build: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(tmp_path / "results", *sweep({0.3: [0.8, 0.9]}))
+    arguments = ["--results", str(tmp_path / "results"), "--out"]
+    assert build.main([*arguments, str(tmp_path / "a")]) == 0
+    fonts = font_manager.fontManager
+    others = [
+        replace(font, name="DejaVu Sans") for font in fonts.ttflist if font.name == "DejaVu Serif"
+    ]
+    ours = [font for font in fonts.ttflist if font.name != "DejaVu Sans"]
+    assert others
+    monkeypatch.setattr(fonts, "ttflist", others + ours)
+    fonts._findfont_cached.cache_clear()
+    assert build.main([*arguments, str(tmp_path / "b")]) == 0
+    assert outputs(tmp_path / "b" / "made_up") == outputs(tmp_path / "a" / "made_up")
 
 
 def test_build_adds_costs_of_the_runs_that_measured_them(tmp_path: Path, build: ModuleType) -> None:

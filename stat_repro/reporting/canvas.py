@@ -5,6 +5,8 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +15,9 @@ from stat_repro.reporting.figure_data import Figure, Line, Panel
 from stat_repro.scratch import replace_file
 
 _DPI = 200
+_FONT = "DejaVu Sans of matplotlib"
 _RC: Any = {
-    # A font that comes with matplotlib, so that no machine takes another one.
-    **{"font.family": "DejaVu Sans", "font.size": 7, "axes.titlesize": 8, "figure.titlesize": 8.5},
+    **{"font.family": _FONT, "font.size": 7, "axes.titlesize": 8, "figure.titlesize": 8.5},
     **{"axes.labelsize": 7, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5, "legend.fontsize": 6.5},
     **{"axes.grid": True, "grid.alpha": 0.35, "grid.linewidth": 0.5, "axes.axisbelow": True},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6},
@@ -235,5 +237,19 @@ def _look() -> Iterator[None]:
         os.environ["MPLCONFIGDIR"] = str(folder)
     from matplotlib import style
 
+    _add_font()
     with style.context(_RC, after_reset=True):
         yield
+
+
+@cache
+def _add_font() -> None:
+    """Make the font that comes with matplotlib known as `_FONT`.
+
+    By its own name a system's version of it may be found, which gives other bytes.
+    """
+    from matplotlib import font_manager, get_data_path
+
+    for file in sorted(Path(get_data_path(), "fonts", "ttf").glob("DejaVuSans[.-]*")):
+        entry = font_manager.ttfFontProperty(font_manager.get_font(file))
+        font_manager.fontManager.ttflist.append(replace(entry, name=_FONT))
