@@ -219,3 +219,23 @@ def test_parameters_are_those_of_the_modules_and_the_published_ones():
     total = {name: s.layers * parameters(s) / 1e9 for name, s in LLAMAS.items()}
     assert {k: round(v, 2) for k, v in total.items()} == {"llama2_7b": 6.48, "llama2_70b": 68.45}
     assert all((ROOT / "conf" / "model" / f"{name}.yaml").is_file() for name in LLAMAS)
+
+
+def test_what_bert_base_takes_at_least_is_counted_as_the_page_says():
+    text = " ".join(
+        PAGE.partition("### How much less is possible")[2].partition("\n## ")[0].split()
+    )
+    hidden, neurons, tokens = 768, 3072, 128
+    first, second = (
+        4 * hidden**2 + 2 * hidden * kept + 2 * tokens * hidden for kept in (neurons, neurons / 2)
+    )
+    heads = hidden**2 / 2
+    sums = neurons**2 / 2 + heads
+    assert f"2 S D = {first / 1e6:.1f} million" in text
+    assert f"half of the neurons {second / 1e6:.1f} million" in text
+    assert f"in each pass {(sums + heads) / 1e6:.1f} million" in text
+    assert f"the passes {(sums + heads) / (first + second):.2f} of both" in text
+    counted = [f"{value / 1e6:.1f}" for value in (first, sums, second + heads)]
+    assert "({} + {} + 6 x {}) / ({} + {} + {})".format(*counted, *counted) in text
+    six = (first + sums + 6 * (second + heads)) / (first + sums + second + heads)
+    assert f"= {six:.1f} times" in text
