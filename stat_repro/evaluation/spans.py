@@ -41,7 +41,7 @@ class AnswerRule:
     """How scores become an answer.
 
     Attributes:
-        n_best: Start and end tokens considered per window.
+        n_best: Start and end tokens considered per window, and spans kept per question.
         max_answer_length: Tokens of an answer at most.
         null_threshold: No answer is given where the score of "no answer" exceeds that of the best
             span by more than this; None where every question has an answer (SQuAD 1.1).
@@ -61,10 +61,10 @@ class Span:
     score: float
 
 
-def window_span(
+def window_spans(
     start: Floats, end: Floats, offsets: NDArray[np.int32], rule: AnswerRule
-) -> Span | None:
-    """The best span of one window.
+) -> list[Span]:
+    """The best spans of one window, best first.
 
     Args:
         start: Scores of the context's tokens, (C).
@@ -75,36 +75,41 @@ def window_span(
             leaves out those that are not of the context.)
 
     Returns:
-        None where all these ends lie before all starts or too far behind.
+        At most `n_best`; none where all these ends lie before all starts or too far behind.
     """
     starts = np.argsort(-start, kind="stable")[: rule.n_best]
     ends = np.argsort(-end, kind="stable")[: rule.n_best]
     tokens = ends[None, :] - starts[:, None] + 1
     scores = start[starts][:, None] + end[ends][None, :]
     scores[(tokens < 1) | (tokens > rule.max_answer_length)] = -np.inf
-    i, j = np.unravel_index(scores.argmax(), scores.shape)
-    if scores[i, j] == -np.inf:
-        return None
-    return Span(int(offsets[starts[i], 0]), int(offsets[ends[j], 1]), float(scores[i, j]))
+    best = np.argsort(-scores, axis=None, kind="stable")[: rule.n_best]
+    rows, columns = np.unravel_index(best, scores.shape)
+    return [
+        Span(int(offsets[starts[i], 0]), int(offsets[ends[j], 1]), float(scores[i, j]))
+        for i, j in zip(rows, columns, strict=True)
+        if scores[i, j] > -np.inf
+    ]
 
 
-def best_spans(logits: SpanLogits, windows: ContextWindows, rule: AnswerRule) -> list[Span | None]:
-    """The best span of every question over all its windows, the first of equal ones.
+def best_spans(logits: SpanLogits, windows: ContextWindows, rule: AnswerRule) -> list[list[Span]]:
+    """The `n_best` best spans of every question over all its windows, best first.
 
-    A question with a score that is not finite has none.
+    The same characters in two windows are one span, with the better of its scores. A question with
+    a score that is not finite has no span.
     """
-    best: list[Span | None] = [None] * _questions(windows)
+    best: list[dict[tuple[int, int], Span]] = [{} for _ in range(_questions(windows))]
     start, end = logits.start.astype(np.float64), logits.end.astype(np.float64)
     broken = broken_questions(logits, windows)
     for window, question in enumerate(windows.question):
         if broken[question]:
             continue
         part = slice(logits.bounds[window] + 1, logits.bounds[window + 1])
-        span = window_span(start[part], end[part], windows.offsets[window], rule)
-        known = best[question]
-        if span is not None and (known is None or span.score > known.score):
-            best[question] = span
-    return best
+        for span in window_spans(start[part], end[part], windows.offsets[window], rule):
+            key = (span.start, span.stop)
+            known = best[question].get(key)
+            if known is None or span.score > known.score:
+                best[question][key] = span
+    return [sorted(spans.values(), key=lambda span: -span.score)[: rule.n_best] for spans in best]
 
 
 def null_scores(logits: SpanLogits, windows: ContextWindows) -> Floats:
@@ -145,15 +150,15 @@ def answers(
     null = null_scores(logits, windows)
     broken = broken_questions(logits, windows)
     given: list[str | None] = []
-    for row, span in enumerate(best_spans(logits, windows, rule)):
+    for row, spans in enumerate(best_spans(logits, windows, rule)):
         if broken[row]:
             given.append(None)
-        elif span is None or (
-            rule.null_threshold is not None and null[row] - span.score > rule.null_threshold
+        elif not spans or (
+            rule.null_threshold is not None and null[row] - spans[0].score > rule.null_threshold
         ):
             given.append("")
         else:
-            given.append(contexts[row][span.start : span.stop])
+            given.append(contexts[row][spans[0].start : spans[0].stop])
     return given
 
 

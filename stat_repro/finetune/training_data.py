@@ -92,7 +92,7 @@ class TrainingSentences:
     ) -> dict[str, float] | None:
         """Task metrics on all of the validation part."""
         rows = self.data.splits.get("validation")
-        if rows is None:
+        if rows is None or len(rows) == 0:
             return None
         batches = sentence_batches(tokenizer, rows, self.max_length, EVALUATION_BATCH)
         logits = predict_logits(model, batches, len(rows), "validating the task checkpoint")

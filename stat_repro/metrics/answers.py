@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
+VERSIONS = ("1.1", "2.0")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
@@ -60,8 +61,18 @@ def squad_scores(
         Pairs (exact match, F1), as fractions.
 
     Raises:
-        ValueError: Lists of different lengths, or in 1.1 a question without references.
+        ValueError: No questions, lists of different lengths, an unknown version, or in 1.1 a
+            question without references.
     """
+    if version not in VERSIONS:
+        raise ValueError(f"squad: expected version {' or '.join(VERSIONS)}; got {version!r}")
+    if len(predictions) != len(references) or not predictions:
+        raise ValueError(
+            "squad: expected one prediction for each of at least one question; got "
+            f"{len(predictions)} predictions and {len(references)} questions"
+        )
+    if version == "1.1" and not all(references):
+        raise ValueError("squad: a question without references; expected version 2.0")
     return [
         _best_scores(prediction, answers, version)
         for prediction, answers in zip(predictions, references, strict=True)

@@ -12,6 +12,27 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 NO_CLASS = -1
 
 
+def _checked(
+    predictions: ArrayLike, references: ArrayLike
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    predicted, expected = np.asarray(predictions), np.asarray(references)
+    if predicted.ndim != 1 or expected.ndim != 1 or len(predicted) != len(expected):
+        raise ValueError(
+            "metrics: expected two flat lists of the same length; "
+            f"got shapes {predicted.shape} (predictions) and {expected.shape} (references)"
+        )
+    if len(predicted) == 0:
+        raise ValueError("metrics: expected at least one example; got none")
+    return predicted, expected
+
+
+def _classes(values: NDArray[np.generic], role: str) -> NDArray[np.int64]:
+    whole = values.astype(np.int64)
+    if not np.array_equal(whole, values):
+        raise ValueError(f"metrics: expected whole class indices as {role}; got {values.dtype}")
+    return whole
+
+
 def classification_metrics(
     predictions: ArrayLike, references: ArrayLike, num_classes: int | None = None
 ) -> dict[str, float]:
@@ -32,12 +53,10 @@ def classification_metrics(
         `accuracy`, `f1`, `matthews`.
 
     Raises:
-        TypeError: No examples, or values that are no integers.
-        ValueError: Lists of different lengths, or classes that the task does not have.
+        ValueError: No examples, shapes that differ, or values that are not classes.
     """
-    predicted, expected = (
-        np.asarray(values).astype(np.int64, casting="safe") for values in (predictions, references)
-    )
+    values = _checked(predictions, references)
+    predicted, expected = _classes(values[0], "predictions"), _classes(values[1], "references")
     largest = int(max(predicted.max(), expected.max()))
     if num_classes is None:
         num_classes = max(2, largest + 1)
@@ -77,8 +96,12 @@ def regression_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[st
 
     Returns:
         `pearson`, `spearman`.
+
+    Raises:
+        ValueError: No examples or shapes that differ.
     """
-    predicted, expected = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
+    values = _checked(predictions, references)
+    predicted, expected = values[0].astype(np.float64), values[1].astype(np.float64)
     return {
         "pearson": _correlation(stats.pearsonr, predicted, expected),
         "spearman": _correlation(stats.spearmanr, predicted, expected),
