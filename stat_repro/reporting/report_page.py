@@ -3,7 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def _keys(table: pd.DataFrame, columns: list[str]) -> list[tuple[str, ...]]:
 def _figure(figure: Figure) -> dict[str, Any]:
     lines = [line for panel in figure.panels for line in panel.lines]
     return {
-        **asdict(figure),
+        **{"name": figure.name, "title": figure.title, "caption": figure.caption},
         "run_ids": sorted({run for line in lines for ids in line.run_ids for run in ids}),
         # Rows, which need room below each other.
         "long": max(len(panel.ticks) * (panel.kind == "rows") for panel in figure.panels),
@@ -106,7 +106,7 @@ def _figure(figure: Figure) -> dict[str, Any]:
 def _panel(panel: Panel) -> dict[str, Any]:
     x = [place for line in panel.lines for place in line.x] or [0.0, 1.0]
     lines = [{**asdict(line), **asdict(line.style)} for line in panel.lines]
-    return {**asdict(panel), "range": [min(x), max(x)], "lines": lines}
+    return {**asdict(replace(panel, lines=())), "range": [min(x), max(x)], "lines": lines}
 
 
 def _facts(study: str, record: RunRecord | SpeedRecord) -> dict[str, str]:
