@@ -14,7 +14,6 @@ import json
 import logging
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ import torch
 from transformers import AutoModel
 
 import stat_repro
-from stat_repro.cost.latency import spread
+from stat_repro.cost.latency import spread, time_in_turns
 from stat_repro.export.gguf_file import write_gguf
 from stat_repro.export.onnx_file import write_onnx
 from stat_repro.measure import processor_name
@@ -142,12 +141,11 @@ def quantised_minilm() -> list[dict[str, Any]]:
                 }
                 for of, how in by_kind.items():
                     quantize_(model, how, filter_fn=partial(_fits, of=of))
-            evaluation = dense.workload.evaluate(
+            metrics = dense.workload.evaluate(
                 dense.loaded.model, model, cache.dense_outputs(config), config.evaluation
-            )
-            metrics = evaluation.metrics
+            ).metrics
             rows.append({
-                "ratio": ratio, "bits": bits, "bytes": _bytes(model, bits),
+                "ratio": ratio, "bits": bits, "bytes": _bytes(model),
                 "accuracy": metrics["pruned"]["accuracy"], "kl": metrics["fidelity"]["kl"],
                 "mac_kept": done.report.mac_kept_fraction,
             })  # fmt: skip
@@ -166,7 +164,7 @@ def _copy(model: Any) -> Any:
     return copied
 
 
-def _bytes(model: Any, bits: int) -> int:
+def _bytes(model: Any) -> int:
     """Of all weights as they lie on disk; 4 bits counted as half a byte."""
     total = 0
     for tensor in {id(t): t for t in model.state_dict().values()}.values():
@@ -174,22 +172,15 @@ def _bytes(model: Any, bits: int) -> int:
         if quantised is None:
             total += tensor.nbytes
             continue
-        four = tensor.target_dtype == torch.int4
-        total += quantised.nbytes // (2 if four else 1)
+        total += quantised.nbytes // (2 if tensor.target_dtype == torch.int4 else 1)
         total += sum(getattr(tensor, k).nbytes for k in ("scale", "zero_point"))
     return total
 
 
 def _in_turns(works: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
     """Seconds of every work in every turn, after one turn that is not timed."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(turns + 1):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    times = time_in_turns(list(works.values()), torch.device("cpu"), warmup=1, repeats=turns)
+    return dict(zip(works, times, strict=True))
 
 
 def _speed_ups(seconds: dict[str, list[float]], dense: str) -> dict[str, dict[str, float]]:
