@@ -222,3 +222,24 @@ def test_the_root_of_a_damped_matrix():
 def test_options_that_mean_nothing_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         PruningConfig(**options)
+
+
+@pytest.mark.parametrize("name", ["bert", "opt"])
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForQuestionAnswering", "Model"])
+def test_the_size_of_batches_and_their_padding_change_nothing(name, head):
+    """Signs were drawn batch by batch, so that another batch size gave other units."""
+    model = pico_model(name, head, dtype=torch.float64, num_labels=2 + (head[3] == "S"))
+    rows = [
+        {
+            key: value[i : i + 1, : int(batch["attention_mask"][i].sum())]
+            for key, value in batch.items()
+        }
+        for batch in pico_batches(model, 2)
+        for i in range(4)
+    ]
+    alone, together = (
+        output_curvature(model, adapter_for(model), batches, 0)
+        for batches in (rows, pico_batches(model, 2))
+    )
+    for key, matrix in alone.items():
+        torch.testing.assert_close(together[key], matrix, rtol=1e-6, atol=1e-9)

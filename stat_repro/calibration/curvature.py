@@ -8,7 +8,7 @@ columns van der Ouderaa et al. 2024, LLM Surgeon, arXiv 2312.17244). The Fisher 
 of the model's predictions, so it needs gradients but no labels.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -25,6 +25,7 @@ from stat_repro.calibration.batches import (
 from stat_repro.calibration.divergence import (
     are_probabilities,
     compared_inputs,
+    compared_positions,
     predictions,
     problem_of,
 )
@@ -34,9 +35,12 @@ from stat_repro.models.adapter import Adapter, Site
 from stat_repro.models.devices import float64_home
 from stat_repro.models.modes import evaluating
 from stat_repro.models.projections import linear
-from stat_repro.parallel import own_share, sum_over_ranks, world
+from stat_repro.parallel import own_share, sum_over_ranks
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
+
+# Gets the place of a head of the model, its predictions per example, and its columns C.
+Signs = Callable[[int, Sequence[int], int], Tensor]
 
 
 def output_curvature(
@@ -56,7 +60,7 @@ def output_curvature(
         model: The model with its head; not changed.
         adapter: Its adapter.
         batches: The calibration batches; labels in them are ignored.
-        seed: Of the signs.
+        seed: Of the signs, which an example has by its place among all, however they are batched.
 
     Returns:
         Per site with units shape (D, D), float64, symmetric, on the device of the consumer: nats
@@ -69,12 +73,9 @@ def output_curvature(
     sites = [site for site in adapter.sites if site.units]
     sums = [_zeros(linear(model, site.consumer).weight) for site in sites]
     counts = torch.zeros(3, dtype=torch.float64)  # tokens, predictions, predictions x factor
-    place = world()
     with evaluating(model), frozen_parameters(model):
-        for turn, batch in enumerate(track(own_share(batches), "gradients of the output")):
-            # The same for a batch on whichever rank. (torch's generator uses 32 bits of a seed.)
-            number = turn * place.size + place.rank
-            signs = torch.Generator().manual_seed(1_000_003 * seed + number)
+        for first, batch in track(own_share([*_numbered(batches)]), "gradients of the output"):
+            signs = partial(_signs, 1_000_003 * seed + first)
             gradients, predicted, factor = _gradients(model, sites, batch, signs)
             tokens = token_mask(model_inputs(batch))
             counts += torch.tensor([int(tokens.sum()), predicted, predicted * factor])
@@ -91,42 +92,62 @@ def output_curvature(
     return {site.key: total for site, total in zip(sites, sums, strict=True)}
 
 
+def _numbered(batches: Iterable[CalibrationBatch]) -> Iterator[tuple[int, CalibrationBatch]]:
+    """Every batch with the number of examples before it."""
+    first = 0
+    for batch in batches:
+        yield first, batch
+        first += len(batch["input_ids"])
+
+
 def _gradients(
-    model: nn.Module, sites: Sequence[Site], batch: CalibrationBatch, signs: torch.Generator
+    model: nn.Module, sites: Sequence[Site], batch: CalibrationBatch, signs: Signs
 ) -> tuple[Sequence[Tensor], int, float]:
     """Gradients at the consumers' outputs, predictions in the batch, and the loss by their square.
 
     The last is 1/2 for probabilities: the divergence is half of the quadratic form.
     """
     inputs, compared = compared_inputs(model, batch, next(model.parameters()).device)
+    positions = [len(compared_positions(tokens)) for tokens in compared]
     with torch.enable_grad(), _consumer_outputs(model, sites) as outputs:
         output = model(**inputs)
         problem = problem_of(model)
         heads = predictions(output, compared, problem)
         probabilities = are_probabilities(output, problem)
-        gradients = torch.autograd.grad(_signed(heads, signs, probabilities), outputs)
+        total = heads[0].new_zeros(())
+        for place, rows in enumerate(heads):
+            values = _weighted(rows, probabilities)
+            of_tokens, examples = len(rows) == sum(positions), len(batch["input_ids"])
+            counts = positions if of_tokens else [len(rows) // examples] * examples
+            total = total + (signs(place, counts, values.shape[1]).to(values) * values).sum()
+        gradients = torch.autograd.grad(total, outputs)
     return gradients, sum(map(len, heads)), 0.5 if probabilities else 1.0
 
 
-def _signed(heads: Sequence[Tensor], signs: torch.Generator, probabilities: bool) -> Tensor:
-    """A sum over all predictions whose gradients have the Fisher information as second moment.
+def _signs(first: int, place: int, counts: Sequence[int], columns: int) -> Tensor:
+    """+1 or -1, (predictions, C); those of an example follow from its number alone."""
+    # A start and an end of an answer do not share theirs. (torch uses 32 bits of a seed.)
+    parts = [
+        torch.randint(2, (rows, columns), generator=torch.Generator().manual_seed(2 * n + place))
+        for n, rows in enumerate(counts, start=first)
+    ]
+    return torch.cat(parts) * 2 - 1
+
+
+def _weighted(values: Tensor, probabilities: bool) -> Tensor:
+    """Values whose gradients, with random signs, have the Fisher information as second moment.
 
     Args:
-        heads: `predictions` of one batch, (rows, C) each.
-        signs: Generator on the CPU.
+        values: `predictions` of one head, (rows, C).
         probabilities: Whether the rows are log-probabilities; values, each counted with its sign,
             otherwise.
     """
-    total = heads[0].new_zeros(())
-    for values in heads:
-        if probabilities and values.shape[1] == 2:  # rank one: any sign gives the same
-            weights = values.detach().sum(dim=1, keepdim=True).div(2).exp()
-            values = values[:, :1] - values[:, 1:]
-        else:
-            weights = values.detach().div(2).exp() if probabilities else torch.ones_like(values)
-        drawn = torch.randint(0, 2, values.shape, generator=signs).to(values) * 2 - 1
-        total = total + (drawn * weights * values).sum()
-    return total
+    if not probabilities:
+        return values
+    if values.shape[1] == 2:  # rank one: any sign gives the same
+        weights = values.detach().sum(dim=1, keepdim=True).div(2).exp()
+        return weights * (values[:, :1] - values[:, 1:])
+    return values.detach().div(2).exp() * values
 
 
 def _zeros(weight: Tensor) -> Tensor:
