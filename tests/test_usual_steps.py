@@ -191,6 +191,14 @@ def test_tuples_and_caches_of_the_config_change_nothing(name, method):
     assert (model.config.return_dict, model.config.use_cache) == (False, True)
 
 
+@pytest.mark.parametrize("options", [{"method": "stat_plus"}, {"engine": "layers"}])
+def test_a_config_that_asks_for_weights_of_attention_changes_nothing(options):
+    usual, model = pico_model("mpnet"), pico_model("mpnet", output_attentions=True)
+    wanted, got = (compress(m, pico_batches(m), **options) for m in (usual, model))
+    assert got.plan == wanted.plan
+    assert model.config.output_attentions
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta", "electra"])
 def test_an_encoder_that_is_a_decoder_keeps_no_cache(name):
     plans = []

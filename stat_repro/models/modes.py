@@ -24,13 +24,14 @@ def own_types() -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the `with`, outputs by name and no cache; afterwards as before.
+    """Evaluation mode inside the `with`, outputs by name, no cache or weights of attention.
 
-    A cache would grow with every pass that is given the recorded arguments of an earlier one.
+    Afterwards as before. A cache would grow with every pass that is given the recorded arguments of
+    an earlier one, and MPNet's encoder asks a layer that is skipped for the weights.
     """
     flags = {module: module.training for module in model.modules()}
     config: Any = getattr(model, "config", None)
-    wanted = {"return_dict": True, "use_cache": False}
+    wanted = {"return_dict": True, "use_cache": False, "output_attentions": False}
     before = {key: getattr(config, key) for key in wanted if hasattr(config, key)}
     model.eval()
     try:
