@@ -99,3 +99,24 @@ def test_calibrate_knows_the_engines_too():
     model = pico_model("bert")
     with pytest.raises(ConfigError, match=r"^engine: expected one of model, layers; got 'layer'"):
         calibrate(model, pico_batches(model), engine="layer")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "stat_plus", "curvature": "fisher"},
+        {"method": "random"},
+        {"statistics": "sketch"},
+        {"engine": "layers"},
+    ],
+)
+def test_another_default_device_changes_nothing(options):
+    """As torch.set_default_device("cuda") is, from which generators of the CPU made no numbers."""
+    model = pico_model("bert")
+    batches = pico_batches(model)
+    wanted = compress(model, batches, **options)
+    with torch.device("meta"):
+        got = compress(model, batches, **options)
+    assert got.plan == wanted.plan
+    for name, tensor in got.model.state_dict().items():
+        assert torch.equal(tensor, wanted.model.state_dict()[name]), name

@@ -14,8 +14,11 @@ def own_types() -> Iterator[None]:
 
     torch.autocast would round the sums of the activations, float64 ones excepted, to half
     precision. torch.inference_mode would leave no gradients and a model that cannot be trained.
+    With another default device, tensors would be made there that belong on the CPU.
     """
     with ExitStack() as off:
+        if torch.get_default_device().type != "cpu":
+            off.enter_context(torch.device("cpu"))
         off.enter_context(torch.inference_mode(False))
         for device in ("cpu", "cuda", "mps"):
             off.enter_context(torch.autocast(device, enabled=False))
