@@ -49,9 +49,9 @@ def test_predictions_of_every_head(head):
     batch = pico_batches(model, count=1)[0]
     mask = batch["attention_mask"].bool()
     with torch.no_grad():
-        found = predictions(model(**batch), mask)
+        found = predictions(model(**batch), mask)[0]
         model.base_model.encoder.layer[1].output.dense.weight.mul_(8.0)
-        other = predictions(model(**batch), mask)
+        other = predictions(model(**batch), mask)[0]
     examples, tokens = mask.shape[0], int(mask.sum())
     rows = {"classes": [examples], "answers": [examples] * 2}.get(head, [tokens])
     assert [len(part) for part in found] == rows
@@ -69,7 +69,7 @@ def test_long_examples_are_compared_at_evenly_spread_tokens():
 
     mask = torch.ones(2, 200, dtype=torch.bool)
     mask[1, 100:] = False
-    (rows,) = predictions(Output(), mask)
+    (rows,) = predictions(Output(), mask)[0]
     assert len(rows) == 200 // 4 + 100 // 2
     assert len(rows) <= 2 * POSITIONS
 
@@ -100,7 +100,7 @@ def test_only_the_compared_logits_are_computed_where_no_row_is_padded(name, monk
     for batch, positions in ((padded, 9), (whole, 3)):
         mask = batch["attention_mask"].bool()
         with torch.no_grad():
-            reference = predictions(model(**batch), mask)
+            reference = predictions(model(**batch), mask)[0]
         seen.clear()
         dense = DenseRun(model, adapter, [batch], 1000)
         weight = linear(model, adapter.site(1, "ffn").consumer).weight
@@ -110,7 +110,7 @@ def test_only_the_compared_logits_are_computed_where_no_row_is_padded(name, monk
         found = dense.divergence(1)
         assert seen == [positions, positions]
         with torch.no_grad():
-            now = predictions(model(**batch), mask)
+            now = predictions(model(**batch), mask)[0]
             weight.copy_(before)
         expected = divergence(reference, now, probabilities=True) / len(reference[0])
         assert found == pytest.approx(expected, rel=1e-5)

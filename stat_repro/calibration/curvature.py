@@ -8,9 +8,10 @@ columns van der Ouderaa et al. 2024, LLM Surgeon, arXiv 2312.17244). The Fisher 
 of the model's predictions, so it needs gradients but no labels.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,6 @@ from stat_repro.calibration.batches import (
     token_rows,
 )
 from stat_repro.calibration.divergence import (
-    are_probabilities,
     compared_inputs,
     compared_positions,
     predictions,
@@ -38,9 +38,6 @@ from stat_repro.models.projections import linear
 from stat_repro.parallel import own_share, sum_over_ranks
 from stat_repro.plan import SiteKind
 from stat_repro.progress import track
-
-# Gets the place of a head of the model, its predictions per example, and its columns C.
-Signs = Callable[[int, Sequence[int], int], Tensor]
 
 
 def output_curvature(
@@ -73,10 +70,13 @@ def output_curvature(
     sites = [site for site in adapter.sites if site.units]
     sums = [_zeros(linear(model, site.consumer).weight) for site in sites]
     counts = torch.zeros(3, dtype=torch.float64)  # tokens, predictions, predictions x factor
+    batches = list(batches)
+    # The number of the first example of every batch, the same however many processes there are.
+    firsts = accumulate((len(batch["input_ids"]) for batch in batches), initial=1_000_003 * seed)
+    numbered = own_share([*zip(firsts, batches, strict=False)])
     with evaluating(model), frozen_parameters(model):
-        for first, batch in track(own_share([*_numbered(batches)]), "gradients of the output"):
-            signs = partial(_signs, 1_000_003 * seed + first)
-            gradients, predicted, factor = _gradients(model, sites, batch, signs)
+        for first, batch in track(numbered, "gradients of the output"):
+            gradients, predicted, factor = _gradients(model, sites, batch, first)
             tokens = token_mask(model_inputs(batch))
             counts += torch.tensor([int(tokens.sum()), predicted, predicted * factor])
             for total, gradient in zip(sums, gradients, strict=True):
@@ -92,16 +92,8 @@ def output_curvature(
     return {site.key: total for site, total in zip(sites, sums, strict=True)}
 
 
-def _numbered(batches: Iterable[CalibrationBatch]) -> Iterator[tuple[int, CalibrationBatch]]:
-    """Every batch with the number of examples before it."""
-    first = 0
-    for batch in batches:
-        yield first, batch
-        first += len(batch["input_ids"])
-
-
 def _gradients(
-    model: nn.Module, sites: Sequence[Site], batch: CalibrationBatch, signs: Signs
+    model: nn.Module, sites: Sequence[Site], batch: CalibrationBatch, first: int
 ) -> tuple[Sequence[Tensor], int, float]:
     """Gradients at the consumers' outputs, predictions in the batch, and the loss by their square.
 
@@ -111,43 +103,37 @@ def _gradients(
     positions = [len(compared_positions(tokens)) for tokens in compared]
     with torch.enable_grad(), _consumer_outputs(model, sites) as outputs:
         output = model(**inputs)
-        problem = problem_of(model)
-        heads = predictions(output, compared, problem)
-        probabilities = are_probabilities(output, problem)
-        total = heads[0].new_zeros(())
+        heads, probabilities = predictions(output, compared, problem_of(model))
+        examples, total = len(batch["input_ids"]), heads[0].new_zeros(())
         for place, rows in enumerate(heads):
-            values = _weighted(rows, probabilities)
-            of_tokens, examples = len(rows) == sum(positions), len(batch["input_ids"])
+            of_tokens = len(rows) == sum(positions)
             counts = positions if of_tokens else [len(rows) // examples] * examples
-            total = total + (signs(place, counts, values.shape[1]).to(values) * values).sum()
+            # A start and an end of an answer do not share their signs.
+            total = total + _signed(rows, counts, 2 * first + place, probabilities)
         gradients = torch.autograd.grad(total, outputs)
     return gradients, sum(map(len, heads)), 0.5 if probabilities else 1.0
 
 
-def _signs(first: int, place: int, counts: Sequence[int], columns: int) -> Tensor:
-    """+1 or -1, (predictions, C); those of an example follow from its number alone."""
-    # A start and an end of an answer do not share theirs. (torch uses 32 bits of a seed.)
-    parts = [
-        torch.randint(2, (rows, columns), generator=torch.Generator().manual_seed(2 * n + place))
-        for n, rows in enumerate(counts, start=first)
-    ]
-    return torch.cat(parts) * 2 - 1
-
-
-def _weighted(values: Tensor, probabilities: bool) -> Tensor:
-    """Values whose gradients, with random signs, have the Fisher information as second moment.
+def _signed(rows: Tensor, counts: Sequence[int], seed: int, probabilities: bool) -> Tensor:
+    """A sum over predictions whose gradients have the Fisher information as second moment.
 
     Args:
-        values: `predictions` of one head, (rows, C).
+        rows: `predictions` of one head, (rows, C).
+        counts: How many of them every example has.
+        seed: Of the signs of the first example; the next one has this plus 2.
         probabilities: Whether the rows are log-probabilities; values, each counted with its sign,
             otherwise.
     """
-    if not probabilities:
-        return values
-    if values.shape[1] == 2:  # rank one: any sign gives the same
-        weights = values.detach().sum(dim=1, keepdim=True).div(2).exp()
-        return weights * (values[:, :1] - values[:, 1:])
-    return values.detach().div(2).exp() * values
+    if probabilities and rows.shape[1] == 2:  # rank one: any sign gives the same
+        weights = rows.detach().sum(dim=1, keepdim=True).div(2).exp()
+        rows = rows[:, :1] - rows[:, 1:]
+    else:
+        weights = rows.detach().div(2).exp() if probabilities else torch.ones_like(rows)
+    drawn = [  # torch's generator uses 32 bits of a seed
+        torch.randint(2, (n, rows.shape[1]), generator=torch.Generator().manual_seed(seed + 2 * i))
+        for i, n in enumerate(counts)
+    ]
+    return ((torch.cat(drawn).to(rows) * 2 - 1) * weights * rows).sum()
 
 
 def _zeros(weight: Tensor) -> Tensor:

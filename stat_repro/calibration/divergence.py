@@ -5,7 +5,7 @@ hidden states in front of every layer, so that the layers before an edited one a
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -78,7 +78,7 @@ def compared_inputs(
     return {**inputs, "logits_to_keep": positions.to(device)}, mask[:, positions]
 
 
-def predictions(output: Any, mask: Tensor, problem: str | None = None) -> list[Tensor]:
+def predictions(output: Any, mask: Tensor, problem: str | None = None) -> tuple[list[Tensor], bool]:
     """The rows of a model's output that are compared, one list entry per head.
 
     Args:
@@ -89,7 +89,7 @@ def predictions(output: Any, mask: Tensor, problem: str | None = None) -> list[T
     Returns:
         float32 tensors of shape (rows, C): log-probabilities; of several labels that may all hold
         (B * labels, 2); for regression, for a single output (C = 1) and for a model without a head
-        the values themselves.
+        the values themselves. And whether they are log-probabilities.
     """
     if getattr(output, "start_logits", None) is not None:
         rows = mask.to(output.start_logits.device)
@@ -98,27 +98,18 @@ def predictions(output: Any, mask: Tensor, problem: str | None = None) -> list[T
         return [
             logits.float().masked_fill(~rows, floor).log_softmax(dim=1)
             for logits in (output.start_logits, output.end_logits)
-        ]
+        ], True
     logits = getattr(output, "logits", None)
-    if logits is not None:
-        if logits.ndim == 3:
-            logits = _spread_rows(logits, mask)
-        logits = logits.float()
-        if problem == "multi_label_classification":
-            both = torch.stack([logits, -logits], dim=-1)  # each label holds or does not
-            return [logsigmoid(both).flatten(0, 1)]
-        return [logits.log_softmax(dim=-1) if are_probabilities(output, problem) else logits]
-    return [_spread_rows(output.last_hidden_state, mask).float()]
-
-
-def are_probabilities(output: Any, problem: str | None = None) -> bool:
-    """Whether the rows of `predictions`, with the same arguments, are log-probabilities."""
-    if getattr(output, "start_logits", None) is not None:
-        return True
-    if problem is not None:
-        return problem != "regression"
-    logits = getattr(output, "logits", None)
-    return logits is not None and logits.shape[-1] > 1
+    if logits is None:
+        return [_spread_rows(output.last_hidden_state, mask).float()], False
+    if logits.ndim == 3:
+        logits = _spread_rows(logits, mask)
+    logits = logits.float()
+    if problem == "multi_label_classification":
+        both = torch.stack([logits, -logits], dim=-1)  # each label holds or does not
+        return [logsigmoid(both).flatten(0, 1)], True
+    probabilities = problem != "regression" and (problem is not None or logits.shape[-1] > 1)
+    return [logits.log_softmax(dim=-1) if probabilities else logits], probabilities
 
 
 def compared_positions(tokens: Tensor) -> Tensor:
@@ -181,8 +172,8 @@ class DenseRun:
                 hidden: list[Tensor] = []
                 with layer_hooks(self._layers, partial(_keep_input, hidden)):
                     output = model(**inputs)
-                self._runs.append((inputs, mask, hidden, predictions(output, mask, self._problem)))
-        self._probabilities = are_probabilities(output, self._problem)
+                heads, self._probabilities = predictions(output, mask, self._problem)
+                self._runs.append((inputs, mask, hidden, heads))
         self.rows = sum(len(rows) for *_, heads in self._runs for rows in heads)
 
     def divergence(self, layer: int) -> float:
@@ -194,10 +185,11 @@ class DenseRun:
         total = 0.0
         with evaluating(self._model), torch.inference_mode():
             for inputs, mask, hidden, reference in self._runs:
-                skipped = [_returning(layer_output(self._adapter, hidden[layer]))] * layer
+                before = layer_output(self._adapter, hidden[layer])
+                skipped = [lambda *_, before=before, **__: before] * layer
                 with forwards_replaced(self._layers[:layer], skipped):
                     output = self._model(**inputs)
-                now = predictions(output, mask, self._problem)
+                now, _ = predictions(output, mask, self._problem)
                 total += divergence(reference, now, probabilities=self._probabilities)
         return total / self.rows
 
@@ -217,8 +209,3 @@ def _first_rows(batches: Iterable[CalibrationBatch], tokens: int) -> Iterator[Ca
         left -= int(sizes.sum())
         if left <= 0:
             return
-
-
-def _returning(output: Any) -> Callable[..., Any]:
-    """A forward pass that returns this."""
-    return lambda *args, **kwargs: output
