@@ -23,7 +23,8 @@ from stat_repro.reporting.points import headline
 from stat_repro.reporting.speed_table import speed_table
 from stat_repro.reporting.styles import quantity_style
 from stat_repro.reporting.tables import result_table, to_markdown
-from stat_repro.results import RunRecord, list_studies, load_records, load_speed, to_frame
+from stat_repro.reporting.variants import study_frame
+from stat_repro.results import RunRecord, list_studies, load_records, load_speed
 from stat_repro.scratch import replace_file
 
 INTRODUCTION = """\
@@ -70,7 +71,7 @@ def _section(study: str, runs: list[RunRecord] | None) -> str:
     lines = [f"## {study}", ""]
     if header:
         lines += [f"**Claim:** {header['Claim']}", "", f"**Run here:** {header['Run here']}", ""]
-    lines += _speed_table() if runs is None else _study_tables(study, to_frame(runs))
+    lines += _speed_table() if runs is None else _study_tables(study, study_frame(runs))
     folder = Path("paper_figures", "out", study)
     stems = sorted(path.stem for path in (project_root() / folder).glob("*.png"))
     figures = [stem for stem in stems if _FIGURES.fullmatch(stem)]

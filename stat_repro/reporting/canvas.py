@@ -51,10 +51,12 @@ def draw(data: Figure) -> Any:
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
-        for axes, panel in zip(grid.flat, panels, strict=False):
+        for place, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
             {"stack": _stack, "cells": _cells}.get(panel.kind, _lines)(axes, panel)
             axes.set_title(panel.title if several else data.title)
             _set_ticks(axes, panel, _TICK_GAP / (width / columns))
+            if panel.kind == "rows" and place % columns and panel.ticks == panels[place - 1].ticks:
+                axes.tick_params(labelleft=False)  # the panel to the left names the rows
         if several:
             figure.suptitle(data.title)
         if labels:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from stat_repro.config import PruningConfig
 from stat_repro.reporting import bootstrap, fairness
 from stat_repro.reporting.bootstrap import RESAMPLES, Estimate, Floats
-from stat_repro.reporting.variants import ReportError, with_variants
-from stat_repro.results import RunRecord, to_frame
+from stat_repro.reporting.variants import ReportError, study_frame, with_variants
+from stat_repro.results import RunRecord
 
 Values = Mapping[str, NDArray[Any]]
 Side = Sequence[tuple[RunRecord, Values | None]]
@@ -95,7 +95,7 @@ def compare(
     Raises:
         ReportError: No model and data set of the study has a variant of that label.
     """
-    frame = with_variants(to_frame(records)).assign(record=pd.Series(records, dtype=object))
+    frame = with_variants(study_frame(records)).assign(record=pd.Series(records, dtype=object))
     labels = sorted(set(frame["variant"]))
     if reference is not None and reference not in labels:
         raise ReportError(f"reference: expected one of {'; '.join(labels)}; got {reference!r}")

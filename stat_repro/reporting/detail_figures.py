@@ -11,8 +11,8 @@ from stat_repro.reporting.figure_data import Figure, Line, Panel, figure_of, mea
 from stat_repro.reporting.figures import spread_words
 from stat_repro.reporting.points import measured_values
 from stat_repro.reporting.styles import graded_style, in_words, numbered_style, quantity_style
-from stat_repro.reporting.variants import budget_words, with_variants
-from stat_repro.results import RunRecord, to_frame
+from stat_repro.reporting.variants import budget_words, study_frame, with_variants
+from stat_repro.results import RunRecord
 
 _METHODS = ("stat", "stat_plus")  # whose plans are shown
 _LEAST = 3  # ratios, or values of a setting, that make a figure
@@ -44,7 +44,7 @@ def layer_figures(records: Sequence[RunRecord]) -> list[Figure]:
         records: Successful runs of one study.
     """
     figures = []
-    frame = with_variants(to_frame(records)).assign(record=pd.Series(records, dtype=object))
+    frame = with_variants(study_frame(records)).assign(record=pd.Series(records, dtype=object))
     for (model, dataset), rows in frame.groupby(["model", "dataset"]):
         forms = [_first_form(rows[rows["method"] == method]) for method in _METHODS]
         shown = [one.sort_values(["ratio", "run_id"]) for one in forms if not one.empty]
@@ -125,7 +125,7 @@ def setting_figures(records: Sequence[RunRecord]) -> list[Figure]:
     Args:
         records: Successful runs of one study.
     """
-    frame = to_frame(records)
+    frame = study_frame(records)
     if _KL not in frame:
         return []
     known = {record.run_id: record for record in records}

@@ -25,7 +25,8 @@ from stat_repro.reporting.speed_figures import speed_figures
 from stat_repro.reporting.speed_table import speed_table
 from stat_repro.reporting.tables import Table, result_table, summary_table, to_csv, to_text
 from stat_repro.reporting.task_table import task_points, task_table
-from stat_repro.results import RunRecord, to_frame
+from stat_repro.reporting.variants import study_frame
+from stat_repro.results import RunRecord
 from stat_repro.results.speed_record import SpeedRecord
 from stat_repro.scratch import replace_file
 
@@ -64,7 +65,7 @@ def study_outputs(
     Raises:
         ReportError: Records that do not fit together.
     """
-    frame = to_frame(records)
+    frame = study_frame(records)
     points = aggregate(frame)
     ratios = ratio_lines(frame)
     made_from = [*ratios, *device_lines(frame), *record_lines(frame)]

@@ -8,8 +8,9 @@ so that nothing is averaged unseen.
 import hashlib
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
+from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ import pandas as pd
 from stat_repro.config import METHODS, PruningConfig, defaults_noted
 from stat_repro.config.methods import Method
 from stat_repro.reporting.styles import CORRECTION_LABELS, variant_style
+from stat_repro.results import RunRecord, to_frame
 
 # Settings that have a column of a table to themselves.
 _COLUMNS = ("ratio", "seed", "model.name", "dataset.name", "pruning.method")
@@ -65,11 +67,25 @@ def budget_words(run: Any) -> str:
     return "time" if run["config.pruning.budget"] == "latency" else "MACs"
 
 
+def study_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """The runs of a study, as `to_frame` gives them, with a data set for each evaluated file.
+
+    Scores on different files do not compare, so these share no line, mean or dense score.
+    """
+    frame = to_frame(records)
+    configs = [record.typed_config for record in records]
+    files = [getattr(config.dataset, config.evaluation.split) or "" for config in configs]
+    names = pd.Series([PurePath(CONTENT.sub("", file)).stem for file in files], dtype=object)
+    several = names.groupby([frame["model"], frame["dataset"]]).transform("nunique") > 1
+    frame["dataset"] = frame["dataset"].mask(several, frame["dataset"] + " (" + names + ")")
+    return frame
+
+
 def with_variants(frame: pd.DataFrame, alike: Collection[str] = ()) -> pd.DataFrame:
     """A copy with the columns `variant` (label), `extras` (tuple), `order` (sort key) and `style`.
 
     Args:
-        frame: Successful runs, as `stat_repro.results.to_frame` gives them.
+        frame: Successful runs, as `study_frame` gives them.
         alike: Columns that make no variant here, whatever they hold.
 
     Raises:

@@ -145,7 +145,8 @@ def print_table(outcomes: list[Outcome]) -> bool:
         Whether all is well; else it is printed why there is no table.
     """
     from stat_repro.reporting.tables import summary_table, to_text
-    from stat_repro.results.store import read_record, to_frame
+    from stat_repro.reporting.variants import study_frame
+    from stat_repro.results.store import read_record
 
     paths = dict.fromkeys(Path(o.record) for o in outcomes if o.record is not None)
     studies, good = {path.parent for path in paths}, True
@@ -154,7 +155,7 @@ def print_table(outcomes: list[Outcome]) -> bool:
         try:
             records = [read_record(path) for path in paths if path.parent == folder]
             runs = {record.run_id: record for record in records}
-            print(f"\n{title}{to_text(summary_table(to_frame([*runs.values()])))}")
+            print(f"\n{title}{to_text(summary_table(study_frame([*runs.values()])))}")
         except Exception as error:  # whatever is wrong with a record must reach the exit status
             print(f"\n{title}no table: {line_of(error)}")
             good = False
