@@ -9,12 +9,13 @@ from pico_config import compose_run
 from pico_data import word_tokenizer
 from pico_models import pico_model
 from pico_project import save_checkpoint, sentence_overrides
+from transformers import BertConfig
 
 from stat_repro.config import ConfigError
 from stat_repro.data.errors import DataError
 from stat_repro.data.labels import class_names, fixed_indices, hidden
 from stat_repro.data.table_files import column, read_table
-from stat_repro.models.outputs import OutputOrder, match_outputs
+from stat_repro.models.outputs import OutputOrder, match_outputs, output_names
 from stat_repro.run.pipeline import run_experiment
 from stat_repro.run.sweep_cache import SweepCache
 
@@ -110,6 +111,16 @@ def test_class_numbers_are_the_checkpoints_own(caplog):
     assert order.columns is None
     assert "class numbers taken as the outputs 1 star, 2 stars" in order.note
     assert match(("2", "1"), ("1", "2")).columns == (1, 0)
+
+
+def test_numbers_are_names_however_they_are_written():
+    """A label "01" is the class 1, so that an output of that name is it too."""
+    config = BertConfig(id2label={0: 1, 1: 0})
+    assert output_names(config) == ("1", "0")
+    for outputs in (output_names(config), ("1.0", "0.0"), ("01", "00")):
+        assert match(outputs, class_names(["00", "1"], "f")).columns == (1, 0)
+        assert class_names(["01"], "f", outputs) == ("0", "1")
+    assert output_names(BertConfig(id2label={1: "a", 2: "b"})) == ("LABEL_0", "a")
 
 
 def test_numbers_at_the_end_of_names_are_numbers():

@@ -83,6 +83,18 @@ def test_outputs_of_the_dense_model_are_matched_by_its_own_names(place, capsys):
     assert float(value_of(text, "agreement with dense (%)")[1]) == 100
 
 
+def test_names_for_the_outputs_are_not_those_of_another_dense_model(place, capsys):
+    """Of one whose outputs have the names of MODEL's they are."""
+    save_checkpoint(place / "unnamed", "bert")
+    words = ("eval", "unnamed", "--data", "reviews.csv", "--set", "model.labels=[up,down]")
+    words = (*words, "--dense")
+    text = carried_out(*words, "senti", capsys=capsys)
+    dense, other, _ = value_of(text, "accuracy (%)")
+    assert float(dense) + float(other) == pytest.approx(100)  # the same weights, other names
+    text = carried_out(*words, "unnamed", capsys=capsys)
+    assert value_of(text, "accuracy (%)")[:2] == [other, other]
+
+
 def test_a_file_that_calibrated_as_a_whole_is_evaluated_as_a_whole(place, capsys, caplog):
     write_table(place / "test.csv", 17, seed=3)
     words = ("prune", "senti", "--data", "reviews.csv", "--test", "test.csv", "--out", "small")

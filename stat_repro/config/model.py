@@ -1,5 +1,6 @@
 """The dense model: where it comes from, how an encoder gets a task head, how pruning is healed."""
 
+import re
 from dataclasses import dataclass
 
 from omegaconf import MISSING
@@ -94,3 +95,9 @@ class RecoveryConfig(Section, name="recovery"):
 def placeholders(count: int) -> str:
     """How `model.labels` is given for so many outputs, for messages."""
     return f"model.labels=[{','.join(f'<output {i}>' for i in range(count))}]"
+
+
+def class_name(text: str) -> str:
+    """The name of a class or an output; an integer, also one as "01" or "1.0", as str writes it."""
+    match = re.fullmatch(r"([+-]?[0-9]+)(\.0*)?", text)
+    return text if match is None else str(int(match[1]))

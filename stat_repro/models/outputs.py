@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from stat_repro.config import ConfigError
-from stat_repro.config.model import placeholders
+from stat_repro.config.model import class_name, placeholders
 
 log = logging.getLogger("stat_repro")
 
@@ -40,6 +41,12 @@ class OutputOrder:
         return labels if self.columns is None else torch.tensor(self.columns)[labels]
 
 
+def output_names(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Names of a checkpoint's outputs in order; one without, or with a number, gets a text."""
+    names = config.id2label
+    return tuple(str(names.get(i, f"LABEL_{i}")) for i in range(config.num_labels))
+
+
 def match_outputs(
     outputs: Sequence[str],
     classes: Sequence[str],
@@ -51,9 +58,10 @@ def match_outputs(
 ) -> OutputOrder:
     """Match the outputs of a checkpoint with the classes of a data set by name.
 
-    Case and separators do not count ("NOT_ENTAILMENT" is "not entailment"). A checkpoint without
-    names (LABEL_0, LABEL_1, ...) is taken in the data set's order, with a warning if the classes
-    have names; class numbers of a data set without names are taken as numbers of the outputs.
+    Case and separators do not count ("NOT_ENTAILMENT" is "not entailment"), nor how a number is
+    written ("01" is "1.0"). A checkpoint without names (LABEL_0, LABEL_1, ...) is taken in the data
+    set's order, with a warning if the classes have names; class numbers of a data set without names
+    are taken as numbers of the outputs.
 
     Args:
         outputs: Names of the checkpoint's outputs, in order.
@@ -127,7 +135,7 @@ def _unnamed(names: Sequence[str]) -> bool:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", "_", name.strip().casefold())
+    return re.sub(r"[\s_-]+", "_", class_name(name.strip()).casefold())
 
 
 def _positions(names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...] | None:

@@ -32,6 +32,7 @@ from stat_repro.models.loading import (
     read_config,
 )
 from stat_repro.models.modeling_stat import AUTO_OF
+from stat_repro.models.outputs import output_names
 from stat_repro.models.tensor_files import ShardedCheckpoint
 from stat_repro.paths import RECORD_FILE, name_of
 from stat_repro.reporting.tables import before_and_after, to_text
@@ -129,6 +130,9 @@ def evaluate(options: argparse.Namespace) -> None:
         against = replace(config, model=run_config(options, options.dense).model)
         other = checkpoint_folder(against.model)
         reference = load_checkpoint(other, config.dataset.task, config.dtype, device)
+        if output_names(reference.model.config) != output_names(model.config):
+            # `model.labels` gives names to the outputs of MODEL.
+            against = replace(against, model=replace(against.model, labels=None))
         dense, of_dense = reference.model, workload_of(data, reference, against)
         outputs = of_dense.dense_outputs(dense, config.evaluation)
     metrics = workload.evaluate(dense, model, outputs, config.evaluation).metrics
@@ -260,6 +264,5 @@ def _whole_file(config: RunConfig, loaded: LoadedModel) -> Data:
     if given.task == "question_answering":
         questions = load_questions(replace(given, train=given.train or given.path, path=None))
         return replace(questions, splits=dict.fromkeys(("train", part), questions.split("train")))
-    names: Any = config.model.labels or loaded.model.config.id2label.values()
-    rows = load_task_data(given, tuple(names))
+    rows = load_task_data(given, config.model.labels or output_names(loaded.model.config))
     return replace(rows, splits=dict.fromkeys(("train", part), rows.split("train")))

@@ -28,7 +28,7 @@ from stat_repro.finetune.recipe import has_task_head, task_checkpoint
 from stat_repro.measure import Stopwatch, resolve_device
 from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint, load_config
 from stat_repro.models.modeling_stat import LAYOUTS
-from stat_repro.models.outputs import OutputOrder, match_outputs
+from stat_repro.models.outputs import OutputOrder, match_outputs, output_names
 from stat_repro.models.positions import positions_of
 from stat_repro.parallel import first_rank_first, same_everywhere
 from stat_repro.results.provenance import hash_files
@@ -236,7 +236,7 @@ def _check_override(config: RunConfig, has_head: bool) -> None:
 def _output_order(data: TaskData, loaded: LoadedModel, config: RunConfig) -> OutputOrder:
     """How to read the checkpoint's outputs as the data's labels; refused where they do not fit."""
     model: Any = loaded.model.config
-    names = [model.id2label[i] for i in range(model.num_labels)]
+    names = output_names(model)
     usual = "regression" if data.label_names is None else "single_label_classification"
     if model.problem_type not in (None, usual):
         raise ConfigError(
