@@ -148,6 +148,10 @@ def test_without_a_network_the_hub_name_gives_one_message():
     [
         (lambda row: row.pop("answers"), "answers missing, there are id, title, context, question"),
         (lambda row: row.update(question=3), "row 1: .*expected a text as question, got 3"),
+        (
+            lambda row: row.update(context="w1 \ud83d"),
+            "a text as context, got one with half a surr",
+        ),
         (lambda row: row.update(answers="w1"), "row 1: expected id, question and context"),
         (lambda row: row.update(answers={"text": ["w1"], "answer_start": []}), "row 1: expected"),
     ],
