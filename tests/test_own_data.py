@@ -54,6 +54,18 @@ def test_running_text_for_gpt2(place, capsys):
     assert value_of(pruned, "token perplexity")[1] == value_of(again, "token perplexity")[0]
 
 
+def test_a_decoder_is_compared_with_one_of_the_same_tokens(place, capsys):
+    for name in ("llama", "other"):
+        save_checkpoint(place / name, "llama_grouped")
+    file = place / "other/tokenizer.json"
+    file.write_text(file.read_text().replace('"w1": 5', '"w2": 5', 1).replace('"w2": 6', '"w1": 6'))
+    write_text(place / "prose.txt", 300)
+    words = ("eval", "llama", "--data", "prose.txt", "--set", "dataset.window=16", "--dense")
+    carried_out(*words, "llama", capsys=capsys)
+    assert commands.main((*words, "other")) == 1
+    assert "expected a model with the tokens of llama" in capsys.readouterr().err
+
+
 def test_questions_with_another_file_to_evaluate(place, capsys):
     save_checkpoint(place / "answers", "bert", head="ForQuestionAnswering")
     write_squad(place / "train.json", articles=8)

@@ -21,7 +21,7 @@ from stat_repro.data.errors import DataError
 from stat_repro.data.squad import load_questions
 from stat_repro.data.table_files import ENDINGS
 from stat_repro.data.task_data import load_task_data
-from stat_repro.data.text_data import load_text_data
+from stat_repro.data.text_data import TextData, load_text_data
 from stat_repro.finetune.recipe import has_task_head
 from stat_repro.measure import resolve_device
 from stat_repro.models.loading import (
@@ -133,6 +133,12 @@ def evaluate(options: argparse.Namespace) -> None:
         if output_names(reference.model.config) != output_names(model.config):
             # `model.labels` gives names to the outputs of MODEL.
             against = replace(against, model=replace(against.model, labels=None))
+        words = loaded.tokenizer.get_vocab()
+        if isinstance(data, TextData) and words != reference.tokenizer.get_vocab():
+            raise ConfigError(
+                f"--dense: expected a model with the tokens of {options.model}, because both read "
+                f"the same; got {options.dense}, whose tokenizer has others"
+            )
         dense, of_dense = reference.model, workload_of(data, reference, against)
         outputs = of_dense.dense_outputs(dense, config.evaluation)
     metrics = workload.evaluate(dense, model, outputs, config.evaluation).metrics
