@@ -128,15 +128,28 @@ def _rows_with_classes(file: Path) -> datasets.Dataset | tuple[()] | None:
         if file.is_dir():
             # datasets 5 writes no file for no rows and cannot read that; datasets 4 does both.
             rows = datasets.load_from_disk(str(file)) if list(file.glob("*.arrow")) else ()
-        elif file.suffix.lower() == ".parquet" and b"huggingface" in (
-            parquet.read_schema(file).metadata or {}
-        ):
+        elif _features(file):
             rows = datasets.Dataset(parquet.read_table(file))
         else:
             return None
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read by datasets: {error}") from error
     return rows
+
+
+def _features(file: Path) -> datasets.Features:
+    """What `datasets` says of the columns of a parquet file that it wrote; empty for others."""
+    schema = parquet.read_schema(file) if file.suffix.lower() == ".parquet" else None
+    if schema is None or b"huggingface" not in (schema.metadata or {}):
+        return datasets.Features()
+    return datasets.Features.from_arrow_schema(schema)
+
+
+def class_order(file: Path, column: str) -> tuple[str, ...]:
+    """Names of the classes that a parquet file of `datasets` numbers; none if they are numbers."""
+    feature = _features(file).get(column)
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else ()
+    return () if any(name.lstrip("+-").isdigit() for name in names) else tuple(names)
 
 
 def table_of(rows: datasets.Dataset) -> Columns:

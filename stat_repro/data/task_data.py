@@ -12,7 +12,8 @@ from stat_repro.config import DatasetConfig
 from stat_repro.config.data import PARTS
 from stat_repro.data.errors import DataError
 from stat_repro.data.glue import GlueTask, glue_task, load_glue
-from stat_repro.data.labels import class_indices, class_names, targets
+from stat_repro.data.labels import class_indices, class_names, fixed_indices, targets
+from stat_repro.data.local_parts import class_order
 from stat_repro.data.ratings import RatedSnippet, read_ratings
 from stat_repro.data.table_files import Columns, column, hash_of_rows, read_table, texts
 
@@ -217,8 +218,10 @@ def _read_user_tables(
             parts[part]["label"] = targets(values, what)
         else:
             if names is None:  # the training part comes first
-                names = class_names(values, what, classes)
-            parts[part]["label"] = class_indices(values, names, what)
+                numbered = class_order(path, config.label_column)
+                names = numbered or class_names(values, what, classes)
+            indices = fixed_indices if numbered else class_indices
+            parts[part]["label"] = indices(values, names, what)
     return (parts if config.held_out is None else _held_out(parts, config)), names
 
 

@@ -19,6 +19,8 @@ from stat_repro.config.model import class_name, placeholders
 
 log = logging.getLogger("stat_repro")
 
+_IN_ORDER = "%s, which are taken in this order; if it is another, choose %s"
+
 
 @dataclass(frozen=True)
 class OutputOrder:
@@ -60,8 +62,8 @@ def match_outputs(
 
     Case and separators do not count ("NOT_ENTAILMENT" is "not entailment"), nor how a number is
     written ("01" is "1.0"). A checkpoint without names (LABEL_0, LABEL_1, ...) is taken in the data
-    set's order, with a warning if the classes have names; class numbers of a data set without names
-    are taken as numbers of the outputs.
+    set's order, and class numbers of a data set without names as numbers of the outputs, with a
+    warning if the other side has names.
 
     Args:
         outputs: Names of the checkpoint's outputs, in order.
@@ -100,13 +102,11 @@ def match_outputs(
                 f"its model card may. Give it: {_override(classes)}"
             )
         if not numbered:
-            log.warning(
-                "%s, which are taken in this order; if it is another, choose %s",
-                *(both, _override(classes)),
-            )
+            log.warning(_IN_ORDER, both, _override(classes))
         return OutputOrder(note=f"outputs have no names, taken as {', '.join(classes)}")
     if columns is None:
         if numbered:
+            log.warning(_IN_ORDER, both, _override(classes))
             return OutputOrder(note=f"class numbers taken as the outputs {', '.join(names)}")
         raise ConfigError(
             f"{both}: expected the same names, in any order. If they mean the same, give the data "
