@@ -211,6 +211,7 @@ def test_files_of_parts_are_taken_as_they_lie(tmp_path):
         ({"path": str(dev)}, "dataset.path: expected null beside dataset.train"),
         ({"held_out": 0.3}, "the parts are given"),
         ({"train": str(tmp_path / "none")}, "dataset.train=.*expected a file, or a folder"),
+        ({"train": str(dev)}, "dataset.validation: expected other rows than in dataset.train"),
     ):
         with pytest.raises(DataError, match=message):
             load_questions(DatasetConfig(**values, **given | changes))

@@ -115,11 +115,20 @@ def load_task_data(config: DatasetConfig, classes: Collection[str] = ()) -> Task
             f"task=similarity; got none in {config.source}"
         )
     if config.source == "table":
-        _check_parts_differ(data.fingerprint, config.calibration_split)
+        check_parts_differ(data.fingerprint, config.calibration_split)
     return data
 
 
-def _check_parts_differ(fingerprint: dict[str, str], calibration: str) -> None:
+def check_parts_differ(fingerprint: dict[str, str], calibration: str) -> None:
+    """Refuse a part with the content of the one that calibrates.
+
+    Args:
+        fingerprint: sha256 by part.
+        calibration: Name of that part.
+
+    Raises:
+        DataError: Names the part.
+    """
     for part, content in fingerprint.items():
         if part != calibration and content == fingerprint[calibration]:
             raise DataError(
