@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr
+from squad_examples import metrics_of
 
 from stat_repro.evaluation.question_answering import (
     evaluate_questions,
@@ -21,7 +22,6 @@ from stat_repro.evaluation.spans import (
     span_divergence,
     window_spans,
 )
-from stat_repro.metrics.answers import squad_metrics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -155,7 +155,7 @@ def test_metrics_fidelity_and_protocol():
     ).metrics
     assert got["dense"]["exact_match"] == got["dense"]["f1"] == 1
     # "a" is an article, so that "b" is all of the first answer and "a b" says no more.
-    assert got["pruned"] == squad_metrics(["b", "d", ""], references, "2.0")
+    assert got["pruned"] == metrics_of(["b", "d", ""], references, "2.0")
     assert got["fidelity"]["agreement"] == pytest.approx(2 / 3)
     assert got["fidelity"]["kl"] == pytest.approx(span_divergence(dense, pruned).sum() / 3)
     expected = {

@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from squad_examples import question, write_squad
+from squad_examples import metrics_of, question, write_squad
 
 from stat_repro.config import DatasetConfig
 from stat_repro.data.errors import DataError
 from stat_repro.data.squad import load_questions
 from stat_repro.data.squad_files import Answer
-from stat_repro.metrics.answers import squad_metrics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -252,8 +251,8 @@ def test_the_real_development_set():
     assert sum(q.misplaced for q in everything) == 3
     # A model that gives the marked answers scores 1, one that gives the paragraph next to nothing.
     references = [[a.text for a in q.answers] for q in held_out]
-    assert squad_metrics([r[0] for r in references], references) == {"exact_match": 1, "f1": 1}
-    assert squad_metrics([q.context for q in held_out], references)["exact_match"] < 0.001
+    assert metrics_of([r[0] for r in references], references) == {"exact_match": 1, "f1": 1}
+    assert metrics_of([q.context for q in held_out], references)["exact_match"] < 0.001
 
 
 @pytest.mark.skipif(not EXTRA.is_dir(), reason="the shared questions are not here")

@@ -13,7 +13,7 @@ from stat_repro.evaluation import spans
 from stat_repro.evaluation.example_values import Evaluation, question_values
 from stat_repro.evaluation.predictions import to_device
 from stat_repro.evaluation.spans import AnswerRule, SpanLogits
-from stat_repro.metrics.answers import score_means, squad_scores
+from stat_repro.metrics.answers import squad_metrics, squad_scores
 from stat_repro.models.modes import evaluating
 from stat_repro.progress import Progress
 
@@ -75,7 +75,7 @@ def evaluate_questions(
         conventions: What the data is and how it was cut, for the protocol.
 
     Returns:
-        Metrics: `dense` and `pruned` (`score_means`), `fidelity` (`kl`: mean of
+        Metrics: `dense` and `pruned` (`squad_metrics`), `fidelity` (`kl`: mean of
         `span_divergence` over the windows, in nats; `agreement`: share of the questions with the
         same answer, letter by letter; a question with a score that is not finite disagrees),
         `protocol`. Values per question: see `question_values`.
@@ -96,7 +96,7 @@ def evaluate_questions(
     scores = {name: squad_scores(texts, references, version) for name, texts in given.items()}
     examples = question_values(given, scores, divergence, windows.question)
     metrics = {
-        **{name: score_means(values, references, version) for name, values in scores.items()},
+        **{name: squad_metrics(values, references, version) for name, values in scores.items()},
         "fidelity": {
             "kl": float(divergence.mean()),
             "agreement": float(examples["agree"].mean()),

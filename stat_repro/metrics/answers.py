@@ -80,13 +80,6 @@ def squad_scores(
 
 
 def squad_metrics(
-    predictions: Sequence[str | None], references: Sequence[Sequence[str]], version: str = "1.1"
-) -> dict[str, float]:
-    """`score_means` of `squad_scores`, with the same arguments and errors."""
-    return score_means(squad_scores(predictions, references, version), references, version)
-
-
-def score_means(
     scores: Sequence[tuple[float, float]], references: Sequence[Sequence[str]], version: str
 ) -> dict[str, float]:
     """Means of the scores of questions.
