@@ -9,6 +9,7 @@ import pytest
 from scipy.special import log_softmax, rel_entr
 from squad_examples import metrics_of
 
+from stat_repro.evaluation.fidelity import DenseModelError
 from stat_repro.evaluation.question_answering import (
     evaluate_questions,
 )
@@ -219,8 +220,8 @@ def test_a_broken_pruned_model_scores_nothing_and_a_broken_dense_model_is_an_err
     got = evaluate_questions(good, bad, *given).metrics
     assert set(got["pruned"].values()) == {0.0}
     assert got["fidelity"] == {"kl": math.inf, "agreement": 0.0}
-    with pytest.raises(ValueError, match="dense model's scores are not finite"):
+    with pytest.raises(DenseModelError, match="dense model's scores are not finite"):
         evaluate_questions(bad, good, *given)
     other, _ = made_up((0, part[:1], [0, 1], [0, 1]), (1, part, [9, 1, 0], [9, 1, 0]))
-    with pytest.raises(ValueError, match="same windows of both models"):
+    with pytest.raises(DenseModelError, match="models that read the same windows"):
         evaluate_questions(good, other, *given)
