@@ -144,6 +144,7 @@ def test_f1_of_a_file_without_all_classes_is_that_of_the_same_class(place, capsy
         text = carried_out("eval", model, "--data", "up.csv", capsys=capsys)
         accuracy = float(value_of(text, "accuracy (%)")[0]) / 100
         f1 = 2 * accuracy / (1 + accuracy)
+        assert "f1: class 1, up\n" in text
         assert float(value_of(text, "F1 (%)")[0]) == pytest.approx(100 * f1, abs=0.01)
 
 
