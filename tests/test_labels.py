@@ -295,3 +295,5 @@ def test_a_message_about_a_wide_table_lists_some_of_its_columns(tmp_path):
     path.write_text("\n".join([",".join(names), ",".join(["1"] * 500)]))
     with pytest.raises(DataError, match=r"has column0, .*column19, \.\.\. and 480 more$"):
         column(read_table(path), "text", path, "dataset.text_column")
+    with pytest.raises(ConfigError, match=r"a{80}\.{3}, column0, .* and 481 more\]: expected"):
+        match(("no", "yes"), ["a" * 99, *names])  # a column of texts, taken for labels

@@ -94,7 +94,9 @@ class RecoveryConfig(Section, name="recovery"):
 
 def placeholders(count: int) -> str:
     """How `model.labels` is given for so many outputs, for messages."""
-    return f"model.labels=[{','.join(f'<output {i}>' for i in range(count))}]"
+    places = [f"<output {i}>" for i in range(count)]
+    few = places if count <= 20 else [*places[:2], "...", places[-1]]
+    return f"model.labels=[{','.join(few)}]"
 
 
 def class_name(text: str) -> str:

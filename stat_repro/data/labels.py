@@ -8,7 +8,8 @@ from numbers import Integral, Real
 from typing import Any
 
 from stat_repro.config.model import class_name, placeholders
-from stat_repro.data.errors import DataError, listed
+from stat_repro.data.errors import DataError
+from stat_repro.entry import listed
 
 
 def class_names(values: list[Any], what: str, known: Collection[str] = ()) -> tuple[str, ...]:

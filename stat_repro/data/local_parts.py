@@ -7,8 +7,9 @@ from pathlib import Path
 import datasets
 from pyarrow import parquet
 
-from stat_repro.data.errors import DataError, listed
+from stat_repro.data.errors import DataError
 from stat_repro.data.table_files import ENDINGS, Columns, read_table
+from stat_repro.entry import listed
 
 SAVED = "state.json"  # what `save_to_disk` leaves beside the rows
 _SHARD = re.compile(r"(?P<stem>\w+)-\d{5}-of-(?P<count>\d{5})\.parquet")

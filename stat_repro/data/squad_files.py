@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from stat_repro.data.errors import DataError, listed
+from stat_repro.data.errors import DataError
 from stat_repro.data.local_parts import read_part
 from stat_repro.data.table_files import Columns, not_a_text
+from stat_repro.entry import listed
 
 COLUMNS = ("id", "context", "question", "answers")
 

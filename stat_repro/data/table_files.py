@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from stat_repro.data.errors import DataError, listed
-from stat_repro.entry import one_line
+from stat_repro.data.errors import DataError
+from stat_repro.entry import listed, one_line
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 # Separator and quoting by ending; a quotation mark in a tsv file is part of the text.

@@ -20,8 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stat_repro.data.errors import listed
-from stat_repro.entry import one_line
+from stat_repro.entry import listed, one_line
 from stat_repro.evaluation.zero_shot_tasks import LoadedTasks, ZeroShotError, quiet
 from stat_repro.models.modes import evaluating, seeded
 

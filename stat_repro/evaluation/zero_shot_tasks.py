@@ -13,8 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stat_repro.assets.zero_shot import TASK_FILES, zero_shot_folder
-from stat_repro.data.errors import listed
-from stat_repro.entry import one_line
+from stat_repro.entry import listed, one_line
 
 log = logging.getLogger("stat_repro")
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from stat_repro.config import ConfigError
 from stat_repro.config.model import class_name, placeholders
+from stat_repro.entry import listed
 
 log = logging.getLogger("stat_repro")
 
@@ -120,7 +121,7 @@ def match_outputs(
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f"[{', '.join(names)}]"
+    return f"[{listed(names)}]"
 
 
 def _override(classes: Sequence[str]) -> str:
