@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -23,6 +23,8 @@ Number = TypeVar("Number", int, float)
 # Beside the errors that this package defines: what the system or the libraries below refuse.
 _EXPECTED = (OSError, MemoryError, BrokenExecutor)
 _LIBRARIES = ("stat_repro", "hydra", "omegaconf", "safetensors", "safetensors_rust", "submitit")
+# Names in a message at most, and letters of each.
+_LISTED, _LETTERS = 20, 80
 
 
 class Terminated(KeyboardInterrupt):
@@ -85,6 +87,13 @@ def _nobody_reads(text: str = "") -> bool:
 def one_line(error: BaseException) -> str:
     """The whole message of an error on one line, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names of columns, keys or classes; of very many the first ones, and how many more."""
+    texts = [name if len(name) <= _LETTERS else f"{name[:_LETTERS]}..." for name in map(str, names)]
+    more = [f"... and {len(texts) - _LISTED} more"] if len(texts) > _LISTED else []
+    return ", ".join([*texts[:_LISTED], *more])
 
 
 def line_of(error: BaseException) -> str:

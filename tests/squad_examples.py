@@ -5,6 +5,7 @@ import json
 from pico_data import WORDS
 
 from stat_repro.data.squad_files import Answer, Question
+from stat_repro.metrics.answers import squad_metrics, squad_scores
 
 
 def question(context, text, *answers, title="t", name="q"):
@@ -32,3 +33,8 @@ def write_squad(path, version="1.1", articles=6):
     prefix = "v" if version == "2.0" else ""
     path.write_text(json.dumps({"version": f"{prefix}{version}", "data": data}))
     return path
+
+
+def metrics_of(predictions, references, version="1.1"):
+    """The metrics of answers."""
+    return squad_metrics(squad_scores(predictions, references, version), references, version)

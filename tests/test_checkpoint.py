@@ -26,7 +26,13 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from stat_repro.plan import LayerPlan, PlanError, PruningPlan
-from stat_repro.surgery.checkpoint import CheckpointError, load_plan, save_pruned
+from stat_repro.surgery.checkpoint import (
+    CheckpointError,
+    check_unused,
+    complete_folder,
+    load_plan,
+    save_pruned,
+)
 from stat_repro.surgery.edit import SiteEdit, prune_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -253,6 +259,24 @@ def test_empty_folder_is_used(tmp_path: Path) -> None:
     model, plan = pruned_pico("bert")
     (tmp_path / "a").mkdir()
     assert load_plan(save_pruned(model, tmp_path / "a", plan=plan, base_model="pico")) == plan
+
+
+def test_an_empty_folder_that_has_to_stay_is_refused_before_the_work(tmp_path, monkeypatch) -> None:
+    for name in ("there", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(CheckpointError, match="the working folder, a mount point"):
+        check_unused(Path())
+    link = tmp_path / "link"
+    link.symlink_to("there")
+    check_unused(link)
+    with complete_folder(link) as partial:
+        (partial / "a").touch()
+    assert link.is_symlink()
+    assert [file.name for file in (tmp_path / "there").iterdir()] == ["a"]
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(CheckpointError, match="or one in a folder that cannot be written"):
+        check_unused(tmp_path / "here")
 
 
 def test_load_plan_tells_what_is_wrong(tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def test_windows_that_cannot_be_are_refused():
     assert len(windows_of([asked], 10, 3).encoded) == 1
     with pytest.raises(DataError, match="at least one question"):
         windows_of([], 10, 3)
-    with pytest.raises(DataError, match="contexts with at least one token"):
-        windows_of([question(" ", "w1")], 10, 3)
+    with pytest.raises(DataError, match="one token; got ' ' for the question 'second'"):
+        windows_of([asked, question(" ", "w1", name="second")], 10, 3)
     with pytest.raises(DataError, match=r"max_length=10 .* expected more than .*stride=10, which"):
         windows_of([asked], 10, 10)
 

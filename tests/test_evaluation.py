@@ -13,6 +13,7 @@ from torch import nn
 from stat_repro.config import EvaluationConfig
 from stat_repro.data.errors import DataError
 from stat_repro.evaluation.evaluate import evaluate_task, task_metrics
+from stat_repro.evaluation.fidelity import DenseModelError
 from stat_repro.evaluation.perplexity import evaluate_language
 from stat_repro.evaluation.predictions import predict_logits
 
@@ -94,7 +95,7 @@ def test_collapsed_model_diverges_and_broken_dense_model_is_an_error(bad):
     assert fidelity_of(good, broken) == {"kl": math.inf, "agreement": 0.5}
     values = fidelity_of(good[:, :1], broken[:, :1], "regression")
     assert values == {"mse_to_dense": math.inf}
-    with pytest.raises(ValueError, match="dense model's logits are not finite"):
+    with pytest.raises(DenseModelError, match="dense model's logits are not finite"):
         fidelity_of(broken, good)
 
 

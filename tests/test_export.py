@@ -148,8 +148,9 @@ def test_an_export_replaces_nothing_and_leaves_nothing_half(tmp_path, capsys, mo
     (tmp_path / "words.csv").write_text("a,b\n")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     mine = str(tmp_path / "mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
     for kind, out in (("stock", "mine"), ("decilm", "mine"), ("gguf", "words.csv")):
-        assert command.main([mine, "--format", kind, "--out", str(tmp_path / out)]) == 1
+        assert command.main([mine, "--format", kind, "--out", f"~/{out}"]) == 1
         assert "expected a new" in capsys.readouterr().err
 
     def interrupted(*args, **options):

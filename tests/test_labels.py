@@ -2,6 +2,7 @@
 
 import copy
 
+import datasets
 import pytest
 import torch
 from glue_files import write_hub_layout
@@ -9,12 +10,14 @@ from pico_config import compose_run
 from pico_data import word_tokenizer
 from pico_models import pico_model
 from pico_project import save_checkpoint, sentence_overrides
+from transformers import BertConfig
 
-from stat_repro.config import ConfigError
+from stat_repro.config import ConfigError, DatasetConfig
 from stat_repro.data.errors import DataError
 from stat_repro.data.labels import class_names, fixed_indices, hidden
 from stat_repro.data.table_files import column, read_table
-from stat_repro.models.outputs import OutputOrder, match_outputs
+from stat_repro.data.task_data import load_task_data
+from stat_repro.models.outputs import OutputOrder, match_outputs, output_names
 from stat_repro.run.pipeline import run_experiment
 from stat_repro.run.sweep_cache import SweepCache
 
@@ -109,7 +112,18 @@ def test_class_numbers_are_the_checkpoints_own(caplog):
     order = match(("1 star", "2 stars"), ("1", "2"))
     assert order.columns is None
     assert "class numbers taken as the outputs 1 star, 2 stars" in order.note
+    assert "[1 star, 2 stars], mnli the classes [1, 2], which are taken in this" in caplog.text
     assert match(("2", "1"), ("1", "2")).columns == (1, 0)
+
+
+def test_numbers_are_names_however_they_are_written():
+    """A label "01" is the class 1, so that an output of that name is it too."""
+    config = BertConfig(id2label={0: 1, 1: 0})
+    assert output_names(config) == ("1", "0")
+    for outputs in (output_names(config), ("1.0", "0.0"), ("01", "00")):
+        assert match(outputs, class_names(["00", "1"], "f")).columns == (1, 0)
+        assert class_names(["01"], "f", outputs) == ("0", "1")
+    assert output_names(BertConfig(id2label={1: "a", 2: "b"})) == ("LABEL_0", "a")
 
 
 def test_numbers_at_the_end_of_names_are_numbers():
@@ -135,6 +149,22 @@ def test_labels_are_names_or_indices():
     for bad in (-1, 3, "-", "Neutral", 0.5, None):
         with pytest.raises(DataError, match="f, row 1"):
             fixed_indices([bad], MNLI, "f")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(["no", "maybe", "yes"], ("no", "maybe", "yes")), (["3", "2", "1"], ("0", "1"))],
+)
+def test_a_parquet_file_of_datasets_names_its_classes(tmp_path, names, expected):
+    """In its order, and also those without rows; numbers stay outputs of the model."""
+    train, test = (str(tmp_path / name) for name in ("train.parquet", "test.csv"))
+    rows = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, 1]})
+    rows.cast_column("label", datasets.ClassLabel(names=names)).to_parquet(train)
+    (tmp_path / "test.csv").write_text(f"text,label\nd,{expected[1]}\ne,0\n")
+    config = DatasetConfig("own", "classification", "table", train=train, test=test)
+    data = load_task_data(config)
+    assert data.label_names == expected
+    assert [list(data.split(part)["label"]) for part in ("train", "test")] == [[1, 0, 1], [1, 0]]
 
 
 def test_only_minus_one_everywhere_is_hidden():
@@ -265,3 +295,5 @@ def test_a_message_about_a_wide_table_lists_some_of_its_columns(tmp_path):
     path.write_text("\n".join([",".join(names), ",".join(["1"] * 500)]))
     with pytest.raises(DataError, match=r"has column0, .*column19, \.\.\. and 480 more$"):
         column(read_table(path), "text", path, "dataset.text_column")
+    with pytest.raises(ConfigError, match=r"a{80}\.{3}, column0, .* and 481 more\]: expected"):
+        match(("no", "yes"), ["a" * 99, *names])  # a column of texts, taken for labels

@@ -54,6 +54,18 @@ def test_running_text_for_gpt2(place, capsys):
     assert value_of(pruned, "token perplexity")[1] == value_of(again, "token perplexity")[0]
 
 
+def test_a_decoder_is_compared_with_one_of_the_same_tokens(place, capsys):
+    for name in ("llama", "other"):
+        save_checkpoint(place / name, "llama_grouped")
+    file = place / "other/tokenizer.json"
+    file.write_text(file.read_text().replace('"w1": 5', '"w2": 5', 1).replace('"w2": 6', '"w1": 6'))
+    write_text(place / "prose.txt", 300)
+    words = ("eval", "llama", "--data", "prose.txt", "--set", "dataset.window=16", "--dense")
+    carried_out(*words, "llama", capsys=capsys)
+    assert commands.main((*words, "other")) == 1
+    assert "expected a model with the tokens of llama" in capsys.readouterr().err
+
+
 def test_questions_with_another_file_to_evaluate(place, capsys):
     save_checkpoint(place / "answers", "bert", head="ForQuestionAnswering")
     write_squad(place / "train.json", articles=8)
@@ -81,6 +93,18 @@ def test_outputs_of_the_dense_model_are_matched_by_its_own_names(place, capsys):
     dense, other, _ = value_of(text, "accuracy (%)")
     assert dense == other != "50.00"
     assert float(value_of(text, "agreement with dense (%)")[1]) == 100
+
+
+def test_names_for_the_outputs_are_not_those_of_another_dense_model(place, capsys):
+    """Of one whose outputs have the names of MODEL's they are."""
+    save_checkpoint(place / "unnamed", "bert")
+    words = ("eval", "unnamed", "--data", "reviews.csv", "--set", "model.labels=[up,down]")
+    words = (*words, "--dense")
+    text = carried_out(*words, "senti", capsys=capsys)
+    dense, other, _ = value_of(text, "accuracy (%)")
+    assert float(dense) + float(other) == pytest.approx(100)  # the same weights, other names
+    text = carried_out(*words, "unnamed", capsys=capsys)
+    assert value_of(text, "accuracy (%)")[:2] == [other, other]
 
 
 def test_a_file_that_calibrated_as_a_whole_is_evaluated_as_a_whole(place, capsys, caplog):
@@ -120,6 +144,7 @@ def test_f1_of_a_file_without_all_classes_is_that_of_the_same_class(place, capsy
         text = carried_out("eval", model, "--data", "up.csv", capsys=capsys)
         accuracy = float(value_of(text, "accuracy (%)")[0]) / 100
         f1 = 2 * accuracy / (1 + accuracy)
+        assert "f1: class 1, up\n" in text
         assert float(value_of(text, "F1 (%)")[0]) == pytest.approx(100 * f1, abs=0.01)
 
 

@@ -10,7 +10,8 @@ from scipy.special import log_softmax
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stat_repro.evaluation import perplexity as perplexity_module
-from stat_repro.evaluation.perplexity import DenseModelError, evaluate_language, perplexity_of
+from stat_repro.evaluation.fidelity import DenseModelError
+from stat_repro.evaluation.perplexity import evaluate_language, perplexity_of
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -166,7 +167,7 @@ def test_training_flags_return(windows):
 def test_different_vocabularies_are_refused(windows):
     other = _llama(0)
     other.resize_token_embeddings(VOCABULARY + 1)
-    with pytest.raises(ValueError, match=r"same vocabulary; got 50 .* and 51"):
+    with pytest.raises(DenseModelError, match=r"same vocabulary; got 50 .* and 51"):
         compare_language_models(_llama(0), other, windows)
 
 

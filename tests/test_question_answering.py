@@ -12,6 +12,7 @@ from pico_config import compose_run
 from pico_data import WORDS, word_tokenizer
 from pico_models import pico_model
 from pico_runs import run_one
+from squad_examples import metrics_of
 from torch.nn import functional
 from transformers import AutoModelForQuestionAnswering
 
@@ -22,7 +23,6 @@ from stat_repro.data.squad import QuestionData, load_questions
 from stat_repro.data.squad_files import Answer, Question
 from stat_repro.evaluation.question_answering import predict_spans
 from stat_repro.finetune.training_data import TrainingQuestions
-from stat_repro.metrics.answers import squad_metrics
 from stat_repro.run.sweep_cache import SweepCache
 from stat_repro.workloads import QuestionWorkload
 
@@ -126,7 +126,7 @@ def test_record_of_questions(tmp_path):
     model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "bert").eval()
     given = [text for _, _, text in by_hand(model, word_tokenizer(), asked, 16, 2)]
     references = [[answer.text for answer in question.answers] for question in asked]
-    assert record.metrics["dense"] == pytest.approx(squad_metrics(given, references))
+    assert record.metrics["dense"] == pytest.approx(metrics_of(given, references))
     assert record.metrics["dense"] != record.metrics["pruned"]
     expected = {
         "split": "validation",
@@ -155,7 +155,7 @@ def test_record_of_questions_without_an_answer(tmp_path):
     given = ["" if null - best > threshold else text for null, best, text in scored]
     assert 0 < given.count("") < len(given)
     record = run_one(compose_run(*overrides, f"dataset.answers.null_threshold={threshold}"))
-    assert record.metrics["dense"] == pytest.approx(squad_metrics(given, references, "2.0"))
+    assert record.metrics["dense"] == pytest.approx(metrics_of(given, references, "2.0"))
     assert {"has_answer_f1", "no_answer_f1"} < set(record.metrics["pruned"])
     told = record.metrics["protocol"]
     assert (told["squad_version"], told["unanswerable"]) == ("2.0", 6)

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr
+from squad_examples import metrics_of
 
+from stat_repro.evaluation.fidelity import DenseModelError
 from stat_repro.evaluation.question_answering import (
     evaluate_questions,
 )
@@ -21,7 +23,6 @@ from stat_repro.evaluation.spans import (
     span_divergence,
     window_spans,
 )
-from stat_repro.metrics.answers import squad_metrics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -155,7 +156,7 @@ def test_metrics_fidelity_and_protocol():
     ).metrics
     assert got["dense"]["exact_match"] == got["dense"]["f1"] == 1
     # "a" is an article, so that "b" is all of the first answer and "a b" says no more.
-    assert got["pruned"] == squad_metrics(["b", "d", ""], references, "2.0")
+    assert got["pruned"] == metrics_of(["b", "d", ""], references, "2.0")
     assert got["fidelity"]["agreement"] == pytest.approx(2 / 3)
     assert got["fidelity"]["kl"] == pytest.approx(span_divergence(dense, pruned).sum() / 3)
     expected = {
@@ -219,8 +220,8 @@ def test_a_broken_pruned_model_scores_nothing_and_a_broken_dense_model_is_an_err
     got = evaluate_questions(good, bad, *given).metrics
     assert set(got["pruned"].values()) == {0.0}
     assert got["fidelity"] == {"kl": math.inf, "agreement": 0.0}
-    with pytest.raises(ValueError, match="dense model's scores are not finite"):
+    with pytest.raises(DenseModelError, match="dense model's scores are not finite"):
         evaluate_questions(bad, good, *given)
     other, _ = made_up((0, part[:1], [0, 1], [0, 1]), (1, part, [9, 1, 0], [9, 1, 0]))
-    with pytest.raises(ValueError, match="same windows of both models"):
+    with pytest.raises(DenseModelError, match="models that read the same windows"):
         evaluate_questions(good, other, *given)

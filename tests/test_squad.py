@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from squad_examples import question, write_squad
+from squad_examples import metrics_of, question, write_squad
 
 from stat_repro.config import DatasetConfig
 from stat_repro.data.errors import DataError
 from stat_repro.data.squad import load_questions
 from stat_repro.data.squad_files import Answer
-from stat_repro.metrics.answers import squad_metrics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -148,6 +147,10 @@ def test_without_a_network_the_hub_name_gives_one_message():
     [
         (lambda row: row.pop("answers"), "answers missing, there are id, title, context, question"),
         (lambda row: row.update(question=3), "row 1: .*expected a text as question, got 3"),
+        (
+            lambda row: row.update(context="w1 \ud83d"),
+            "a text as context, got one with half a surr",
+        ),
         (lambda row: row.update(answers="w1"), "row 1: expected id, question and context"),
         (lambda row: row.update(answers={"text": ["w1"], "answer_start": []}), "row 1: expected"),
     ],
@@ -207,6 +210,7 @@ def test_files_of_parts_are_taken_as_they_lie(tmp_path):
         ({"path": str(dev)}, "dataset.path: expected null beside dataset.train"),
         ({"held_out": 0.3}, "the parts are given"),
         ({"train": str(tmp_path / "none")}, "dataset.train=.*expected a file, or a folder"),
+        ({"train": str(dev)}, "dataset.validation: expected other rows than in dataset.train"),
     ):
         with pytest.raises(DataError, match=message):
             load_questions(DatasetConfig(**values, **given | changes))
@@ -247,8 +251,8 @@ def test_the_real_development_set():
     assert sum(q.misplaced for q in everything) == 3
     # A model that gives the marked answers scores 1, one that gives the paragraph next to nothing.
     references = [[a.text for a in q.answers] for q in held_out]
-    assert squad_metrics([r[0] for r in references], references) == {"exact_match": 1, "f1": 1}
-    assert squad_metrics([q.context for q in held_out], references)["exact_match"] < 0.001
+    assert metrics_of([r[0] for r in references], references) == {"exact_match": 1, "f1": 1}
+    assert metrics_of([q.context for q in held_out], references)["exact_match"] < 0.001
 
 
 @pytest.mark.skipif(not EXTRA.is_dir(), reason="the shared questions are not here")

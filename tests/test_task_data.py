@@ -177,6 +177,11 @@ BAD_FILES = {
     "twice.jsonl": (b'{"text": "a", "label": 1, "text": "b"}\n', "keys that differ in one object"),
     "ragged.csv": (b"text,label\na,x\nb,c,y\n", "cannot be read as csv"),
     "wide.csv": (b"text,label\na,b,x\nc,d,y\n", "Expected 2 fields in line 2, saw 3; quote fields"),
+    "wide.tsv": (b'text\tlabel\n"a\tb"\tx\n', "saw 3; choose a csv file for such fields"),
+    "half.json": (
+        rb'[{"text": "a \ud83d", "label": 1}]',
+        r"'text', row 1: .*pair, '.ud83d', at ch",
+    ),
     "short.csv": (b"text,label\na,x\nb\n", "row 2: expected a class"),
     "latin.csv": ("text,label\ncaf\xe9,x\n".encode("latin-1"), "cannot be read as csv"),
     "noise.parquet": (b"noise", "cannot be read as parquet"),

@@ -152,6 +152,31 @@ def test_answers_that_cannot_be_generated_or_read(folder, tmp_path):
         evaluate_zero_shot(model, tokenizer, load_tasks(("mine",), str(folder), 0))
 
 
+@pytest.mark.parametrize(
+    ("change", "row", "message"),
+    [
+        ({"choices": None}, 3, r"mine, row 4: expected choices that are texts; got None"),
+        ({"choices": ["w1", 7, "w2"]}, 0, r"mine.*data set is json \(TypeError: .*Choose files th"),
+        ({"choices": ["w1", "", "w2"]}, 0, r"mine.*json \(IndexError: .* and no empty choice$"),
+    ],
+)
+def test_rows_that_are_no_questions_are_refused(folder, change, row, message):
+    rows = [{**one, **(change if place == row else {})} for place, one in enumerate(QUESTIONS)]
+    (folder / "mine.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    with pytest.raises(ZeroShotError, match=message) as caught:
+        load_tasks(("mine",), str(folder), 0)
+    assert "Offline" not in str(caught.value)
+
+
+@pytest.mark.parametrize("label", [3, -1, "none of them"])
+def test_answers_that_are_no_choice_are_told(label, folder, caplog):
+    rows = [*QUESTIONS[:5], {**QUESTIONS[5], "label": label}]
+    (folder / "mine.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    load_tasks(("mine",), str(folder), 0)
+    assert "mine: expected answers among the choices" in caplog.text
+    assert f"; 1 of 6 rows have others, such as row 6 with {label!r}" in caplog.text
+
+
 def test_what_cannot_be_evaluated(folder, tmp_path, monkeypatch):
     with pytest.raises(ZeroShotError, match=r"include: expected a folder .*nowhere"):
         load_tasks(("mine",), str(tmp_path / "nowhere"), 0)

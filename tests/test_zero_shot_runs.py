@@ -132,6 +132,15 @@ def test_missing_tasks_are_told_before_any_work(tmp_path, folder, monkeypatch):
         SweepCache().dense(compose_run(*arguments))
 
 
+def test_a_tokenizer_that_the_harness_cannot_take_is_told_before_any_work(tmp_path, folder):
+    arguments = overrides_for(tmp_path, folder)
+    tokenizer = plain_tokenizer()
+    tokenizer.bos_token = None
+    tokenizer.save_pretrained(tmp_path / "llama")
+    with pytest.raises(ZeroShotError, match="BOS or EOS"):
+        SweepCache().dense(compose_run(*arguments))
+
+
 def test_encoders_have_no_zero_shot_tasks():
     with pytest.raises(ConfigError, match=r"evaluation\.zero_shot\.tasks run on causal"):
         compose_run("evaluation=zero_shot")

@@ -1,5 +1,6 @@
 """The dense model: where it comes from, how an encoder gets a task head, how pruning is healed."""
 
+import re
 from dataclasses import dataclass
 
 from omegaconf import MISSING
@@ -93,4 +94,12 @@ class RecoveryConfig(Section, name="recovery"):
 
 def placeholders(count: int) -> str:
     """How `model.labels` is given for so many outputs, for messages."""
-    return f"model.labels=[{','.join(f'<output {i}>' for i in range(count))}]"
+    places = [f"<output {i}>" for i in range(count)]
+    few = places if count <= 20 else [*places[:2], "...", places[-1]]
+    return f"model.labels=[{','.join(few)}]"
+
+
+def class_name(text: str) -> str:
+    """The name of a class or an output; an integer, also one as "01" or "1.0", as str writes it."""
+    match = re.fullmatch(r"([+-]?[0-9]+)(\.0*)?", text)
+    return text if match is None else str(int(match[1]))

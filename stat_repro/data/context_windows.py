@@ -107,7 +107,7 @@ def context_windows(
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
-        windows += _windows(batch, tokenizer, begin)
+        windows += _windows(batch, tokenizer, rows, begin)
     owners, encoded, first, offsets = map(list, zip(*windows, strict=True))
     question, starts = np.array(owners, np.int64), np.array(first, np.int64)
     return ContextWindows(encoded, question, starts, offsets, cut)
@@ -139,14 +139,15 @@ def _check_step(
 
 
 def _windows(
-    batch: Any, tokenizer: PreTrainedTokenizerBase, begin: int
+    batch: Any, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Question], begin: int
 ) -> Iterator[tuple[int, Encoded, int, NDArray[np.int32]]]:
     """Question, tokens, first context position and characters of every window.
 
     Args:
         batch: What the tokenizer made of some questions with their contexts.
         tokenizer: The tokenizer.
-        begin: Row of the first of these questions.
+        rows: These questions.
+        begin: Row of the first of them.
     """
     keys = [key for key in batch if key in ("input_ids", "attention_mask", "token_type_ids")]
     for number, owner in enumerate(batch["overflow_to_sample_mapping"]):
@@ -159,7 +160,10 @@ def _windows(
             )
         places = [position for position, part in enumerate(parts) if part == 1]
         if not places:
-            raise DataError("expected contexts with at least one token; got one without")
+            raise DataError(
+                "expected contexts with at least one token; got "
+                f"{rows[owner].context!r} for the question {rows[owner].id!r}"
+            )
         start, stop = places[0], places[-1] + 1
         characters = np.array(batch["offset_mapping"][number][start:stop], dtype=np.int32)
         yield begin + owner, {key: batch[key][number] for key in keys}, start, characters

@@ -10,10 +10,10 @@ import datasets
 
 from stat_repro.config.data import PARTS
 from stat_repro.data.corpora import CORPORA, Corpus
-from stat_repro.data.errors import DataError, listed
+from stat_repro.data.errors import DataError
 from stat_repro.data.hub import from_hub, local_copy
 from stat_repro.data.table_files import texts
-from stat_repro.entry import one_line
+from stat_repro.entry import listed, one_line
 
 _STEMS = {"train": ("train",), "validation": ("validation", "valid"), "test": ("test",)}
 _JSON_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")

@@ -7,11 +7,12 @@ ICLR 2019 (arXiv 1804.07461).
 from dataclasses import dataclass, replace
 
 from stat_repro.config import DatasetConfig
-from stat_repro.data.errors import DataError, listed
+from stat_repro.data.errors import DataError
 from stat_repro.data.hub import from_hub, local_copy
 from stat_repro.data.labels import fixed_indices, hidden, targets
 from stat_repro.data.local_parts import local_form, part_files, read_part, table_of
 from stat_repro.data.table_files import Columns, texts
+from stat_repro.entry import listed
 
 _KEY = "dataset.path"
 _SCORES = (0.0, 5.0)

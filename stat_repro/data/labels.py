@@ -7,8 +7,9 @@ from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any
 
-from stat_repro.config.model import placeholders
-from stat_repro.data.errors import DataError, listed
+from stat_repro.config.model import class_name, placeholders
+from stat_repro.data.errors import DataError
+from stat_repro.entry import listed
 
 
 def class_names(values: list[Any], what: str, known: Collection[str] = ()) -> tuple[str, ...]:
@@ -26,9 +27,9 @@ def class_names(values: list[Any], what: str, known: Collection[str] = ()) -> tu
         DataError: Missing or mixed labels, gaps between integers, or a single class.
     """
     keys = [_label(value, what, row) for row, value in enumerate(values, start=1)]
-    if set(keys) <= set(known):
-        keys = list(known)
-    numbers = {number for key in keys if (number := _integer(key)) is not None}
+    if set(keys) <= (named := {class_name(name) for name in known}):
+        keys = list(named)
+    numbers = {int(key) for key in keys if re.fullmatch("-?[0-9]+", key)}
     if len(numbers) < len(set(keys)):
         names = sorted(set(keys), key=_stem_and_number)
     else:
@@ -126,14 +127,7 @@ def _label(value: Any, what: str, row: int) -> str:
             f"{what}, row {row}: expected a class, an integer or a string; got {value!r} "
             "(numbers with a fraction are targets of task=regression)"
         )
-    number = _integer(text)
-    return text if number is None else str(number)
-
-
-def _integer(text: str) -> int | None:
-    """The integer that a text is, also one written as a float ("3.0")."""
-    match = re.fullmatch(r"([+-]?[0-9]+)(\.0*)?", text)
-    return None if match is None else int(match[1])
+    return class_name(text)
 
 
 def _stem_and_number(name: str) -> tuple[str, int, str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import datasets
 from pyarrow import parquet
 
-from stat_repro.data.errors import DataError, listed
+from stat_repro.data.errors import DataError
 from stat_repro.data.table_files import ENDINGS, Columns, read_table
+from stat_repro.entry import listed
 
 SAVED = "state.json"  # what `save_to_disk` leaves beside the rows
 _SHARD = re.compile(r"(?P<stem>\w+)-\d{5}-of-(?P<count>\d{5})\.parquet")
@@ -128,15 +129,28 @@ def _rows_with_classes(file: Path) -> datasets.Dataset | tuple[()] | None:
         if file.is_dir():
             # datasets 5 writes no file for no rows and cannot read that; datasets 4 does both.
             rows = datasets.load_from_disk(str(file)) if list(file.glob("*.arrow")) else ()
-        elif file.suffix.lower() == ".parquet" and b"huggingface" in (
-            parquet.read_schema(file).metadata or {}
-        ):
+        elif _features(file):
             rows = datasets.Dataset(parquet.read_table(file))
         else:
             return None
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read by datasets: {error}") from error
     return rows
+
+
+def _features(file: Path) -> datasets.Features:
+    """What `datasets` says of the columns of a parquet file that it wrote; empty for others."""
+    schema = parquet.read_schema(file) if file.suffix.lower() == ".parquet" else None
+    if schema is None or b"huggingface" not in (schema.metadata or {}):
+        return datasets.Features()
+    return datasets.Features.from_arrow_schema(schema)
+
+
+def class_order(file: Path, column: str) -> tuple[str, ...]:
+    """Names of the classes that a parquet file of `datasets` numbers; none if they are numbers."""
+    feature = _features(file).get(column)
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else ()
+    return () if any(name.lstrip("+-").isdigit() for name in names) else tuple(names)
 
 
 def table_of(rows: datasets.Dataset) -> Columns:

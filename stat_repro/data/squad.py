@@ -18,6 +18,7 @@ from stat_repro.data.hub import from_hub, local_copy
 from stat_repro.data.local_parts import SAVED, local_form, part_files, table_of
 from stat_repro.data.squad_files import Question, read_file, read_rows
 from stat_repro.data.table_files import ENDINGS, hash_of_rows
+from stat_repro.data.task_data import check_parts_differ
 
 _KEY = "dataset.path"
 _PARTS = {
@@ -116,6 +117,8 @@ def load_questions(config: DatasetConfig) -> QuestionData:
     unanswerable = any(not question.answers for part in parts.values() for question in part)
     data = QuestionData(config.name, "2.0" if marked or unanswerable else "1.1", parts, absent)
     data.split(config.calibration_split)  # refuses before a model is trained
+    if given:
+        check_parts_differ(data.fingerprint, config.calibration_split)
     return data
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from stat_repro.data.errors import DataError, listed
+from stat_repro.data.errors import DataError
 from stat_repro.data.local_parts import read_part
-from stat_repro.data.table_files import Columns
+from stat_repro.data.table_files import Columns, not_a_text
+from stat_repro.entry import listed
 
 COLUMNS = ("id", "context", "question", "answers")
 
@@ -112,8 +113,8 @@ def _nested(articles: list[dict[str, Any]]) -> Iterator[Question]:
 def _question(row: Mapping[str, Any], answers: list[dict[str, Any]]) -> Question:
     texts = {name: row[name] for name in ("id", "context", "question")}
     for name, value in (*texts.items(), *(("answer", answer["text"]) for answer in answers)):
-        if not isinstance(value, str):
-            raise TypeError(f"expected a text as {name}, got {value!r}")
+        if got := not_a_text(value):
+            raise TypeError(f"expected a text as {name}, got {got}")
     return Question(
         id=row["id"],
         title=row.get("title") or "",

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from stat_repro.data.errors import DataError, listed
-from stat_repro.entry import one_line
+from stat_repro.data.errors import DataError
+from stat_repro.entry import listed, one_line
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 # Separator and quoting by ending; a quotation mark in a tsv file is part of the text.
@@ -62,8 +62,9 @@ def read_table(
         raise DataError(f"{path}: expected a table; the file is empty") from None
     except (OSError, ValueError) as error:  # pandas, pyarrow and unicode errors are ValueErrors
         surplus = isinstance(error, pd.errors.ParserError) and "saw" in str(error)
-        hint = "; quote fields that hold a separator" if surplus else ""
-        reason = one_line(error)
+        way = "choose a csv file for such fields, as a tsv file knows no quotes"
+        way = way if ending == ".tsv" else "quote fields that hold a separator"
+        hint, reason = f"; {way}" if surplus else "", one_line(error)
         raise DataError(f"{path}: cannot be read as {ending[1:]}: {reason}{hint}") from error
     if not columns or not next(iter(columns.values())):
         raise DataError(f"{path}: expected at least one row; the table is empty")
@@ -195,12 +196,24 @@ def texts(
         empty_allowed: Whether a text may be empty, as a few in published benchmarks are.
 
     Raises:
-        DataError: A value is missing, empty or no string; says which row.
+        DataError: A value is missing, empty or no text; says which row.
     """
     for row, value in enumerate(values, start=1):
-        if not isinstance(value, str) or not (value.strip() or empty_allowed):
-            raise DataError(
-                f"{path}, column {name!r}, row {row}: expected a text; got "
-                f"{'an empty one' if isinstance(value, str) else repr(value)}"
-            )
+        got = not_a_text(value)
+        if got is None and not (value.strip() or empty_allowed):
+            got = "an empty one"
+        if got is not None:
+            raise DataError(f"{path}, column {name!r}, row {row}: expected a text; got {got}")
     return values
+
+
+def not_a_text(value: Any) -> str | None:
+    """What a value is instead of a text; None for a text, which may be empty."""
+    if not isinstance(value, str):
+        return repr(value)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON of a text that was cut within an emoji
+        half = ascii(value[error.start])
+        return f"one with half a surrogate pair, {half}, at character {error.start + 1}"
+    return None

@@ -12,7 +12,8 @@ from stat_repro.config import DatasetConfig
 from stat_repro.config.data import PARTS
 from stat_repro.data.errors import DataError
 from stat_repro.data.glue import GlueTask, glue_task, load_glue
-from stat_repro.data.labels import class_indices, class_names, targets
+from stat_repro.data.labels import class_indices, class_names, fixed_indices, targets
+from stat_repro.data.local_parts import class_order
 from stat_repro.data.ratings import RatedSnippet, read_ratings
 from stat_repro.data.table_files import Columns, column, hash_of_rows, read_table, texts
 
@@ -114,11 +115,20 @@ def load_task_data(config: DatasetConfig, classes: Collection[str] = ()) -> Task
             f"task=similarity; got none in {config.source}"
         )
     if config.source == "table":
-        _check_parts_differ(data.fingerprint, config.calibration_split)
+        check_parts_differ(data.fingerprint, config.calibration_split)
     return data
 
 
-def _check_parts_differ(fingerprint: dict[str, str], calibration: str) -> None:
+def check_parts_differ(fingerprint: dict[str, str], calibration: str) -> None:
+    """Refuse a part with the content of the one that calibrates.
+
+    Args:
+        fingerprint: sha256 by part.
+        calibration: Name of that part.
+
+    Raises:
+        DataError: Names the part.
+    """
     for part, content in fingerprint.items():
         if part != calibration and content == fingerprint[calibration]:
             raise DataError(
@@ -217,8 +227,10 @@ def _read_user_tables(
             parts[part]["label"] = targets(values, what)
         else:
             if names is None:  # the training part comes first
-                names = class_names(values, what, classes)
-            parts[part]["label"] = class_indices(values, names, what)
+                numbered = class_order(path, config.label_column)
+                names = numbered or class_names(values, what, classes)
+            indices = fixed_indices if numbered else class_indices
+            parts[part]["label"] = indices(values, names, what)
     return (parts if config.held_out is None else _held_out(parts, config)), names
 
 

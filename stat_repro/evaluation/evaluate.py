@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from stat_repro.evaluation.example_values import Evaluation, compact, sentence_values
+from stat_repro.evaluation.fidelity import NOT_FINITE, DenseModelError
 from stat_repro.evaluation.predictions import predicted_classes
 from stat_repro.metrics.modules import TaskMetric
 
@@ -57,10 +58,10 @@ def evaluate_task(
         `sentence_values`.
 
     Raises:
-        ValueError: A dense model that is not finite.
+        DenseModelError: Its logits are not finite.
     """
     if not bool(torch.isfinite(dense_logits).all()):
-        raise ValueError("fidelity: the dense model's logits are not finite")
+        raise DenseModelError(f"{task}: the dense model's logits {NOT_FINITE}")
     values = sentence_values(dense_logits, pruned_logits, references, task)
     means = {"kl": "kl", "agree": "agreement", "squared_difference": "mse_to_dense"}
     protocol: dict[str, Any] = {

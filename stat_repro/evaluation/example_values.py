@@ -16,7 +16,6 @@ from torch import Tensor
 
 from stat_repro.evaluation.fidelity import divergence, squared_difference
 from stat_repro.evaluation.predictions import predicted_classes
-from stat_repro.metrics.answers import squad_scores
 
 ExampleValues = dict[str, NDArray[Any]]
 
@@ -78,8 +77,7 @@ def sentence_values(
 
 def question_values(
     given: Mapping[str, Sequence[str | None]],
-    references: Sequence[Sequence[str]],
-    version: str,
+    scores: Mapping[str, Sequence[tuple[float, float]]],
     divergence: NDArray[np.float64],
     question: NDArray[np.int64],
 ) -> ExampleValues:
@@ -87,8 +85,7 @@ def question_values(
 
     Args:
         given: Answers of the `dense` and of the `pruned` model, Q each.
-        references: Marked answers, Q.
-        version: Of SQuAD, see `squad_scores`.
+        scores: Their exact match and F1, Q each, see `squad_scores`.
         divergence: KL of every window in nats, (W).
         question: Row of the question of every window, (W).
 
@@ -99,10 +96,10 @@ def question_values(
     """
     values: dict[str, NDArray[Any]] = {}
     for prefix, which in (("", "pruned"), ("dense_", "dense")):
-        scores = np.array(squad_scores(given[which], references, version))
-        values |= {f"{prefix}exact_match": scores[:, 0] > 0, f"{prefix}f1": scores[:, 1]}
+        exact, f1 = np.array(scores[which]).T
+        values |= {f"{prefix}exact_match": exact > 0, f"{prefix}f1": f1}
     pairs = zip(given["dense"], given["pruned"], strict=True)
-    windows = np.bincount(question, minlength=len(references))
-    total = np.bincount(question, weights=divergence, minlength=len(references))
+    windows = np.bincount(question)
+    total = np.bincount(question, weights=divergence)
     values |= {"agree": np.array([a == b for a, b in pairs]), "kl": total / windows}
     return {**compact(values), "windows": windows.astype(np.int32)}

@@ -3,6 +3,15 @@
 import torch
 from torch import Tensor
 
+NOT_FINITE = (
+    "are not finite; expected a working model to compare with; choose another checkpoint, or "
+    "float32 where a half precision overflows"
+)
+
+
+class DenseModelError(ValueError):
+    """A dense model that no other can be compared with."""
+
 
 def divergence(dense_logits: Tensor, pruned_logits: Tensor) -> Tensor:
     """KL(dense || pruned) of the softmax, example by example.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stat_repro.evaluation.example_values import Evaluation, compact
+from stat_repro.evaluation.fidelity import NOT_FINITE, DenseModelError
 from stat_repro.evaluation.predictions import to_device
 from stat_repro.models.modes import evaluating
 from stat_repro.progress import Progress
@@ -22,10 +23,6 @@ from stat_repro.progress import Progress
 LOGIT_BYTES = 256 * 2**20
 # Positions whose log-softmax is computed at once.
 CHUNK_POSITIONS = 128
-
-
-class DenseModelError(ValueError):
-    """The dense model's output is not finite, so nothing can be compared with it."""
 
 
 def perplexity_of(nll: float) -> float:
@@ -75,8 +72,7 @@ def _compare_chunk(dense: Tensor, pruned: Tensor, targets: Tensor, place: str) -
     # One nan makes the whole row of a log-softmax nan, so one column is enough.
     if bool(log_p[:, 0].isnan().any()):
         raise DenseModelError(
-            f"perplexity: the dense model's logits are not finite (at or after {place}); "
-            "expected a working model to compare with"
+            f"perplexity: the dense model's logits at or after {place} {NOT_FINITE}"
         )
     broken = log_q[:, 0].isnan()
     p = log_p.exp()
@@ -123,8 +119,7 @@ def evaluate_language(
         Log-softmax in float32 whatever the data types, sums in float64.
 
     Raises:
-        DenseModelError: The dense model's logits are not finite.
-        ValueError: Vocabularies that differ.
+        DenseModelError: Its logits are not finite, or its vocabulary is another.
     """
     count, window = windows.shape
     sums = torch.zeros(count, 4, dtype=torch.float64)
@@ -138,7 +133,7 @@ def evaluate_language(
             dense_logits = _next_token_logits(dense, batch)
             pruned_logits = _next_token_logits(pruned, batch)
             if dense_logits.shape != pruned_logits.shape:
-                raise ValueError(
+                raise DenseModelError(
                     "perplexity: expected models with the same vocabulary; got "
                     f"{dense_logits.shape[2]} (dense) and {pruned_logits.shape[2]} (pruned) tokens"
                 )

@@ -11,9 +11,10 @@ from stat_repro.data.batching import Batch
 from stat_repro.data.context_windows import ContextWindows
 from stat_repro.evaluation import spans
 from stat_repro.evaluation.example_values import Evaluation, question_values
+from stat_repro.evaluation.fidelity import NOT_FINITE, DenseModelError
 from stat_repro.evaluation.predictions import to_device
 from stat_repro.evaluation.spans import AnswerRule, SpanLogits
-from stat_repro.metrics.answers import squad_metrics
+from stat_repro.metrics.answers import squad_metrics, squad_scores
 from stat_repro.models.modes import evaluating
 from stat_repro.progress import Progress
 
@@ -81,21 +82,22 @@ def evaluate_questions(
         `protocol`. Values per question: see `question_values`.
 
     Raises:
-        ValueError: Scores of different tokens, or a dense model that is not finite.
+        DenseModelError: Its scores are not finite, or those of other tokens.
     """
     if not np.array_equal(dense.bounds, pruned.bounds):
-        raise ValueError("question answering: expected scores of the same windows of both models")
+        raise DenseModelError("question answering: expected models that read the same windows")
     if bool(spans.broken_questions(dense, windows).any()):
-        raise ValueError("question answering: the dense model's scores are not finite")
+        raise DenseModelError(f"question answering: the dense model's scores {NOT_FINITE}")
     version = "1.1" if rule.null_threshold is None else "2.0"
     given = {
         name: spans.answers(logits, windows, contexts, rule)
         for name, logits in (("dense", dense), ("pruned", pruned))
     }
     divergence = spans.span_divergence(dense, pruned)
-    examples = question_values(given, references, version, divergence, windows.question)
+    scores = {name: squad_scores(texts, references, version) for name, texts in given.items()}
+    examples = question_values(given, scores, divergence, windows.question)
     metrics = {
-        **{name: squad_metrics(texts, references, version) for name, texts in given.items()},
+        **{name: squad_metrics(values, references, version) for name, values in scores.items()},
         "fidelity": {
             "kl": float(divergence.mean()),
             "agreement": float(examples["agree"].mean()),

@@ -20,8 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stat_repro.data.errors import listed
-from stat_repro.entry import one_line
+from stat_repro.entry import listed, one_line
 from stat_repro.evaluation.zero_shot_tasks import LoadedTasks, ZeroShotError, quiet
 from stat_repro.models.modes import evaluating, seeded
 
@@ -66,12 +65,10 @@ def evaluate_zero_shot(
         The scores. An accuracy over n examples has the standard error sqrt(p (1 - p) / (n - 1)).
 
     Raises:
-        ZeroShotError: The tokenizer has neither BOS nor EOS, which the harness needs, no EOS for a
-            task whose answers are generated, or it adds special tokens behind the text; or the
-            harness refuses what tokenizer and model make of a task.
+        ZeroShotError: As `check_tokenizer`, or the harness refuses what tokenizer and model make of
+            a task.
     """
-    leading = _leading_tokens(tokenizer)
-    _check_end(tokenizer, loaded)
+    leading = check_tokenizer(tokenizer, loaded)
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
@@ -113,8 +110,13 @@ def evaluate_zero_shot(
     return ZeroShotScores(metrics, _protocol(results, loaded, examples, leading))
 
 
-def _leading_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Special tokens that the tokenizer puts in front of a text."""
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, loaded: LoadedTasks) -> int:
+    """Special tokens that the tokenizer puts in front of a text.
+
+    Raises:
+        ZeroShotError: It has neither BOS nor EOS, which the harness needs, no EOS for a task whose
+            answers are generated, or it adds special tokens behind the text.
+    """
     name = tokenizer.name_or_path
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise ZeroShotError(
@@ -130,18 +132,14 @@ def _leading_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
             "evaluation.zero_shot.tasks: expected a tokenizer that adds special tokens only in "
             f"front of a text; {name!r} makes {tokenizer.convert_ids_to_tokens(ids)} of 'a'"
         )
-    return leading
-
-
-def _check_end(tokenizer: PreTrainedTokenizerBase, loaded: LoadedTasks) -> None:
-    """Refuse to generate without a token that ends what is generated."""
     tasks = [n for n, task in loaded.tasks.items() if task.OUTPUT_TYPE == "generate_until"]
     if tasks and tokenizer.eos_token_id is None:
         raise ZeroShotError(
             f"evaluation.zero_shot.tasks: expected a tokenizer with an EOS token for "
-            f"{listed(tasks)}, whose answers are generated; {tokenizer.name_or_path!r} has none; "
+            f"{listed(tasks)}, whose answers are generated; {name!r} has none; "
             "choose other tasks, or set tokenizer.eos_token in the model's folder"
         )
+    return leading
 
 
 def _refused(error: AssertionError, loaded: LoadedTasks, positions: int) -> str:

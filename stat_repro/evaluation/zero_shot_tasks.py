@@ -13,12 +13,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from stat_repro.assets.zero_shot import TASK_FILES, zero_shot_folder
-from stat_repro.data.errors import listed
-from stat_repro.entry import one_line
+from stat_repro.entry import listed, one_line
+
+log = logging.getLogger("stat_repro")
 
 # Value of `evaluation.zero_shot.include` for the packaged data.
 PACKAGED = "asset:zero_shot"
 _CLOSE = 8
+# What names local files in a task file.
+_FILES = ("arrow", "csv", "json", "parquet", "text")
 
 
 class ZeroShotError(RuntimeError):
@@ -69,6 +72,9 @@ def load_tasks(names: tuple[str, ...], include: str | None, shots: int) -> Loade
             try:
                 with quiet():
                     (task,) = manager.load([name])["tasks"].values()
+                    _check_rows(name, task)
+            except ZeroShotError:
+                raise
             except Exception as error:
                 raise ZeroShotError(_no_data(manager, name, error)) from error
             task.set_config(key="num_fewshot", value=shots)
@@ -149,15 +155,48 @@ def _check_name(manager: Any, name: str, include: str | None) -> None:
     )
 
 
+def _check_rows(name: str, task: Any) -> None:
+    """Refuse rows without choices, and tell of answers that the harness counts as wrong always."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return
+    outside: list[tuple[int, Any]] = []
+    for number, row in enumerate(task.eval_docs, start=1):
+        choices = task.doc_to_choice(row)
+        if not choices or not all(isinstance(choice, str) for choice in choices):
+            raise ZeroShotError(
+                f"evaluation.zero_shot.tasks: {name}, row {number}: expected choices that are "
+                f"texts; got {choices!r}"
+            )
+        answer = task.doc_to_text(row) if task.multiple_input else task.doc_to_target(row)
+        valid = {*choices, *range(len(choices))}
+        if not valid.issuperset(answer if isinstance(answer, list) else [answer]):
+            outside.append((number, answer))
+    if outside:
+        log.warning(
+            "evaluation.zero_shot.tasks: %s: expected answers among the choices, as numbers from 0 "
+            "or as their texts; %d of %d rows have others, such as row %d with %r, and count as "
+            "wrong",
+            *(name, len(outside), len(task.eval_docs), *outside[0]),
+        )
+
+
 def _no_data(manager: Any, name: str, error: Exception) -> str:
     config = manager.task_index[name].cfg or {}
     data = " ".join(str(config[k]) for k in ("dataset_path", "dataset_name") if config.get(k))
-    reason = one_line(error)
-    return (
-        f"evaluation.zero_shot.tasks: {name} cannot be loaded; its data set is {data or 'unknown'} "
-        f"(local files or the Hugging Face hub were tried; {type(error).__name__}: {reason}). "
+    tried = "local files or the Hugging Face hub were tried; "
+    way = (
         "Offline, give a task file that names local data: evaluation.zero_shot.include=<folder> "
         "with a YAML of dataset_path: json and dataset_kwargs: {data_files: {test: <file>}}"
+    )
+    if config.get("dataset_path") in _FILES:
+        tried = ""
+        way = (
+            "Choose files that exist and have rows, and a task file that fits them: every row has "
+            "what doc_to_text, doc_to_choice and doc_to_target name, and no empty choice"
+        )
+    return (
+        f"evaluation.zero_shot.tasks: {name} cannot be loaded; its data set is {data or 'unknown'} "
+        f"({tried}{type(error).__name__}: {one_line(error)}). {way}"
     )
 
 

@@ -32,7 +32,7 @@ def _export(options: argparse.Namespace) -> None:
     folder, name = options.folder.expanduser(), options.folder.resolve().name
     if not folder.is_dir():
         raise ExportError(f"{folder}: expected the folder of a saved model; got no such folder")
-    out = options.out or Path(f"{name}{_FORMATS[options.format]}")
+    out = (options.out or Path(f"{name}{_FORMATS[options.format]}")).expanduser()
     if options.quantise is not None and options.format != "gguf":
         raise ExportError(f"--quantise: expected --format gguf; got --format {options.format}")
     if _FORMATS[options.format].startswith(".") and out.exists():

@@ -1,4 +1,4 @@
 """Task metrics: plain functions (`scores`, `answers`) and `evaluate.Metric` classes (`modules`).
 
-May use: paths.
+May use: nothing.
 """

@@ -80,16 +80,20 @@ def squad_scores(
 
 
 def squad_metrics(
-    predictions: Sequence[str | None], references: Sequence[Sequence[str]], version: str = "1.1"
+    scores: Sequence[tuple[float, float]], references: Sequence[Sequence[str]], version: str
 ) -> dict[str, float]:
-    """Means of `squad_scores`, with the same arguments and errors.
+    """Means of the scores of questions.
+
+    Args:
+        scores: What `squad_scores` gave.
+        references: Marked answers per question.
+        version: `1.1` or `2.0`.
 
     Returns:
         `exact_match`, `f1`, as fractions. 2.0: also `has_answer_exact_match`, `has_answer_f1`,
         `no_answer_exact_match`, `no_answer_f1` over the questions with and without an answer, as
         far as there are any.
     """
-    scores = squad_scores(predictions, references, version)
     means = _means(scores, "")
     if version == "2.0":
         for prefix, answerable in (("has_answer_", True), ("no_answer_", False)):

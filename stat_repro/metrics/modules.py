@@ -5,7 +5,6 @@ from typing import Any
 import datasets
 import evaluate
 
-from stat_repro import paths
 from stat_repro.metrics.scores import classification_metrics, regression_metrics
 
 # The function of each metric, and the type of its values.
@@ -18,8 +17,8 @@ METRICS = {
 class TaskMetric(evaluate.Metric):
     """One of `METRICS`, by `compute(predictions=..., references=...)`; keeps them in memory.
 
-    `evaluate` creates a folder under the user's home for every metric, also for those that keep
-    their inputs in memory; here it lies in the cache folder.
+    `evaluate` would create a folder for every metric, also for those that keep their inputs in
+    memory, and fail where it must not write.
 
     Args:
         name: A key of `METRICS`.
@@ -27,7 +26,10 @@ class TaskMetric(evaluate.Metric):
 
     def __init__(self, name: str) -> None:
         self.function, self.value_type = METRICS[name]
-        super().__init__(cache_dir=str(paths.cache_dir() / "metrics"), keep_in_memory=True)
+        super().__init__(keep_in_memory=True)
+
+    def _build_data_dir(self) -> str:
+        return ""
 
     def _info(self) -> evaluate.MetricInfo:
         value = datasets.Value(self.value_type)

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from stat_repro.config import ConfigError
-from stat_repro.config.model import placeholders
+from stat_repro.config.model import class_name, placeholders
+from stat_repro.entry import listed
 
 log = logging.getLogger("stat_repro")
+
+_IN_ORDER = "%s, which are taken in this order; if it is another, choose %s"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ class OutputOrder:
         return labels if self.columns is None else torch.tensor(self.columns)[labels]
 
 
+def output_names(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Names of a checkpoint's outputs in order; one without, or with a number, gets a text."""
+    names = config.id2label
+    return tuple(str(names.get(i, f"LABEL_{i}")) for i in range(config.num_labels))
+
+
 def match_outputs(
     outputs: Sequence[str],
     classes: Sequence[str],
@@ -51,9 +61,10 @@ def match_outputs(
 ) -> OutputOrder:
     """Match the outputs of a checkpoint with the classes of a data set by name.
 
-    Case and separators do not count ("NOT_ENTAILMENT" is "not entailment"). A checkpoint without
-    names (LABEL_0, LABEL_1, ...) is taken in the data set's order, with a warning if the classes
-    have names; class numbers of a data set without names are taken as numbers of the outputs.
+    Case and separators do not count ("NOT_ENTAILMENT" is "not entailment"), nor how a number is
+    written ("01" is "1.0"). A checkpoint without names (LABEL_0, LABEL_1, ...) is taken in the data
+    set's order, and class numbers of a data set without names as numbers of the outputs, with a
+    warning if the other side has names.
 
     Args:
         outputs: Names of the checkpoint's outputs, in order.
@@ -92,13 +103,11 @@ def match_outputs(
                 f"its model card may. Give it: {_override(classes)}"
             )
         if not numbered:
-            log.warning(
-                "%s, which are taken in this order; if it is another, choose %s",
-                *(both, _override(classes)),
-            )
+            log.warning(_IN_ORDER, both, _override(classes))
         return OutputOrder(note=f"outputs have no names, taken as {', '.join(classes)}")
     if columns is None:
         if numbered:
+            log.warning(_IN_ORDER, both, _override(classes))
             return OutputOrder(note=f"class numbers taken as the outputs {', '.join(names)}")
         raise ConfigError(
             f"{both}: expected the same names, in any order. If they mean the same, give the data "
@@ -112,7 +121,7 @@ def match_outputs(
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f"[{', '.join(names)}]"
+    return f"[{listed(names)}]"
 
 
 def _override(classes: Sequence[str]) -> str:
@@ -127,7 +136,7 @@ def _unnamed(names: Sequence[str]) -> bool:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", "_", name.strip().casefold())
+    return re.sub(r"[\s_-]+", "_", class_name(name.strip()).casefold())
 
 
 def _positions(names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...] | None:

@@ -21,7 +21,7 @@ from stat_repro.data.errors import DataError
 from stat_repro.data.squad import load_questions
 from stat_repro.data.table_files import ENDINGS
 from stat_repro.data.task_data import load_task_data
-from stat_repro.data.text_data import load_text_data
+from stat_repro.data.text_data import TextData, load_text_data
 from stat_repro.finetune.recipe import has_task_head
 from stat_repro.measure import resolve_device
 from stat_repro.models.loading import (
@@ -32,6 +32,7 @@ from stat_repro.models.loading import (
     read_config,
 )
 from stat_repro.models.modeling_stat import AUTO_OF
+from stat_repro.models.outputs import output_names
 from stat_repro.models.tensor_files import ShardedCheckpoint
 from stat_repro.paths import RECORD_FILE, name_of
 from stat_repro.reporting.tables import before_and_after, to_text
@@ -129,6 +130,15 @@ def evaluate(options: argparse.Namespace) -> None:
         against = replace(config, model=run_config(options, options.dense).model)
         other = checkpoint_folder(against.model)
         reference = load_checkpoint(other, config.dataset.task, config.dtype, device)
+        if output_names(reference.model.config) != output_names(model.config):
+            # `model.labels` gives names to the outputs of MODEL.
+            against = replace(against, model=replace(against.model, labels=None))
+        words = loaded.tokenizer.get_vocab()
+        if isinstance(data, TextData) and words != reference.tokenizer.get_vocab():
+            raise ConfigError(
+                f"--dense: expected a model with the tokens of {options.model}, because both read "
+                f"the same; got {options.dense}, whose tokenizer has others"
+            )
         dense, of_dense = reference.model, workload_of(data, reference, against)
         outputs = of_dense.dense_outputs(dense, config.evaluation)
     metrics = workload.evaluate(dense, model, outputs, config.evaluation).metrics
@@ -260,6 +270,5 @@ def _whole_file(config: RunConfig, loaded: LoadedModel) -> Data:
     if given.task == "question_answering":
         questions = load_questions(replace(given, train=given.train or given.path, path=None))
         return replace(questions, splits=dict.fromkeys(("train", part), questions.split("train")))
-    names: Any = config.model.labels or loaded.model.config.id2label.values()
-    rows = load_task_data(given, tuple(names))
+    rows = load_task_data(given, config.model.labels or output_names(loaded.model.config))
     return replace(rows, splits=dict.fromkeys(("train", part), rows.split("train")))

@@ -23,15 +23,17 @@ from stat_repro.config import METHODS, AnswerConfig, ConfigError, PruningConfig,
 from stat_repro.data.squad import QuestionData, load_questions
 from stat_repro.data.task_data import TaskData, load_task_data
 from stat_repro.data.text_data import TextData, load_text_data
+from stat_repro.evaluation.zero_shot import check_tokenizer
 from stat_repro.evaluation.zero_shot_tasks import load_tasks
 from stat_repro.finetune.recipe import has_task_head, task_checkpoint
 from stat_repro.measure import Stopwatch, resolve_device
 from stat_repro.models.loading import LoadedModel, checkpoint_folder, load_checkpoint, load_config
 from stat_repro.models.modeling_stat import LAYOUTS
-from stat_repro.models.outputs import OutputOrder, match_outputs
+from stat_repro.models.outputs import OutputOrder, match_outputs, output_names
 from stat_repro.models.positions import positions_of
 from stat_repro.parallel import first_rank_first, same_everywhere
 from stat_repro.results.provenance import hash_files
+from stat_repro.workloads.windows import tasks_of
 
 log = logging.getLogger("stat_repro")
 T = TypeVar("T")
@@ -199,9 +201,7 @@ def load_data(config: RunConfig) -> Data:
     """The data set, or an error for a missing part before anything is trained."""
     split = config.evaluation.split
     if config.dataset.task == "language_modeling":
-        tasks = config.evaluation.zero_shot
-        if tasks.tasks:
-            load_tasks(tuple(tasks.tasks), tasks.include, tasks.shots)  # kept for the evaluations
+        tasks_of(config.evaluation)  # kept for the evaluations
         return load_text_data(config.dataset, split)
     questions = config.dataset.task == "question_answering"
     data = load_questions(config.dataset) if questions else load_task_data(config.dataset)
@@ -213,6 +213,8 @@ def workload_of(data: Data, loaded: LoadedModel, config: RunConfig) -> workloads
     """The data set for a model, of which only configuration and tokenizer are read."""
     positions = positions_of(loaded.model.config)
     if isinstance(data, TextData):
+        if (tasks := tasks_of(config.evaluation)) is not None:
+            check_tokenizer(loaded.tokenizer, tasks)  # before the work
         return workloads.WindowWorkload(data, config.dataset, loaded.tokenizer, positions)
     if isinstance(data, QuestionData):
         return workloads.QuestionWorkload(data, config.dataset, loaded.tokenizer, positions)
@@ -236,7 +238,7 @@ def _check_override(config: RunConfig, has_head: bool) -> None:
 def _output_order(data: TaskData, loaded: LoadedModel, config: RunConfig) -> OutputOrder:
     """How to read the checkpoint's outputs as the data's labels; refused where they do not fit."""
     model: Any = loaded.model.config
-    names = [model.id2label[i] for i in range(model.num_labels)]
+    names = output_names(model)
     usual = "regression" if data.label_names is None else "single_label_classification"
     if model.problem_type not in (None, usual):
         raise ConfigError(

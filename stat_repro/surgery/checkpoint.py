@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,7 @@ def save_pruned(
         The folder.
 
     Raises:
-        CheckpointError: The folder is in use, or the model is not pruned.
+        CheckpointError: As `check_unused`, or the model is not pruned.
         TokenizerError: Loaded from the folder, the tokenizer gives other tokens.
         PlanError: The plan does not fit the model.
     """
@@ -86,14 +87,23 @@ def save_pruned(
 
 
 def check_unused(folder: Path) -> None:
-    """Refuse a name that something has.
+    """Refuse a name that something has, or an empty folder that the complete one cannot replace.
 
     Raises:
-        CheckpointError: The folder exists and is not empty.
+        CheckpointError: The folder exists, and is not empty or has to stay.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not folder.exists():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
         raise CheckpointError(
             f"{folder}: expected a new or empty folder; got one that is in use; choose another"
+        )
+    place = folder.resolve()
+    if place == Path.cwd() or place.is_mount() or not os.access(place.parent, os.W_OK):
+        raise CheckpointError(
+            f"{folder}: expected a new folder, or an empty one that the complete one can replace; "
+            "got the working folder, a mount point, or one in a folder that cannot be written; "
+            "choose a new one inside it"
         )
 
 
@@ -105,9 +115,9 @@ def complete_folder(folder: Path) -> Iterator[Path]:
         folder: The name; must not exist, or be an empty folder.
 
     Raises:
-        CheckpointError: The name is in use.
+        CheckpointError: As `check_unused`.
     """
-    target = folder.absolute()
+    target = folder.resolve()  # a link leads there, as ever
     check_unused(target)
     with complete(target, folder=True) as partial:
         yield partial

@@ -88,6 +88,9 @@ class SentenceWorkload(PaddedWorkload):
     def _conventions(self) -> dict[str, Any]:
         """What the protocol says beyond what holds for all labelled sentences."""
         conventions: dict[str, Any] = {}
+        names: tuple[str, ...] = self.data.label_names or ()
+        if self.config.source == "table" and len(names) == 2:
+            conventions["f1"] = f"class 1, {names[1]}"
         if self.data.glue is not None:
             conventions["benchmark"] = "GLUE"
             conventions["benchmark_metrics"] = list(self.data.glue.metrics)

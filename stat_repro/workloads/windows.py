@@ -13,10 +13,16 @@ from stat_repro.data.windows import TokenWindows, token_windows
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.evaluation.perplexity import evaluate_language
 from stat_repro.evaluation.zero_shot import ZeroShotScores, evaluate_zero_shot
-from stat_repro.evaluation.zero_shot_tasks import load_tasks
+from stat_repro.evaluation.zero_shot_tasks import LoadedTasks, load_tasks
 from stat_repro.workloads.base import CalibrationSet, digest_of, drawn_indices
 
 log = logging.getLogger("stat_repro")
+
+
+def tasks_of(config: EvaluationConfig) -> LoadedTasks | None:
+    """The zero-shot tasks that a configuration asks for; None if there are none."""
+    tasks = config.zero_shot
+    return load_tasks(tuple(tasks.tasks), tasks.include, tasks.shots) if tasks.tasks else None
 
 
 class WindowWorkload:
@@ -111,15 +117,11 @@ class WindowWorkload:
         return evaluation
 
     def _zero_shot(self, model: PreTrainedModel, config: EvaluationConfig) -> ZeroShotScores | None:
-        tasks = config.zero_shot
-        if not tasks.tasks:
+        if (loaded := tasks_of(config)) is None:
             return None
+        examples, batch = config.zero_shot.examples, config.batch_size
         return evaluate_zero_shot(
-            model,
-            self.tokenizer,
-            load_tasks(tuple(tasks.tasks), tasks.include, tasks.shots),
-            examples=tasks.examples,
-            batch_size=config.batch_size,
+            model, self.tokenizer, loaded, examples=examples, batch_size=batch
         )
 
     def _protocol(self, config: EvaluationConfig) -> dict[str, Any]:
