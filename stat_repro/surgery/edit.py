@@ -23,8 +23,9 @@ from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class, tel
 
 # The matrix units of GPUs work on tiles; other widths take up to twice as long (bfloat16, H100).
 GPU_WIDTH = 64
-# Attributes: the length that rotary frequencies cover, of all layers or of one kind.
-CARRIED = "max_seq_len_cached"
+# Ends of attributes: the length that rotary frequencies cover, of all layers or of one kind; which
+# modules keep no activations for the backward pass.
+CARRIED = ("max_seq_len_cached", "gradient_checkpointing", "_gradient_checkpointing_func")
 
 
 class SurgeryError(ValueError):
@@ -204,7 +205,7 @@ def _carry_over(source: PreTrainedModel, pruned: PreTrainedModel) -> None:
     """Copy to the pruned model what a state dict does not hold.
 
     Tied weights, unsaved buffers (rotary frequencies and the length that they cover, position ids),
-    which parameters are trained, train or eval mode, generation defaults.
+    which parameters are trained, train or eval mode, checkpointing, generation defaults.
     """
     tied = pruned.all_tied_weights_keys.items()
     if all(source.get_parameter(a) is source.get_parameter(b) for a, b in tied):
@@ -215,6 +216,8 @@ def _carry_over(source: PreTrainedModel, pruned: PreTrainedModel) -> None:
         for key in module._non_persistent_buffers_set:
             setattr(module, key, getattr(dense[name], key).detach().clone())
         module.__dict__ |= {k: v for k, v in vars(dense[name]).items() if k.endswith(CARRIED)}
+        if getattr(dense[name], "_require_grads_hooks", None):  # of embeddings, for checkpointing
+            module.enable_input_require_grads()
     trained = {name: p.requires_grad for name, p in source.named_parameters()}
     for name, parameter in pruned.named_parameters():
         # A bias that the source does not have follows its weight.

@@ -4,6 +4,7 @@ Modules that were replaced, settings that were changed after loading and buffers
 be lost on the way, and the pruned model would have other outputs even if nothing were cut.
 """
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ _WRAPPERS = {
     "Peft": "model.merge_and_unload()",
 }
 # What says nothing about the output: the embeddings show how many rows they have.
-_NOT_COMPARED = {"training", "gradient_checkpointing", "name_or_path", "vocab_size"}
+_NOT_COMPARED = {"training", "name_or_path", "vocab_size"}
 # Rotary frequencies may have been rounded to the model's type, bfloat16 at the coarsest.
 _FREQUENCY_RTOL = 0.01
 
@@ -109,8 +110,7 @@ def _parts(module: nn.Module | None) -> dict[str, Any]:
     if home.endswith((".layers_stat", ".modeling_stat")):
         home = "layers_stat"
     parts: dict[str, Any] = {"": f"{kind.__qualname__} of {home}"}
-    if vars(module).keys() & {"forward"} and not hasattr(module, "_hf_hook"):
-        parts["'s forward pass"] = "a replacement"
+    parts["'s forward pass"] = _forward_of(module)
     for key, value in module._parameters.items():
         if value is not None:
             parts[f", parameter {key}"] = f"shape {tuple(value.shape)}"
@@ -125,6 +125,21 @@ def _parts(module: nn.Module | None) -> dict[str, Any]:
         elif hasattr(value, "__qualname__"):  # a function
             parts[f".{key}"] = value.__qualname__
     return parts
+
+
+def _forward_of(module: Any) -> str:
+    """What the forward pass of a module is, without hooks that accelerate puts around it."""
+    own = type(module).forward
+    forward = getattr(vars(module).get("forward", module.forward), "__func__", None)
+    # After mixed precision accelerate gives it back without its decorators.
+    if hasattr(module, "_hf_hook") or forward in (own, inspect.unwrap(own)):
+        return "that of its class"
+    if hasattr(module, "_original_forward"):
+        return (
+            "that of accelerate's mixed precision, which "
+            "accelerator.unwrap_model(model, keep_fp32_wrapper=False) takes off"
+        )
+    return "a replacement"
 
 
 def _same_frequencies(module: Any) -> bool:
