@@ -147,6 +147,11 @@ CHANGES = {
         lambda model: setattr(model.bert, "pooler", None),
         "bert.pooler: expected BertPooler.*got none",
     ),
+    "tied by hand": (
+        "llama_grouped",
+        lambda model: setattr(model.lm_head, "weight", model.model.embed_tokens.weight),
+        r"^lm_head\.weight: expected a tensor of its own.*config\.tie_word_embeddings=True",
+    ),
     "forward pass": ("bert", own_forward, f"{LAYER}'s forward pass: .*got a replacement"),
 }
 

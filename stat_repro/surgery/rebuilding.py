@@ -80,7 +80,7 @@ def checked_adapter(model: PreTrainedModel) -> Adapter:
     return adapter
 
 
-def _differences(expected: nn.Module, model: nn.Module) -> Iterator[tuple[str, Any, Any]]:
+def _differences(expected: Any, model: nn.Module) -> Iterator[tuple[str, Any, Any]]:
     """What, expected and got, of everything in which a model differs from its rebuilt form."""
     ours, theirs = (dict(root.named_modules()) for root in (expected, model))
     for name in [*ours, *(name for name in theirs if name not in ours)]:
@@ -93,6 +93,12 @@ def _differences(expected: nn.Module, model: nn.Module) -> Iterator[tuple[str, A
                 yield f"{name or 'model'}{part}", expected_here, got_here
         if name in theirs and not _same_frequencies(theirs[name]):
             yield f"{name}.inv_freq", "other frequencies", "those of an earlier config"
+    first: dict[nn.Parameter, str] = {}
+    tied = {*expected.all_tied_weights_keys, *expected.all_tied_weights_keys.values()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(parameter, name) != name and name not in tied:
+            other = f"that of {first[parameter]} (config.tie_word_embeddings=True ties embeddings)"
+            yield name, "a tensor of its own", other
 
 
 def _parts(module: nn.Module | None) -> dict[str, Any]:
