@@ -49,10 +49,12 @@ def checked_adapter(model: PreTrainedModel) -> Adapter:
             )
     adapter = adapter_for(model)
     pruned_class(model)  # refuses an unknown task head
+    device = next(model.parameters()).device
     for name, parameter in model.named_parameters():
-        if parameter.is_meta:
+        if parameter.is_meta or parameter.device != device:
+            there = "meta (offloaded to disk?)" if parameter.is_meta else parameter.device
             raise UnsupportedModelError(
-                f"{name}: expected weights in memory; got the meta device (offloaded to disk?); "
+                f"{name}: expected all weights in the memory of one device, {device}; got {there}; "
                 "choose compress_checkpoint or python -m stat_repro.sharded, which take a "
                 "checkpoint larger than memory"
             )
