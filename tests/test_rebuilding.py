@@ -229,6 +229,7 @@ def test_wrappers_are_named_with_what_to_give_instead():
     wrappers = {
         r"OptimizedModule; choose .*model\._orig_mod": "OptimizedModule",
         r"DataParallel; choose model\.module": "DataParallel",
+        r"Classifier; choose the model inside it": "Classifier",
         r"PeftModelForCausalLM; choose model\.merge_and_unload\(\)": "PeftModelForCausalLM",
     }
     for message, name in wrappers.items():

@@ -42,11 +42,12 @@ def checked_adapter(model: PreTrainedModel) -> Adapter:
             task head, or a module that is not what the config describes; names it.
     """
     kind = type(model).__name__
-    for start, instead in _WRAPPERS.items():
-        if kind.startswith(start):
-            raise UnsupportedModelError(
-                f"model: expected a model of transformers; got {kind}; choose {instead}"
-            )
+    wrappers = [instead for start, instead in _WRAPPERS.items() if kind.startswith(start)]
+    if wrappers or (hasattr(model, "config") and not isinstance(model, PreTrainedModel)):
+        instead = (*wrappers, "the model inside it")[0]
+        raise UnsupportedModelError(
+            f"model: expected a model of transformers; got {kind}; choose {instead}"
+        )
     adapter = adapter_for(model)
     pruned_class(model)  # refuses an unknown task head
     device = next(model.parameters()).device
