@@ -25,10 +25,7 @@ from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class, tel
 GPU_WIDTH = 64
 # Ends of attributes: the length that rotary frequencies cover, of all layers or of one kind; which
 # modules keep no activations for the backward pass; a loss of the user.
-CARRIED = (
-    *("max_seq_len_cached", "gradient_checkpointing", "_gradient_checkpointing_func"),
-    "_loss_function",
-)
+CARRIED = ("max_seq_len_cached", "gradient_checkpointing", "_checkpointing_func", "_loss_function")
 
 
 class SurgeryError(ValueError):
@@ -197,9 +194,9 @@ def _tensors(model: PreTrainedModel, new: dict[str, nn.Module]) -> dict[str, Ten
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not name.startswith(replaced):
             if id(tensor) not in clones:
-                clone = tensor.detach().clone()
-                own = isinstance(tensor, nn.Parameter)
-                clones[id(tensor)] = nn.Parameter(clone, tensor.requires_grad) if own else clone
+                clones[id(tensor)] = tensor.detach().clone()
+                if isinstance(tensor, nn.Parameter):
+                    clones[id(tensor)] = nn.Parameter(clones[id(tensor)], tensor.requires_grad)
             state[name] = clones[id(tensor)]
     for name, module in new.items():
         state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}

@@ -53,11 +53,11 @@ def checked_adapter(model: PreTrainedModel) -> Adapter:
     device = next(model.parameters()).device
     for name, parameter in model.named_parameters():
         if parameter.is_meta or parameter.device != device:
-            there = "meta (offloaded to disk?)" if parameter.is_meta else parameter.device
+            beside = "(offloaded to disk?)" if parameter.is_meta else f"beside {device}"
             raise UnsupportedModelError(
-                f"{name}: expected all weights in the memory of one device, {device}; got {there}; "
-                "choose compress_checkpoint or python -m stat_repro.sharded, which take a "
-                "checkpoint larger than memory"
+                f"{name}: expected all weights in the memory of one device; got {parameter.device} "
+                f"{beside}; choose compress_checkpoint or python -m stat_repro.sharded, which take "
+                "a checkpoint larger than memory"
             )
     whole = adapter.plan_keeping({s.key: tuple(range(s.units)) for s in adapter.sites}, "none")
     consumers = [site.consumer for site in adapter.sites]
@@ -138,10 +138,10 @@ def _parts(module: nn.Module | None) -> dict[str, Any]:
 
 def _forward_of(module: Any) -> str:
     """What the forward pass of a module is, without hooks that accelerate puts around it."""
-    own = type(module).forward
-    forward = getattr(vars(module).get("forward", module.forward), "__func__", None)
+    usual = type(module).forward
+    forward = getattr(module.forward, "__func__", None)
     # After mixed precision accelerate gives it back without its decorators.
-    if hasattr(module, "_hf_hook") or forward in (own, inspect.unwrap(own)):
+    if hasattr(module, "_hf_hook") or forward in (usual, inspect.unwrap(usual)):
         return "that of its class"
     if hasattr(module, "_original_forward"):
         return (
