@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
 import stat_repro
+from stat_repro.models.projections import UnsupportedModelError
 
 NAME = "second"
 MODELS = ("bert", "distilbert", "mpnet", "llama_grouped", "gpt2")
@@ -173,6 +174,12 @@ def main() -> None:
         matrix = activations(8, 4)
         with pytest.raises(RuntimeError, match="expected tensors on one device"):
             matrix.to(device) @ matrix.T
+        spread = pico_model("bert")
+        spread.bert.encoder.layer[2].to(device)
+        with pytest.raises(
+            UnsupportedModelError, match=r"layer\.2.* device; got second:0 beside cpu"
+        ):
+            stat_repro.compress(spread, pico_batches(spread))
     for name in MODELS:
         for method in METHODS:
             check(name, method, device)

@@ -151,6 +151,7 @@ IDS = torch.full((2, 5), 7)
         (["some text"], "number 0: expected a mapping .* got str"),
         ([{"input_ids": IDS}, {"ids": IDS}], "number 1: .*needs the key input_ids; got ids"),
         ([{"input_ids": [[7, 8]]}], "key input_ids: expected a tensor; got list"),
+        ([{"input_ids": IDS, "labels": [0, 1]}], "0: key labels: expected a tensor; got list"),
         ([{"input_ids": IDS[0]}], r"shape \(B, S\).*got \(5,\)"),
         ([{"input_ids": IDS[:0]}], r"at least one row.*got \(0, 5\)"),
         ([{"input_ids": IDS[:, :0]}], r"one token.*got \(2, 0\)"),

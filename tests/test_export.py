@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from pico_models import REPRESENTATIVES, pico_batches, pico_model, pico_outputs
+from pico_models import (
+    REPRESENTATIVES,
+    pico_batches,
+    pico_model,
+    pico_outputs,
+    selection_edits,
+)
 from pico_surgery import pruned_of
 
 import stat_repro
@@ -19,11 +25,13 @@ from stat_repro.export import __main__ as command
 from stat_repro.export.errors import ExportError
 from stat_repro.export.onnx_file import write_onnx
 from stat_repro.export.stock import write_stock
+from stat_repro.models.adapter import adapter_for
+from stat_repro.surgery.edit import prune_model
 
 EMPTY = [(0, "attention"), (1, "ffn"), (2, "attention"), (2, "ffn")]
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped", "qwen2", "opt"])
+@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped", "qwen2", "gpt2", "opt"])
 def test_a_stock_folder_has_nothing_of_ours(name: str, tmp_path: Path) -> None:
     model = pico_model(name)
     batches = pico_batches(model)
@@ -31,10 +39,15 @@ def test_a_stock_folder_has_nothing_of_ours(name: str, tmp_path: Path) -> None:
         model, batches, ratio=0.1, method="magnitude", allocation="uniform", min_units=4
     )
     pruned = pruned_of(model, whole=[(i, kind) for i in range(3) for kind in ("attention", "ffn")])
-    for one in (pruned, result.model):
+    adapter = adapter_for(model)
+    heads = {site.key: tuple(range(site.units)) for site in adapter.of_kind("attention")}
+    neurons = {site.key: tuple(range(7)) for site in adapter.of_kind("ffn")}
+    plan = adapter.plan_keeping(heads | neurons, "none")
+    narrow = prune_model(model, plan, selection_edits(model, plan))
+    for case, one in {"whole": pruned, "both": result.model, "ffn": narrow}.items():
         if one.can_generate():
             one.generation_config.eos_token_id = [1, 5]
-        folder = tmp_path / type(one).__name__ / str(one is pruned)
+        folder = tmp_path / case
         one.save_pretrained(folder)
         counts = one.config
         equal = [set(counts.query_heads_per_layer), set(counts.ffn_size_per_layer)]
@@ -42,10 +55,11 @@ def test_a_stock_folder_has_nothing_of_ours(name: str, tmp_path: Path) -> None:
             not hasattr(counts, "head_dim")
             and counts.query_heads_per_layer[0] != counts.num_attention_heads
         ):
+            assert case == "both"
             with pytest.raises(ExportError, match=r"_per_layer: expected .*; choose "):
                 write_stock(folder, tmp_path / "stock")
             continue
-        out = tmp_path / f"stock-{one is pruned}"
+        out = tmp_path / f"stock-{case}"
         write_stock(folder, out)
         config = json.loads((out / "config.json").read_text())
         assert not [key for key in config if key.endswith("_per_layer") or key == "auto_map"]

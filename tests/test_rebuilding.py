@@ -147,6 +147,11 @@ CHANGES = {
         lambda model: setattr(model.bert, "pooler", None),
         "bert.pooler: expected BertPooler.*got none",
     ),
+    "tied by hand": (
+        "llama_grouped",
+        lambda model: setattr(model.lm_head, "weight", model.model.embed_tokens.weight),
+        r"^lm_head\.weight: expected a tensor of its own.*config\.tie_word_embeddings=True",
+    ),
     "forward pass": ("bert", own_forward, f"{LAYER}'s forward pass: .*got a replacement"),
 }
 
@@ -224,6 +229,7 @@ def test_wrappers_are_named_with_what_to_give_instead():
     wrappers = {
         r"OptimizedModule; choose .*model\._orig_mod": "OptimizedModule",
         r"DataParallel; choose model\.module": "DataParallel",
+        r"Classifier; choose the model inside it": "Classifier",
         r"PeftModelForCausalLM; choose model\.merge_and_unload\(\)": "PeftModelForCausalLM",
     }
     for message, name in wrappers.items():

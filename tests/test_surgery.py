@@ -188,6 +188,7 @@ def test_no_tensor_is_shared_with_the_source() -> None:
 def test_state_outside_the_weights_is_carried_over() -> None:
     model = pico_model("llama_tied", dtype=torch.bfloat16)
     model.generation_config.temperature = 0.625
+    model.loss_function = lambda *_, **options: torch.tensor(7.0)
     model.train()
     model.model.layers[1].eval()
     model.model.embed_tokens.weight.requires_grad_(False)
@@ -196,6 +197,7 @@ def test_state_outside_the_weights_is_carried_over() -> None:
     pruned = prune_model(model, plan, selection_edits(model, plan))
     assert {p.dtype for p in pruned.parameters()} == {torch.bfloat16}
     assert pruned.generation_config.temperature == 0.625
+    assert pruned.loss_function is model.loss_function
     assert pruned.generation_config is not model.generation_config
     assert pruned.training
     assert pruned.model.layers[0].mlp.training

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 import transformers as hf
-from pico_models import pico_batches, pico_model
+from pico_models import pico_batches, pico_model, pico_outputs
 from torch import nn
 
 import stat_repro
@@ -56,3 +57,12 @@ def test_task_heads_that_have_no_pruned_form() -> None:
         pruned_class(model)
     assert "GPT2LMHeadModel" in str(caught.value)
     assert "Llama" not in str(caught.value)
+    assert "choose the backbone, model.transformer, and put" in str(caught.value)
+
+
+def test_the_pruned_backbone_of_a_model_with_a_head_of_ones_own_takes_its_place() -> None:
+    model = pico_model("llama_grouped")
+    batch = pico_batches(model, 1)[0]
+    wanted = pico_outputs(model, batch)
+    model.model = stat_repro.compress(model.model, [batch], ratio=0.0).model
+    torch.testing.assert_close(pico_outputs(model, batch), wanted)

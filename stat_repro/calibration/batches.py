@@ -121,7 +121,8 @@ def model_inputs(
     Raises:
         CalibrationError: A value that is no tensor.
     """
-    inputs = {k: _rows(k, v) for k, v in batch.items() if k != "labels"}
+    inputs = {key: _rows(key, value) for key, value in batch.items()}
+    inputs.pop("labels", None)
     return inputs if device is None else {k: v.to(device) for k, v in inputs.items()}
 
 

@@ -63,10 +63,11 @@ def write_stock(folder: Path, out: Path) -> None:
         if counts is not None and len(set(counts)) > 1:
             raise ExportError(
                 f"--format stock, {ours}: expected the same count in all layers, as stock classes "
-                f"have it; got {counts}; choose allocation=uniform when pruning"
+                f"have it; got {counts}; choose allocation=uniform when pruning, at a ratio that "
+                "leaves all the same"
             )
         if counts is not None:
-            sizes[theirs] = counts[0]
+            sizes[config.attribute_map.get(theirs, theirs)] = counts[0]
     if 0 in sizes.values():
         raise ExportError(f"--format stock: expected heads and neurons in all layers; got {sizes}")
     stock: Any = type(model).__bases__[1]

@@ -71,6 +71,8 @@ def empty_like(old: Any, shape: tuple[int, ...], bias: bool) -> Any:
         new.out_features, new.in_features = shape
     else:
         new = copy.copy(old)
+        new.__dict__ |= vars(nn.Module())  # without the hooks of the old one
+        new.__dict__.pop("forward", None)
         new._parameters = dict.fromkeys(old._parameters)
         if isinstance(old, Conv1D):
             new.nf, new.nx = shape
@@ -205,6 +207,8 @@ def count_heads(layer: nn.Module, layout: Layout) -> None:
     elif layout.numbered_heads and queries < attention.num_attention_heads:
         attention.head_numbers = head_numbers(layer.get_submodule(layout.query), queries)
         attention.__class__ = _changed(_SomeHeads, stock, None)
+    if "_old_forward" in vars(attention):  # which accelerate calls between its hooks (device_map)
+        attention._old_forward = type(attention).forward.__get__(attention)
     counts = {"num_heads": queries, "num_key_value_heads": groups, "split_size": columns}
     counts["all_head_size"] = columns
     if groups:

@@ -30,13 +30,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the `with`, outputs by name, no cache or weights of attention.
 
     Afterwards as before. A cache would grow with every pass that is given the recorded arguments of
-    an earlier one, and MPNet's encoder asks a layer that is skipped for the weights.
+    an earlier one, and MPNet's encoder asks a layer that is skipped for the weights. Modules that
+    were compiled in place run uncompiled: compiled code does not call new hooks.
     """
     flags = {module: module.training for module in model.modules()}
+    compiled = {m: m._compiled_call_impl for m in flags if m._compiled_call_impl is not None}
     config: Any = getattr(model, "config", None)
     wanted = {"return_dict": True, "use_cache": False, "output_attentions": False}
     before = {key: getattr(config, key) for key in wanted if hasattr(config, key)}
     model.eval()
+    for module in compiled:
+        module._compiled_call_impl = None
     try:
         for key in before:
             setattr(config, key, wanted[key])
@@ -46,6 +50,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             setattr(config, key, value)
         for module, training in flags.items():
             module.training = training
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
 
 
 @contextmanager

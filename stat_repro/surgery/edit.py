@@ -23,8 +23,9 @@ from stat_repro.surgery.pruned_form import empty_pruned_model, pruned_class, tel
 
 # The matrix units of GPUs work on tiles; other widths take up to twice as long (bfloat16, H100).
 GPU_WIDTH = 64
-# Attributes: the length that rotary frequencies cover, of all layers or of one kind.
-CARRIED = "max_seq_len_cached"
+# Ends of attributes: the length that rotary frequencies cover, of all layers or of one kind; which
+# modules keep no activations for the backward pass; a loss of the user.
+CARRIED = ("max_seq_len_cached", "gradient_checkpointing", "_checkpointing_func", "_loss_function")
 
 
 class SurgeryError(ValueError):
@@ -186,14 +187,16 @@ def _replace(model: nn.Module, modules: dict[str, nn.Module]) -> None:
 
 
 def _tensors(model: PreTrainedModel, new: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """The state dict of the pruned model; nothing is shared with the source."""
+    """The state dict of the pruned model, tied as the source is; nothing is shared with it."""
     replaced = tuple(f"{name}." for name in new)
-    clones: dict[int, Tensor] = {}  # by id, so that tied weights are copied once
+    clones: dict[int, Tensor] = {}  # by id, so that tied weights stay one parameter
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not name.startswith(replaced):
             if id(tensor) not in clones:
                 clones[id(tensor)] = tensor.detach().clone()
+                if isinstance(tensor, nn.Parameter):
+                    clones[id(tensor)] = nn.Parameter(clones[id(tensor)], tensor.requires_grad)
             state[name] = clones[id(tensor)]
     for name, module in new.items():
         state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
@@ -203,18 +206,17 @@ def _tensors(model: PreTrainedModel, new: dict[str, nn.Module]) -> dict[str, Ten
 def _carry_over(source: PreTrainedModel, pruned: PreTrainedModel) -> None:
     """Copy to the pruned model what a state dict does not hold.
 
-    Tied weights, unsaved buffers (rotary frequencies and the length that they cover, position ids),
-    which parameters are trained, train or eval mode, generation defaults.
+    Unsaved buffers (rotary frequencies and the length that they cover, position ids), which
+    parameters are trained, train or eval mode, checkpointing, the loss, generation defaults.
     """
-    tied = pruned.all_tied_weights_keys.items()
-    if all(source.get_parameter(a) is source.get_parameter(b) for a, b in tied):
-        pruned.tie_weights()
     dense = dict(source.named_modules())
     for name, module in pruned.named_modules():
         module.training = dense[name].training
         for key in module._non_persistent_buffers_set:
             setattr(module, key, getattr(dense[name], key).detach().clone())
         module.__dict__ |= {k: v for k, v in vars(dense[name]).items() if k.endswith(CARRIED)}
+        if getattr(dense[name], "_require_grads_hooks", None):  # of embeddings, for checkpointing
+            module.enable_input_require_grads()
     trained = {name: p.requires_grad for name, p in source.named_parameters()}
     for name, parameter in pruned.named_parameters():
         # A bias that the source does not have follows its weight.

@@ -4,6 +4,7 @@ Modules that were replaced, settings that were changed after loading and buffers
 be lost on the way, and the pruned model would have other outputs even if nothing were cut.
 """
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ _WRAPPERS = {
     "Peft": "model.merge_and_unload()",
 }
 # What says nothing about the output: the embeddings show how many rows they have.
-_NOT_COMPARED = {"training", "gradient_checkpointing", "name_or_path", "vocab_size"}
+_NOT_COMPARED = {"training", "name_or_path", "vocab_size"}
 # Rotary frequencies may have been rounded to the model's type, bfloat16 at the coarsest.
 _FREQUENCY_RTOL = 0.01
 
@@ -41,19 +42,22 @@ def checked_adapter(model: PreTrainedModel) -> Adapter:
             task head, or a module that is not what the config describes; names it.
     """
     kind = type(model).__name__
-    for start, instead in _WRAPPERS.items():
-        if kind.startswith(start):
-            raise UnsupportedModelError(
-                f"model: expected a model of transformers; got {kind}; choose {instead}"
-            )
+    wrappers = [instead for start, instead in _WRAPPERS.items() if kind.startswith(start)]
+    if wrappers or (hasattr(model, "config") and not isinstance(model, PreTrainedModel)):
+        instead = (*wrappers, "the model inside it")[0]
+        raise UnsupportedModelError(
+            f"model: expected a model of transformers; got {kind}; choose {instead}"
+        )
     adapter = adapter_for(model)
     pruned_class(model)  # refuses an unknown task head
+    device = next(model.parameters()).device
     for name, parameter in model.named_parameters():
-        if parameter.is_meta:
+        if parameter.is_meta or parameter.device != device:
+            beside = "(offloaded to disk?)" if parameter.is_meta else f"beside {device}"
             raise UnsupportedModelError(
-                f"{name}: expected weights in memory; got the meta device (offloaded to disk?); "
-                "choose compress_checkpoint or python -m stat_repro.sharded, which take a "
-                "checkpoint larger than memory"
+                f"{name}: expected all weights in the memory of one device; got {parameter.device} "
+                f"{beside}; choose compress_checkpoint or python -m stat_repro.sharded, which take "
+                "a checkpoint larger than memory"
             )
     whole = adapter.plan_keeping({s.key: tuple(range(s.units)) for s in adapter.sites}, "none")
     consumers = [site.consumer for site in adapter.sites]
@@ -79,7 +83,7 @@ def checked_adapter(model: PreTrainedModel) -> Adapter:
     return adapter
 
 
-def _differences(expected: nn.Module, model: nn.Module) -> Iterator[tuple[str, Any, Any]]:
+def _differences(expected: Any, model: nn.Module) -> Iterator[tuple[str, Any, Any]]:
     """What, expected and got, of everything in which a model differs from its rebuilt form."""
     ours, theirs = (dict(root.named_modules()) for root in (expected, model))
     for name in [*ours, *(name for name in theirs if name not in ours)]:
@@ -92,6 +96,12 @@ def _differences(expected: nn.Module, model: nn.Module) -> Iterator[tuple[str, A
                 yield f"{name or 'model'}{part}", expected_here, got_here
         if name in theirs and not _same_frequencies(theirs[name]):
             yield f"{name}.inv_freq", "other frequencies", "those of an earlier config"
+    first: dict[nn.Parameter, str] = {}
+    tied = {*expected.all_tied_weights_keys, *expected.all_tied_weights_keys.values()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(parameter, name) != name and name not in tied:
+            other = f"that of {first[parameter]} (config.tie_word_embeddings=True ties embeddings)"
+            yield name, "a tensor of its own", other
 
 
 def _parts(module: nn.Module | None) -> dict[str, Any]:
@@ -109,8 +119,7 @@ def _parts(module: nn.Module | None) -> dict[str, Any]:
     if home.endswith((".layers_stat", ".modeling_stat")):
         home = "layers_stat"
     parts: dict[str, Any] = {"": f"{kind.__qualname__} of {home}"}
-    if vars(module).keys() & {"forward"} and not hasattr(module, "_hf_hook"):
-        parts["'s forward pass"] = "a replacement"
+    parts["'s forward pass"] = _forward_of(module)
     for key, value in module._parameters.items():
         if value is not None:
             parts[f", parameter {key}"] = f"shape {tuple(value.shape)}"
@@ -125,6 +134,21 @@ def _parts(module: nn.Module | None) -> dict[str, Any]:
         elif hasattr(value, "__qualname__"):  # a function
             parts[f".{key}"] = value.__qualname__
     return parts
+
+
+def _forward_of(module: Any) -> str:
+    """What the forward pass of a module is, without hooks that accelerate puts around it."""
+    usual = type(module).forward
+    forward = getattr(module.forward, "__func__", None)
+    # After mixed precision accelerate gives it back without its decorators.
+    if hasattr(module, "_hf_hook") or forward in (usual, inspect.unwrap(usual)):
+        return "that of its class"
+    if hasattr(module, "_original_forward"):
+        return (
+            "that of accelerate's mixed precision, which "
+            "accelerator.unwrap_model(model, keep_fp32_wrapper=False) takes off"
+        )
+    return "a replacement"
 
 
 def _same_frequencies(module: Any) -> bool:
