@@ -172,6 +172,17 @@ def test_units_are_kept_by_what_the_ratio_is_a_share_of():
         assert {panel.y_label for panel in layer_figures(records)[0].panels} == {words}
 
 
+def test_a_divergence_of_zero_is_drawn():
+    configs = [make_config(calibration=CalibrationConfig(examples=n)) for n in (16, 32, 64)]
+    records = [
+        make_record(config=config, ratio=ratio, fidelity={"kl": ratio})
+        for config in configs
+        for ratio in (0.0, 0.5)
+    ]
+    (figure,) = setting_figures(records)
+    assert draw(figure).axes[0].get_yscale() == "linear"
+
+
 def test_a_ridge_of_zero_has_its_place():
     records = [
         run(kl, pruning=PruningConfig(ridge=ridge))
