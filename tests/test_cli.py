@@ -164,6 +164,7 @@ def test_names_are_as_they_are_typed(given):
         (["model=hf"], "model.path=<value>"),
         (["sweep=tabel1"], "tabel1"),
         (["device=cuda:9"], "available"),
+        (["-m", "--cfg", "job"], "; --cfg job without -m shows a single run"),
     ],
 )
 def test_bad_command_lines_end_with_one_message_and_status_1(arguments, message, tmp_path, run):

@@ -96,8 +96,10 @@ def _main() -> None:
 def _run_and_tell(run: Callable[[], None]) -> None:
     try:
         run()
-    except (Exception, SystemExit):  # Hydra, or a launcher, gave up the sweep
+    except (Exception, SystemExit) as error:  # Hydra, or a launcher, gave up the sweep
         tell()
+        if "Only one of --run, --multirun" in str(error):  # of Hydra's own options
+            raise SystemExit(f"{error}; --cfg job without -m shows a single run") from None
         raise
     if not tell():
         raise SystemExit(1)
