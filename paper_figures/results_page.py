@@ -16,13 +16,14 @@ import pandas as pd
 os.environ["STAT_REPRO_LIGHT"] = "1"
 
 from stat_repro.config import SPEED_STUDY
+from stat_repro.entry import guarded
 from stat_repro.paths import project_root, results_dir
 from stat_repro.reporting.costs import cost_table, measured_runs
 from stat_repro.reporting.outputs import sweep_header
 from stat_repro.reporting.points import headline
 from stat_repro.reporting.speed_table import speed_table
 from stat_repro.reporting.styles import quantity_style
-from stat_repro.reporting.tables import result_table, to_markdown
+from stat_repro.reporting.tables import MISSING, result_table, to_markdown
 from stat_repro.reporting.variants import study_frame
 from stat_repro.results import RunRecord, list_studies, load_records, load_speed
 from stat_repro.scratch import replace_file
@@ -44,11 +45,14 @@ _COUNT = re.compile(r" \(n=(\d+)\)$")
 
 
 def main() -> int:
-    """Write the page into the clone."""
+    """Write the page into the clone; 0 only if it was written."""
+    return guarded(_write, lambda: "the page is as it was")
+
+
+def _write() -> None:
     path = project_root() / "docs" / "results.md"
     replace_file(path, results_page().encode())
     print(f"written to {path}")
-    return 0
 
 
 def results_page() -> str:
@@ -56,21 +60,23 @@ def results_page() -> str:
     names = [name for name in list_studies(results_dir()) if name != "local"]
     runs = {name: load_records(results_dir(), name) for name in names if name != SPEED_STUDY}
     studies = [name for name in names if runs.get(name, True)]  # what only failed is not shown
-    claims = [
-        (f"[{study}](#{study})", sweep_header(study).get("Claim", _SPEED_SENTENCE))
-        for study in studies
-    ]
+    claims = [(f"[{study}](#{study})", _claim(study)) for study in studies]
     contents = to_markdown(pd.DataFrame(claims, columns=["study", "claim"]))
     return "\n".join(
         [INTRODUCTION, contents, *(_section(study, runs.get(study)) for study in studies)]
     )
 
 
+def _claim(study: str) -> str:
+    """What a study claims; a user's own need not claim anything."""
+    return _SPEED_SENTENCE if study == SPEED_STUDY else sweep_header(study).get("Claim", MISSING)
+
+
 def _section(study: str, runs: list[RunRecord] | None) -> str:
     header = sweep_header(study)
     lines = [f"## {study}", ""]
-    if header:
-        lines += [f"**Claim:** {header['Claim']}", "", f"**Run here:** {header['Run here']}", ""]
+    for word in ("Claim", "Run here"):
+        lines += [f"**{word}:** {header[word]}", ""] if word in header else []
     lines += _speed_table() if runs is None else _study_tables(study, study_frame(runs))
     folder = Path("paper_figures", "out", study)
     stems = sorted(path.stem for path in (project_root() / folder).glob("*.png"))

@@ -138,6 +138,7 @@ dataset=table_file dataset.train=in/a.csv dataset.test=in/b.csv dataset.label_co
 dataset=table_file dataset.train=in/a.csv dataset.test=in/b.csv dataset.text_pair_column=x | 'x'
 dataset=table_file dataset.train=in/a.csv dataset.test=in/b.csv dataset.task=regression | number
 dataset=text_file dataset.train=in/none.txt dataset.test=in/a.txt | dataset.train: expected a file
+dataset=text_file dataset.join="\n" | dataset.join: expected line breaks; got a backslash
 dataset=text_file dataset.train=in dataset.test=in/a.txt | dataset.train: expected a file
 dataset=text_file dataset.train=in/a.txt dataset.test=in/empty.txt | dataset.test: expected text
 dataset=text_file dataset.train=in/a.txt dataset.test=in/empty.csv | empty.csv: expected a table

@@ -21,16 +21,18 @@ from stat_repro.run.account import Outcome, Sweep
 
 @pytest.fixture
 def keeps(tmp_path, monkeypatch):
-    """`keeps(num, folder, outcome)`: how the point of this number and output folder ended."""
+    """`keeps(num, folder, outcome, sweep)`: how a point ended, by number, folder and sweep."""
 
-    def keeps(num, folder, outcome):
+    def keeps(num, folder, outcome, sweep=None):
+        name = sweep.name if sweep else "another"
+        monkeypatch.setenv(account.NAME_VARIABLE, name)
         hydra = SimpleNamespace(
             runtime=SimpleNamespace(output_dir=tmp_path / "hydra" / folder),
             job=SimpleNamespace(num=num),
         )
         monkeypatch.setattr(account.HydraConfig, "get", lambda: hydra)
         account.keep(outcome)
-        return tmp_path / "hydra" / folder / f"outcome-{num}.json"
+        return tmp_path / "hydra" / folder / f"outcome-{name}-{num}.json"
 
     return keeps
 
@@ -40,9 +42,10 @@ def ends(tmp_path, monkeypatch, capsys, keeps):
     """`ends(points, outcomes)`: a sweep of so many points; is all well, and what it says."""
 
     def of(points, *outcomes):
-        monkeypatch.setattr(account, "_sweep", Sweep(tmp_path / "hydra", points))
+        sweep = Sweep(tmp_path / "hydra", points)
+        monkeypatch.setattr(account, "_sweep", sweep)
         for num, outcome in enumerate(outcomes):
-            keeps(num, str(num), outcome)
+            keeps(num, str(num), outcome, sweep)
         return account.tell(), capsys.readouterr().out
 
     return of
@@ -96,8 +99,8 @@ def test_points_of_other_processes_are_read_whatever_their_folders_are(
     folders, ends, keeps, tmp_path
 ):
     sweep = Sweep(tmp_path / "hydra", 2)
-    keeps(0, folders[0], stored(tmp_path, ratio=0.3))
-    keeps(1, folders[1], FAILED)
+    keeps(0, folders[0], stored(tmp_path, ratio=0.3), sweep)
+    keeps(1, folders[1], FAILED, sweep)
     assert [o.status for o in sweep.all_outcomes()] == ["ok", "failed"]
 
 
@@ -109,13 +112,20 @@ def test_outcomes_of_an_earlier_sweep_do_not_count(ends, keeps, tmp_path):
     assert "failed" not in text
 
 
+def test_two_sweeps_at_once_in_one_folder_keep_their_outcomes_apart(keeps, tmp_path):
+    sweeps = [Sweep(tmp_path / "hydra", 1) for _ in range(2)]
+    keeps(0, "0", FAILED, sweeps[0])
+    keeps(0, "0", stored(tmp_path, ratio=0.3), sweeps[1])
+    assert [[o.status for o in sweep.all_outcomes()] for sweep in sweeps] == [["failed"], ["ok"]]
+
+
 @pytest.mark.parametrize("text", ["", '{"point": "x"', "[]", '{"point": "x"}', "\udcff"])
 def test_a_torn_outcome_is_a_failure(text, keeps, tmp_path):
     sweep = Sweep(tmp_path / "hydra", 1)
-    keeps(0, "0", FAILED).write_bytes(text.encode("utf-8", "surrogateescape"))
+    keeps(0, "0", FAILED, sweep).write_bytes(text.encode("utf-8", "surrogateescape"))
     (outcome,) = sweep.all_outcomes()
     assert outcome.status == "failed"
-    assert "outcome-0.json" in outcome.point
+    assert f"outcome-{sweep.name}-0.json" in outcome.point
     assert "cannot be read" in outcome.error
 
 
@@ -155,10 +165,10 @@ def test_a_sweep_that_ends_early_says_how_far_it_came(
     end, status, told, tmp_path, monkeypatch, capsys, keeps
 ):
     def sweep():
-        monkeypatch.setattr(account, "_sweep", Sweep(tmp_path / "hydra", 3))
-        keeps(0, "0", stored(tmp_path, ratio=0.3))
+        monkeypatch.setattr(account, "_sweep", one := Sweep(tmp_path / "hydra", 3))
+        keeps(0, "0", stored(tmp_path, ratio=0.3), one)
         if isinstance(end, OSError):
-            keeps(1, "1", FAILED)
+            keeps(1, "1", FAILED, one)
         raise end
 
     try:

@@ -139,12 +139,15 @@ def test_a_damaged_record_is_set_aside_and_hides_no_failure(tmp_path, run):
     assert "1 of 2 points failed" in done.stdout
 
 
-@pytest.mark.parametrize("given", ["study=true", "model.name=1e3", "++dataset.name=7"])
+@pytest.mark.parametrize(
+    "given", ["study=true", "model.name=1e3", "++dataset.name=7", "results=2026_11"]
+)
 def test_names_are_as_they_are_typed(given):
     key, _, typed = given.partition("=")
     with pytest.raises(ConfigError, match=f"{key.strip('+')}: expected a text; got {typed}"):
         cli._check_names(["ratio=0.5", given])
-    cli._check_names([f"{key}='{typed}'", "study=007", "model.name=${dataset.name}", "seed=1"])
+    others = ["study=007", "model.name=${dataset.name}", "seed=1", "save_to=null"]
+    cli._check_names([f"{key}='{typed}'", *others])
 
 
 @pytest.mark.parametrize(
@@ -161,6 +164,7 @@ def test_names_are_as_they_are_typed(given):
         (["model=hf"], "model.path=<value>"),
         (["sweep=tabel1"], "tabel1"),
         (["device=cuda:9"], "available"),
+        (["-m", "--cfg", "job"], "; --cfg job without -m shows a single run"),
     ],
 )
 def test_bad_command_lines_end_with_one_message_and_status_1(arguments, message, tmp_path, run):

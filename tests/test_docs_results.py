@@ -56,3 +56,27 @@ def test_a_study_in_which_all_failed_is_left_out(program, tmp_path, monkeypatch)
     page = program.results_page()
     assert "## good" in page
     assert "bad" not in page
+
+
+@pytest.mark.parametrize("header", [{}, {"Cost": "2 points"}, {"Claim": "It works."}])
+def test_a_study_of_the_user_claims_what_its_header_says_and_nothing_else(
+    header, program, tmp_path, monkeypatch
+):
+    save_record(make_record(config=make_config(study="mine")), tmp_path)
+    monkeypatch.setattr(program, "results_dir", lambda: tmp_path)
+    monkeypatch.setattr(program, "sweep_header", lambda study: header)
+    page = program.results_page()
+    assert f"| [mine](#mine) | {header.get('Claim', '-')} |" in page
+    assert page.count("**Claim:**") == len(header.keys() & {"Claim"})
+
+
+def test_a_damaged_record_leaves_the_page_as_it_is(program, tmp_path, monkeypatch, capsys):
+    record = save_record(make_record(config=make_config(study="mine")), tmp_path)
+    record.write_text("{")
+    monkeypatch.setattr(program, "results_dir", lambda: tmp_path)
+    monkeypatch.setattr(program, "project_root", lambda: tmp_path)
+    assert program.main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {record}: not a JSON document")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "docs").exists()

@@ -68,6 +68,29 @@ def test_another_learning_rate_is_another_line():
     assert list(lines.values()) == pytest.approx([70])
 
 
+def test_a_task_without_kl_beside_one_that_has_it_has_no_figure_of_it():
+    scores = {"pearson": 0.8}
+    recovery = RecoveryConfig(method="distill", steps=10)
+    times = {"compress_s": 2.0, "recover_s": 9.0}
+    config = make_config("regression", recovery=recovery)
+    config.dataset.name = "scores"
+    other = make_record(
+        scores, scores, config=config, fidelity={"mse_to_dense": 0.1}, timings=times
+    )
+    other.metrics["before_recovery"] = {"pearson": 0.7, "mse_to_dense": 0.2}
+    names = [one.name for one in healing_figures(to_frame([healed("stat", 10, 0.7), other]))]
+    assert names == [
+        *(f"figure_pico_reviews_{name}_by_time" for name in ("accuracy", "kl")),
+        "figure_pico_scores_pearson_by_time",
+    ]
+
+
+def test_a_divergence_of_zero_has_its_place():
+    _, kl = healing_figures(to_frame([healed("stat", 10, 0.7, before=1.0, ratio=0.0)]))
+    assert not kl.panels[0].log
+    assert kl.panels[0].lines[0].y == pytest.approx((0.0, 0.3))
+
+
 def test_data_without_a_recovery_keep_their_figures():
     records = [healed("stat", 10, 0.7), language_record(61.5)]
     names = [figure.name for figure in study_outputs("made_up", records, {}).figures]

@@ -170,6 +170,19 @@ def test_values_that_differ_in_any_digit_and_plans_are_compared(tmp_path):
     assert lines[-1].split() == ["plan:", "kept", "neurons", "2", "1", "are", "others"]
 
 
+def test_a_line_break_in_a_setting_breaks_no_line(tmp_path):
+    for number, join in enumerate(("\n", " ")):
+        config = make_config("language_modeling", study=f"study{number}")
+        config.dataset.join = join
+        protocol = {"task": "language_modeling", "join": join}
+        save_record(make_record(config=config, protocol=protocol), tmp_path)
+    lines = runs(tmp_path, None, (), ["study0/pico", "study1/pico"]).splitlines()
+    (row,) = [line for line in lines if line.startswith("config.dataset.join")]
+    assert row.split()[1] == '"\\n"'
+    assert row.endswith('" "')
+    assert '  join: "\\n"' in show("study0/pico", tmp_path).splitlines()
+
+
 def test_documented_commands_that_read_records_do(capsys):
     """What is written for the terminal, as it is typed."""
     pages = [path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]

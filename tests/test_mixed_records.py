@@ -70,6 +70,17 @@ def test_a_setting_that_makes_another_dense_model_is_shown_in_its_place() -> Non
     assert labels(records) == ["STAT, finetune.seed=0", "STAT, finetune.seed=1"]
 
 
+def test_a_text_that_cannot_be_seen_is_shown_as_json() -> None:
+    """Else a line break would break the rows of every table."""
+    records = []
+    for join in ("\n", " ", "--"):
+        config = make_config("language_modeling")
+        config.dataset.join = join
+        records.append(make_record({"perplexity": 9.0}, {"perplexity": 8.0}, config=config))
+    labels = set(aggregate(results.to_frame(records))["variant"])
+    assert labels == {f"STAT, dataset.join={text}" for text in ('"\\n"', '" "', "--")}
+
+
 def test_a_line_joins_runs_of_one_dense_model_only() -> None:
     records = []
     for digit, examples in (("a", 16), ("a", 32), ("b", 64), ("b", 128)):

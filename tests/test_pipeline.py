@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from pico_project import save_checkpoint, sentence_overrides, text_overrides
+from pico_project import save_checkpoint, sentence_overrides, text_overrides, write_text
 from pico_runs import compose_here, findings, run_one
 
 from stat_repro.allocation.costs import BudgetError
@@ -64,6 +64,23 @@ def test_every_method_runs_from_its_option(overrides, method, tmp_path):
     )
     assert record.metrics["fidelity"]["kl"] > 0
     json.dumps(record.to_dict(), allow_nan=False)
+
+
+def test_a_cache_over_evaluated_texts_takes_statistics_once(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "stat_repro.api.collect_statistics",
+        lambda *a, **k: calls.append(1) or collect_statistics(*a, **k),
+    )
+    arguments = [*text_overrides(tmp_path), "ratio=0.4"]
+    tests = [write_text(tmp_path / f"test{seed}.txt", 200, seed) for seed in (7, 8)]
+    configs = [compose_here(arguments, f"dataset.test={test}") for test in tests]
+    configs.append(compose_here(arguments, f"dataset.train={tests[0]}", "calibration.examples=9"))
+    cache = SweepCache()
+    shared = [findings(run_one(config, cache)) for config in configs]
+    assert len(calls) == 2
+    assert shared == [findings(run_one(config)) for config in configs]
+    assert len(calls) == 5
 
 
 def test_a_cache_over_methods_gives_what_separate_runs_give(tmp_path, monkeypatch):

@@ -106,6 +106,48 @@ def test_exact_statistics_of_another_allocation_are_not_compared_with():
     assert {y for line in shared for y in line.y} == {100.0}
 
 
+def test_a_sketch_without_exact_statistics_or_errors_beside_it_is_shown_by_what_there_is():
+    sketch = {"statistics": "sketch", "sketch": "gaussian"}
+    attention = PruningConfig(kinds="attention")
+    sites = [{"layer": 0, "kind": "attention", "relative_error": 0.1}]
+    records = [
+        replace(run(0.1, pruning=attention, sketch_size=size, **sketch), site_errors=sites)
+        for size in (8, 16, 32)
+    ]
+    (figure,) = setting_figures(records)
+    assert [panel.title for panel in figure.panels] == ["KL from dense (nats)"]
+    assert "pico on reviews: KL from dense (nats) against the rows of the sketch" in figure.caption
+    assert len(draw(figure).axes) == 1
+
+
+def test_units_of_which_none_is_kept_have_no_share_in_common():
+    sketch = {"statistics": "sketch", "sketch": "gaussian"}
+    records = [run(0.1, kept=(), error=None, sketch_size=size, **sketch) for size in (8, 16, 32)]
+    (figure,) = setting_figures([run(0.1), *records])
+    assert [panel.title for panel in figure.panels] == ["KL from dense (nats)"]
+
+
+def test_a_task_without_kl_beside_one_that_has_it_makes_no_figure():
+    config = make_config("regression")
+    config.dataset.name = "scores"
+    records = [run(0.1, examples=examples) for examples in (16, 32, 64)]
+    for examples in (16, 32, 64):
+        config.calibration = CalibrationConfig(examples=examples)
+        scores = {"pearson": 0.8}
+        records.append(make_record(scores, scores, config=config, fidelity={"mse_to_dense": 0.1}))
+    (figure,) = setting_figures(records)
+    assert figure.name == "figure_pico_reviews_kl_by_examples"
+
+
+def test_a_layer_that_had_no_units_has_no_share_of_them():
+    """As in a model that was pruned before, and lost all heads of a layer."""
+    empty = {"heads": 0, "kept_heads": [], "neurons": 4, "kept_neurons": [1]}
+    plan = {**PLAN, "layers": [*PLAN["layers"], empty]}
+    records = [make_record(ratio=ratio, plan=plan) for ratio in (0.3, 0.5, 0.7)]
+    (figure,) = layer_figures(records)
+    assert [panel.title for panel in figure.panels] == ["STAT: neurons kept (%)"]
+
+
 def test_what_is_not_finite_is_named_and_leaves_the_page_readable():
     kls = {16: 0.3, 32: math.inf, 64: 0.2, 128: math.nan}
     records = [run(kl, examples=examples) for examples, kl in kls.items()]
@@ -128,6 +170,17 @@ def test_units_are_kept_by_what_the_ratio_is_a_share_of():
             for ratio in (0.3, 0.5, 0.7)
         ]
         assert {panel.y_label for panel in layer_figures(records)[0].panels} == {words}
+
+
+def test_a_divergence_of_zero_is_drawn():
+    configs = [make_config(calibration=CalibrationConfig(examples=n)) for n in (16, 32, 64)]
+    records = [
+        make_record(config=config, ratio=ratio, fidelity={"kl": ratio})
+        for config in configs
+        for ratio in (0.0, 0.5)
+    ]
+    (figure,) = setting_figures(records)
+    assert draw(figure).axes[0].get_yscale() == "linear"
 
 
 def test_a_ridge_of_zero_has_its_place():

@@ -81,6 +81,11 @@ def load_text_data(config: DatasetConfig, split: str = "test") -> TextData:
             "dataset.held_out splits questions or one file of yours, not parts of a corpus: "
             f"expected null; got {config.held_out}"
         )
+    if r"\n" in config.join:
+        raise DataError(
+            r"dataset.join: expected line breaks; got a backslash and an n, as the command line "
+            r"""keeps them; choose dataset.join=$'"\n"' in a shell, or a file of conf/dataset"""
+        )
     prefix, _, name = config.source.partition(":")
     if prefix == "corpus":
         return _corpus_texts(config, name, split)

@@ -51,7 +51,9 @@ def layer_figures(records: Sequence[RunRecord]) -> list[Figure]:
         kept, errors = [], []
         for one, (kind, units) in itertools.product(shown, _KINDS.items()):
             title = f"{one.iloc[0]['variant']}: {units}"
-            kept.append(_kept(title, one, units))
+            # Of a model that was pruned before, a layer may have none, of which there is no share.
+            if all(getattr(layer, units) for layer in one.iloc[0]["record"].layers):
+                kept.append(_kept(title, one, units))
             if lines := _errors(one["record"], kind):
                 axes = f"{units} kept (%)", "relative error"
                 errors.append(Panel(title, *axes, lines, log=True))
@@ -144,12 +146,16 @@ def setting_figures(records: Sequence[RunRecord]) -> list[Figure]:
                 _setting_panel(label, words, _series(runs, column, shown))
                 for label, shown in values.items()
             )
+            panels = tuple(panel for panel in panels if panel.ticks)
+            if not panels:  # a task without KL
+                continue
+            titles = "; ".join(panel.title for panel in panels)
             if len(panels) > 1:
                 # The titles of the panels say what the values are.
                 panels = tuple(replace(panel, y_label="") for panel in panels)
             title = f"{in_words(str(model))} on {in_words(str(dataset))}"
             seeds = runs.groupby(["variant", "ratio", column], dropna=False).size().tolist()
-            caption = f"{title}: {'; '.join(values)} against the {words}. {spread_words(seeds)}"
+            caption = f"{title}: {titles} against the {words}. {spread_words(seeds)}"
             parts = [str(model), str(dataset), "kl_by", column.rpartition(".")[2]]
             figures.append(figure_of(rows, parts, title, caption, panels))
     return figures
@@ -164,7 +170,7 @@ def _setting_panel(label: str, words: str, series: tuple[Line, ...]) -> Panel:
         lines=series,
         log=label == quantity_style("kl").label,
         # A ridge of 0 has its place on the axis as well.
-        x_scale="log" if sizes[0] > 0 else "symlog",
+        x_scale="log" if all(sizes) else "symlog",
         ticks=tuple((size, f"{size:g}") for size in sizes),
     )
 
@@ -209,13 +215,14 @@ def _beside_exact(rows: pd.DataFrame, known: dict[str, RunRecord]) -> dict[str, 
     beside = list(map(exact.get, keys))
     return {
         "neurons kept as by exact statistics (%)": [
-            None if other is None else 100 * (len(units & other) / len(units))
+            100 * (len(units & other) / len(units)) if units and other is not None else None
             for units, other in zip(kept, beside, strict=True)
         ],
         "mean relative FFN error by the run's statistics": [_ffn_error(run) for run in runs],
     }
 
 
-def _ffn_error(run: RunRecord) -> float:
+def _ffn_error(run: RunRecord) -> float | None:
     errors = [e["relative_error"] for e in run.site_errors if e["kind"] == "ffn"]
-    return statistics.fmean(e for e in errors if e is not None)
+    known = [error for error in errors if error is not None]
+    return statistics.fmean(known) if known else None

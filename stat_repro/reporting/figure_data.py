@@ -61,7 +61,7 @@ class Panel:
         kind: `lines`; `rows`, where x is a place from top to bottom and values go to the right;
             `stack`, the same with bars one after the other; or `cells`, where every line is a row
             of a heat map with values in percent.
-        log: Whether the values are on a logarithmic axis.
+        log: Whether the values are on a logarithmic axis; a figure drops it where one is 0.
         x_scale: As matplotlib names it, or `log2`.
         from_zero: Whether the axis of the values starts at 0.
         ticks: Places on x and their words; none for those of matplotlib.
@@ -163,8 +163,15 @@ def figure_of(
     """
     protocols = [f"Protocol of {line}" for line in protocol_lines(rows)] if protocol else []
     caption = ". ".join([words, *device_lines(rows), *protocols]) + "."
-    shown = tuple(replace(panel, lines=tuple(map(_finite, panel.lines))) for panel in panels)
+    shown = tuple(map(_drawable, panels))
     return Figure(file_stem(*parts), title, record_lines(rows)[0], caption, shown)
+
+
+def _drawable(panel: Panel) -> Panel:
+    lines = tuple(map(_finite, panel.lines))
+    lowest = min((y for line in lines for y in (*line.y, *line.low)), default=0.0)
+    # A divergence of zero, as where nothing was removed, has no logarithm.
+    return replace(panel, lines=lines, log=panel.log and lowest > 0)
 
 
 def _finite(line: Line) -> Line:

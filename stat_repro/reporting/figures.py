@@ -113,15 +113,13 @@ def _panel(points: pd.DataFrame, title: str) -> Panel:
     else:
         ratios = sorted(points["ratio"].unique())
         ticks = tuple((100 * (1 - r), f"{100 * (1 - r):.3g}") for r in ratios)
-    lowest = min((y for line in lines for y in line.low), default=0.0)
     return Panel(
         title=title,
         x_label="" if single else "MACs kept (%)",
         y_label=style.label,
         lines=levels + lines,
         kind="rows" if single else "lines",
-        # A divergence of zero (ratio 0) has no logarithm.
-        log=style.log and lowest > 0,
+        log=style.log,
         ticks=ticks,
     )
 
@@ -196,7 +194,8 @@ def healing_figures(frame: pd.DataFrame) -> list[Figure]:
         runs = with_variants(rows, [f"{_SETTINGS}method", f"{_SETTINGS}steps"])
         title = f"{in_words(str(model))} on {in_words(str(dataset))}, trained after pruning"
         for name in (headline(rows.iloc[0]), "kl"):
-            if f"metrics.{BEFORE_RECOVERY}.{name}" not in runs:
+            before = f"metrics.{BEFORE_RECOVERY}.{name}"
+            if before not in runs or runs[before].isna().all():  # a task without KL
                 continue
             panels = tuple(_healing_panel(part, name) for _, part in runs.groupby("ratio"))
             words = f"{title}: {quantity_style(name).label} {_CAPTION}"

@@ -5,6 +5,7 @@ keeps its colour when another one joins the study.
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
@@ -92,6 +93,11 @@ def words_of(names: Iterable[str]) -> dict[str, str]:
     words = {name: in_words(name) for name in names}
     shared = Counter(words.values())
     return {name: text if shared[text] == 1 else name for name, text in words.items()}
+
+
+def in_line(text: str) -> str:
+    """A text in a table: as JSON where it is not seen, as line breaks and outer spaces."""
+    return text if text.isprintable() and text == text.strip() else json.dumps(text)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from stat_repro.config import METHODS, PruningConfig, defaults_noted
 from stat_repro.config.methods import Method
-from stat_repro.reporting.styles import CORRECTION_LABELS, variant_style
+from stat_repro.reporting.styles import CORRECTION_LABELS, in_line, variant_style
 from stat_repro.results import RunRecord, to_frame
 
 # Settings that have a column of a table to themselves.
@@ -203,7 +203,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return json.dumps(value)
     if isinstance(value, str):
-        return value
+        return in_line(value)
     if pd.isna(value):
         return "none"
     if str(value) in ("True", "False"):

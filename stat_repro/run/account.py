@@ -2,12 +2,14 @@
 
 Hydra goes on after whatever a callback raises, so its callback here only opens the account, and
 `stat_repro.run.cli` closes it. A point, which may run in another process (see `launchers`), leaves
-a file in Hydra's output folder.
+a file in Hydra's output folder. It has the name of the sweep, as several may share the folder.
 """
 
 import json
 import logging
 import math
+import os
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from stat_repro.entry import line_of
 from stat_repro.run import launchers
 
 log = logging.getLogger("stat_repro")
+
+# Where a point finds the name of its sweep, under every launcher.
+NAME_VARIABLE = "STAT_REPRO_SWEEP"
 
 
 @dataclass(frozen=True)
@@ -45,21 +50,18 @@ class Sweep:
     """The account of one sweep.
 
     Args:
-        folder: Hydra's folder of the sweep; files of earlier sweeps in it do not count.
+        folder: Hydra's folder of the sweep; files of other sweeps in it do not count.
         points: How many points it has; None where only its sweeper knows.
     """
 
     def __init__(self, folder: Path, points: int | None) -> None:
         self.folder, self.points = folder, points
-        self._before = self._files()
+        self.name = f"s{uuid.uuid4().hex[:8]}"
 
     def all_outcomes(self) -> list[Outcome]:
         """In the order of the points; one that cannot be read is a failure."""
-        files = [file for file, time in self._files().items() if self._before.get(file) != time]
+        files = self.folder.rglob(f"outcome-{self.name}-*.json")
         return [_read(file) for file in sorted(files, key=lambda f: (len(f.name), f.name))]
-
-    def _files(self) -> dict[Path, int]:
-        return {file: file.stat().st_mtime_ns for file in self.folder.rglob("outcome-*.json")}
 
 
 _sweep: Sweep | None = None
@@ -78,11 +80,14 @@ class SweepAccount(Callback):
             )
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a launcher that cannot work, before the sweep."""
+        """Refuse a launcher that cannot work, before the sweep; tell the points its name."""
         global _sweep
         try:
             launchers.check(config)
             _sweep = Sweep(Path(config.hydra.sweep.dir), _points(config))
+            with read_write(config.hydra.overrides):
+                named = f"+hydra.job.env_set.{NAME_VARIABLE}={_sweep.name}"
+                config.hydra.overrides.hydra.append(named)
         except Exception as error:
             raise SystemExit(f"no sweep: {line_of(error)}") from None
 
@@ -93,7 +98,7 @@ def keep(outcome: Outcome) -> None:
     try:
         folder = Path(hydra.runtime.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"outcome-{hydra.job.num}.json"
+        file = folder / f"outcome-{os.environ[NAME_VARIABLE]}-{hydra.job.num}.json"
         file.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
     except OSError as error:
         log.error("how this point ended cannot be kept: %s", line_of(error))

@@ -24,6 +24,9 @@ from stat_repro.run.compose import prepare
 
 log = logging.getLogger("stat_repro")
 
+# Keys whose values become names of files and folders.
+_AS_TYPED = ("study", "model.name", "dataset.name", "model.path", "results", "save_to")
+
 
 def run_point(cfg: DictConfig) -> Outcome:
     """Run one composed point and store its record, also if it fails."""
@@ -48,7 +51,7 @@ def _check_names(overrides: list[str]) -> None:
     """Refuse names that Hydra reads as numbers or truth values, and would write in its own way."""
     for one in OverridesParser.create().parse_overrides(overrides):
         key, value = one.key_or_group, one.value()
-        if key in ("study", "model.name", "dataset.name") and not isinstance(value, str):
+        if key in _AS_TYPED and value is not None and not isinstance(value, str):
             typed = one.get_value_string()
             raise ConfigError(
                 f"{key}: expected a text; got {typed}, which Hydra reads as {value!r}; "
@@ -93,8 +96,10 @@ def _main() -> None:
 def _run_and_tell(run: Callable[[], None]) -> None:
     try:
         run()
-    except (Exception, SystemExit):  # Hydra, or a launcher, gave up the sweep
+    except (Exception, SystemExit) as error:  # Hydra, or a launcher, gave up the sweep
         tell()
+        if "Only one of --run, --multirun" in str(error):  # of Hydra's own options
+            raise SystemExit(f"{error}; --cfg job without -m shows a single run") from None
         raise
     if not tell():
         raise SystemExit(1)

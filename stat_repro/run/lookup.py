@@ -14,7 +14,7 @@ import pandas as pd
 
 from stat_repro.config import SPEED_STUDY
 from stat_repro.paths import RECORD_FILE, results_dir
-from stat_repro.reporting.styles import HEADLINE, quantity_style
+from stat_repro.reporting.styles import HEADLINE, in_line, quantity_style
 from stat_repro.reporting.tables import MISSING, before_and_after, to_text
 from stat_repro.results import store
 from stat_repro.results.agreement import plan_differences
@@ -98,7 +98,7 @@ def command_of(record: RunRecord) -> str:
 
 
 def _values(values: dict[str, Any]) -> list[str]:
-    return [f"  {key}: {value}" for key, value in store.flatten(values, "")]
+    return [f"  {key}: {in_line(str(value))}" for key, value in store.flatten(values, "")]
 
 
 def _plan(record: RunRecord) -> pd.DataFrame:
@@ -169,13 +169,14 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
 
 
 def _as_json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return in_line(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _is_typed(cell: Any, typed: str) -> bool:
     """Whether a value of a run is the typed one: the same text or list, or the same number."""
     if isinstance(cell, str | bool):
-        return _as_json(cell).replace(", ", ",") == typed.replace(", ", ",")
+        text = cell if isinstance(cell, str) else json.dumps(cell)
+        return text.replace(", ", ",") == typed.replace(", ", ",")
     if pd.isna(cell):
         return typed == "null"
     with suppress(ValueError):  # numbers of columns with gaps are floats

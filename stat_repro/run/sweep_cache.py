@@ -1,14 +1,15 @@
 """What the points of a sweep share: the dense model, its outputs, its statistics.
 
-A sweep over ratios needs the same dense model and the same calibration again and again. The cache
-keeps the latest of each, by the configuration that determines it, so that the results of a sweep
-are those of separate runs.
+A sweep over ratios needs the same dense model and the same calibration again and again, one over
+evaluated texts the same calibration. The cache keeps the latest of each, by what determines it, so
+that the results of a sweep are those of separate runs.
 """
 
 import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,10 +89,10 @@ class SweepCache:
     def _shared(self, kind: str, key: dict[str, Any], make: Callable[[], T]) -> T:
         text = json.dumps(key, sort_keys=True)
         if kind not in self._values or self._values[kind][0] != text:
-            # The old value is freed first; all other values belong to the dense model.
+            # The old value is freed first; all others but statistics belong to the dense model.
             self._values.pop(kind, None)
             if kind == "dense":
-                self.clear()
+                self._values = {k: v for k, v in self._values.items() if k == "calibration"}
             self._values[kind] = (text, make())
         return self._values[kind][1]
 
@@ -113,16 +114,21 @@ class SweepCache:
     def calibrated(self, config: RunConfig) -> CalibratedModel:
         """The calibration set of this seed, with what the run's method needs."""
         dense = self.dense(config)
-        key = {**_dense_key(config), "calibration": asdict(config.calibration), "seed": config.seed}
-        if config.pruning.needs_statistics(config.calibration.engine):
-            kind, pruning = "calibration", None
-        else:  # kept apart, so that a sweep over methods does not take statistics twice
-            kind, pruning = "counts", config.pruning
-        calibrated = self._shared(kind, key, lambda: _calibrate(dense, config, pruning))
+        settings = {"calibration": asdict(config.calibration), "seed": config.seed}
+        draw = partial(dense.workload.calibration, config.calibration, config.seed)
+        examples = self._shared("examples", _dense_key(config) | settings, draw)
+        # By their content: another text may be evaluated after the same calibration.
+        key = settings | {
+            **{"model": dense.model_hash, "device": config.device, "dtype": config.dtype},
+            **{"examples": examples.digest, "length": dense.workload.sequence_length},
+        }
+        # Kept apart, so that a sweep over methods does not take statistics twice.
+        taken = config.pruning.needs_statistics(config.calibration.engine)
+        kind, pruning = ("calibration", None) if taken else ("counts", config.pruning)
+        calibrated = self._shared(kind, key, lambda: _calibrate(dense, examples, config, pruning))
         if METHODS[config.pruning.method].reads_labels:
-            labelled = dense.workload.calibration(config.calibration, config.seed, labels=True)
-            calibrated = replace(calibrated, examples=labelled)
-        return calibrated
+            examples = draw(labels=True)
+        return replace(calibrated, examples=examples)
 
 
 def _dense_key(config: RunConfig) -> dict[str, Any]:
@@ -271,9 +277,11 @@ def _output_order(data: TaskData, loaded: LoadedModel, config: RunConfig) -> Out
 
 
 def _calibrate(
-    dense: DenseModel, config: RunConfig, pruning: PruningConfig | None
+    dense: DenseModel,
+    examples: workloads.CalibrationSet,
+    config: RunConfig,
+    pruning: PruningConfig | None,
 ) -> CalibratedModel:
-    examples = dense.workload.calibration(config.calibration, config.seed)
     same_everywhere("calibration examples (sha256)", examples.digest)
     model, watch = dense.loaded.model, Stopwatch(dense.loaded.model.device)
     with watch.stage("calibrate_s"):
