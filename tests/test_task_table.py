@@ -8,6 +8,7 @@ from made_up_records import make_config, make_record
 
 from stat_repro import results
 from stat_repro.config import DatasetConfig, FinetuneConfig, RecoveryConfig
+from stat_repro.reporting.canvas import draw
 from stat_repro.reporting.figures import metric_figures
 from stat_repro.reporting.outputs import study_outputs
 from stat_repro.reporting.tables import Table
@@ -94,3 +95,30 @@ def test_rows_of_a_budget_in_time_say_so() -> None:
     for one in made[2:]:
         one.config["pruning"]["budget"] = "latency"
     assert sorted(table(made).cells[GROUP]) == ["100", "50", "50 of the time"]
+
+
+def test_files_that_are_evaluated_under_one_name_are_data_sets_of_their_own() -> None:
+    """They shared a figure, with two dense lines that nothing told apart."""
+    made = []
+    for text, dense in (("news.txt", 20.0), ("books.txt@0123456789", 30.0)):
+        for train in ("a.txt", "b.txt"):
+            data = DatasetConfig(
+                name="text_file", task="language_modeling", source="text", train=train, test=text
+            )
+            config = make_config("language_modeling", dataset=data)
+            made.append(make_record({"perplexity": 40.0}, {"perplexity": dense}, config=config))
+    outputs = study_outputs("mine", made, {})
+    (tasks,) = [one for one in outputs.tables if "table_tasks.md" in one.files()]
+    names = ("text file (books)", "text file (news)")
+    assert list(tasks.cells.columns[3:]) == [f"{name} (token perplexity)" for name in names]
+    assert tasks.cells["method"].tolist() == [
+        "dense",
+        "STAT, dataset.train=a.txt",
+        "STAT, dataset.train=b.txt",
+    ]
+    (figure,) = [one for one in outputs.figures if one.name.endswith("_metric")]
+    assert [panel.title for panel in figure.panels] == list(names)
+    levels = [[line.y for line in panel.lines if not line.x] for panel in figure.panels]
+    assert levels == [[(30.0,)], [(20.0,)]]
+    left, right = draw(figure).axes  # the rows are named once
+    assert [axes.yaxis.get_tick_params()["labelleft"] for axes in (left, right)] == [True, False]

@@ -118,10 +118,8 @@ class SweepCache:
         draw = partial(dense.workload.calibration, config.calibration, config.seed)
         examples = self._shared("examples", _dense_key(config) | settings, draw)
         # By their content: another text may be evaluated after the same calibration.
-        key = settings | {
-            **{"model": dense.model_hash, "device": config.device, "dtype": config.dtype},
-            **{"examples": examples.digest, "length": dense.workload.sequence_length},
-        }
+        where = [config.device, config.dtype, dense.workload.sequence_length]
+        key = settings | {"of": [dense.model_hash, examples.digest], "where": where}
         # Kept apart, so that a sweep over methods does not take statistics twice.
         taken = config.pruning.needs_statistics(config.calibration.engine)
         kind, pruning = ("calibration", None) if taken else ("counts", config.pruning)
