@@ -129,10 +129,11 @@ def _signed(rows: Tensor, counts: Sequence[int], seed: int, probabilities: bool)
         rows = rows[:, :1] - rows[:, 1:]
     else:
         weights = rows.detach().div(2).exp() if probabilities else torch.ones_like(rows)
-    drawn = [  # torch's generator uses 32 bits of a seed
-        torch.randint(2, (n, rows.shape[1]), generator=torch.Generator().manual_seed(seed + 2 * i))
-        for i, n in enumerate(counts)
-    ]
+    drawn = []
+    for i, n in enumerate(counts):
+        generator = torch.Generator().manual_seed(seed + 2 * i)  # uses 32 bits of it
+        # Small integers, since C may be a vocabulary.
+        drawn.append(torch.randint(2, (n, rows.shape[1]), generator=generator, dtype=torch.int8))
     return ((torch.cat(drawn).to(rows) * 2 - 1) * weights * rows).sum()
 
 
