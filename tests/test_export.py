@@ -31,7 +31,9 @@ from stat_repro.surgery.edit import prune_model
 EMPTY = [(0, "attention"), (1, "ffn"), (2, "attention"), (2, "ffn")]
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped", "qwen2", "gpt2", "opt"])
+@pytest.mark.parametrize(
+    "name", ["bert", "distilbert", "mpnet", "llama_grouped", "qwen2", "gpt2", "opt"]
+)
 def test_a_stock_folder_has_nothing_of_ours(name: str, tmp_path: Path) -> None:
     model = pico_model(name)
     batches = pico_batches(model)

@@ -34,8 +34,8 @@ def load_for_export(folder: Path) -> Any:
 
 def stock_values(config: Any) -> dict[str, Any]:
     """The values of a pruned model's config that the stock one has as well."""
-    dropped = {*_OURS, *_LISTS, "attention_output_bias_per_layer", "ffn_output_bias_per_layer"}
-    return {name: value for name, value in config.to_dict().items() if name not in dropped}
+    values = config.to_dict().items()
+    return {k: value for k, value in values if k not in _OURS and not k.endswith("_per_layer")}
 
 
 def write_stock(folder: Path, out: Path) -> None:
