@@ -81,6 +81,21 @@ def test_layers_of_different_sizes_are_refused_by_name(tmp_path: Path) -> None:
     assert command.main(arguments) == 1
 
 
+@pytest.mark.parametrize("form", ["gguf", "onnx", "stock", "decilm"])
+def test_quantised_weights_are_refused_by_name(
+    form: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", sys)
+    pruned_of(pico_model("llama_grouped")).save_pretrained(tmp_path / "pruned")
+    config = tmp_path / "pruned" / "config.json"
+    values = {**json.loads(config.read_text()), "quantization_config": {"quant_method": "torchao"}}
+    config.write_text(json.dumps(values))
+    out = tmp_path / "out"
+    assert command.main([str(config.parent), "--format", form, "--out", str(out)]) == 1
+    assert "expected plain weights; got quantised ones" in capsys.readouterr().err
+    assert not out.exists()
+
+
 # Heads by the outputs that a file has.
 HEADS = {
     "ForSequenceClassification": ["logits"],

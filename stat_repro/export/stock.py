@@ -18,14 +18,25 @@ _LISTS = {
 _OURS = ("model_type", "auto_map", "architectures", "per_layer_config", "transformers_version")
 
 
+def plain_config(folder: Path) -> Any:
+    """The configuration of a folder; refuses one of quantised weights."""
+    config: Any = load_config(folder)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ExportError(
+            f"{folder}: expected plain weights; got quantised ones; choose the folder of the model "
+            "before that"
+        )
+    return config
+
+
 def load_for_export(folder: Path) -> Any:
     """The model of a folder with the head that it was saved with, in evaluation mode.
 
     Raises:
-        ExportError: It is not a pruned model.
+        ExportError: It is not a pruned model, or a quantised one.
         ModelLoadError: A folder that cannot be loaded.
     """
-    config: Any = load_config(folder)
+    config = plain_config(folder)
     architecture = (config.architectures or ["none"])[0]
     if architecture not in AUTO_OF:
         raise ExportError(f"{folder}: expected a pruned model; got {architecture}")
