@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from pico_export import TEXT, byte_tokenizer
 from pico_models import (
     REPRESENTATIVES,
     pico_batches,
@@ -93,6 +94,23 @@ def test_quantised_weights_are_refused_by_name(
     out = tmp_path / "out"
     assert command.main([str(config.parent), "--format", form, "--out", str(out)]) == 1
     assert "expected plain weights; got quantised ones" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_tokenizer_goes_with_the_folder_whatever_its_files(tmp_path: Path, capsys) -> None:
+    whole = [(i, kind) for i in range(3) for kind in ("attention", "ffn")]
+    folder, out = tmp_path / "pruned", tmp_path / "stock"
+    pruned_of(pico_model("llama_grouped"), whole=whole).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    words = [str(folder), "--format", "stock", "--out", str(out)]
+    (folder / "tokenizer_config.json").unlink()
+    assert command.main(words) == 0
+    given, kept = (hf.AutoTokenizer.from_pretrained(path)(TEXT) for path in (folder, out))
+    assert kept == given
+    shutil.rmtree(out)
+    (folder / "tokenizer.json").write_text("half")
+    assert command.main(words) == 1
+    assert "pruned: cannot be loaded as tokenizer: " in capsys.readouterr().err
     assert not out.exists()
 
 
