@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import transformers as hf
 from pico_models import pico_model, random_plan, selection_edits
 from tokenizers import (
@@ -40,13 +41,13 @@ WIDE = {
 # How byte-level tokenizers cut words, by llama.cpp's name; digits go by up to three, or one by one.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
 _SPLIT = _WORDS + r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-_DIGITS = {"llama-bpe": r"\p{N}{1,3}", "qwen2": r"\p{N}"}
+_DIGITS = {"llama-bpe": r"\p{N}{1,3}", "dbrx": r"\p{N}{1,3}", "qwen2": r"\p{N}"}
 TOKENIZERS = ("gpt-2", "smollm", *_DIGITS, "sentencepiece")
 
 
 def byte_tokenizer(kind: str = "smollm") -> hf.PreTrainedTokenizerFast:
     """Byte-level BPE as SmolLM2 or another family has it, with 319 tokens at most."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "llama-bpe"))
     cuts: list[Any] = {
         "gpt-2": [],
         "smollm": [pre_tokenizers.Digits(individual_digits=True)],
@@ -109,3 +110,8 @@ def saved_decoder(
     pruned.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return pruned
+
+
+def gguf_fields(path: Path) -> dict[str, object]:
+    """Keys and values of a GGUF file."""
+    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}

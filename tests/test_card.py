@@ -6,13 +6,14 @@ import pytest
 import yaml
 from huggingface_hub import CommitOperationAdd, ModelCard
 from pico_data import word_tokenizer
-from pico_models import pico_batches, pico_model
+from pico_models import LAYERS, pico_batches, pico_model, random_plan, selection_edits
 from pico_project import save_checkpoint, sentence_overrides
 from safetensors import safe_open
 
 import stat_repro
 from stat_repro.plan import PruningPlan
 from stat_repro.surgery.checkpoint import save_pruned
+from stat_repro.surgery.edit import prune_model
 
 SUMMARY = {
     "mac_kept_fraction": 0.61234567,
@@ -80,6 +81,23 @@ def test_the_card_names_the_folder_of_the_dense_model(
     header, body = card_of(saved(result, tmp_path / "out", base_model=base_model))
     assert header["base_model"] == "mine"
     assert "# mine, pruned" in body
+
+
+@pytest.mark.parametrize(
+    ("whole", "removed"),
+    [
+        ((), "whole attention key/value groups and FFN neurons"),
+        (("attention",), "FFN neurons"),
+        (("ffn",), "whole attention key/value groups"),
+        (("attention", "ffn"), "no units"),
+    ],
+)
+def test_the_card_names_what_was_removed(whole, removed, tmp_path):
+    model = pico_model("llama_grouped")
+    plan = random_plan(model, whole=[(i, kind) for i in range(LAYERS) for kind in whole])
+    pruned = prune_model(model, plan, selection_edits(model, plan))
+    _, body = card_of(save_pruned(pruned, tmp_path / "a", plan=plan, base_model="p"))
+    assert f"`p` with {removed} removed by stat_repro" in body
 
 
 def test_the_card_says_nothing_that_is_not_known(result, tmp_path):

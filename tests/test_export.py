@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from pico_export import TEXT, byte_tokenizer
 from pico_models import (
     REPRESENTATIVES,
     pico_batches,
@@ -31,7 +32,9 @@ from stat_repro.surgery.edit import prune_model
 EMPTY = [(0, "attention"), (1, "ffn"), (2, "attention"), (2, "ffn")]
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "llama_grouped", "qwen2", "gpt2", "opt"])
+@pytest.mark.parametrize(
+    "name", ["bert", "distilbert", "mpnet", "llama_grouped", "qwen2", "gpt2", "opt"]
+)
 def test_a_stock_folder_has_nothing_of_ours(name: str, tmp_path: Path) -> None:
     model = pico_model(name)
     batches = pico_batches(model)
@@ -77,6 +80,38 @@ def test_layers_of_different_sizes_are_refused_by_name(tmp_path: Path) -> None:
         write_stock(tmp_path / "pruned", tmp_path / "stock")
     arguments = [str(tmp_path / "pruned"), "--format", "stock", "--quantise", "Q8_0"]
     assert command.main(arguments) == 1
+
+
+@pytest.mark.parametrize("form", ["gguf", "onnx", "stock", "decilm"])
+def test_quantised_weights_are_refused_by_name(
+    form: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", sys)
+    pruned_of(pico_model("llama_grouped")).save_pretrained(tmp_path / "pruned")
+    config = tmp_path / "pruned" / "config.json"
+    values = {**json.loads(config.read_text()), "quantization_config": {"quant_method": "torchao"}}
+    config.write_text(json.dumps(values))
+    out = tmp_path / "out"
+    assert command.main([str(config.parent), "--format", form, "--out", str(out)]) == 1
+    assert "expected plain weights; got quantised ones" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_tokenizer_goes_with_the_folder_whatever_its_files(tmp_path: Path, capsys) -> None:
+    whole = [(i, kind) for i in range(3) for kind in ("attention", "ffn")]
+    folder, out = tmp_path / "pruned", tmp_path / "stock"
+    pruned_of(pico_model("llama_grouped"), whole=whole).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    words = [str(folder), "--format", "stock", "--out", str(out)]
+    (folder / "tokenizer_config.json").unlink()
+    assert command.main(words) == 0
+    given, kept = (hf.AutoTokenizer.from_pretrained(path)(TEXT) for path in (folder, out))
+    assert kept == given
+    shutil.rmtree(out)
+    (folder / "tokenizer.json").write_text("half")
+    assert command.main(words) == 1
+    assert "pruned: cannot be loaded as tokenizer: " in capsys.readouterr().err
+    assert not out.exists()
 
 
 # Heads by the outputs that a file has.

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import torch
 import transformers as hf
-from pico_export import TEXT, TOKENIZERS, byte_tokenizer, piece_tokenizer, saved_decoder
+from pico_export import (
+    TEXT,
+    TOKENIZERS,
+    byte_tokenizer,
+    gguf_fields,
+    piece_tokenizer,
+    saved_decoder,
+)
 from pico_models import EMPTY_SITES
-from tokenizers import Tokenizer, normalizers
-from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 
 import stat_repro
 from stat_repro.assets.packages import model_folder
@@ -47,10 +49,6 @@ EMPTY = {
 }
 
 
-def fields(path: Path) -> dict[str, object]:
-    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
-
-
 @pytest.mark.parametrize("empty", EMPTY)
 @pytest.mark.parametrize("bias", [False, True])
 def test_heads_and_neurons_of_zeros_where_llama_cpp_needs_them(
@@ -59,7 +57,7 @@ def test_heads_and_neurons_of_zeros_where_llama_cpp_needs_them(
     name = "llama_bias" if bias else "llama_grouped"
     model = saved_decoder(tmp_path / "pruned", name, EMPTY[empty])
     write_gguf(tmp_path / "pruned", tmp_path / "model.gguf")
-    found = fields(tmp_path / "model.gguf")
+    found = gguf_fields(tmp_path / "model.gguf")
     heads, groups, neurons = (
         found[f"deci.{key}"]
         for key in ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
@@ -103,61 +101,6 @@ def test_what_llama_cpp_cannot_hold_is_refused_by_name(
     with pytest.raises(ExportError, match=message):
         write_gguf(tmp_path / "pruned", tmp_path / "model.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["pruned"]
-
-
-def with_tokenizer(folder: Path, tokenizer: Any, **changes: Any) -> Path:
-    saved_decoder(folder, "llama_grouped", [], **changes)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("pieces", "part", "value", "message"),
-    [
-        (False, "pre_tokenizer", Whitespace(), "smollm, .*got BPE after Whitespace"),
-        (False, "pre_tokenizer", ByteLevel(), "smollm, .*got BPE after add_prefix_space, Byte"),
-        (False, "normalizer", normalizers.Lowercase(), "smollm, .*got BPE after Lowercase, Digits"),
-        (True, "normalizer", normalizers.NFKC(), "a BPE of SentencePiece"),
-        (True, "padding", None, r"at most 300 tokens, .*; got 310; choose"),
-    ],
-)
-def test_tokenizers_that_llama_cpp_does_not_have_are_refused(
-    pieces: bool, part: str, value: Any, message: str, tmp_path: Path
-) -> None:
-    tokenizer = piece_tokenizer() if pieces else byte_tokenizer()
-    if part != "padding":
-        setattr(tokenizer.backend_tokenizer, part, value)
-    rows = 300 if part == "padding" else 320
-    folder = with_tokenizer(tmp_path / "pruned", tokenizer, vocab_size=rows)
-    with pytest.raises(ExportError, match=rf"tokenizer\.json: expected .*{message}"):
-        write_gguf(folder, tmp_path / "model.gguf")
-
-
-@pytest.mark.parametrize("before", ["\u2581", ""])
-def test_pieces_are_merged_in_the_order_of_the_tokenizer(before: str, tmp_path: Path) -> None:
-    """As llama.cpp merges: the two with the highest score together, of equal ones the first."""
-    content = json.loads(piece_tokenizer(before).backend_tokenizer.to_str())
-    known = [piece for piece in content["model"]["vocab"] if len(piece) == 1 or piece[0] == "<"]
-    known = list(dict.fromkeys([*known, *"abcd", "bc", "ab", "cd"]))  # bc, in the middle, is first
-    content["model"]["vocab"] = {piece: i for i, piece in enumerate(known)}
-    content["model"]["merges"] = [["b", "c"], ["a", "b"], ["c", "d"]]
-    inner = Tokenizer.from_str(json.dumps(content))
-    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
-    write_gguf(with_tokenizer(tmp_path / "pruned", tokenizer), tmp_path / "model.gguf")
-    stored: Any = fields(tmp_path / "model.gguf")
-    assert stored["tokenizer.ggml.add_space_prefix"] == bool(before)
-    tokens, scores = stored["tokenizer.ggml.tokens"], stored["tokenizer.ggml.scores"]
-    parts = list(f"{before}abcdab")
-    while found := [
-        (scores[tokens.index(a + b)], -i)
-        for i, (a, b) in enumerate(pairwise(parts))
-        if a + b in tokens
-    ]:
-        place = -max(found)[1]
-        parts[place : place + 2] = ["".join(parts[place : place + 2])]
-    assert parts == tokenizer.tokenize("abcdab")
-    kinds = stored["tokenizer.ggml.token_type"]
-    assert kinds[tokens.index("<0x41>")] == gguf.TokenType.BYTE
 
 
 def test_widths_that_do_not_fit_blocks_are_told(
@@ -246,7 +189,7 @@ def test_llama_cpp_cuts_texts_as_the_tokenizer_does(kind: str, tmp_path: Path) -
     tokenizer = piece_tokenizer() if kind == "sentencepiece" else byte_tokenizer(kind)
     tokenizer.save_pretrained(tmp_path / "pruned")
     write_gguf(tmp_path / "pruned", tmp_path / "model.gguf")
-    stored = fields(tmp_path / "model.gguf")
+    stored = gguf_fields(tmp_path / "model.gguf")
     names = ("llama", "default") if kind == "sentencepiece" else ("gpt2", kind)
     assert (stored["tokenizer.ggml.model"], stored["tokenizer.ggml.pre"]) == names
     llama = llama_cpp.Llama(str(tmp_path / "model.gguf"), vocab_only=True, verbose=False)

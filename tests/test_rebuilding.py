@@ -239,6 +239,18 @@ def test_wrappers_are_named_with_what_to_give_instead():
                 call(wrapper, pico_batches(model))
 
 
+class Rounded(torch.Tensor):
+    """As quantisers and sharding make of a weight; its module stays a Linear."""
+
+
+def test_weights_that_are_no_plain_tensors_are_refused():
+    model = pico_model("llama_grouped")
+    projection = model.model.layers[0].mlp.up_proj
+    projection.weight = nn.Parameter(projection.weight.detach().as_subclass(Rounded))
+    with pytest.raises(UnsupportedModelError, match=r"up_proj.weight: .*; got Rounded; choose"):
+        checked_adapter(model)
+
+
 def test_weights_that_are_not_in_memory_point_to_sharded():
     model = pico_model("llama_grouped")
     batches = pico_batches(model)

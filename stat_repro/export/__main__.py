@@ -10,6 +10,8 @@ from stat_repro.entry import guarded
 from stat_repro.export.errors import ExportError
 
 _FORMATS = {"gguf": ".gguf", "onnx": ".onnx", "stock": "-stock", "decilm": "-decilm"}
+# Files that only a folder with a tokenizer has.
+_TOKENIZER = ("tokenizer*", "vocab*", "*.model")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,12 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from transformers import AutoTokenizer
-
     from stat_repro.export.decilm import write_decilm
     from stat_repro.export.gguf_file import write_gguf
     from stat_repro.export.onnx_file import write_onnx
     from stat_repro.export.stock import write_stock
+    from stat_repro.models.loading import load_tokenizer
     from stat_repro.surgery.checkpoint import complete_folder
 
     folder, name = options.folder.expanduser(), options.folder.resolve().name
@@ -44,8 +45,8 @@ def _export(options: argparse.Namespace) -> None:
     else:  # folders, to which the tokenizer belongs
         with complete_folder(out) as partial:
             (write_stock if options.format == "stock" else write_decilm)(folder, partial)
-            if (folder / "tokenizer_config.json").is_file():
-                AutoTokenizer.from_pretrained(folder).save_pretrained(partial)
+            if any(file for kind in _TOKENIZER for file in folder.glob(kind)):
+                load_tokenizer(folder).save_pretrained(partial)
     print(f"{out}: written, {_size(out) / 1e6:.1f} MB")
 
 

@@ -53,6 +53,8 @@ def write_decilm(folder: Path, out: Path) -> None:
     tensors, biases = _tensors(model)
     values = stock_values(config) | biases
     values |= {
+        # Without it vLLM divides the width by the heads that are left.
+        "head_dim": model.model.layers[0].self_attn.head_dim,
         "num_attention_heads": queries[0],
         "num_key_value_heads": groups[0],
         "block_configs": by_layer,

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from stat_repro.export.errors import ExportError, check_gated
 from stat_repro.export.gguf_tokenizer import add_tokenizer
+from stat_repro.export.stock import plain_config
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.configuration_stat import Layout
-from stat_repro.models.loading import load_config, load_model
+from stat_repro.models.loading import load_model
 from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.projections import linear
 from stat_repro.scratch import complete, scratch
@@ -41,7 +42,7 @@ def write_gguf(folder: Path, out: Path, quantise: str | None = None) -> None:
             llama-cpp-python.
         ModelLoadError: A folder that cannot be loaded.
     """
-    config: Any = load_config(folder)
+    config = plain_config(folder)
     check_gated(config, "gguf", "llama.cpp")
     dtype = config.dtype if config.dtype in _FILE_TYPES else torch.float32
     model = load_model(folder, AutoModelForCausalLM, dtype)

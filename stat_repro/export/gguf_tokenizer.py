@@ -13,12 +13,14 @@ from stat_repro.models.loading import load_tokenizer
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
 _SPLIT = _WORDS + r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-# How a text is cut before the merges, and what llama.cpp calls that.
+# Whether words that are tokens are left out of the merges, how a text is cut before these, and
+# what llama.cpp calls that.
 _CUTS = {
-    ("ByteLevel",): "gpt-2",
-    ("Digits", "ByteLevel"): "smollm",
-    (_SPLIT % r"\p{N}{1,3}", "ByteLevel"): "llama-bpe",
-    (_SPLIT % r"\p{N}", "ByteLevel"): "qwen2",
+    (False, "ByteLevel"): "gpt-2",
+    (False, "Digits", "ByteLevel"): "smollm",
+    (True, _SPLIT % r"\p{N}{1,3}", "ByteLevel"): "llama-bpe",
+    (False, _SPLIT % r"\p{N}{1,3}", "ByteLevel"): "dbrx",
+    (False, _SPLIT % r"\p{N}", "ByteLevel"): "qwen2",
 }
 
 
@@ -92,13 +94,14 @@ def _cut_of(content: dict[str, Any], path: Path) -> str:
     steps = steps.get("pretokenizers", [steps])
     names = tuple(step.get("pattern", {}).get("Regex", step["type"]) for step in steps)
     digits = all(step["individual_digits"] for step in steps if step["type"] == "Digits")
-    known = content["model"]["type"] == "BPE" and digits and names in _CUTS
+    whole = bool(content["model"].get("ignore_merges"))  # words that are tokens stay whole
+    name = _CUTS.get((whole, *names)) if content["model"]["type"] == "BPE" and digits else None
     # The file has no key for what is done to a text before it is cut; Qwen's NFC is left out.
     changes = [(content["normalizer"] or {"type": "NFC"})["type"]]
     changes += ["add_prefix_space"] * any(step.get("add_prefix_space") for step in steps)
     # With a pattern of its own before it, ByteLevel must not cut once more.
     if (
-        not known
+        name is None
         or changes != ["NFC"]
         or steps[-1]["use_regex"] == (names[0] not in ("ByteLevel", "Digits"))
     ):
@@ -106,8 +109,9 @@ def _cut_of(content: dict[str, Any], path: Path) -> str:
             f"{path}: expected a tokenizer that llama.cpp has under one of the names "
             f"{', '.join(_CUTS.values())}, or one of SentencePiece; got {content['model']['type']} "
             f"after {', '.join([c for c in changes if c != 'NFC'] + list(names))}"
+            f"{' with ignore_merges' if whole else ''}"
         )
-    return _CUTS[names]
+    return name
 
 
 def _tokens(tokenizer: Any, of_pieces: bool) -> list[tuple[bytes, gguf.TokenType]]:

@@ -18,14 +18,25 @@ _LISTS = {
 _OURS = ("model_type", "auto_map", "architectures", "per_layer_config", "transformers_version")
 
 
+def plain_config(folder: Path) -> Any:
+    """The configuration of a folder; refuses one of quantised weights."""
+    config: Any = load_config(folder)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ExportError(
+            f"{folder}: expected plain weights; got quantised ones; choose the folder of the model "
+            "before that"
+        )
+    return config
+
+
 def load_for_export(folder: Path) -> Any:
     """The model of a folder with the head that it was saved with, in evaluation mode.
 
     Raises:
-        ExportError: It is not a pruned model.
+        ExportError: It is not a pruned model, or a quantised one.
         ModelLoadError: A folder that cannot be loaded.
     """
-    config: Any = load_config(folder)
+    config = plain_config(folder)
     architecture = (config.architectures or ["none"])[0]
     if architecture not in AUTO_OF:
         raise ExportError(f"{folder}: expected a pruned model; got {architecture}")
@@ -34,8 +45,8 @@ def load_for_export(folder: Path) -> Any:
 
 def stock_values(config: Any) -> dict[str, Any]:
     """The values of a pruned model's config that the stock one has as well."""
-    dropped = {*_OURS, *_LISTS, "attention_output_bias_per_layer", "ffn_output_bias_per_layer"}
-    return {name: value for name, value in config.to_dict().items() if name not in dropped}
+    values = config.to_dict().items()
+    return {k: value for k, value in values if k not in _OURS and not k.endswith("_per_layer")}
 
 
 def write_stock(folder: Path, out: Path) -> None:

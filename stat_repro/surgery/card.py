@@ -50,11 +50,17 @@ def model_card(
     with suppress(HFValidationError):  # the hub takes names of its own models only
         validate_repo_id(parent)
         header["base_model"] = parent
+    units = "key/value groups" if hasattr(model.config, "kv_heads_per_layer") else "heads"
+    lost = {
+        f"whole attention {units}": any(len(one.kept_heads) < one.heads for one in plan.layers),
+        "FFN neurons": any(len(one.kept_neurons) < one.neurons for one in plan.layers),
+    }
     card = ModelCard.from_template(
         ModelCardData(**header),
         template_path=str(Path(__file__).with_name("card.md.jinja")),
         parent=parent,
-        units="key/value groups" if hasattr(model.config, "kv_heads_per_layer") else "heads",
+        units=units,
+        removed=" and ".join(name for name, some in lost.items() if some) or "no units",
         method=plan.method,
         ratio=_cell(summary["ratio"]) if summary.get("ratio") is not None else None,
         auto_class=auto_class.__name__,

@@ -52,6 +52,11 @@ def checked_adapter(model: PreTrainedModel) -> Adapter:
     pruned_class(model)  # refuses an unknown task head
     device = next(model.parameters()).device
     for name, parameter in model.named_parameters():
+        if type(parameter.data) is not torch.Tensor:
+            raise UnsupportedModelError(
+                f"{name}: expected a plain tensor; got {type(parameter.data).__name__}; choose the "
+                "model before it was quantised or sharded"
+            )
         if parameter.is_meta or parameter.device != device:
             beside = "(offloaded to disk?)" if parameter.is_meta else f"beside {device}"
             raise UnsupportedModelError(
