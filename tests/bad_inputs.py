@@ -173,7 +173,8 @@ in/llama out --text in/none.txt --window 8 | --text: expected a file
 in/llama out --text in --window 8 | --text: expected a file
 in/llama out --text in/empty.csv --window 8 | --text: expected text
 in/llama out --text in/binary.csv --window 8 | is not UTF-8 text
-in/llama out --text in/a.txt --window 8 --examples 1000 | expected at most
+in/llama out --text in/a.txt --window 8 --examples 1000 | --examples: expected at most
+in/llama out --text in/a.txt --window 8 --examples 2 --seed 4294967296 | --seed: expected a value
 in/llama in/texts --text in/a.txt --window 8 --examples 2 | in use
 in/llama out --text in/a.txt --window 8 --examples 2 --device tpu | device
 in/llama out --text in/a.txt --window 8 --examples 2 --spill none | spill=none: expected an existing

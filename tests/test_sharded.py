@@ -254,7 +254,7 @@ def test_the_command_prunes_a_folder_with_a_text(tmp_path, capsys):
     assert torch.isfinite(model(input_ids=batch["input_ids"]).logits).all()
     shutil.rmtree(tmp_path / "pruned")
     assert sharded.main([*arguments, "--examples", "100"]) == 1
-    assert "expected at most" in capsys.readouterr().err
+    assert "--examples: expected at most" in capsys.readouterr().err
     assert sharded.main([*arguments, "--window", "65"]) == 1
     assert "--window: expected at most 64 tokens, the model's" in capsys.readouterr().err
     assert sharded.main([*arguments, "--window", "64", "--examples", "2"]) == 0

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from stat_repro.api import pruning_config
 from stat_repro.calibration.batches import CalibrationBatch, read_batches
 from stat_repro.calibration.capture import count_tokens
-from stat_repro.config.checks import in_range, integer, one_of
+from stat_repro.config.checks import ConfigError, in_range, integer, one_of
 from stat_repro.config.pruning import check_target, counts_macs
 from stat_repro.config.run import DTYPES
 from stat_repro.measure import Stopwatch, memory_told, resolve_device
@@ -26,6 +26,7 @@ from stat_repro.methods.common import Key
 from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
 from stat_repro.models.loading import ModelLoadError, load_tokenizer
 from stat_repro.models.modes import own_types
+from stat_repro.parallel import world
 from stat_repro.plan import PruningPlan
 from stat_repro.report import CompressionReport, report_of
 from stat_repro.sharded.skeleton import CheckpointWeights, Skeleton, open_checkpoint
@@ -109,7 +110,7 @@ def compress_checkpoint(
         The folder, its plan and a report.
 
     Raises:
-        ConfigError: Unknown or inconsistent options.
+        ConfigError: Unknown or inconsistent options, or several processes.
         CheckpointError: `output` is in use.
         ModelLoadError: No usable configuration.
         UnsupportedModelError: No pruned form of the architecture.
@@ -122,6 +123,7 @@ def compress_checkpoint(
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind="gram", engine="layers")
     in_range("sequence_length", sequence_length, above=0)
     counts_macs(config, "a checkpoint larger than memory cannot be timed")
+    in_one_process(world().size)
     source = Path(folder).expanduser()
     where = resolve_device(device)
     watch = Stopwatch(where)
@@ -153,6 +155,19 @@ def compress_checkpoint(
         base_model = str(source.resolve())
         describe(partial, pruned, plan, run_config, report.summary, base_model)
     return CheckpointCompression(Path(output).absolute(), plan, report)
+
+
+def in_one_process(processes: int) -> None:
+    """Refuse several processes: each would prune the whole checkpoint into the same folder.
+
+    Raises:
+        ConfigError: There are more than one.
+    """
+    if processes > 1:
+        raise ConfigError(
+            f"a checkpoint larger than memory: expected one process; got {processes}, as torchrun "
+            "starts them; choose the same command without it, or compress(engine='layers')"
+        )
 
 
 def compute_dtype(

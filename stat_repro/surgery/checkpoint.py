@@ -121,6 +121,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     check_unused(target)
     with complete(target, folder=True) as partial:
         yield partial
+        check_unused(target)  # another process may have been faster
 
 
 def describe(
