@@ -124,10 +124,10 @@ def compress_checkpoint(
     in_range("sequence_length", sequence_length, above=0)
     counts_macs(config, "a checkpoint larger than memory cannot be timed")
     in_one_process(world().size)
-    source = Path(folder).expanduser()
+    source, output = Path(folder).expanduser(), Path(output).expanduser()
     where = resolve_device(device)
     watch = Stopwatch(where)
-    with watch.stage("compress_s"), complete_folder(Path(output)) as partial:
+    with watch.stage("compress_s"), complete_folder(output) as partial:
         skeleton = open_checkpoint(source, where)
         adapter = skeleton.adapter
         batches, _ = read_batches(skeleton.model, batches)
@@ -145,8 +145,7 @@ def compress_checkpoint(
             watch=watch,
         )
         weights = CheckpointWeights(skeleton, where, compute_dtype(skeleton.dtype, where, dtype))
-        spill_folder = None if spill is None else Path(spill).expanduser()
-        with working_folder(adapter, spill_folder, where) as work:
+        with working_folder(adapter, spill, where) as work:
             layers = LayerwiseStat(request, weights, work, where, in_files=spill is not None)
             pruned, plan, errors = _written(layers, skeleton, partial)
         report = report_of(request, pruned, plan, errors)
@@ -154,7 +153,7 @@ def compress_checkpoint(
         run_config = {"ratio": ratio, "round_to": round_to, "pruning": asdict(config)}
         base_model = str(source.resolve())
         describe(partial, pruned, plan, run_config, report.summary, base_model)
-    return CheckpointCompression(Path(output).absolute(), plan, report)
+    return CheckpointCompression(output.absolute(), plan, report)
 
 
 def in_one_process(processes: int) -> None:

@@ -78,7 +78,7 @@ def _pruned_config(
     # These name the stock class; the pruned one sets its values itself.
     for key in ("model_type", "auto_map", "transformers_version", "architectures"):
         values.pop(key, None)
-    # A checkpoint may have a head of its own where its config, which other programs believe, has not.
+    # A checkpoint may have a head of its own, whatever its config says; other programs believe it.
     all_names = dict(model.named_parameters(remove_duplicate=False))
     if model.get_output_embeddings() and len(all_names) == len(dict(model.named_parameters())):
         values["tie_word_embeddings"] = False
