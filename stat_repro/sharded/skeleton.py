@@ -120,10 +120,10 @@ def _matched(model: PreTrainedModel, checkpoint: ShardedCheckpoint) -> dict[str,
 def _untie(model: PreTrainedModel, entries: dict[str, TensorEntry]) -> None:
     """Of tied tensors that the checkpoint has twice: one if they are equal, else two parameters."""
     for name, source in model.all_tied_weights_keys.items():
-        own, other = entries[name], entries[source]
-        if own is other:
+        entry, other = entries[name], entries[source]
+        if entry is other:
             continue
-        if own.dtype == other.dtype and torch.equal(own.read(), other.read()):
+        if entry.dtype == other.dtype and torch.equal(entry.read(), other.read()):
             entries[name] = other
         else:
             separate(model, name)
