@@ -155,7 +155,7 @@ def compress(
             watch=watch,
         )
         if engine == "layers":
-            output = prune_by_layers(request, None if spill is None else Path(spill))
+            output = prune_by_layers(request, spill)
         else:
             output = PRUNE[config.method](request)
         with watch.stage("surgery_s"):

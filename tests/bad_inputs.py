@@ -173,7 +173,8 @@ in/llama out --text in/none.txt --window 8 | --text: expected a file
 in/llama out --text in --window 8 | --text: expected a file
 in/llama out --text in/empty.csv --window 8 | --text: expected text
 in/llama out --text in/binary.csv --window 8 | is not UTF-8 text
-in/llama out --text in/a.txt --window 8 --examples 1000 | expected at most
+in/llama out --text in/a.txt --window 8 --examples 1000 | --examples: expected at most
+in/llama out --text in/a.txt --window 8 --examples 2 --seed 4294967296 | --seed: expected a value
 in/llama in/texts --text in/a.txt --window 8 --examples 2 | in use
 in/llama out --text in/a.txt --window 8 --examples 2 --device tpu | device
 in/llama out --text in/a.txt --window 8 --examples 2 --spill none | spill=none: expected an existing
@@ -212,12 +213,15 @@ tiny --repeats 0 | expected an integer of at least 1; got 0
 tiny --warmup -1 | expected an integer of at least 0; got -1
 tiny --ratio 1 | expected 0 <= ratio < 1; got 1
 tiny --sweep 0.1,2 | expected 0 <= ratio < 1; got 2
+tiny --sweep 0.1,0.2 --engine layers | --sweep: expected --engine model
 tiny --width 7 | expected a multiple of
 tiny --results in/a.txt | expected a folder that can be written
 tiny --dtype int8 | invalid choice: 'int8'
 sharded --layers 0 | expected an integer of at least 1; got 0
 sharded --threads 0 | expected an integer of at least 1; got 0
 sharded --dtype int8 | invalid choice: 'int8'
+sharded --width 62 --heads 4 | --width 62: expected a multiple of --heads 4
+sharded --width 64 --heads 4 --groups 3 | --heads 4: expected a multiple of --groups 3
 sharded --work in/a.txt | expected a folder that can be written
 """
 

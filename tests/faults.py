@@ -120,9 +120,9 @@ FAULTS = (
             ("store", "", _WHOLE, 0),
             ("asset", "", _WHOLE, 0),
             ("fine-tuning", "", _WHOLE, 0),
-            ("sharded", "in use|not empty", _WHOLE, 1),
+            ("sharded", "in use", _WHOLE, 1),
             ("spill", "", "nothing", 0),
-            ("saving", "in use|not empty", _WHOLE, 1),
+            ("saving", "in use", _WHOLE, 1),
             ("table", "", _WHOLE, 0),
         )
     ),

@@ -184,6 +184,18 @@ def test_one_layer_is_resident_at_a_time(tmp_path, monkeypatch):
     assert layers == once + twice  # the second pass also writes each layer
 
 
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spill").mkdir()
+    saved(model := pico_model("bert"), tmp_path / "dense")
+    batches = pico_batches(model)
+    usual = stat_repro.compress(model, batches, engine="layers", spill="~/spill")
+    stat_repro.save_pruned(usual.model, "~/usual", plan=usual.plan, base_model="dense")
+    stat_repro.compress_checkpoint("~/dense", "~/pruned", batches, spill="~/spill")
+    assert {path.name for path in tmp_path.iterdir()} == {"dense", "pruned", "spill", "usual"}
+
+
 def test_large_tensors_outside_get_shards_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_writer, "_SHARD_BYTES", 5000)
     model = pico_model("llama_grouped")
@@ -254,7 +266,7 @@ def test_the_command_prunes_a_folder_with_a_text(tmp_path, capsys):
     assert torch.isfinite(model(input_ids=batch["input_ids"]).logits).all()
     shutil.rmtree(tmp_path / "pruned")
     assert sharded.main([*arguments, "--examples", "100"]) == 1
-    assert "expected at most" in capsys.readouterr().err
+    assert "--examples: expected at most" in capsys.readouterr().err
     assert sharded.main([*arguments, "--window", "65"]) == 1
     assert "--window: expected at most 64 tokens, the model's" in capsys.readouterr().err
     assert sharded.main([*arguments, "--window", "64", "--examples", "2"]) == 0

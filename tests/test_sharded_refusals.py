@@ -15,6 +15,9 @@ from stat_repro.config import ConfigError
 from stat_repro.models.loading import ModelLoadError
 from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, TensorFileError
+from stat_repro.parallel import World
+from stat_repro.sharded import __main__ as sharded
+from stat_repro.sharded import compress
 
 
 def without_tensor(folder):
@@ -178,3 +181,18 @@ def test_unusable_options_are_refused(options, error, message, tmp_path):
             source, tmp_path / "pruned", pico_batches(model), **{"device": "cpu", **options}
         )
     assert not (tmp_path / "pruned").exists()
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch, capsys):
+    """Each would prune all of it, into the same folder."""
+    model = pico_model("bert")
+    source, pruned = saved(model, tmp_path / "dense"), tmp_path / "pruned"
+    (tmp_path / "short.txt").write_text("few words")
+    arguments = [str(source), str(pruned), "--text", str(tmp_path / "short.txt")]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert sharded.main(arguments) == 1
+    assert "expected one process; got 2, as torchrun starts them" in capsys.readouterr().err
+    monkeypatch.setattr(compress, "world", lambda: World(0, 3))
+    with pytest.raises(ConfigError, match="expected one process; got 3"):
+        stat_repro.compress_checkpoint(source, pruned, pico_batches(model))
+    assert not pruned.exists()

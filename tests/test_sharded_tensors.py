@@ -54,6 +54,29 @@ def test_published_names_are_understood(name, change, tmp_path, caplog):
     assert "left out" not in caplog.text
 
 
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_a_head_beside_tied_embeddings(factor, tmp_path):
+    """The same once more is left out; another one is kept, and the config no longer ties it."""
+    source = saved(pico_model("llama_tied"), tmp_path / "dense")
+    state = load_file(source / SINGLE_FILE)
+    state["lm_head.weight"] = factor * state["model.embed_tokens.weight"]
+    save_file(state, source / SINGLE_FILE, metadata={"format": "pt"})
+    model = hf.AutoModelForCausalLM.from_pretrained(source)
+    batches = pico_batches(model)
+    usual = stat_repro.compress(model, batches, ratio=0.3)
+    stat_repro.save_pruned(usual.model, tmp_path / "usual", plan=usual.plan, base_model="dense")
+    result = stat_repro.compress_checkpoint(
+        source, tmp_path / "pruned", batches, ratio=0.3, device="cpu"
+    )
+    assert result.report.params == usual.report.params
+    same_weights(hf.AutoModelForCausalLM.from_pretrained(result.folder), usual.model)
+    for folder in (result.folder, tmp_path / "usual"):
+        config = hf.AutoConfig.from_pretrained(folder)
+        assert config.tie_word_embeddings == (factor == 1.0)
+        head_there = "lm_head.weight" in ShardedCheckpoint(folder).entries
+        assert head_there == (factor != 1.0)
+
+
 def test_foreign_tensors_are_left_out_and_named(tmp_path, caplog):
     model = pico_model("bert")
     source = saved(model, tmp_path / "dense")

@@ -134,6 +134,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--engine", choices=ENGINES, default="model", help="as calibration.engine (model)")
     add("--save", type=folder, help="save the pruned model here, timed, and remove it again")
     options = parser.parse_args(argv)
+    if options.sweep and options.engine != "model":
+        parser.error("--sweep: expected --engine model, because layers shares no calibration")
     if options.width is not None:
         try:
             for name in options.shape:

@@ -173,4 +173,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--no-spill", dest="spill", action="store_false", help="nothing waits in files")
     add("--work", type=folder, default=Path(tempfile.gettempdir()),
         help="existing folder for checkpoint and files (system's temporary folder)")  # fmt: skip
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.width % options.heads:
+        parser.error(f"--width {options.width}: expected a multiple of --heads {options.heads}")
+    if options.groups and options.heads % options.groups:
+        parser.error(f"--heads {options.heads}: expected a multiple of --groups {options.groups}")
+    return options

@@ -30,6 +30,7 @@ def token_windows(
     window: int,
     bos: str = "none",
     at_most: bool = False,
+    key: str = "dataset.window",
 ) -> TokenWindows:
     """Cut text into windows of tokens.
 
@@ -43,6 +44,7 @@ def token_windows(
         bos: `none`; `first` (special tokens as the tokenizer adds them to a text, to the whole of
             it) or `window` (BOS and W - 1 tokens of text in every window).
         at_most: Cut one window of all tokens where there are fewer than W.
+        key: What sets W, for the messages.
 
     Raises:
         DataError: Too little text for one window, or `window` without a BOS token.
@@ -67,7 +69,7 @@ def token_windows(
     if len(ids) < length:
         raise DataError(
             f"text too short: expected at least {length} tokens for one window; got {len(ids)} "
-            "(give more text, or a smaller dataset.window)"
+            f"(give more text, or a smaller {key})"
         )
     count = len(ids) // length
     if part.windows is not None:

@@ -52,7 +52,7 @@ from stat_repro.surgery.edit import SiteEdit, evenly_sized, temporarily_pruned
 log = logging.getLogger("stat_repro")
 
 
-def prune_by_layers(request: MethodInput, spill: Path | None) -> MethodOutput:
+def prune_by_layers(request: MethodInput, spill: str | Path | None) -> MethodOutput:
     """Plan and edits of STAT for a model in memory; equal to those of `methods.stat.prune`.
 
     Args:
@@ -71,7 +71,7 @@ def prune_by_layers(request: MethodInput, spill: Path | None) -> MethodOutput:
 
 @contextmanager
 def working_folder(
-    adapter: Adapter, spill: Path | None, device: torch.device
+    adapter: Adapter, spill: str | Path | None, device: torch.device
 ) -> Iterator[Path | None]:
     """A new folder for what waits, removed at the end whatever happens.
 
@@ -84,14 +84,14 @@ def working_folder(
     Raises:
         CalibrationError: No such folder, a read-only one, or too little room for the Gram matrices.
     """
-    if spill is not None and not spill.is_dir():
+    place = Path(tempfile.gettempdir() if spill is None else spill).expanduser()
+    if not place.is_dir():
         raise CalibrationError(f"spill={spill}: expected an existing folder")
     needed = sum(gram_file_bytes(site.columns) for site in adapter.of_kind("ffn"))
     if spill is None and device.type == "cuda" and 2 * needed < psutil.virtual_memory().available:
         log.info("Gram matrices of the FFNs take %.1f GB of the host's memory", needed / 1e9)
         yield None
         return
-    place = Path(tempfile.gettempdir()) if spill is None else spill
     if not os.access(place, os.W_OK):
         raise CalibrationError(f"spill={place}: expected a folder that can be written to")
     with scratch(place, "stat_repro", folder=True) as folder:

@@ -2,5 +2,6 @@
 
 `compress` is the Python call, `python -m stat_repro.sharded` the command.
 
-May use: api, calibration, config, data, entry, measure, methods, models, plan, report, surgery.
+May use: api, calibration, config, data, entry, measure, methods, models, parallel, plan, report,
+surgery.
 """

@@ -5,6 +5,7 @@ windows of the running text in FILE are the calibration set.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 
 import torch
 
+from stat_repro.config.checks import MAX_SEED, in_range
 from stat_repro.config.run import DTYPES
 from stat_repro.data.batching import Batch, LazySequence, check_positions, window_batches
+from stat_repro.data.errors import DataError
 from stat_repro.data.sampling import draw_indices
 from stat_repro.data.text_data import TextPart, read_text
 from stat_repro.data.windows import token_windows
@@ -21,7 +24,7 @@ from stat_repro.entry import at_least, folder, guarded, share
 from stat_repro.measure import process_peak_rss_bytes
 from stat_repro.models.loading import load_config, load_tokenizer
 from stat_repro.models.positions import positions_of
-from stat_repro.sharded.compress import compress_checkpoint
+from stat_repro.sharded.compress import compress_checkpoint, in_one_process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prune(options: argparse.Namespace) -> None:
+    in_one_process(int(os.environ.get("WORLD_SIZE") or 1))
     result = compress_checkpoint(
         options.folder,
         options.output,
@@ -58,12 +62,19 @@ def _text_batches(options: argparse.Namespace) -> LazySequence[Batch]:
     """Windows of the text that do not overlap, drawn as a run with this seed draws them.
 
     Raises:
+        ConfigError: A seed that is no seed.
         ModelLoadError: No tokenizer.
         DataError: Too little text, or windows that are too long for the model.
     """
+    in_range("--seed", options.seed, high=MAX_SEED)
     check_positions(options.window, positions_of(load_config(options.folder)), "--window")
     part = TextPart((read_text(options.text, "--text", "calibration"),), join="")
-    pool = token_windows(load_tokenizer(options.folder), part, options.window).ids
+    pool = token_windows(load_tokenizer(options.folder), part, options.window, key="--window").ids
+    if options.examples > len(pool):
+        raise DataError(
+            f"--examples: expected at most {len(pool)}, the windows in --text; got "
+            f"{options.examples}; choose fewer, more text, or a smaller --window"
+        )
     chosen = torch.tensor(draw_indices(len(pool), options.examples, options.seed, False))
     return window_batches(pool[chosen], options.batch_size)
 

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from stat_repro.api import pruning_config
 from stat_repro.calibration.batches import CalibrationBatch, read_batches
 from stat_repro.calibration.capture import count_tokens
-from stat_repro.config.checks import in_range, integer, one_of
+from stat_repro.config.checks import ConfigError, in_range, integer, one_of
 from stat_repro.config.pruning import check_target, counts_macs
 from stat_repro.config.run import DTYPES
 from stat_repro.measure import Stopwatch, memory_told, resolve_device
@@ -26,6 +26,7 @@ from stat_repro.methods.common import Key
 from stat_repro.methods.stat_layers import LayerwiseStat, working_folder
 from stat_repro.models.loading import ModelLoadError, load_tokenizer
 from stat_repro.models.modes import own_types
+from stat_repro.parallel import world
 from stat_repro.plan import PruningPlan
 from stat_repro.report import CompressionReport, report_of
 from stat_repro.sharded.skeleton import CheckpointWeights, Skeleton, open_checkpoint
@@ -109,7 +110,7 @@ def compress_checkpoint(
         The folder, its plan and a report.
 
     Raises:
-        ConfigError: Unknown or inconsistent options.
+        ConfigError: Unknown or inconsistent options, or several processes.
         CheckpointError: `output` is in use.
         ModelLoadError: No usable configuration.
         UnsupportedModelError: No pruned form of the architecture.
@@ -122,10 +123,11 @@ def compress_checkpoint(
     check_target(config, ratio=ratio, round_to=round_to, statistics_kind="gram", engine="layers")
     in_range("sequence_length", sequence_length, above=0)
     counts_macs(config, "a checkpoint larger than memory cannot be timed")
-    source = Path(folder).expanduser()
+    in_one_process(world().size)
+    source, output = Path(folder).expanduser(), Path(output).expanduser()
     where = resolve_device(device)
     watch = Stopwatch(where)
-    with watch.stage("compress_s"), complete_folder(Path(output)) as partial:
+    with watch.stage("compress_s"), complete_folder(output) as partial:
         skeleton = open_checkpoint(source, where)
         adapter = skeleton.adapter
         batches, _ = read_batches(skeleton.model, batches)
@@ -143,8 +145,7 @@ def compress_checkpoint(
             watch=watch,
         )
         weights = CheckpointWeights(skeleton, where, compute_dtype(skeleton.dtype, where, dtype))
-        spill_folder = None if spill is None else Path(spill).expanduser()
-        with working_folder(adapter, spill_folder, where) as work:
+        with working_folder(adapter, spill, where) as work:
             layers = LayerwiseStat(request, weights, work, where, in_files=spill is not None)
             pruned, plan, errors = _written(layers, skeleton, partial)
         report = report_of(request, pruned, plan, errors)
@@ -152,7 +153,20 @@ def compress_checkpoint(
         run_config = {"ratio": ratio, "round_to": round_to, "pruning": asdict(config)}
         base_model = str(source.resolve())
         describe(partial, pruned, plan, run_config, report.summary, base_model)
-    return CheckpointCompression(Path(output).absolute(), plan, report)
+    return CheckpointCompression(output.absolute(), plan, report)
+
+
+def in_one_process(processes: int) -> None:
+    """Refuse several processes: each would prune the whole checkpoint into the same folder.
+
+    Raises:
+        ConfigError: There are more than one.
+    """
+    if processes > 1:
+        raise ConfigError(
+            f"a checkpoint larger than memory: expected one process; got {processes}, as torchrun "
+            "starts them; choose the same command without it, or compress(engine='layers')"
+        )
 
 
 def compute_dtype(

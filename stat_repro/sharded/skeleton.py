@@ -14,7 +14,7 @@ from stat_repro.models.loading import load_config, warn_unused
 from stat_repro.models.modes import LayerWeights
 from stat_repro.models.projections import UnsupportedModelError
 from stat_repro.models.tensor_files import ShardedCheckpoint, TensorEntry, TensorFileError
-from stat_repro.surgery.pruned_form import heads_like, supported_classes
+from stat_repro.surgery.pruned_form import heads_like, separate, supported_classes
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def open_checkpoint(folder: Path, device: torch.device) -> Skeleton:
     checkpoint = ShardedCheckpoint(folder)
     drop_pooler(model, (n.removeprefix(f"{model.base_model_prefix}.") for n in checkpoint.entries))
     entries = _matched(model, checkpoint)
+    _untie(model, entries)
     _fill_unsaved_buffers(model, device)
     return Skeleton(model.eval(), adapter_for(model), entries, checkpoint.float_dtype)
 
@@ -114,6 +115,18 @@ def _matched(model: PreTrainedModel, checkpoint: ShardedCheckpoint) -> dict[str,
     unused = [n for n, e in checkpoint.entries.items() if n not in used and 0 not in e.shape]
     warn_unused(checkpoint.folder, type(model).__name__, unused)
     return entries
+
+
+def _untie(model: PreTrainedModel, entries: dict[str, TensorEntry]) -> None:
+    """Of tied tensors that the checkpoint has twice: one if they are equal, else two parameters."""
+    for name, source in model.all_tied_weights_keys.items():
+        entry, other = entries[name], entries[source]
+        if entry is other:
+            continue
+        if entry.dtype == other.dtype and torch.equal(entry.read(), other.read()):
+            entries[name] = other
+        else:
+            separate(model, name)
 
 
 def _fill_unsaved_buffers(model: PreTrainedModel, device: torch.device) -> None:

@@ -66,14 +66,14 @@ def save_pruned(
         TokenizerError: Loaded from the folder, the tokenizer gives other tokens.
         PlanError: The plan does not fit the model.
     """
-    name = type(model).__name__
+    folder, name = Path(folder).expanduser(), type(model).__name__
     if name not in AUTO_OF:
         raise CheckpointError(
             f"expected a pruned model (from stat_repro.compress or prune_model); got {name}, which "
             "save_pretrained saves"
         )
     _check_counts(adapter_for(model), plan)
-    with complete_folder(Path(folder)) as partial:
+    with complete_folder(folder) as partial:
         # This also copies modeling_stat.py, which `auto_map` in the config names.
         model.save_pretrained(partial)
         if tokenizer is not None:
@@ -83,7 +83,7 @@ def save_pruned(
         if record is not None:
             (partial / RECORD_FILE).write_text(record, encoding="utf-8")
         describe(partial, model, plan, run_config, record_summary, base_model)
-    return Path(folder).absolute()
+    return folder.absolute()
 
 
 def check_unused(folder: Path) -> None:
@@ -121,6 +121,7 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     check_unused(target)
     with complete(target, folder=True) as partial:
         yield partial
+        check_unused(target)  # another process may have been faster
 
 
 def describe(

@@ -78,6 +78,10 @@ def _pruned_config(
     # These name the stock class; the pruned one sets its values itself.
     for key in ("model_type", "auto_map", "transformers_version", "architectures"):
         values.pop(key, None)
+    # A checkpoint may have a head of its own, whatever its config says; other programs believe it.
+    all_names = dict(model.named_parameters(remove_duplicate=False))
+    if model.get_output_embeddings() and len(all_names) == len(dict(model.named_parameters())):
+        values["tie_word_embeddings"] = False
     config = config_class(**(values | lists))
     config._attn_implementation = model.config._attn_implementation
     config.name_or_path = model.config.name_or_path
@@ -99,7 +103,19 @@ def empty_pruned_model(
     # An encoder's base model may have been made without the pooler that it usually has.
     options = {"add_pooling_layer": False} if getattr(model, "pooler", True) is None else {}
     with torch.device("meta"):
-        return pruned_class(model)(config, **options)
+        pruned = pruned_class(model)(config, **options)
+    for name, source in pruned.all_tied_weights_keys.items():
+        if model.get_parameter(name) is not model.get_parameter(source):
+            separate(pruned, name)
+    return pruned
+
+
+def separate(model: PreTrainedModel, name: str) -> None:
+    """Give a module a parameter of its own, without a value, in place of one that is tied."""
+    parent, _, key = name.rpartition(".")
+    module = model.get_submodule(parent)
+    parameter = torch.empty_like(module.get_parameter(key), device="meta")
+    module.register_parameter(key, torch.nn.Parameter(parameter))
 
 
 def tell_hooks(model: PreTrainedModel) -> None:
