@@ -242,6 +242,9 @@ def test_wrappers_are_named_with_what_to_give_instead():
 class Rounded(torch.Tensor):
     """As quantisers and sharding make of a weight; its module stays a Linear."""
 
+    def __tensor_flatten__(self):
+        return [], None
+
 
 def test_weights_that_are_no_plain_tensors_are_refused():
     model = pico_model("llama_grouped")

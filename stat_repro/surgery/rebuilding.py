@@ -52,7 +52,7 @@ def checked_adapter(model: PreTrainedModel) -> Adapter:
     pruned_class(model)  # refuses an unknown task head
     device = next(model.parameters()).device
     for name, parameter in model.named_parameters():
-        if type(parameter.data) is not torch.Tensor:
+        if hasattr(parameter.data, "__tensor_flatten__"):  # holds other tensors
             raise UnsupportedModelError(
                 f"{name}: expected a plain tensor; got {type(parameter.data).__name__}; choose the "
                 "model before it was quantised or sharded"
