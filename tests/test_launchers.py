@@ -11,6 +11,7 @@ from pico_project import sentence_overrides
 from ranks import command_in_ranks
 
 from stat_repro.config import ConfigError, RunConfig
+from stat_repro.config.torchrun import several_processes
 from stat_repro.run import launchers
 
 RANKS = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -144,7 +145,7 @@ def test_variables_that_torchrun_would_not_set_are_named(variables, key, monkeyp
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"^{key}: expected what torchrun sets"):
-        launchers.several_processes()
+        several_processes()
 
 
 def test_commands_of_one_process_are_refused_under_torchrun_with_one_message(tmp_path):

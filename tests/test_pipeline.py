@@ -66,12 +66,18 @@ def test_every_method_runs_from_its_option(overrides, method, tmp_path):
     json.dumps(record.to_dict(), allow_nan=False)
 
 
-def test_a_cache_over_evaluated_texts_takes_statistics_once(tmp_path, monkeypatch):
+def taken_statistics(monkeypatch):
+    """A list that grows by one each time statistics are taken."""
     calls = []
     monkeypatch.setattr(
         "stat_repro.api.collect_statistics",
         lambda *a, **k: calls.append(1) or collect_statistics(*a, **k),
     )
+    return calls
+
+
+def test_a_cache_over_evaluated_texts_takes_statistics_once(tmp_path, monkeypatch):
+    calls = taken_statistics(monkeypatch)
     arguments = [*text_overrides(tmp_path), "ratio=0.4"]
     tests = [write_text(tmp_path / f"test{seed}.txt", 200, seed) for seed in (7, 8)]
     configs = [compose_here(arguments, f"dataset.test={test}") for test in tests]
@@ -85,11 +91,7 @@ def test_a_cache_over_evaluated_texts_takes_statistics_once(tmp_path, monkeypatc
 
 def test_a_cache_over_methods_gives_what_separate_runs_give(tmp_path, monkeypatch):
     """Statistics are taken once, and the labels of one method are not seen by another."""
-    calls = []
-    monkeypatch.setattr(
-        "stat_repro.api.collect_statistics",
-        lambda *a, **k: calls.append(1) or collect_statistics(*a, **k),
-    )
+    calls = taken_statistics(monkeypatch)
     arguments = [*sentence_overrides(tmp_path), "ratio=0.4"]
     names = ("flap", "random", "fisher", "magnitude", "stat")
     configs = [compose_here(arguments, f"pruning={name}") for name in names]

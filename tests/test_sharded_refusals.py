@@ -189,7 +189,11 @@ def test_several_processes_are_refused(tmp_path, monkeypatch, capsys):
     source, pruned = saved(model, tmp_path / "dense"), tmp_path / "pruned"
     (tmp_path / "short.txt").write_text("few words")
     arguments = [str(source), str(pruned), "--text", str(tmp_path / "short.txt")]
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    assert sharded.main(arguments) == 1
+    assert "error: WORLD_SIZE: expected what torchrun sets" in capsys.readouterr().err
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "2")
     assert sharded.main(arguments) == 1
     assert "expected one process; got 2, as torchrun starts them" in capsys.readouterr().err
     monkeypatch.setattr(compress, "world", lambda: World(0, 3))

@@ -10,8 +10,6 @@ from stat_repro.entry import guarded
 from stat_repro.export.errors import ExportError
 
 _FORMATS = {"gguf": ".gguf", "onnx": ".onnx", "stock": "-stock", "decilm": "-decilm"}
-# Files that only a folder with a tokenizer has.
-_TOKENIZER = ("tokenizer*", "vocab*", "*.model")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +27,7 @@ def _export(options: argparse.Namespace) -> None:
     from stat_repro.export.stock import write_stock
     from stat_repro.models.loading import load_tokenizer
     from stat_repro.surgery.checkpoint import complete_folder
+    from stat_repro.surgery.saved_tokenizer import has_tokenizer
 
     folder, name = options.folder.expanduser(), options.folder.resolve().name
     if not folder.is_dir():
@@ -45,7 +44,7 @@ def _export(options: argparse.Namespace) -> None:
     else:  # folders, to which the tokenizer belongs
         with complete_folder(out) as partial:
             (write_stock if options.format == "stock" else write_decilm)(folder, partial)
-            if any(file for kind in _TOKENIZER for file in folder.glob(kind)):
+            if has_tokenizer(folder):
                 load_tokenizer(folder).save_pretrained(partial)
     print(f"{out}: written, {_size(out) / 1e6:.1f} MB")
 

@@ -16,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stat_repro.config import ConfigError, from_hydra
+from stat_repro.config.torchrun import several_processes
 from stat_repro.entry import guarded, line_of
 from stat_repro.paths import config_dir
-from stat_repro.run import commands, launchers
+from stat_repro.run import commands
 from stat_repro.run.account import Outcome, keep, print_table, so_far, tell
 from stat_repro.run.compose import prepare
 
@@ -84,7 +85,7 @@ def _main() -> None:
     prepare()
     logging.raiseExceptions = False  # a sweep into a closed pipe goes on, and ends quietly
     run = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)
-    if not launchers.several_processes():
+    if not several_processes():
         _run_and_tell(run)
         return
     from stat_repro.parallel import joined

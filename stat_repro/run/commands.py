@@ -8,10 +8,10 @@ from typing import Any
 
 from stat_repro.config import ConfigError
 from stat_repro.config.run import DTYPES
+from stat_repro.config.torchrun import several_processes
 from stat_repro.entry import at_least, folder, guarded, share
 from stat_repro.paths import results_dir
 from stat_repro.run.compose import options_of
-from stat_repro.run.launchers import several_processes
 
 _RUNS = "Anything else is a run or a sweep (docs/sweeps.md): stat-repro ratio=0.5"
 

@@ -1,6 +1,5 @@
 """Hydra's launchers: clear messages if one is not installed or does not fit."""
 
-import os
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -8,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from stat_repro.config import ConfigError
+from stat_repro.config.torchrun import several_processes
 
 # For every launcher of Hydra in `conf/launcher`: its package, and our extra that installs it.
 _PLUGINS = {
@@ -18,7 +17,6 @@ _PLUGINS = {
     "ray": ("hydra-ray-launcher", "ray"),
 }
 _MISSING = "missing launcher "
-_TORCHRUN = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
 _BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
@@ -118,22 +116,3 @@ def _watch_queue_without_accounts() -> None:
             return {job: queue.get(job, {"JobID": job, **over}) for job in self._registered}
 
     slurm.SlurmJob.watcher = QueueWatcher(delay_s=30)
-
-
-def several_processes() -> bool:
-    """Whether torchrun, or something that sets its variables, started several processes.
-
-    Raises:
-        ConfigError: Some of the variables are missing, or are no numbers.
-    """
-    values = {name: os.environ.get(name, "") for name in _TORCHRUN}
-    size = values["WORLD_SIZE"] or "1"
-    if size.isdecimal() and int(size) <= 1:
-        return False
-    for name, value in values.items():
-        if not value or (name != "MASTER_ADDR" and not value.isdecimal()):
-            raise ConfigError(
-                f"{name}: expected what torchrun sets beside WORLD_SIZE={size}; got {value!r}; "
-                "choose torchrun, or unset WORLD_SIZE"
-            )
-    return True

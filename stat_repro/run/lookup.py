@@ -136,7 +136,8 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
     """
     if compare:
         both = [find_run(name, root)[1] for name in compare]
-        one, other = ({k: _as_json(v) for k, v in store.row_of(record).items()} for record in both)
+        items = (store.row_of(record).items() for record in both)
+        one, other = ({k: in_line(_as_json(v)) for k, v in of_run} for of_run in items)
         rows = [(key, one.get(key, MISSING), other.get(key, MISSING)) for key in {**one, **other}]
         rows = [row for row in rows if row[1] != row[2]]
         pair = pd.DataFrame(rows, columns=["what differs", "first", "second"])
@@ -169,14 +170,13 @@ def runs(root: Path, study: str | None, where: Sequence[str], compare: Sequence[
 
 
 def _as_json(value: Any) -> str:
-    return in_line(value) if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _is_typed(cell: Any, typed: str) -> bool:
     """Whether a value of a run is the typed one: the same text or list, or the same number."""
     if isinstance(cell, str | bool):
-        text = cell if isinstance(cell, str) else json.dumps(cell)
-        return text.replace(", ", ",") == typed.replace(", ", ",")
+        return _as_json(cell).replace(", ", ",") == typed.replace(", ", ",")
     if pd.isna(cell):
         return typed == "null"
     with suppress(ValueError):  # numbers of columns with gaps are floats

@@ -15,6 +15,7 @@ import torch
 
 from stat_repro.config.checks import MAX_SEED, in_range
 from stat_repro.config.run import DTYPES
+from stat_repro.config.torchrun import several_processes
 from stat_repro.data.batching import Batch, LazySequence, check_positions, window_batches
 from stat_repro.data.errors import DataError
 from stat_repro.data.sampling import draw_indices
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prune(options: argparse.Namespace) -> None:
-    in_one_process(int(os.environ.get("WORLD_SIZE") or 1))
+    if several_processes():
+        in_one_process(int(os.environ["WORLD_SIZE"]))
     result = compress_checkpoint(
         options.folder,
         options.output,

@@ -33,14 +33,13 @@ from stat_repro.sharded.skeleton import CheckpointWeights, Skeleton, open_checkp
 from stat_repro.sharded.writer import ShardWriter
 from stat_repro.surgery.checkpoint import complete_folder, describe, plan_note
 from stat_repro.surgery.pruned_form import empty_pruned_model
-from stat_repro.surgery.saved_tokenizer import save_tokenizer
+from stat_repro.surgery.saved_tokenizer import VOCABULARIES, has_tokenizer, save_tokenizer
 
 log = logging.getLogger("stat_repro")
 
-_VOCABULARIES = ("tokenizer*", "vocab*", "*.model")
 # What a tokenizer and the generation need; weights, code, cards and other formats stay behind.
 _COMPANIONS = (
-    *_VOCABULARIES,
+    *VOCABULARIES,
     *("merges.txt", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template*", "generation_config.json"),
 )
@@ -213,7 +212,7 @@ def _written(
 
 def _tokenizer(source: Path) -> PreTrainedTokenizerBase | None:
     """The checkpoint's tokenizer; None if it has none, or one that cannot be loaded here."""
-    if not any(file for pattern in _VOCABULARIES for file in source.glob(pattern)):
+    if not has_tokenizer(source):
         return None
     try:
         return load_tokenizer(source)

@@ -6,12 +6,19 @@ from transformers import PreTrainedTokenizerBase
 
 from stat_repro.models.loading import load_tokenizer
 
+# Files that only a folder with a tokenizer has.
+VOCABULARIES = ("tokenizer*", "vocab*", "*.model")
 # Upper case, accents, digits, spaces and signs: tokenizers differ in how they treat these.
 _SAMPLES = ("Don't  panic,\nthe café costs 1,234.50 €!", "Zweite Übung: x_1 = {y: 'é'} 日本 🙂")
 
 
 class TokenizerError(ValueError):
     """A tokenizer that cannot be saved as it is."""
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has files of a tokenizer, which may still be ones that cannot be loaded."""
+    return any(file for pattern in VOCABULARIES for file in folder.glob(pattern))
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
