@@ -217,9 +217,12 @@ def _identifying(section: Any, default: Any) -> dict[str, Any]:
     return data
 
 
+_USUAL = RunConfig()
+
+
 def result_config(config: RunConfig) -> dict[str, Any]:
     """The part of the configuration that the result depends on."""
-    data = _identifying(config, RunConfig())
+    data = _identifying(config, _USUAL)
     if not config.cost.enabled:
         data.pop("cost", None)
     if config.recovery.method == "none":

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -103,16 +104,17 @@ def save(figure: Any, stem: Path, records: str) -> list[Path]:
 
     # Dates would make every build differ.
     metadata = {"CreationDate": None, "Subject": records}
-    pdf, png = io.BytesIO(), io.BytesIO()
+    pdf = io.BytesIO()
     with _look():
         figure.get_layout_engine().execute(figure)
         figure.set_layout_engine("none")  # both files have the places that were just found
         # Not `savefig`, which draws twice for each file to find the places again.
         FigureCanvasPdf(figure).print_pdf(pdf, metadata=metadata)
         figure.set_dpi(_DPI)
-        FigureCanvasAgg(figure).print_png(png)
+        picture = FigureCanvasAgg(figure)
+        picture.draw()
     files = []
-    for ending, content in (("pdf", pdf.getvalue()), ("png", _with_palette(png, records))):
+    for ending, content in (("pdf", pdf.getvalue()), ("png", _png(picture, records))):
         # Not `with_suffix`, which would cut a name at its last dot.
         files.append(stem.with_name(f"{stem.name}.{ending}"))
         replace_file(files[-1], content)
@@ -216,13 +218,14 @@ def _set_ticks(axes: Any, panel: Panel, gap: float) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _with_palette(png: io.BytesIO, records: str) -> bytes:
+def _png(canvas: Any, records: str) -> bytes:
     """The picture in 256 colours, which are enough for it and take a third of the bytes."""
     from PIL import Image, PngImagePlugin
 
     text, out = PngImagePlugin.PngInfo(), io.BytesIO()
     text.add_text("Description", records)
-    picture = Image.open(png).convert("RGB").quantize(256)
+    pixels = Image.frombytes("RGBA", canvas.get_width_height(), canvas.buffer_rgba())
+    picture = pixels.convert("RGB").quantize(256)
     picture.save(out, "png", optimize=True, dpi=(_DPI, _DPI), pnginfo=text)
     return out.getvalue()
 
@@ -245,13 +248,21 @@ def _look() -> Iterator[None]:
 
 
 @cache
-def _add_font() -> None:
-    """Make the font that comes with matplotlib known as `_FONT`.
+def _add_font() -> tempfile.TemporaryDirectory[str]:
+    """Make the font that comes with matplotlib known as `_FONT`; the folder of its files.
 
-    By its own name a system's version of it may be found, which gives other bytes.
+    By its own name a system's version of it may be found, which gives other bytes. Its table of
+    positions is left out: it repeats the kerning of another, and half of the time in which a PDF
+    gets its letters went into cutting it.
     """
+    from fontTools.ttLib import TTFont
     from matplotlib import font_manager, get_data_path
 
+    folder = tempfile.TemporaryDirectory()
     for file in sorted(Path(get_data_path(), "fonts", "ttf").glob("DejaVuSans[.-]*")):
-        entry = font_manager.ttfFontProperty(font_manager.get_font(file))
+        font, plain = TTFont(file, recalcTimestamp=False), Path(folder.name, file.name)
+        del font["GPOS"]
+        font.save(plain)
+        entry = font_manager.ttfFontProperty(font_manager.get_font(plain))
         font_manager.fontManager.ttflist.append(replace(entry, name=_FONT))
+    return folder

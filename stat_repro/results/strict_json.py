@@ -39,15 +39,16 @@ def to_plain(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_plain(data: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `to_plain`. `data` is not changed.
+    """The inverse of `to_plain`. `data` is not changed; what it holds may be shared.
 
     Raises:
         RecordError: `non_finite` names places that are not null.
     """
-    copy = deepcopy(data)
-    non_finite = copy.pop("non_finite")
+    non_finite = data["non_finite"]
     if not isinstance(non_finite, dict):
         raise RecordError("non_finite: expected an object of JSON pointers")
+    rest = {key: value for key, value in data.items() if key != "non_finite"}
+    copy = deepcopy(rest) if non_finite else rest
     for pointer, name in non_finite.items():
         _restore(copy, pointer, name)
     return copy
