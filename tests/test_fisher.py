@@ -169,3 +169,22 @@ def test_gradients_that_are_not_finite_name_the_site():
     linear(model, "bert.encoder.layer.1.output.dense").weight.data[0, 0] = float("nan")
     with pytest.raises(CalibrationError, match=r"layer 0 attention .*gradients"):
         mask_gradients(model, adapter_for(model), labelled(model))
+
+
+@pytest.mark.parametrize("name", ["bert", "llama_grouped"])
+def test_ratios_of_one_calibration_share_the_gradients_but_other_labels_do_not(name):
+    model = pico_model(name, dtype=torch.float64)
+    batches = labelled(model) if name == "bert" else pico_batches(model, count=2)
+    calibration = stat_repro.calibrate(model, batches)
+    points = [(batches, 0.3, False), (batches, 0.5, True)]
+    if name == "bert":
+        others = [{**batch, "labels": 1 - batch["labels"]} for batch in batches]
+        points.append((others, 0.5, False))
+    for data, ratio, shared in points:
+        options = {"ratio": ratio, "method": "fisher"}
+        together = stat_repro.compress(model, data, calibration=calibration, **options)
+        alone = stat_repro.compress(model, data, **options)
+        assert together.plan == alone.plan
+        for key, value in alone.model.state_dict().items():
+            assert torch.equal(together.model.state_dict()[key], value)
+        assert (together.report.timings["shared_s"] > 0) == shared

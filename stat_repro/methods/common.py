@@ -37,13 +37,15 @@ def once_per_calibration(
 ) -> T:
     """What is the same for all ratios of one calibration: done for the first of them only.
 
+    A calibration without statistics does not belong to one model, and nothing is kept with it.
+
     Args:
         request: What the method was given. Its stopwatch gets the seconds of the stages of `work`,
             whoever took them; `shared_s` grows by them where another ratio had done the work.
         key: Names the method and the options that `work` depends on.
         work: Gets the request with a stopwatch for its stages.
     """
-    known = request.calibration.derived
+    known = request.calibration.derived if request.calibration.statistics else {}
     shared = key in known
     if not shared:
         stages = Stopwatch(request.device)

@@ -28,17 +28,28 @@ Losses: cross-entropy of classes, squared error of a number, token cross-entropy
 
 import torch
 
+from stat_repro.calibration.divergence import problem_of
 from stat_repro.calibration.gradients import mask_gradients
 from stat_repro.methods.base import MethodInput, MethodOutput
-from stat_repro.methods.common import Key, Scores, scores_by_site
+from stat_repro.methods.common import Key, Scores, once_per_calibration, scores_by_site
 from stat_repro.methods.ranked import prune_by_scores
 from stat_repro.models.adapter import Adapter, Site
+
+# Per site with units (examples, units).
+Gradients = dict[Key, torch.Tensor]
 
 
 def prune(request: MethodInput) -> MethodOutput:
     """Plan and edits for the units that the loss depends on."""
-    with request.watch.stage("gradients_s"):
-        gradients = mask_gradients(request.model, request.adapter, request.batches)
+
+    def work(request: MethodInput) -> Gradients:
+        with request.watch.stage("gradients_s"):
+            return mask_gradients(request.model, request.adapter, request.batches)
+
+    # What the loss depends on beside model and inputs.
+    labels = str([batch["labels"].tolist() for batch in request.batches if "labels" in batch])
+    key = ("fisher", problem_of(request.model), labels)
+    gradients = once_per_calibration(request, key, work)
 
     def choice(site: Site, count: int) -> torch.Tensor:
         return rearranged(gradients[site.key], site.units - count)
@@ -47,7 +58,7 @@ def prune(request: MethodInput) -> MethodOutput:
     return prune_by_scores(request, scores, choice)
 
 
-def fisher_scores(adapter: Adapter, gradients: dict[Key, torch.Tensor]) -> Scores:
+def fisher_scores(adapter: Adapter, gradients: Gradients) -> Scores:
     """Diagonal of the empirical Fisher information, shape (units,) per site.
 
     Args:

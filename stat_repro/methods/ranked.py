@@ -31,12 +31,7 @@ def by_scores(score: Callable[[MethodInput], Scores]) -> Prune:
             with request.watch.stage("scores_s"):
                 return score(request)
 
-        # A calibration without statistics does not belong to one model.
-        if METHODS[method].reads_statistics:
-            scores = once_per_calibration(request, (method, request.seed), work)
-        else:
-            scores = work(request)
-        return prune_by_scores(request, scores)
+        return prune_by_scores(request, once_per_calibration(request, (method, request.seed), work))
 
     return prune
 
