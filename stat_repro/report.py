@@ -40,7 +40,9 @@ class CompressionReport:
             attention products.
         prunable_params: (dense, pruned) parameters of those projections.
         params: (dense, pruned) parameters of the whole model.
-        site_errors: Relative output error of every site on the calibration data.
+        site_errors: Relative output error of every site on the calibration data, of `refit` before
+            it; with `statistics="sketch"` on the sketch, which is too small an error, as the
+            weights are fitted to these few rows.
         timings: Seconds per stage; `compress_s` is the whole. Where an earlier ratio of the same
             calibration had done a part already, `shared_s` of the stages' time was saved, and is
             not in `compress_s`.
