@@ -87,7 +87,8 @@ class PruningConfig(Section, name="pruning"):
         refit: Fit the consumers once more, front to back, to the dense model's residual stream
             (`stat_plus` only).
         sensitivity_tokens: Calibration tokens on which `stat_plus` measures what the model's output
-            loses by each site, rounded up to whole examples; all of them if there are fewer.
+            loses by each site, rounded up to whole examples; all of them if there are fewer. The
+            first ones are taken, which in a run with sentences are the longest.
         curvature: Of `stat_plus`: `none` counts errors of all output directions alike and measures
             sizes; `fisher` weights them, in the choice of units and of sizes, by how much they
             change the model's output, which takes one backward pass per batch and no labels.
