@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
+import pandas as pd
+import pytest
 from made_up_records import make_record
 
 from stat_repro import config as schema
@@ -21,6 +23,17 @@ def variants_shown(*records: RunRecord) -> list[Line]:
     """The lines of the figure of the metric, without that of the dense model."""
     figure = metric_figures(results.to_frame(records))[0]
     return [line for line in figure.panels[0].lines if line.style != styles.DENSE]
+
+
+def test_one_variant_is_shown_with_any_version_of_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows without columns are no dicts in pandas 2, and empty ones in pandas 3."""
+    whole = pd.DataFrame.to_dict
+
+    def to_dict(frame: pd.DataFrame, orient: str) -> list[dict]:
+        return whole(frame, orient) if len(frame.columns) else []
+
+    monkeypatch.setattr(pd.DataFrame, "to_dict", to_dict)
+    assert [line.label for line in variants_shown(make_record())] == ["STAT"]
 
 
 def test_a_method_keeps_its_look() -> None:

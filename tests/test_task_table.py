@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
+import pytest
 from made_up_records import make_config, make_record
 
 from stat_repro import results
@@ -122,3 +124,16 @@ def test_files_that_are_evaluated_under_one_name_are_data_sets_of_their_own() ->
     assert levels == [[(30.0,)], [(20.0,)]]
     left, right = draw(figure).axes  # the rows are named once
     assert [axes.yaxis.get_tick_params()["labelleft"] for axes in (left, right)] == [True, False]
+
+
+def test_cells_do_not_depend_on_the_version_of_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`unstack(sort=False)` of pandas 2 puts values of one row into another."""
+    plain = pd.Series.unstack
+
+    def unstack(series: pd.Series, *, sort: bool = True) -> pd.DataFrame:
+        found = plain(series)
+        return found if sort else found.iloc[::-1].set_axis(found.index)
+
+    monkeypatch.setattr(pd.Series, "unstack", unstack)
+    made = [record(name, 0.8, 0.9 - 0.1 * s, seed=s) for name in ("mrpc", "rte") for s in (0, 1)]
+    assert table(made).cells["MRPC (accuracy)"].tolist() == ["90.0", "80.0", "80.0", "80.0"]

@@ -37,7 +37,10 @@ def task_table(points: pd.DataFrame) -> Table:
         column=lambda p: list(map(_column, p["dataset"].map(datasets), p["quantity"])),
         cell=lambda p: list(map(_cell, p["quantity"], p["mean"], p["std"])),
     )
-    cells = both.set_index([*_ROW, "column"])["cell"].unstack(sort=False).reset_index()
+    # Sorted and put back: `unstack(sort=False)` of pandas 2 mixes up the rows.
+    cells = both.set_index([*_ROW, "column"])["cell"].unstack()
+    rows, columns = pd.MultiIndex.from_frame(both[_ROW]).unique(), both["column"].unique()
+    cells = cells.reindex(index=rows, columns=columns).reset_index()
     sources = both[[*_ROW, "dataset"]].assign(run_ids=both["run_ids"].map(" ".join)).sort_index()
     return Table(
         "table_tasks",

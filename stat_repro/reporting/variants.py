@@ -113,8 +113,8 @@ def with_variants(frame: pd.DataFrame, alike: Collection[str] = ()) -> pd.DataFr
             counts = differing.groupby(group["method"]).nunique()
             settled = {str(m): set(counts.columns[counts.loc[m] == 1]) for m in counts.index}
         seen: dict[str, dict[str, str]] = {}
-        rows = (part.to_dict("records") for part in (group, differing))
-        for index, row, values in zip(group.index, *rows, strict=True):
+        for index, row in zip(group.index, group.to_dict("records"), strict=True):
+            values = {str(name): value for name, value in differing.loc[index].items()}
             label, extras = _label(row, values, settled.get(row["method"], set()))
             if seen.setdefault(label, values) != values:
                 raise ReportError(f"two different variants have the label {label!r}: {values}")
