@@ -82,6 +82,17 @@ def test_layers_of_different_sizes_are_refused_by_name(tmp_path: Path) -> None:
     assert command.main(arguments) == 1
 
 
+def test_sizes_that_the_stock_config_does_not_take_are_refused(tmp_path: Path) -> None:
+    """Llama's wants a width that is a multiple of the heads, whatever `head_dim` says."""
+    model = pico_model("llama_multi_head")
+    adapter = adapter_for(model)
+    plan = adapter.plan_keeping({site.key: tuple(range(5)) for site in adapter.sites}, "none")
+    prune_model(model, plan, selection_edits(model, plan)).save_pretrained(tmp_path / "pruned")
+    expected = r"expected sizes that LlamaConfig takes; got {'num_attention_heads': 5, .* \(24\)"
+    with pytest.raises(ExportError, match=f"--format stock: {expected} is not .*; choose "):
+        write_stock(tmp_path / "pruned", tmp_path / "stock")
+
+
 @pytest.mark.parametrize("form", ["gguf", "onnx", "stock", "decilm"])
 def test_quantised_weights_are_refused_by_name(
     form: str, tmp_path: Path, capsys, monkeypatch
