@@ -41,7 +41,12 @@ def load_for_export(folder: Path) -> Any:
     architecture = (config.architectures or ["none"])[0]
     if architecture not in AUTO_OF:
         raise ExportError(f"{folder}: expected a pruned model; got {architecture}")
-    return load_model(folder, AUTO_OF[architecture], config.dtype or torch.float32).eval()
+    model: Any = load_model(folder, AUTO_OF[architecture], config.dtype or torch.float32).eval()
+    head = model.get_output_embeddings()
+    # Other programs believe the config, and tied weights where the file has a head of its own.
+    if head is not None and head.weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False
+    return model
 
 
 def stock_values(config: Any) -> dict[str, Any]:
