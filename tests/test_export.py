@@ -20,9 +20,11 @@ from pico_models import (
     selection_edits,
 )
 from pico_surgery import pruned_of
+from safetensors.torch import load_file
 
 import stat_repro
 from stat_repro.export import __main__ as command
+from stat_repro.export.decilm import write_decilm
 from stat_repro.export.errors import ExportError
 from stat_repro.export.onnx_file import write_onnx
 from stat_repro.export.stock import write_stock
@@ -80,6 +82,35 @@ def test_layers_of_different_sizes_are_refused_by_name(tmp_path: Path) -> None:
         write_stock(tmp_path / "pruned", tmp_path / "stock")
     arguments = [str(tmp_path / "pruned"), "--format", "stock", "--quantise", "Q8_0"]
     assert command.main(arguments) == 1
+
+
+@pytest.mark.parametrize(("name", "head"), [("bert", "ForMaskedLM"), ("llama_tied", "ForCausalLM")])
+def test_a_head_of_its_own_is_written_whatever_the_config_says(
+    name: str, head: str, tmp_path: Path
+) -> None:
+    whole = [(i, kind) for i in range(3) for kind in ("attention", "ffn")]
+    pruned = pruned_of(pico_model(name, head, tie_word_embeddings=True), whole=whole)
+    output, batch = pruned.get_output_embeddings(), pico_batches(pruned)[0]
+    output.weight = torch.nn.Parameter(output.weight.detach().flip(0))
+    pruned.save_pretrained(tmp_path / "pruned")
+    write_stock(tmp_path / "pruned", tmp_path / "stock")
+    plain = getattr(hf, f"AutoModel{head}").from_pretrained(tmp_path / "stock").eval()
+    torch.testing.assert_close(pico_outputs(plain, batch), pico_outputs(pruned, batch))
+    if name == "llama_tied":
+        write_decilm(tmp_path / "pruned", tmp_path / "decilm")
+        tensors = load_file(tmp_path / "decilm" / "model.safetensors")
+        assert torch.equal(tensors["lm_head.weight"], output.weight)
+
+
+def test_sizes_that_the_stock_config_does_not_take_are_refused(tmp_path: Path) -> None:
+    """Llama's wants a width that is a multiple of the heads, whatever `head_dim` says."""
+    model = pico_model("llama_multi_head")
+    adapter = adapter_for(model)
+    plan = adapter.plan_keeping({site.key: tuple(range(5)) for site in adapter.sites}, "none")
+    prune_model(model, plan, selection_edits(model, plan)).save_pretrained(tmp_path / "pruned")
+    expected = r"expected sizes that LlamaConfig takes; got {'num_attention_heads': 5, .* \(24\)"
+    with pytest.raises(ExportError, match=f"--format stock: {expected} is not .*; choose "):
+        write_stock(tmp_path / "pruned", tmp_path / "stock")
 
 
 @pytest.mark.parametrize("form", ["gguf", "onnx", "stock", "decilm"])

@@ -239,6 +239,14 @@ def test_wrappers_are_named_with_what_to_give_instead():
                 call(wrapper, pico_batches(model))
 
 
+def test_a_wrapped_projection_is_named_with_its_module():
+    model = pico_model("llama_grouped")
+    layer = model.model.layers[0].mlp
+    layer.down_proj = type("Linear", (Wrapper,), {"__module__": "adapters"})(model)
+    with pytest.raises(UnsupportedModelError, match=r"down_proj: .*; got Linear of adapters \("):
+        stat_repro.compress(model, pico_batches(model))
+
+
 class Rounded(torch.Tensor):
     """As quantisers and sharding make of a weight; its module stays a Linear."""
 

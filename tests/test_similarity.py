@@ -1,5 +1,6 @@
 """Pairs of sentences scored by cosine, with an encoder that has no head."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from stat_repro.config import CalibrationConfig, ConfigError, DatasetConfig, Eva
 from stat_repro.data.errors import DataError
 from stat_repro.data.task_data import load_task_data
 from stat_repro.evaluation.predictions import mean_of_tokens
+from stat_repro.run.dry_run import forecast
 from stat_repro.run.pipeline import run_experiment
 from stat_repro.run.sweep_cache import SweepCache
 from stat_repro.workloads import SimilarityWorkload
@@ -86,16 +88,16 @@ def test_single_sentences_have_no_similarity():
         load_task_data(DatasetConfig(name="s", task="similarity", source="asset:tweets"))
 
 
-def test_the_whole_program_runs_without_a_head(stsb, tmp_path):
+@pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])  # the second has no pooler
+def test_the_whole_program_runs_without_a_head(head, stsb, tmp_path):
     folder = tmp_path / "encoder"
-    pico_model("mpnet", "Model").save_pretrained(folder)
+    pico_model("mpnet", head).save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
     overrides = ["model=hf", f"model.path={folder}", "model.name=pico", "dataset=stsb_similarity"]
     settings = [f"dataset.path={stsb}", "dataset.max_length=16", "calibration.examples=30"]
-    record = run_experiment(
-        compose_here([*overrides, *settings, "ratio=0.4", *common_overrides(tmp_path)]),
-        SweepCache(),
-    ).record
+    config = compose_here([*overrides, *settings, "ratio=0.4", *common_overrides(tmp_path)])
+    record = run_experiment(config, SweepCache()).record
+    assert re.search(rf"parameters +{record.costs['params']['dense']:,} ", forecast(config))
     assert record.mac_kept_fraction <= 0.6
     assert record.task == "similarity"
     assert set(record.metrics["pruned"]) == {"pearson", "spearman"}

@@ -72,9 +72,8 @@ def _warn_of_widths(model: Any, quantise: str | None) -> None:
 def _write(model: Any, folder: Path, path: Path, kind: gguf.GGMLQuantizationType) -> None:
     """The whole file, matrices in this type and vectors in float32."""
     config, layout = model.config, LAYOUTS[model.config.model_type]
-    usual = config.hidden_size // config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or usual
     layers = list(model.base_model.get_submodule(layout.layers))
+    head_size = layers[0].self_attn.head_dim
     parts = [_layer(layer, layout, head_size, i, len(layers)) for i, layer in enumerate(layers)]
     writer = gguf.GGUFWriter(path, "deci")
     share = "ALL" if kind.name == "F32" else "MOSTLY"

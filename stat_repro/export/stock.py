@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from stat_repro.entry import one_line
 from stat_repro.export.errors import ExportError
 from stat_repro.models.adapter import drop_pooler
 from stat_repro.models.loading import load_config, load_model
@@ -40,7 +41,12 @@ def load_for_export(folder: Path) -> Any:
     architecture = (config.architectures or ["none"])[0]
     if architecture not in AUTO_OF:
         raise ExportError(f"{folder}: expected a pruned model; got {architecture}")
-    return load_model(folder, AUTO_OF[architecture], config.dtype or torch.float32).eval()
+    model: Any = load_model(folder, AUTO_OF[architecture], config.dtype or torch.float32).eval()
+    head = model.get_output_embeddings()
+    # Other programs believe the config, and tied weights where the file has a head of its own.
+    if head is not None and head.weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False
+    return model
 
 
 def stock_values(config: Any) -> dict[str, Any]:
@@ -82,7 +88,14 @@ def write_stock(folder: Path, out: Path) -> None:
     if 0 in sizes.values():
         raise ExportError(f"--format stock: expected heads and neurons in all layers; got {sizes}")
     stock: Any = type(model).__bases__[1]
-    plain = stock(stock.config_class(**stock_values(config) | sizes)).to(model.dtype)
+    try:
+        sized = stock.config_class(**stock_values(config) | sizes)
+    except Exception as error:  # transformers has a class for every check
+        raise ExportError(
+            f"--format stock: expected sizes that {stock.config_class.__name__} takes; got "
+            f"{sizes}: {one_line(error.__cause__ or error)}; choose pruning.kinds=ffn"
+        ) from error
+    plain = stock(sized).to(model.dtype)
     drop_pooler(plain, model.state_dict())
     has, wants = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (model, plain))
     if has != wants:

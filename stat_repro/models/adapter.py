@@ -263,13 +263,13 @@ def drop_pooler(model: PreTrainedModel, names: Iterable[str]) -> bool:
 
     Args:
         model: A model with or without a head.
-        names: Tensors that the checkpoint has, by the model's names.
+        names: Tensors that the checkpoint has, by the names of a model with or without a head.
 
     Returns:
         Whether it had one, and has none now.
     """
     whole = model.base_model is model and getattr(model, "pooler", None) is not None
-    if not whole or any(name.startswith("pooler.") for name in names):
+    if not whole or any("pooler." in name for name in names):
         return False
     model.pooler = None
     return True

@@ -103,9 +103,10 @@ def linear(model: nn.Module, name: str) -> Projection:
             f"{name}: expected a torch.nn.Linear; the model has no module of this name"
         ) from None
     # By name: a model loaded with trust_remote_code has a copy of the class.
-    if not isinstance(module, nn.Linear | Conv1D) and type(module).__name__ != EmptyLinear.__name__:
+    kind = type(module)
+    if not isinstance(module, nn.Linear | Conv1D) and kind.__name__ != EmptyLinear.__name__:
         raise UnsupportedModelError(
-            f"{name}: expected a torch.nn.Linear; got {type(module).__name__} "
+            f"{name}: expected a torch.nn.Linear; got {kind.__qualname__} of {kind.__module__} "
             "(quantised or wrapped models cannot be pruned; load the plain weights)"
         )
     return Projection(module)

@@ -17,7 +17,8 @@ from stat_repro.finetune.training_data import TrainingSentences
 from stat_repro.measure import resolve_device
 from stat_repro.methods.shortgpt import layers_to_remove
 from stat_repro.models import loading
-from stat_repro.models.adapter import Adapter, adapter_for
+from stat_repro.models.adapter import Adapter, adapter_for, drop_pooler
+from stat_repro.models.tensor_files import ShardedCheckpoint
 from stat_repro.plan import LayerPlan, PruningPlan
 from stat_repro.reporting.tables import before_and_after, to_text
 from stat_repro.run.sweep_cache import Data, load_data, within_positions, workload_of
@@ -78,6 +79,7 @@ def _without_weights(config: RunConfig, data: Data) -> loading.LoadedModel:
         settings.update(TrainingSentences(data, config.dataset.max_length).head)
     with torch.device("meta"), loading.explained_refusal(folder, task):
         model = loading.TASK_CLASSES[task].from_config(settings, dtype=getattr(torch, config.dtype))
+    drop_pooler(model, ShardedCheckpoint(folder).entries)
     return loading.LoadedModel(model.eval(), loading.load_tokenizer(folder), folder)
 
 

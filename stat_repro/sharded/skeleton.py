@@ -74,7 +74,7 @@ def open_checkpoint(folder: Path, device: torch.device) -> Skeleton:
     with torch.device("meta"):
         model = classes[names[0]]._from_config(config, dtype=torch.float64)
     checkpoint = ShardedCheckpoint(folder)
-    drop_pooler(model, (n.removeprefix(f"{model.base_model_prefix}.") for n in checkpoint.entries))
+    drop_pooler(model, checkpoint.entries)
     entries = _matched(model, checkpoint)
     _untie(model, entries)
     _fill_unsaved_buffers(model, device)
