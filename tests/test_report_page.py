@@ -52,6 +52,10 @@ def test_the_page_holds_its_data_and_asks_for_nothing(report):
         assert set(figure["run_ids"]) <= set(shown["records"])
     table = shown["tables"][0]
     assert all(table["runs"])
+    place = report.parent / "results" / "made_up"  # not the folder of the clone
+    for run_id, facts in shown["records"].items():
+        assert facts["file"] == str(place / f"{run_id}.json")
+        assert facts["more"] == f"stat-repro show {facts['file']}"
     first, second = data["claims"]
     assert (first["title"], first["rows"][0]) == ("What the claims rest on", ["P1", "holds"])
     assert [len(runs) for runs in first["runs"]] == [2, 0]
