@@ -89,6 +89,9 @@ def test_the_page_works_in_a_browser(report, tmp_path):
             if page.run("document.querySelectorAll('.plot .main-svg').length"):
                 break
             time.sleep(0.05)
+        heads = page.run("[...document.querySelectorAll('figure h3')].map(h => h.textContent)")
+        kept = "STAT: heads kept (%), STAT: neurons kept (%)"  # of the cells, not of their rows
+        assert f"pico on reviews: {kept}" in heads
         page.run("node = [...document.querySelectorAll('.plot')].find(node => node.ready_); 0")
         page.run("point = {customdata: node.data.at(-1).customdata[0]}")
         ids = page.run("node.emit('plotly_click', {points: [point]}); point.customdata")
