@@ -142,6 +142,8 @@ def _over_seeds(
         return Missing(f"the runs do not compare: {why}")
     if not all(math.isfinite(r.value) for pair in both for r in pair):
         return Missing("a value is not finite")
+    if asked.operation == "divided_by" and not all(b.low > 0 for _, b in both):
+        return Missing("a divisor is not above 0")
     left, right = zip(*both, strict=True)
     value = statistics.fmean(r.value for r in left)
     ends = [(a.low, a.high) for a in left]

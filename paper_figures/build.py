@@ -109,10 +109,11 @@ def build_study(options: argparse.Namespace, study: str) -> tuple[str, dict[str,
         RecordError: A damaged record.
         ReportError: Records that do not fit together.
     """
+    root = None if options.results == results_dir() else options.results
     if study == SPEED_STUDY:
         measured = results.load_speed(options.results)
         outputs, bad = speed_outputs(study, measured), []
-        page = study_page(outputs, measured)
+        page = study_page(outputs, measured, root)
         text = f"study {study}: {len(measured)} measurements\n\n{outputs.summary}"
     else:
         records = results.load_records(options.results, study, failed=True)
@@ -126,7 +127,7 @@ def build_study(options: argparse.Namespace, study: str) -> tuple[str, dict[str,
         read = {r.run_id: results.read_examples(r, stored / f"{r.run_id}.json") for r in good}
         values = {run_id: examples for run_id, examples in read.items() if examples is not None}
         outputs = study_outputs(study, good, values, options.reference)
-        page = study_page(outputs, good)
+        page = study_page(outputs, good, root)
         text = f"study {study}: {len(good)} runs\n\n{outputs.summary}"
     if bad:
         text += f"\n{len(bad)} failed runs are not shown:{_failures(bad)}\n"

@@ -13,6 +13,7 @@ from stat_repro import results
 from stat_repro.config import METHOD_DEFAULTS, PruningConfig
 from stat_repro.reporting.comparison import Comparison
 from stat_repro.reporting.comparison import compare as compare_runs
+from stat_repro.reporting.variants import study_frame
 from stat_repro.results import RunRecord, example_files
 
 # Two layers of four heads and a hundred neurons; shares of the MACs of one of each.
@@ -97,4 +98,5 @@ def frame(runs: list[tuple[RunRecord, bytes]]) -> pd.DataFrame:
 def compare(*runs: tuple[RunRecord, bytes], **options: Any) -> list[Comparison]:
     """Compare runs by their values per example."""
     values = {record.run_id: decoded(data) for record, data in runs}
-    return compare_runs([record for record, _ in runs], values, resamples=500, **options)
+    frame = study_frame([record for record, _ in runs])
+    return compare_runs(frame, values, resamples=500, **options)

@@ -195,6 +195,13 @@ def test_training_and_gradients_are_read_from_the_record(claims, tmp_path):
         assert [row.cells[4] for row in rows] == [verdict] * 2
 
 
+def test_a_divisor_of_zero_decides_nothing(claims, tmp_path):
+    store(tmp_path / "results", run(sentences(0, 0.8, 0.02)))
+    check = "{study: made_up, value: compress_s}\n          divided_by: {value: training_seconds}"
+    row = judge(claims, tmp_path, f"{ONE}{check}\n          at_most: 2\n")[0][0].rows[0]
+    assert row.cells[4] == "not testable here: a divisor is not above 0"
+
+
 def test_values_over_seeds_and_lists(claims, tmp_path):
     runs = [
         run(sentences(seed, 0.8, 0.02), ratio=ratio, seed=seed, timings={"compress_s": seconds})

@@ -16,7 +16,7 @@ from stat_repro.reporting import bootstrap, fairness
 from stat_repro.reporting.comparison import MEASURED
 from stat_repro.reporting.comparison import compare as compare_records
 from stat_repro.reporting.comparison_table import comparison_table
-from stat_repro.reporting.variants import ReportError
+from stat_repro.reporting.variants import ReportError, study_frame
 
 
 def test_seeds_are_averaged_and_differences_paired() -> None:
@@ -130,7 +130,7 @@ def test_the_reference_is_faithful_stat_or_the_one_that_is_asked_for() -> None:
     assert compare(runs[0], made.run(values, "fisher")) == []
     assert compare(*runs[2:]) == []  # one variant
     records = [record for record, _ in runs]
-    assert compare_records(records, {}) == []  # no values
+    assert compare_records(study_frame(records), {}) == []  # no values
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_runs_without_values_and_with_several_runs_of_a_seed_are_left_out() -> N
     reference, variant = made.run(values), made.run(values, "flap")
     records = [reference[0], variant[0]]
     kept = {reference[0].run_id: made.decoded(reference[1])}
-    (found,) = compare_records(records, kept)
+    (found,) = compare_records(study_frame(records), kept)
     assert found.left_out == "no values per example"
     twice = replace(variant[0], run_id="again"), variant[1]
     (found,) = compare(reference, variant, twice)

@@ -95,6 +95,14 @@ def test_runs_are_listed_filtered_and_compared(stored):
     }  # fmt: skip
 
 
+def test_a_run_is_listed_by_the_first_metric_of_its_benchmark(tmp_path):
+    values = {"accuracy": 0.7, "matthews": 0.25}
+    protocol = {"benchmark_metrics": ["matthews"]}
+    save_record(make_record(values, values, protocol=protocol), tmp_path)
+    (line,) = runs(tmp_path, None, (), ()).splitlines()[2:]
+    assert line.split()[-5:-1] == ["Matthews", "correlation", "0.250", "0.250"]
+
+
 def test_what_few_runs_have_is_typed_as_it_is_shown(tmp_path):
     """In a column with gaps nulls and whole numbers are floats; old records lack settings."""
     sketch = CalibrationConfig(statistics="sketch", sketch="gaussian", sketch_size=6144)

@@ -15,7 +15,7 @@ from stat_repro.reporting.detail_figures import setting_figures
 from stat_repro.reporting.figures import metric_figures
 from stat_repro.reporting.outputs import study_outputs, write_outputs
 from stat_repro.reporting.points import aggregate
-from stat_repro.reporting.variants import ReportError, with_variants
+from stat_repro.reporting.variants import ReportError, study_frame, with_variants
 from stat_repro.results import RunRecord
 
 
@@ -88,7 +88,7 @@ def test_a_line_joins_runs_of_one_dense_model_only() -> None:
         records.append(of_model(make_record(config=config), digit))
     # The number of calibration examples makes no other dense model.
     assert labels(records)[0] == "STAT, calibration.examples=16, dense model aaaaaaaa"
-    (figure,) = setting_figures(records)
+    (figure,) = setting_figures(study_frame(records))
     assert {line.label: line.x for line in figure.panels[0].lines} == {
         "STAT, dense model aaaaaaaa, 50 % of MACs kept": (16, 32),
         "STAT, dense model bbbbbbbb, 50 % of MACs kept": (64, 128),

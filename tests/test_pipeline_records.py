@@ -10,6 +10,7 @@ from pico_runs import compose_here, run_one, save_one
 from transformers import AutoModelForSequenceClassification
 
 from stat_repro.reporting.comparison import compare
+from stat_repro.reporting.variants import study_frame
 from stat_repro.results import (
     find_record,
     load_records,
@@ -51,7 +52,7 @@ def test_comparison_of_methods_agrees_with_their_records(overrides, metric, tmp_
         save_record(experiment.record, root, experiment.examples)
     records = load_records(root, "local")
     values = {r.run_id: read_examples(r, find_record(root, "local", r.run_id)) for r in records}
-    (found,) = compare(records, values, resamples=100)
+    (found,) = compare(study_frame(records), values, resamples=100)
     assert (found.left_out, found.seeds) == (None, (0, 1))
 
     def mean(method, group, name):

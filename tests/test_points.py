@@ -140,6 +140,13 @@ def test_the_commit_is_asked_for_when_the_code_is_loaded(monkeypatch):
     assert asked == [1]
 
 
+def test_a_record_is_found_from_another_working_folder(project, tmp_path, monkeypatch):
+    for folder in ("0", "1"):  # as `hydra.job.chdir=true` does
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        assert project(results="mine").record.startswith(str(tmp_path / folder / "mine"))
+
+
 def test_failed_runs_are_mirrored_too(project, tmp_path, monkeypatch):
     def fails(*arguments):
         raise ValueError("it broke")

@@ -52,6 +52,10 @@ def test_the_page_holds_its_data_and_asks_for_nothing(report):
         assert set(figure["run_ids"]) <= set(shown["records"])
     table = shown["tables"][0]
     assert all(table["runs"])
+    place = report.parent / "results" / "made_up"  # not the folder of the clone
+    for run_id, facts in shown["records"].items():
+        assert facts["file"] == str(place / f"{run_id}.json")
+        assert facts["more"] == f"stat-repro show {facts['file']}"
     first, second = data["claims"]
     assert (first["title"], first["rows"][0]) == ("What the claims rest on", ["P1", "holds"])
     assert [len(runs) for runs in first["runs"]] == [2, 0]
@@ -85,6 +89,9 @@ def test_the_page_works_in_a_browser(report, tmp_path):
             if page.run("document.querySelectorAll('.plot .main-svg').length"):
                 break
             time.sleep(0.05)
+        heads = page.run("[...document.querySelectorAll('figure h3')].map(h => h.textContent)")
+        kept = "STAT: heads kept (%), STAT: neurons kept (%)"  # of the cells, not of their rows
+        assert f"pico on reviews: {kept}" in heads
         page.run("node = [...document.querySelectorAll('.plot')].find(node => node.ready_); 0")
         page.run("point = {customdata: node.data.at(-1).customdata[0]}")
         ids = page.run("node.emit('plotly_click', {points: [point]}); point.customdata")

@@ -126,6 +126,13 @@ def test_values_that_are_not_finite_are_shown_and_not_averaged_away() -> None:
     assert row["dense"] == "50.00"
 
 
+def test_a_dense_score_that_is_undefined_was_measured() -> None:
+    table = result_table(results.to_frame([make_record(dense={"accuracy": math.nan})]))
+    assert table.cells["dense"].tolist()[:2] == ["nan", "-"]
+    lines = [line for line in table.csv().splitlines() if "accuracy" in line or ",kl," in line]
+    assert [line.split(",")[12] for line in lines] == ["nan", ""]
+
+
 def test_value_that_was_not_measured_is_missing() -> None:
     record = make_record(fidelity={"kl": None, "agreement": 0.5})
     table = result_table(results.to_frame([record])).cells

@@ -1,6 +1,7 @@
 """The figure of a number that a study varies, from made-up records."""
 
 import copy
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -10,12 +11,21 @@ from made_up_records import PLAN, make_config, make_record
 from matplotlib.figure import Figure as Drawing
 
 from stat_repro.config import CalibrationConfig, PruningConfig
+from stat_repro.reporting import detail_figures
 from stat_repro.reporting.canvas import draw, log_axis
-from stat_repro.reporting.detail_figures import layer_figures, setting_figures
 from stat_repro.reporting.figures import metric_figures
 from stat_repro.reporting.outputs import study_outputs
 from stat_repro.reporting.report_page import study_page
+from stat_repro.reporting.variants import study_frame
 from stat_repro.results import to_frame
+
+
+def setting_figures(records):
+    return detail_figures.setting_figures(study_frame(records))
+
+
+def layer_figures(records):
+    return detail_figures.layer_figures(study_frame(records))
 
 
 def run(kl, *, seed=0, kept=(1, 3), error=0.1, pruning=None, **calibration):
@@ -146,6 +156,18 @@ def test_a_layer_that_had_no_units_has_no_share_of_them():
     records = [make_record(ratio=ratio, plan=plan) for ratio in (0.3, 0.5, 0.7)]
     (figure,) = layer_figures(records)
     assert [panel.title for panel in figure.panels] == ["STAT: neurons kept (%)"]
+
+
+def test_an_error_is_of_the_runs_that_lose_something():
+    records = []
+    for ratio, seed in itertools.product((0.3, 0.5, 0.7), (0, 1)):
+        error = None if (ratio, seed) == (0.3, 1) else ratio
+        site = {"layer": 0, "kind": "ffn", "units": 4, "kept": 2, "relative_error": error}
+        records.append(make_record(ratio=ratio, seed=seed, site_errors=[site]))
+    errors = next(one for one in layer_figures(records) if one.name.endswith("_errors"))
+    (line,) = errors.panels[0].lines
+    assert line.y == (0.3, 0.5, 0.7)
+    assert [len(runs) for runs in line.run_ids] == [1, 2, 2]
 
 
 def test_what_is_not_finite_is_named_and_leaves_the_page_readable():

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from made_up_records import make_failure, make_record
+from made_up_records import cost_entry, make_failure, make_record, measured_record
 
 from stat_repro.config import TRACKING_MODES, TrackingConfig
 from stat_repro.run import tracking
@@ -176,6 +176,8 @@ def test_arguments_and_environment(
     (call,), (inside,) = fake_wandb.calls, fake_wandb.environments
     assert (call["mode"], call["project"], call["entity"]) == (mode, "p", "e")
     assert (call["name"], call["group"]) == (record.run_id, "made_up")
+    tracking.mirror(record, TrackingConfig(mode=mode))
+    assert call["id"] != fake_wandb.calls[1]["id"]  # not WANDB_RUN_ID, which all points share
     assert call["dir"] == inside["WANDB_DIR"] == str(tmp_path / "runs")
     assert inside["WANDB_MODE"] == mode
     assert inside["WANDB_ERROR_REPORTING"] == "false"
@@ -186,7 +188,7 @@ def test_arguments_and_environment(
     assert os.environ["WANDB_DIR"] == "mine"
     assert call["config"]["kept_neurons"] == [2]
     assert fake_wandb.summary["pruned/accuracy"] == 0.8
-    assert fake_wandb.finished == [0]
+    assert fake_wandb.finished == [0, 0]
 
 
 def test_failed_run_is_mirrored_as_failed(tmp_path: Path, fake_wandb: SimpleNamespace) -> None:
@@ -211,6 +213,13 @@ def test_summary_keeps_infinity_and_drops_nothing_measured() -> None:
         "costs/sequence_length": 128,
         "memory/peak": 7,
     }
+
+
+def test_summary_has_measured_costs_by_batch() -> None:
+    entries = (cost_entry(0.5, 2.0), cost_entry(0.5, 1.5, batch=8))
+    summary = tracking.mirrored_summary(measured_record(*entries))
+    prefix, ending = "costs/measured/batch_", "/speedup/median"
+    assert {key: summary[f"{prefix}{key}{ending}"] for key in (1, 8)} == {1: 2.0, 8: 1.5}
 
 
 @pytest.mark.parametrize("mode", TRACKING_MODES)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stat_repro.config import PruningConfig
 from stat_repro.reporting import bootstrap, fairness
 from stat_repro.reporting.bootstrap import RESAMPLES, Estimate, Floats
-from stat_repro.reporting.variants import ReportError, study_frame, with_variants
+from stat_repro.reporting.variants import ReportError, with_variants
 from stat_repro.results import RunRecord
 
 Values = Mapping[str, NDArray[Any]]
@@ -75,7 +75,7 @@ class Comparison:
 
 
 def compare(
-    records: Sequence[RunRecord],
+    frame: pd.DataFrame,
     values: Mapping[str, Values],
     reference: str | None = None,
     resamples: int = RESAMPLES,
@@ -86,7 +86,7 @@ def compare(
     per example.
 
     Args:
-        records: Successful runs of a study.
+        frame: Successful runs of a study, as `study_frame` gives them.
         values: Values per example by run id (`stat_repro.results.read_examples`).
         reference: Label of the reference as in the tables; if None, faithful `stat` (all options of
             `PruningConfig` at their defaults), or the only form of `stat` that there is.
@@ -95,7 +95,7 @@ def compare(
     Raises:
         ReportError: No model and data set of the study has a variant of that label.
     """
-    frame = with_variants(study_frame(records)).assign(record=pd.Series(records, dtype=object))
+    frame = with_variants(frame)
     labels = sorted(set(frame["variant"]))
     if reference is not None and reference not in labels:
         raise ReportError(f"reference: expected one of {'; '.join(labels)}; got {reference!r}")

@@ -11,7 +11,7 @@ from stat_repro.reporting.figure_data import Figure, Line, Panel, figure_of, mea
 from stat_repro.reporting.figures import spread_words
 from stat_repro.reporting.points import measured_values
 from stat_repro.reporting.styles import graded_style, in_words, numbered_style, quantity_style
-from stat_repro.reporting.variants import budget_words, study_frame, with_variants
+from stat_repro.reporting.variants import budget_words, with_variants
 from stat_repro.results import RunRecord
 
 _METHODS = ("stat", "stat_plus")  # whose plans are shown
@@ -21,7 +21,7 @@ _NAMED = 7  # layers in a legend
 _KEPT = "units kept in each layer by ratio, in percent, mean of the seeds"
 _ERRORS = (
     "relative error of a site against the share of its units that is kept, one line per layer, a "
-    "point per ratio of the sweep, mean of the seeds"
+    "point per ratio of the sweep, mean of the seeds that lose some"
 )
 # Settings with a figure: column of a frame, and the words of its axis.
 _SETTINGS = {
@@ -33,7 +33,7 @@ _STATISTICS = ("config.calibration.statistics", "config.calibration.sketch")
 _KL = "metrics.fidelity.kl"
 
 
-def layer_figures(records: Sequence[RunRecord]) -> list[Figure]:
+def layer_figures(frame: pd.DataFrame) -> list[Figure]:
     """Per model and data set the share of units kept by layer and ratio, and their errors.
 
     Shown are the first forms of STAT and STAT+ that a study has at three ratios or more. A record
@@ -41,11 +41,10 @@ def layer_figures(records: Sequence[RunRecord]) -> list[Figure]:
     how it falls with the size.
 
     Args:
-        records: Successful runs of one study.
+        frame: Successful runs of one study, as `study_frame` gives them.
     """
     figures = []
-    frame = with_variants(study_frame(records)).assign(record=pd.Series(records, dtype=object))
-    for (model, dataset), rows in frame.groupby(["model", "dataset"]):
+    for (model, dataset), rows in with_variants(frame).groupby(["model", "dataset"]):
         forms = [_first_form(rows[rows["method"] == method]) for method in _METHODS]
         shown = [one.sort_values(["ratio", "run_id"]) for one in forms if not one.empty]
         kept, errors = [], []
@@ -94,43 +93,39 @@ def _kept(title: str, rows: pd.DataFrame, units: str) -> Panel:
 
 def _errors(records: Iterable[RunRecord], kind: str) -> tuple[Line, ...]:
     """A line per layer; none where no error was stored, or everything was kept."""
-    ids: dict[float, tuple[str, ...]] = {}
-    sites = []
-    for record in records:
-        ids[record.ratio] = (*ids.get(record.ratio, ()), record.run_id)
-        # Nothing is lost where everything is kept, which a logarithmic axis cannot show.
-        sites += [
-            (e["layer"], record.ratio, 100 * e["kept"] / e["units"], e["relative_error"])
-            for e in record.site_errors
-            if e["kind"] == kind and e.get("relative_error")
-        ]
+    # Nothing is lost where everything is kept, which a logarithmic axis cannot show.
+    sites = [
+        (e["layer"], run.ratio, 100 * e["kept"] / e["units"], e["relative_error"], run.run_id)
+        for run in records
+        for e in run.site_errors
+        if e["kind"] == kind and e.get("relative_error")
+    ]
     if not sites:
         return ()
-    frame = pd.DataFrame(sites, columns=["layer", "ratio", "kept", "error"])
-    means = frame.groupby(["layer", "ratio"], as_index=False).agg(statistics.fmean)
+    frame = pd.DataFrame(sites, columns=["layer", "ratio", "kept", "error", "run_ids"])
+    means = frame.groupby(["layer", "ratio"], as_index=False).agg(
+        **{name: (name, statistics.fmean) for name in ("kept", "error")}, run_ids=("run_ids", tuple)
+    )
     means = means.sort_values(["layer", "kept", "error"])
     layers = means["layer"].unique().tolist()
     lines, last = [], max(layers)
     for layer in layers:
         shown = means[means["layer"] == layer]
-        run_ids = tuple(ids[ratio] for ratio in shown["ratio"])
         named = layer % -(-(last + 1) // _NAMED) == 0 or layer == last
         label = f"layer {layer + 1}" if named else ""
         style = graded_style(layer / max(last, 1))
-        lines.append(Line(label, style, run_ids, tuple(shown["kept"]), tuple(shown["error"])))
+        lines.append(Line(label, style, *(tuple(shown[k]) for k in ("run_ids", "kept", "error"))))
     return tuple(lines)
 
 
-def setting_figures(records: Sequence[RunRecord]) -> list[Figure]:
+def setting_figures(frame: pd.DataFrame) -> list[Figure]:
     """One figure per model, data set and setting of which a study has at least three values.
 
     Args:
-        records: Successful runs of one study.
+        frame: Successful runs of one study, as `study_frame` gives them.
     """
-    frame = study_frame(records)
     if _KL not in frame:
         return []
-    known = {record.run_id: record for record in records}
     figures = []
     for (model, dataset), rows in frame.groupby(["model", "dataset"]):
         for column, words in _SETTINGS.items():
@@ -141,7 +136,7 @@ def setting_figures(records: Sequence[RunRecord]) -> list[Figure]:
             kl = measured_values(runs.to_dict("records"), _KL)
             values = {quantity_style("kl").label: list(map(kl.get, runs["run_id"]))}
             if column.endswith("sketch_size"):
-                values |= _beside_exact(rows, known)
+                values |= _beside_exact(rows)
             panels = tuple(
                 _setting_panel(label, words, _series(runs, column, shown))
                 for label, shown in values.items()
@@ -197,11 +192,11 @@ def _series(runs: pd.DataFrame, column: str, values: Sequence[float | None]) -> 
     return tuple(series)
 
 
-def _beside_exact(rows: pd.DataFrame, known: dict[str, RunRecord]) -> dict[str, list[float | None]]:
+def _beside_exact(rows: pd.DataFrame) -> dict[str, list[float | None]]:
     """What a sketch does to pivots and errors, beside the exact statistics of the same study."""
     # What runs are called whose statistics alone differ.
     forms = with_variants(rows, rows.columns[rows.columns.str.startswith(_STATISTICS)])["variant"]
-    runs = [known[run_id] for run_id in rows["run_id"]]
+    runs: list[RunRecord] = rows["record"].tolist()
     keys = [(form, run.ratio, run.seed) for form, run in zip(forms, runs, strict=True)]
     kept = [
         {(i, unit) for i, layer in enumerate(run.layers) for unit in layer.kept_neurons}

@@ -71,7 +71,7 @@ def study_outputs(
     made_from = [*ratios, *device_lines(frame), *record_lines(frame)]
     further = [*(f"protocol of {line}" for line in protocol_lines(frame)), *made_from]
     tables = [(result_table(points), further)]
-    if compared := compare(records, values, reference):
+    if compared := compare(frame, values, reference):
         tables.append((comparison_table(compared), made_from))
     by_task = task_points(points)
     if not by_task.empty:
@@ -81,7 +81,7 @@ def study_outputs(
     of_data = [points["model"], points["dataset"]]
     healed = points["recovery"].ne("none").groupby(of_data).transform("any")
     figures = healing_figures(frame) + metric_figures(frame, points[~healed], others)
-    figures += setting_figures(records) + layer_figures(records)
+    figures += setting_figures(frame) + layer_figures(frame)
     measured = measured_runs(frame)
     if not measured.empty:
         tables.append((cost_table(measured), [*ratios, *record_lines(measured)]))

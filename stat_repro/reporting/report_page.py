@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,18 +22,25 @@ from stat_repro.results.speed_record import SpeedRecord
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
-def study_page(outputs: Outputs, records: Sequence[RunRecord | SpeedRecord]) -> dict[str, Any]:
+def study_page(
+    outputs: Outputs, records: Sequence[RunRecord | SpeedRecord], root: Path | None = None
+) -> dict[str, Any]:
     """What the report has of a study, as plain data.
 
     These are its `name`, its `claim` if it has one, `tables` and `figures`, and under `records` key
     facts of them by run id.
+
+    Args:
+        outputs: What is shown of it.
+        records: Its records.
+        root: Folder of all studies; None for `results/` of the clone.
     """
     return {
         "name": outputs.study,
         "claim": sweep_header(outputs.study).get("Claim", ""),
         "tables": [_table(table) for table in outputs.tables],
         "figures": [_figure(figure) for figure in outputs.figures],
-        "records": {record.run_id: _facts(outputs.study, record) for record in records},
+        "records": {record.run_id: _facts(outputs.study, record, root) for record in records},
     }
 
 
@@ -109,11 +117,12 @@ def _panel(panel: Panel) -> dict[str, Any]:
     return {**asdict(replace(panel, lines=())), "range": [min(x), max(x)], "lines": lines}
 
 
-def _facts(study: str, record: RunRecord | SpeedRecord) -> dict[str, str]:
+def _facts(study: str, record: RunRecord | SpeedRecord, root: Path | None) -> dict[str, str]:
     """Key facts in the order in which they are read."""
+    file = f"{root or 'results'}/{study}/{record.run_id}.json"
     facts = {
-        "file": f"results/{study}/{record.run_id}.json",
-        "more": f"stat-repro show {study}/{record.run_id}",
+        "file": file,
+        "more": f"stat-repro show {shlex.quote(file) if root else f'{study}/{record.run_id}'}",
         "commit": str(record.provenance.get("commit")),
     }
     if isinstance(record, SpeedRecord):

@@ -100,9 +100,12 @@ def result_table(frame: pd.DataFrame) -> Table:
         row["dense"] = _value(group[0], style, "dense")
         cells = {point["ratio"]: _cell(point, style) for point in group}
         rows.append(row | {f"ratio {ratio:g}": cells.get(ratio, MISSING) for ratio in ratios})
-    # A mean that is nan was measured as such (see `aggregate`); other nan are absent.
-    means = ["nan" if math.isnan(v) else repr(v) for v in points["mean"]]
-    numbers = points[list(_NUMERIC_COLUMNS)].assign(mean=means)
+    # What runs have measured as nan is written so; other nan are absent.
+    measured = {
+        name: [repr(v) if runs else "" for v, runs in zip(points[name], points[ids], strict=True)]
+        for name, ids in (("mean", "run_ids"), ("dense", "dense_ids"))
+    }
+    numbers = points[list(_NUMERIC_COLUMNS)].assign(**measured)
     return Table("table", "", pd.DataFrame(rows), _NOTES, numbers, _sources(points))
 
 
@@ -253,7 +256,7 @@ def _cell(point: Any, style: QuantityStyle) -> str:
 def _value(point: Any, style: QuantityStyle, name: str) -> str:
     """Mean, and standard deviation where there is one that shows."""
     value, spread = point[name], point["std" if name == "mean" else "dense_std"]
-    if name == "dense" and math.isnan(value):
+    if name == "dense" and not point["dense_ids"]:
         return MISSING
     text = f"{style.scale * value:.{style.decimals}f}"
     # All seeds share the dense model, which then has no spread to show.

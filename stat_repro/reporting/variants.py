@@ -70,9 +70,10 @@ def budget_words(run: Any) -> str:
 def study_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     """The runs of a study, as `to_frame` gives them, with a data set for each evaluated file.
 
-    Scores on different files do not compare, so these share no line, mean or dense score.
+    Scores on different files do not compare, so these share no line, mean or dense score. The
+    column `record` has the records themselves.
     """
-    frame = to_frame(records)
+    frame = to_frame(records).assign(record=pd.Series(records, dtype=object))
     configs = [record.typed_config for record in records]
     files = [getattr(config.dataset, config.evaluation.split) or "" for config in configs]
     names = pd.Series([PurePath(CONTENT.sub("", file)).stem for file in files], dtype=object)

@@ -14,7 +14,8 @@ import pandas as pd
 
 from stat_repro.config import SPEED_STUDY
 from stat_repro.paths import RECORD_FILE, results_dir
-from stat_repro.reporting.styles import HEADLINE, in_line, quantity_style
+from stat_repro.reporting.points import headline
+from stat_repro.reporting.styles import in_line, quantity_style
 from stat_repro.reporting.tables import MISSING, before_and_after, to_text
 from stat_repro.results import store
 from stat_repro.results.agreement import plan_differences
@@ -186,14 +187,14 @@ def _is_typed(cell: Any, typed: str) -> bool:
 
 def _row(run: pd.Series[Any]) -> dict[str, str]:
     """One run in the table of all."""
-    headline = HEADLINE[run["config.dataset.task"]]
-    style = quantity_style(headline)
+    metric = headline(run)
+    style = quantity_style(metric)
 
     def shown(key: str, scale: float, decimals: int) -> str:
         value = run.get(key)
         return MISSING if value is None or pd.isna(value) else f"{scale * value:.{decimals}f}"
 
-    scores = (f"metrics.{model}.{headline}" for model in ("dense", "pruned"))
+    scores = (f"metrics.{model}.{metric}" for model in ("dense", "pruned"))
     dense, pruned = (shown(key, style.scale, style.decimals) for key in scores)
     return {
         "run": run["run"],

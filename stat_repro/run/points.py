@@ -30,6 +30,7 @@ def run(point: str, config: RunConfig) -> Outcome:
     Of one that is stored already, at most the model is made again and saved.
     """
     root = results_dir() if config.results is None else Path(config.results).expanduser()
+    root = root.absolute()  # the account is read elsewhere: hydra.job.chdir moves each point
     with together():
         name = identify(config)
         same_everywhere("name of the run", name)

@@ -6,6 +6,7 @@ costs a line in the log and no run.
 
 import logging
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -74,7 +75,9 @@ def mirrored_summary(record: RunRecord) -> dict[str, Any]:
         "param_kept_fraction": record.param_kept_fraction,
     }
     groups: dict[str, Any] = {k: v for k, v in record.metrics.items() if k != "protocol"}
-    groups |= {"timings": record.timings, "costs": record.costs, "memory": record.memory}
+    measured = {f"batch_{one['batch_size']}": one for one in record.costs.get("measured", ())}
+    costs = {**record.costs, "measured": measured}
+    groups |= {"timings": record.timings, "costs": costs, "memory": record.memory}
     summary |= flatten(groups, "", "/")
     if record.error is not None:
         summary["error"] = f"{record.error['type']}: {record.error['message']}"
@@ -109,6 +112,7 @@ def _write(record: RunRecord, config: TrackingConfig, parent: Path) -> None:
         project=config.project,
         entity=config.entity,
         dir=str(parent),
+        id=uuid.uuid4().hex[:8],  # else WANDB_RUN_ID would make all points of a sweep one run
         name=record.run_id,
         group=record.study,
         tags=[record.method, record.model, record.dataset],
