@@ -75,12 +75,15 @@ def guarded(work: Callable[[], int | None], account: Callable[[], str]) -> int:
 
 
 def _nobody_reads(text: str = "") -> bool:
-    """Whether the reader of what is printed is gone; then Python does not complain at its end."""
+    """Whether the reader of what is printed is gone.
+
+    Then, and on a full disk, the rest is dropped: Python would complain about it at its end.
+    """
     try:
         print(end=text, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
+        return isinstance(error, BrokenPipeError)
     return False
 
 

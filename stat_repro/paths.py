@@ -46,12 +46,22 @@ def results_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """`$STAT_REPRO_CACHE`, by default `stat_repro` in the user's cache folder."""
+    """`$STAT_REPRO_CACHE`, by default `stat_repro` in the user's cache folder.
+
+    Raises:
+        FileNotFoundError: The user has no home folder, as in some containers.
+    """
     explicit = os.environ.get(CACHE_VARIABLE)
     if explicit:
         return Path(explicit).expanduser().resolve()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "stat_repro"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "stat_repro"
+    except RuntimeError:
+        raise FileNotFoundError(
+            f"{CACHE_VARIABLE}: expected a folder for the cache, because this user has no home "
+            "folder; got none; choose a folder that can be written"
+        ) from None
 
 
 def without_paths(value: Any) -> Any:

@@ -216,6 +216,11 @@ def test_paths_follow_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv(paths.CACHE_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert paths.cache_dir() == tmp_path / "stat_repro"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a user that only the container knows
+    with pytest.raises(OSError, match=r"STAT_REPRO_CACHE: expected a folder .*; got none; choose"):
+        paths.cache_dir()
 
 
 def test_schema_rejects_by_construction():

@@ -1,5 +1,7 @@
 """WikiText-2, PTB and C4 from the command line to the record."""
 
+import weakref
+
 import pytest
 import torch
 from corpus_files import write_c4
@@ -100,6 +102,18 @@ def test_other_part_other_corpus_other_result(tmp_path):
         compose_run(
             *overrides, "evaluation.split=validation", "dataset.calibration_split=validation"
         )
+
+
+def test_statistics_go_before_another_dense_model_is_loaded(tmp_path, monkeypatch):
+    overrides = project(tmp_path, "ratio=0.3")
+    cache = SweepCache()
+    kept = cache.calibrated(compose_run(*overrides))
+    cache.dense(other_text := compose_run(*overrides, "evaluation.split=validation"))
+    assert cache.calibrated(other_text).calibration is kept.calibration
+    gone = weakref.ref(kept.calibration)
+    del kept
+    monkeypatch.setattr("stat_repro.run.sweep_cache._load_dense", lambda config: gone())
+    assert cache.dense(compose_run(*overrides, "dtype=float64")) is None
 
 
 def test_the_content_of_local_files_makes_the_run(tmp_path):

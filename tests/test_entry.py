@@ -89,6 +89,20 @@ def test_a_command_whose_reader_is_gone_ends_quietly(command, statuses, unbuffer
     assert ended.returncode in statuses
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no full device")
+@pytest.mark.parametrize("letters", [1, 99999])
+def test_printing_to_a_full_disk_is_one_line(letters):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", PRINTING.format(letters)],
+            env={**os.environ, "STAT_REPRO_LIGHT": "1"},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (ended.returncode, ended.stderr) == (1, "error: [Errno 28] No space left on device\n")
+
+
 @pytest.mark.parametrize(("encoding", "shown"), [("ascii", r"\xe9 \udcff"), ("utf-8", r"é \udcff")])
 def test_names_that_the_terminal_cannot_show_are_escaped(encoding, shown):
     code = "from stat_repro.entry import *; exit(guarded(lambda: print('\\xe9 \\udcff'), str))"

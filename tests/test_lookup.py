@@ -208,6 +208,11 @@ def test_documented_commands_that_read_records_do(capsys):
     assert all("-stat-r0.5-" in line for line in shown)
 
 
+def test_outside_a_clone_the_command_is_that_of_the_installed_program(stored, monkeypatch):
+    monkeypatch.setattr("stat_repro.run.lookup.is_clone", lambda: False)
+    assert "\n  stat-repro model=hf dataset=table_file" in show("-s9-", stored)
+
+
 def test_a_run_is_shown_by_its_id_a_part_of_it_its_file_or_its_study(stored):
     record = load_records(stored, "other")[0]
     path = stored / "other" / f"{record.run_id}.json"

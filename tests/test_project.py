@@ -137,6 +137,19 @@ def test_every_requirement_has_a_lower_bound(requirement):
     assert {">=", "=="} & {part.operator for part in requirement.specifier}
 
 
+def test_saved_folders_need_the_transformers_that_the_package_needs(monkeypatch):
+    (needed,) = (r for r in direct_requirements() if r.name == "transformers")
+    code = (ROOT / "stat_repro" / "models" / "configuration_stat.py").read_text(encoding="utf-8")
+    (given,) = re.findall(r'require_version\("(.*)", ', code)
+    assert set(Requirement(given).specifier) < set(needed.specifier)
+    said = given.replace(">=", " (") + " or later) only"
+    for page in ("README.md", "docs/python.md"):
+        assert said in (ROOT / page).read_text(encoding="utf-8")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "5.16.1")
+    with pytest.raises(ImportError, match=r"transformers>=5.17 is required.*found.*==5.16.1"):
+        runpy.run_path(str(ROOT / "stat_repro" / "models" / "configuration_stat.py"))
+
+
 def test_the_page_of_dependencies_is_that_of_the_lock():
     written = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     assert runpy.run_path(str(ROOT / "docs" / "dependencies.py"))["page"]() == written

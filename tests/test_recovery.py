@@ -273,7 +273,13 @@ def test_bfloat16_that_would_do_nothing_is_refused(tmp_path):
         compose_here([*asked, "dtype=float64"])
 
 
-def test_adapters_need_their_package(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+def test_adapters_need_their_package(monkeypatch, tmp_path):
+    modules = __import__("sys").modules
+    monkeypatch.setitem(modules, "peft", None)
     with pytest.raises(ConfigError, match=r"expected the package peft; got none .* pip install"):
+        recovery.check_recovery(replace(CONFIG, method="lora"))
+    monkeypatch.delitem(modules, "peft")
+    (tmp_path / "peft.py").write_text("from transformers import HybridCache")  # a peft of 2025
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"got none that works .*HybridCache.* install --upgrade"):
         recovery.check_recovery(replace(CONFIG, method="lora"))

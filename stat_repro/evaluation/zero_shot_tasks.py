@@ -62,7 +62,7 @@ def load_tasks(names: tuple[str, ...], include: str | None, shots: int) -> Loade
     except ImportError as error:
         raise ZeroShotError(
             "evaluation.zero_shot.tasks need lm-eval, which is not installed: "
-            f"pip install -e '.[zero_shot]' ({error})"
+            f"pip install lm-eval ({error})"
         ) from error
     tasks = {}
     with _task_folder(names, include) as folder:

@@ -11,7 +11,6 @@ import time
 from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,15 @@ def check_recovery(config: RecoveryConfig) -> None:
     Raises:
         ConfigError: Says what to install.
     """
-    if config.method == "lora" and find_spec("peft") is None:
+    if config.method != "lora":
+        return
+    try:
+        import_module("peft")
+    except ImportError as error:  # also of a peft that is too old for transformers
         raise ConfigError(
-            "recovery.method=lora: expected the package peft; got none installed; choose "
-            "recovery=finetune, or pip install peft"
-        )
+            f"recovery.method=lora: expected the package peft; got none that works ({error}); "
+            "choose recovery=finetune, or pip install --upgrade peft"
+        ) from error
 
 
 def recover(

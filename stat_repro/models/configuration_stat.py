@@ -11,6 +11,10 @@ from typing import Any, ClassVar
 
 import transformers as hf
 from huggingface_hub.dataclasses import strict
+from transformers.utils.versions import require_version
+
+# A saved folder brings this file to whatever is installed there.
+require_version("transformers>=5.17", "Pruned models need it: pip install --upgrade transformers")
 
 
 @dataclass(frozen=True)

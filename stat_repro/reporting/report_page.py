@@ -57,7 +57,7 @@ def report_page(pages: Sequence[Mapping[str, Any]], verdicts: Sequence[Mapping[s
     """
     spec = importlib.util.find_spec("plotly")
     if spec is None or spec.origin is None:
-        raise ReportError("plotly: expected the package; got none; choose: pip install '.[report]'")
+        raise ReportError("plotly: expected the package; got none; choose: pip install plotly")
     script = Path(spec.origin).with_name("package_data") / "plotly.min.js"
     count = sum(len(page["records"]) for page in pages)
     claimed = {"title": "What every study claims", "columns": ["study", "claim"], "notes": []}

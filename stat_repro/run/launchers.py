@@ -9,12 +9,12 @@ from omegaconf import DictConfig
 
 from stat_repro.config.torchrun import several_processes
 
-# For every launcher of Hydra in `conf/launcher`: its package, and our extra that installs it.
+# For every launcher of Hydra in `conf/launcher`: its package.
 _PLUGINS = {
-    "joblib": ("hydra-joblib-launcher", "joblib"),
-    "submitit_slurm": ("hydra-submitit-launcher", "slurm"),
-    "submitit_local": ("hydra-submitit-launcher", "slurm"),
-    "ray": ("hydra-ray-launcher", "ray"),
+    "joblib": "hydra-joblib-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "ray": "hydra-ray-launcher",
 }
 _MISSING = "missing launcher "
 _BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -22,7 +22,7 @@ _BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 def offer_missing() -> None:
     """Let launchers that are not installed compose, so that `check` can say what they need."""
-    for launcher, (package, _) in _PLUGINS.items():
+    for launcher, package in _PLUGINS.items():
         try:
             version(package)
         except PackageNotFoundError:
@@ -42,12 +42,12 @@ def check(config: DictConfig) -> None:
     target = config.hydra.launcher._target_
     if target.startswith(_MISSING):
         launcher = target.removeprefix(_MISSING)
-        package, extra = _PLUGINS[launcher]
+        package = _PLUGINS[launcher]
         # Ray's plugin replaces cloudpickle by one that the lock file's joblib does not accept.
         place = "a separate environment" if launcher == "ray" else "this environment"
         raise SystemExit(
             f"the launcher {launcher} needs {package}, which is not installed: "
-            f"pip install -e '.[{extra}]' in {place}"
+            f"pip install {package} in {place}"
         )
     if config.hydra.launcher.get("n_jobs") == 0:
         raise SystemExit("hydra.launcher.n_jobs: expected a number of processes or -1; got 0")

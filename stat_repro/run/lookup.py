@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from stat_repro.config import SPEED_STUDY
-from stat_repro.paths import RECORD_FILE, results_dir
+from stat_repro.paths import RECORD_FILE, is_clone, results_dir
 from stat_repro.reporting.points import headline
 from stat_repro.reporting.styles import in_line, quantity_style
 from stat_repro.reporting.tables import MISSING, before_and_after, to_text
@@ -95,7 +95,8 @@ def show(name: str, root: Path) -> str:
 
 def command_of(record: RunRecord) -> str:
     """The command that repeats a run."""
-    return shlex.join(["python", "run.py", *overrides_of(record.typed_config)])
+    program = ["python", "run.py"] if is_clone() else ["stat-repro"]
+    return shlex.join([*program, *overrides_of(record.typed_config)])
 
 
 def _values(values: dict[str, Any]) -> list[str]:

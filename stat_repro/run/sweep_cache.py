@@ -38,6 +38,7 @@ from stat_repro.workloads.windows import tasks_of
 
 log = logging.getLogger("stat_repro")
 T = TypeVar("T")
+_OF_MODEL = ("model", "finetune", "device", "dtype")  # what makes a dense model another one
 Data = TaskData | QuestionData | TextData
 
 
@@ -89,10 +90,11 @@ class SweepCache:
     def _shared(self, kind: str, key: dict[str, Any], make: Callable[[], T]) -> T:
         text = json.dumps(key, sort_keys=True)
         if kind not in self._values or self._values[kind][0] != text:
-            # The old value is freed first; all others but statistics belong to the dense model.
-            self._values.pop(kind, None)
+            # Freed first: the old value, and what was made of it. Other data may share statistics.
+            old = json.loads(self._values.pop(kind, ("{}",))[0])
             if kind == "dense":
-                self._values = {k: v for k, v in self._values.items() if k == "calibration"}
+                kept = "calibration" if all(old.get(n) == key[n] for n in _OF_MODEL) else None
+                self._values = {k: v for k, v in self._values.items() if k == kept}
             self._values[kind] = (text, make())
         return self._values[kind][1]
 
@@ -140,9 +142,7 @@ def _dense_key(config: RunConfig) -> dict[str, Any]:
     )
     # Local files may be changed while a long sweep runs.
     key["files"] = [stamps(Path(path).expanduser()) for path in paths if path is not None]
-    return key | {
-        name: values[name] for name in ("model", "dataset", "finetune", "device", "dtype")
-    }
+    return key | {name: values[name] for name in (*_OF_MODEL, "dataset")}
 
 
 def _load_dense(config: RunConfig) -> DenseModel:
