@@ -142,7 +142,7 @@ def test_saved_folders_need_the_transformers_that_the_package_needs(monkeypatch)
     code = (ROOT / "stat_repro" / "models" / "configuration_stat.py").read_text(encoding="utf-8")
     (given,) = re.findall(r'require_version\("(.*)", ', code)
     assert set(Requirement(given).specifier) < set(needed.specifier)
-    said = given.replace(">=", " (") + " or later) only"
+    said = "needs only torch and " + given.replace(">=", " ") + " or later"
     for page in ("README.md", "docs/python.md"):
         assert said in (ROOT / page).read_text(encoding="utf-8")
     monkeypatch.setattr("importlib.metadata.version", lambda name: "5.16.1")
