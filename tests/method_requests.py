@@ -3,6 +3,7 @@
 import torch
 from pico_models import pico_batches, pico_model
 
+import stat_repro
 from stat_repro.calibration.capture import Calibration, collect_statistics
 from stat_repro.config import PruningConfig
 from stat_repro.methods.base import MethodInput
@@ -42,3 +43,13 @@ def folded(request, share):
         kept = torch.arange(max(1, round(share * site.units)))
         edits[site.key] = fold_site(request.model, site, kept, request.calibration, request.config)
     return edits
+
+
+def shares_and_agrees(model, batches, calibration, **options):
+    """Whether a ratio used what others of its calibration had done, which must change nothing."""
+    together = stat_repro.compress(model, batches, calibration=calibration, **options)
+    alone = stat_repro.compress(model, batches, **options)
+    assert together.plan == alone.plan
+    for key, value in alone.model.state_dict().items():
+        assert torch.equal(together.model.state_dict()[key], value)
+    return together.report.timings["shared_s"] > 0

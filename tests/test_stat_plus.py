@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers as hf
-from method_requests import folded, stat_plus_request
+from method_requests import folded, shares_and_agrees, stat_plus_request
 from pico_models import PICO_NAMES, REPRESENTATIVES, pico_batches, pico_model
 
 import stat_repro
@@ -142,12 +142,7 @@ def test_ratios_of_one_calibration_share_the_analysis_and_are_those_of_separate_
     calibration = stat_repro.calibrate(model, batches)
     for ratio, shared in ((0.3, False), (0.6, True)):
         options = {"ratio": ratio, **OPTIONS}
-        together = stat_repro.compress(model, batches, calibration=calibration, **options)
-        alone = stat_repro.compress(model, batches, **options)
-        assert together.plan == alone.plan
-        for key, value in alone.model.state_dict().items():
-            assert torch.equal(together.model.state_dict()[key], value)
-        assert (together.report.timings["shared_s"] > 0) == shared
+        assert shares_and_agrees(model, batches, calibration, **options) == shared
 
 
 def test_losses_are_measured_for_every_site_and_fall_with_size():
