@@ -16,9 +16,11 @@ from stat_repro.reporting.figure_data import Figure, Line, Panel
 from stat_repro.scratch import replace_file
 
 _DPI = 200
-_FONT = "DejaVu Sans of matplotlib"
+_FONT, _WHOLE_FONT = "Latin and symbols of DejaVu Sans", "DejaVu Sans of matplotlib"
+_CHARACTERS = [*range(0x20, 0x180), *range(0x2010, 0x2028), *range(0x2190, 0x2270)]
 _RC: Any = {
-    **{"font.family": _FONT, "font.size": 7, "axes.titlesize": 8, "figure.titlesize": 8.5},
+    **{"font.family": [_FONT, _WHOLE_FONT], "font.size": 7},
+    **{"axes.titlesize": 8, "figure.titlesize": 8.5},
     **{"axes.labelsize": 7, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5, "legend.fontsize": 6.5},
     **{"axes.grid": True, "grid.alpha": 0.35, "grid.linewidth": 0.5, "axes.axisbelow": True},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6},
@@ -249,20 +251,31 @@ def _look() -> Iterator[None]:
 
 @cache
 def _add_font() -> tempfile.TemporaryDirectory[str]:
-    """Make the font that comes with matplotlib known as `_FONT`; the folder of its files.
+    """Make matplotlib's own font known as `_WHOLE_FONT`, and the letters we use of it as `_FONT`.
 
-    By its own name a system's version of it may be found, which gives other bytes. Its table of
-    positions is left out: it repeats the kerning of another, and half of the time in which a PDF
-    gets its letters went into cutting it.
+    By its own name a system's version of it may be found, which gives other bytes. Each PDF gets
+    the letters that it shows: they are cut out of the few of `_FONT` ten times as fast as out of
+    six thousand. Its table of positions is left out, as it repeats the kerning of another, and so
+    is the time stamp of the program that drew it.
+
+    Returns:
+        The folder of the cut files, which goes with the process.
     """
+    from fontTools.subset import Options, Subsetter
     from fontTools.ttLib import TTFont
     from matplotlib import font_manager, get_data_path
 
     folder = tempfile.TemporaryDirectory()
+    options = Options(glyph_names=True, notdef_outline=True, layout_features=["*"])
+    options.drop_tables += ["GPOS", "FFTM"]
+    options.legacy_kern = True
     for file in sorted(Path(get_data_path(), "fonts", "ttf").glob("DejaVuSans[.-]*")):
-        font, plain = TTFont(file, recalcTimestamp=False), Path(folder.name, file.name)
-        del font["GPOS"]
-        font.save(plain)
-        entry = font_manager.ttfFontProperty(font_manager.get_font(plain))
-        font_manager.fontManager.ttflist.append(replace(entry, name=_FONT))
+        font, cut = TTFont(file, recalcTimestamp=False), Path(folder.name, file.name)
+        letters = Subsetter(options)
+        letters.populate(unicodes=_CHARACTERS)
+        letters.subset(font)
+        font.save(cut)
+        for name, path in ((_FONT, cut), (_WHOLE_FONT, file)):
+            entry = font_manager.ttfFontProperty(font_manager.get_font(path))
+            font_manager.fontManager.ttflist.append(replace(entry, name=name))
     return folder

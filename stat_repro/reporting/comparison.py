@@ -201,19 +201,22 @@ def _over_seeds(runs: Sequence[Values]) -> dict[str, Floats]:
 
 def _measured(entries: Sequence[tuple[Comparison, Columns]], resamples: int) -> list[Comparison]:
     """Estimates of all pairs; those with equally many examples share one draw of them."""
-    by_size: dict[int, list[Floats]] = {}
+    # Weights, and what several variants are compared with, are the same columns: drawn once.
+    by_size: dict[int, dict[bytes, Floats]] = {}
     for one, columns in entries:
-        for column in columns.values():
-            by_size.setdefault(one.examples, []).append(column)
-    drawn = {}
-    for size, same_size in by_size.items():
-        matrix = np.stack(same_size, axis=1)
+        of_size = by_size.setdefault(one.examples, {})
+        of_size |= {column.tobytes(): column for column in columns.values()}
+    drawn: dict[bytes, Floats] = {}
+    for same_size in by_size.values():
+        if not same_size:
+            continue
+        matrix = np.stack(list(same_size.values()), axis=1)
         # Nothing that is not finite has an interval, and zero times infinity would spread.
         broken = ~np.isfinite(matrix).all(axis=0, keepdims=True)
         sums = bootstrap.resampled_sums(np.where(broken, 0.0, matrix), resamples)
-        drawn[size] = iter(np.where(broken, np.nan, sums).T)
+        drawn |= zip(same_size, np.where(broken, np.nan, sums).T, strict=True)
     return [
-        _estimated(one, columns, {k: next(drawn[one.examples]) for k in columns})
+        _estimated(one, columns, {k: drawn[column.tobytes()] for k, column in columns.items()})
         if columns
         else one
         for one, columns in entries

@@ -114,8 +114,11 @@ def with_variants(frame: pd.DataFrame, alike: Collection[str] = ()) -> pd.DataFr
             counts = differing.groupby(group["method"]).nunique()
             settled = {str(m): set(counts.columns[counts.loc[m] == 1]) for m in counts.index}
         seen: dict[str, dict[str, str]] = {}
-        for index, row in zip(group.index, group.to_dict("records"), strict=True):
-            values = {str(name): value for name, value in differing.loc[index].items()}
+        texts = {str(name): column.tolist() for name, column in differing.items()}
+        for place, (index, row) in enumerate(
+            zip(group.index, group.to_dict("records"), strict=True)
+        ):
+            values = {name: column[place] for name, column in texts.items()}
             label, extras = _label(row, values, settled.get(row["method"], set()))
             if seen.setdefault(label, values) != values:
                 raise ReportError(f"two different variants have the label {label!r}: {values}")
