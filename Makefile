@@ -67,9 +67,7 @@ paper: $(STAMP)
 	$(BIN)/python docs/claims.py & claims=$$!; \
 		$(BIN)/python paper_figures/results_page.py && wait $$claims
 
-# The script of plotly is put into the page, so that it needs no network.
 report: $(STAMP)
-	$(PIP) install --quiet plotly==7.1.0
 	$(BIN)/python docs/claims.py
 	$(BIN)/python paper_figures/build.py --jobs 0 --report build/report.html --claims docs/claims.json
 

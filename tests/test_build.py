@@ -60,7 +60,7 @@ def test_build_is_complete_and_the_same_every_time(
     assert set(first) == {*tables, "captions.md", *figures}
     captions = first["captions.md"].decode()
     assert all(f"## {name}\n\npico: " in captions for name in names)
-    assert 'Protocol of reviews (pico): join="\\n", split="test"' in captions
+    assert 'Protocol of all: join="\\n", split="test"' in captions
     for name in ("table.md", "table.tex", "table.csv"):
         text = first[name].decode()
         assert all(record.run_id in text.replace("\\_", "_") for record in records)

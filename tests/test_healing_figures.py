@@ -50,6 +50,15 @@ def test_lines_go_from_the_pruned_model_through_the_budgets():
     assert len(draw(accuracy).axes) == 2
 
 
+def test_their_captions_say_where_seconds_do_not_compare():
+    records = [healed("stat", 10, 0.7), healed("stat", 40, 0.8)]
+    words = "Seconds of reviews (pico) are of several devices, which do not compare: cpu; cuda:0."
+    for told, device in ((False, "cpu"), (True, "cuda:0")):
+        for record, where in zip(records, ("cpu", device), strict=True):
+            record.provenance["device"] = where
+        assert all((words in one.caption) == told for one in healing_figures(to_frame(records)))
+
+
 def test_a_study_of_recovery_has_them_in_place_of_those_by_macs():
     outputs = study_outputs("made_up", [healed("stat", 10, 0.7)], {})
     assert [figure.name.removeprefix("figure_pico_reviews_") for figure in outputs.figures] == [

@@ -1,6 +1,5 @@
-"""The report page in a real browser, where there is one, and plotly: skipped elsewhere."""
+"""The report page in a real browser, where there is one: skipped elsewhere."""
 
-import importlib.util
 import json
 import time
 
@@ -22,8 +21,7 @@ def verdicts(records):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, build):
-    if importlib.util.find_spec("plotly") is None:
-        pytest.skip("plotly is not installed (pip install '.[report]')")
+    pytest.importorskip("plotly", reason="plotly is not installed (pip install '.[report]')")
     folder = tmp_path_factory.mktemp("report")
     nasty = PruningConfig(method="flap", correction="bias")
     records = [*sweep({0.3: [0.8, 0.9], 0.5: [0.7, 0.6], 0.7: [0.5]}), language_record(61.5)]
@@ -69,6 +67,9 @@ def test_the_page_works_in_a_browser(report, tmp_path):
     with browser(tmp_path / "profile") as page:
         page.open(report)
         assert page.run("document.querySelectorAll('h2').length") == 3  # claims, two studies
+        assert page.run(
+            "[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.hash))"
+        )
         # A filter leaves the rows with its words, a head sorts them.
         page.run("first = document.querySelector('#made_up ~ div table'); 0")
         page.run("input = document.querySelector('#made_up ~ div input'); 0")

@@ -200,8 +200,12 @@ def test_notes_name_protocol_and_records() -> None:
     frame = results.to_frame(records)
     lines = protocol_lines(frame)
     assert lines == [
-        'prose (pico): join="\\n", split="test", task="language_modeling"',
-        'reviews (pico): join="\\n", split="test", task="classification"',
+        'all: join="\\n", split="test"',
+        'prose (pico): task="language_modeling"',
+        'reviews (pico): task="classification"',
+    ]
+    assert protocol_lines(results.to_frame(records[:1])) == [
+        'reviews (pico): join="\\n", split="test", task="classification"'
     ]
     ids = record_lines(frame)
     assert ids[0].startswith("2 records, sha256 of their sorted ids ")

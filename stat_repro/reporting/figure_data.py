@@ -150,6 +150,7 @@ def figure_of(
     panels: Sequence[Panel],
     *,
     protocol: bool = True,
+    timed: bool = False,
 ) -> Figure:
     """A figure of runs.
 
@@ -160,9 +161,12 @@ def figure_of(
         words: The caption, without its last full stop.
         panels: Its panels.
         protocol: Whether the caption ends with their protocol.
+        timed: Whether it shows seconds, so that the caption says where they do not compare.
     """
-    protocols = [f"Protocol of {line}" for line in protocol_lines(rows)] if protocol else []
-    caption = ". ".join([words, *device_lines(rows), *protocols]) + "."
+    further = [f"Protocol of {line}" for line in protocol_lines(rows)] if protocol else []
+    if timed:
+        further = [f"S{line[1:]}" for line in device_lines(rows)] + further
+    caption = ". ".join([words, *further]) + "."
     shown = tuple(map(_drawable, panels))
     return Figure(file_stem(*parts), title, record_lines(rows)[0], caption, shown)
 

@@ -91,7 +91,7 @@ def _words(title: str, points: pd.DataFrame, panels: Sequence[Panel]) -> str:
         words[0] += " or ".join(shares[name] for name in sorted(set(points["budget"])))
     words.append(spread_words(points["n"].tolist()))
     if any(line.style == DENSE for panel in panels for line in panel.lines):
-        words.append("Dashed: the dense model")
+        words.append("Dashed, without marks: the dense model")
     return ". ".join(words)
 
 
@@ -153,7 +153,7 @@ def cost_figures(frame: pd.DataFrame) -> list[Figure]:
         title = f"Speed-up of {in_words(str(model))}"
         words = f"{title}, pruned for {in_words(str(dataset))}: {_COST_WORDS}"
         parts = [str(model), str(dataset), "speedup"]
-        figures.append(figure_of(rows, parts, title, words, panels, protocol=False))
+        figures.append(figure_of(rows, parts, title, words, panels, protocol=False, timed=True))
     return figures
 
 
@@ -200,7 +200,7 @@ def healing_figures(frame: pd.DataFrame) -> list[Figure]:
             panels = tuple(_healing_panel(part, name) for _, part in runs.groupby("ratio"))
             words = f"{title}: {quantity_style(name).label} {_CAPTION}"
             parts = [str(model), str(dataset), name, "by_time"]
-            figures.append(figure_of(rows, parts, title, words, panels))
+            figures.append(figure_of(rows, parts, title, words, panels, timed=True))
     return figures
 
 

@@ -108,14 +108,17 @@ def ratio_lines(frame: pd.DataFrame) -> list[str]:
 
 
 def device_lines(frame: pd.DataFrame) -> list[str]:
-    """A warning per model and data set whose seconds are of several devices."""
-    lines = []
-    for (dataset, model), runs in frame.groupby(["dataset", "model"]):
+    """A warning per model and set of devices where its seconds are of several."""
+    lines: dict[tuple[Any, str], list[str]] = {}
+    for (model, dataset), runs in frame.groupby(["model", "dataset"]):
         names = sorted(set(runs["provenance.device"].fillna("unknown")))
         if len(names) > 1:
-            words = f"seconds of {dataset} ({model}) are of several devices, which do not compare"
-            lines.append(f"{words}: {'; '.join(names)}")
-    return lines
+            lines.setdefault((model, "; ".join(names)), []).append(str(dataset))
+    return [
+        f"seconds of {', '.join(datasets)} ({model}) are of several devices, which do not compare: "
+        f"{names}"
+        for (model, names), datasets in lines.items()
+    ]
 
 
 def record_lines(frame: pd.DataFrame) -> list[str]:
@@ -129,16 +132,20 @@ def record_lines(frame: pd.DataFrame) -> list[str]:
 
 
 def protocol_lines(frame: pd.DataFrame) -> list[str]:
-    """The definition of the metrics, once for every model and data set it holds for."""
+    """The definition of the metrics: what all of them share, then the rest of each that differs."""
     frame = frame.sort_values(["dataset", "model"], kind="stable")
     names = frame["dataset"] + " (" + frame["model"] + ")"
     where = names.groupby(frame["metrics.protocol"], sort=False).unique()
-    return [f"{', '.join(of_text)}: {protocol_text(str(text))}" for text, of_text in where.items()]
-
-
-def protocol_text(protocol: str) -> str:
-    """A stored protocol as `key=value` pairs; text as in JSON, so that joints can be seen."""
-    return ", ".join(f"{key}={json.dumps(value)}" for key, value in json.loads(protocol).items())
+    # As texts, `key=value`, so that joints can be seen; equal where key and value are.
+    pairs = [
+        [f"{key}={json.dumps(value)}" for key, value in json.loads(str(text)).items()]
+        for text in where.index
+    ]
+    shared = [pair for pair in pairs[0] if all(pair in one for one in pairs)] if pairs[1:] else []
+    own = [[pair for pair in one if pair not in shared] for one in pairs]
+    heads = [*(["all"] if shared else []), *map(", ".join, where)]
+    parts = [*([shared] if shared else []), *own]
+    return [f"{head}: {', '.join(part)}" for head, part in zip(heads, parts, strict=True) if part]
 
 
 def _sources(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
