@@ -131,8 +131,12 @@ def _set_aside(path: Path) -> str:
     return f"{path.name}{ending}"
 
 
-def read_record(path: Path) -> RunRecord:
-    """Read one file and check that it is where it belongs, and in agreement with itself.
+def read_record(path: Path, *, placed: bool = True) -> RunRecord:
+    """Read one file and check that it is in agreement with itself.
+
+    Args:
+        path: The file.
+        placed: Whether it must also be where a study has it.
 
     Raises:
         RecordError: A damaged file, or one whose content is not what its place says; names it.
@@ -140,7 +144,8 @@ def read_record(path: Path) -> RunRecord:
     try:
         record = RunRecord.from_json(path.read_text(encoding="utf-8"))
         check_consistency(record)
-        _check_place(record, path)
+        if placed:
+            _check_place(record, path)
     except ValueError as err:
         raise RecordError(f"{path}: {err}") from err
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as err:
