@@ -75,9 +75,10 @@ def find_record(root: Path, study: str, run_id: str) -> Path | None:
 
     Raises:
         RecordError: There is one that is damaged, or whose values per example are; names it.
+        OSError: There is one that cannot be read, such as a link to what is not there.
     """
     path = root / study / f"{run_id}.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     read_examples(read_record(path), path)
     return path

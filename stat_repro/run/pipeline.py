@@ -13,6 +13,7 @@ from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.finetune.recovery import check_recovery, recover
 from stat_repro.models.loading import load_tokenizer
+from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE
 from stat_repro.parallel import world
 from stat_repro.paths import without_paths
 from stat_repro.progress import quiet_transformers
@@ -229,13 +230,17 @@ def output_folder(config: RunConfig, name: str) -> Path | None:
     """The folder for the pruned model of this run; None if it is not saved.
 
     Raises:
-        ConfigError: Something else has this name.
+        ConfigError: Something else has this name, or what is left of a model.
     """
     if config.save_to is None:
         return None
     folder = Path(config.save_to).expanduser() / name
-    if folder.exists() and not (folder / PLAN_FILE).is_file():
-        raise ConfigError(f"save_to: {folder} exists and is no saved model; choose another folder")
+    weights = any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE))
+    if folder.exists() and not (weights and (folder / PLAN_FILE).is_file()):
+        raise ConfigError(
+            f"save_to: {folder} exists and is no whole saved model (plan and weights); choose "
+            "another folder, or remove this one to have it made again"
+        )
     return folder
 
 
