@@ -9,7 +9,8 @@ from pico_runs import compose_here, findings, run_one
 
 from stat_repro.allocation.costs import BudgetError
 from stat_repro.calibration.capture import collect_statistics
-from stat_repro.config import METHODS
+from stat_repro.config import METHODS, ConfigError
+from stat_repro.run import pipeline, sweep_cache
 from stat_repro.run.identity import identify
 from stat_repro.run.sweep_cache import SweepCache
 
@@ -217,6 +218,40 @@ def test_files_that_change_during_a_sweep_are_read_again(name, tmp_path):
         assert again.workload.fingerprint[part] != dense.workload.fingerprint[part]
     else:
         assert again.base_hash != dense.base_hash
+
+
+@pytest.mark.parametrize("name", ["train.csv", "test.csv", "bert/model.safetensors"])
+def test_files_that_change_while_a_run_reads_them_are_not_stored_under_its_name(
+    name, tmp_path, monkeypatch
+):
+    config = compose_here(sentence_overrides(tmp_path))
+
+    def change(*arguments):
+        content = bytearray((tmp_path / name).read_bytes())
+        content[12 if name.endswith("csv") else -3] ^= 1  # a word, or a weight
+        (tmp_path / name).write_bytes(content)
+        return read(*arguments)
+
+    before = "load_data" if name.endswith("csv") else "within_positions"
+    read = getattr(sweep_cache, before)
+    monkeypatch.setattr(sweep_cache, before, change)
+    with pytest.raises(ConfigError, match=r"expected files .* that stay as they are .* once more"):
+        run_one(config)
+
+
+def test_files_that_change_after_a_run_has_read_them_change_nothing(tmp_path, monkeypatch):
+    config, rest = compose_here(sentence_overrides(tmp_path)), pipeline._compressed
+    whole = run_one(config)
+
+    def change(*arguments):
+        for file in tmp_path.glob("*.csv"):
+            file.write_text("\n".join(file.read_text().splitlines()[:-5]))
+        return rest(*arguments)
+
+    monkeypatch.setattr(pipeline, "_compressed", change)
+    record = run_one(config)
+    assert findings(record) == findings(whole)
+    assert record.config == whole.config
 
 
 def test_a_moved_file_is_the_same_run(tmp_path):

@@ -60,13 +60,17 @@ def run_experiment(
     watch = measure.Stopwatch()
     measure.reset_cuda_peak_memory(measure.resolve_device(config.device))
     with watch.stage("total_s"):
-        dense, calibrated, compression = _compressed(config, cache, watch)
+        with watch.stage("load_s"):
+            dense = cache.dense(config)
+        # From here on files may be changed: what was read of them is used, and described.
+        described = recorded(config, dense.base_hash, name)
+        calibrated, compression = _compressed(config, cache, dense, watch)
         if world().rank > 0:
             return None
 
         def evaluated() -> Evaluation:
             with watch.stage("evaluate_s"):
-                outputs, model = cache.dense_outputs(config), dense.loaded.model
+                outputs, model = cache.dense_outputs(config, dense), dense.loaded.model
                 return dense.workload.evaluate(model, compression.model, outputs, config.evaluation)
 
         before = {} if config.recovery.method == "none" else evaluated().metrics
@@ -95,23 +99,21 @@ def run_experiment(
         memory=memory,
         site_errors=[asdict(error) for error in report.site_errors],
         plan=compression.plan.to_masks(),
-        config=recorded(config, dense.base_hash),
+        config=described,
         provenance=_provenance(config, dense, calibrated, kept),
     )
     return Experiment(record, compression, dense.given, kept)
 
 
 def _compressed(
-    config: RunConfig, cache: SweepCache, watch: measure.Stopwatch
-) -> tuple[DenseModel, CalibratedModel, Compression]:
+    config: RunConfig, cache: SweepCache, dense: DenseModel, watch: measure.Stopwatch
+) -> tuple[CalibratedModel, Compression]:
     """The part of a run that ends with the pruned model."""
-    with watch.stage("load_s"):
-        dense = cache.dense(config)
     check_recovery(config.recovery)
     if config.cost.enabled:  # refuses a wrong length before the work
         mean = dense.workload.sequence_length
         timed_length(config.cost.sequence_length, dense.loaded.model, mean)
-    calibrated = cache.calibrated(config)
+    calibrated = cache.calibrated(config, dense)
     compression = compress(
         dense.loaded.model,
         calibrated.examples.batches,
@@ -125,7 +127,7 @@ def _compressed(
         engine=config.calibration.engine,
         **asdict(config.pruning),
     )
-    return dense, calibrated, compression
+    return calibrated, compression
 
 
 def _finished(config: RunConfig, dense: DenseModel, compression: Compression) -> dict[str, Any]:
@@ -163,7 +165,8 @@ def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder:
     Raises:
         ConfigError: The plan is not that of the record.
     """
-    dense, _, compression = _compressed(config, cache, measure.Stopwatch())
+    dense = cache.dense(config)
+    _, compression = _compressed(config, cache, dense, measure.Stopwatch())
     if compression.plan.layers != record.layers:
         raise ConfigError(
             f"save_to: expected the plan of the stored record {record.run_id}; got another one, as "
