@@ -13,7 +13,7 @@ from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.evaluation.example_values import Evaluation
 from stat_repro.finetune.recovery import check_recovery, recover
 from stat_repro.models.loading import load_tokenizer
-from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE
+from stat_repro.models.tensor_files import has_weights
 from stat_repro.parallel import world
 from stat_repro.paths import without_paths
 from stat_repro.progress import quiet_transformers
@@ -238,8 +238,7 @@ def output_folder(config: RunConfig, name: str) -> Path | None:
     if config.save_to is None:
         return None
     folder = Path(config.save_to).expanduser() / name
-    weights = any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE))
-    if folder.exists() and not (weights and (folder / PLAN_FILE).is_file()):
+    if folder.exists() and not (has_weights(folder) and (folder / PLAN_FILE).is_file()):
         raise ConfigError(
             f"save_to: {folder} exists and is no whole saved model (plan and weights); choose "
             "another folder, or remove this one to have it made again"
