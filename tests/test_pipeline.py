@@ -1,6 +1,7 @@
 """One experiment in process: sharing, and what every option changes."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from pico_runs import compose_here, findings, run_one
 from stat_repro.allocation.costs import BudgetError
 from stat_repro.calibration.capture import collect_statistics
 from stat_repro.config import METHODS, ConfigError
+from stat_repro.finetune import recovery
 from stat_repro.run import pipeline, sweep_cache
 from stat_repro.run.identity import identify
 from stat_repro.run.sweep_cache import SweepCache
@@ -252,6 +254,24 @@ def test_files_that_change_after_a_run_has_read_them_change_nothing(tmp_path, mo
     record = run_one(config)
     assert findings(record) == findings(whole)
     assert record.config == whole.config
+
+
+def test_a_run_that_is_killed_after_its_recovery_does_not_train_again(
+    tmp_path, monkeypatch, own_cache
+):
+    monkeypatch.setattr(recovery, "SAVE_SECONDS", 0.0)
+    small = ["recovery=distill", "recovery.steps=3", "recovery.batch_size=8"]
+    config, steps = compose_here([*sentence_overrides(tmp_path), *small]), []
+    whole, step = run_one(config), recovery.Optimization.step
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_costs", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_one(config)
+    monkeypatch.setattr(recovery.Optimization, "step", lambda *a: steps.append(1) or step(*a))
+    record = run_one(config)
+    assert not steps
+    assert findings(record) == findings(whole)
+    assert not list((own_cache / "recovery").iterdir())
 
 
 def test_a_moved_file_is_the_same_run(tmp_path):

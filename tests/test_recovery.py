@@ -156,6 +156,7 @@ def test_a_killed_recovery_goes_on_where_it_was(method, monkeypatch, own_cache):
     torch.testing.assert_close(logits(parts, batches), logits(whole, batches), rtol=0, atol=0)
     for key in ("steps", "examples", "tokens"):
         assert facts[key] == expected[key]
+    recovery.forget(facts["state"])
     assert not list((own_cache / "recovery").iterdir())
 
 
@@ -166,7 +167,7 @@ def test_a_state_of_other_labels_or_a_damaged_one_is_not_gone_on_with(
     monkeypatch.setattr(recovery, "SAVE_SECONDS", 0.0)
     dense, pruned, batches = pair("bert")
     start = copy.deepcopy(pruned.state_dict())
-    recover(dense, pruned, batches, "", config)
+    recovery.forget(recover(dense, pruned, batches, "", config)["state"])
     expected = logits(pruned, batches)
     others = [{**batch, "labels": 1 - batch["labels"]} for batch in batches]
 
@@ -192,7 +193,7 @@ def test_a_state_of_other_labels_or_a_damaged_one_is_not_gone_on_with(
         for kept in (own_cache / "recovery").iterdir() if damage else ():
             kept.write_bytes(damage(kept.read_bytes()))
         pruned.load_state_dict(start)
-        recover(dense, pruned, batches, "", config)
+        recovery.forget(recover(dense, pruned, batches, "", config)["state"])
         assert torch.equal(logits(pruned, batches), expected)
     assert caplog.text.count("its state is damaged") == 2
 

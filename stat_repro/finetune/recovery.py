@@ -72,7 +72,8 @@ def recover(
 
     Returns:
         `steps`, `examples` and `tokens` seen; `s` and `cpu_s`, wall and processor seconds of the
-        training (without the time of what was lost when the process was killed).
+        training (without the time of what was lost when the process was killed); `state`, the file
+        from which it goes on, for `forget`.
 
     Raises:
         TrainingError: The loss is no longer finite.
@@ -94,9 +95,14 @@ def recover(
                 parameter.requires_grad_(before)
         else:
             facts = _train(dense, pruned, batches, config, kept)
-    with suppress(OSError):
-        kept.unlink()
-    return facts
+    return {**facts, "state": kept}
+
+
+def forget(kept: Path | None) -> None:
+    """Remove the state of a recovery, if there is one: what followed it is done too."""
+    if kept is not None:
+        with suppress(OSError):
+            kept.unlink()
 
 
 def _with_adapters(model: PreTrainedModel, rank: int) -> Any:

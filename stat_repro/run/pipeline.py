@@ -11,7 +11,7 @@ from stat_repro.api import Compression, compress
 from stat_repro.config import CalibrationConfig, ConfigError, RunConfig
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.evaluation.example_values import Evaluation
-from stat_repro.finetune.recovery import check_recovery, recover
+from stat_repro.finetune.recovery import check_recovery, forget, recover
 from stat_repro.models.loading import load_tokenizer
 from stat_repro.models.tensor_files import has_weights
 from stat_repro.parallel import world
@@ -75,6 +75,7 @@ def run_experiment(
 
         before = {} if config.recovery.method == "none" else evaluated().metrics
         recovery = _finished(config, dense, compression)
+        state = recovery.pop("state", None)
         evaluation = evaluated()
         if recovery:
             watch.seconds |= {f"recover_{key}": recovery.pop(key) for key in ("cpu_s", "s")}
@@ -85,6 +86,7 @@ def run_experiment(
             costs = _costs(config, dense, compression)
             if recovery:
                 costs["recovery"] = recovery
+    forget(state)  # a process that is killed before this need not train again
     kept = encode_examples(evaluation.examples) if config.evaluation.keep_examples else None
     report = compression.report
     record = RunRecord(
@@ -174,9 +176,10 @@ def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder:
             "the model that is saved"
         )
     if world().rank == 0:
-        _finished(config, dense, compression)
+        recovery = _finished(config, dense, compression)
         experiment = Experiment(record, compression, dense.given, None)
         save_model(config, experiment, folder)
+        forget(recovery.get("state"))
 
 
 def _costs(config: RunConfig, dense: DenseModel, compression: Compression) -> dict[str, Any]:
