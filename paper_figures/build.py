@@ -90,7 +90,10 @@ def _started(
         sizes = {study: len(list((options.results / study).glob("*"))) for study in studies}
         largest_first = sorted(studies, key=lambda study: -sizes[study])
         started = {study: pool.submit(build_study, options, study) for study in largest_first}
-        yield from ((study, started[study].result) for study in studies)
+        try:
+            yield from ((study, started[study].result) for study in studies)
+        finally:  # an interrupted build waits for the studies that are at work, not for all
+            pool.shutdown(cancel_futures=True)
 
 
 def build_study(options: argparse.Namespace, study: str) -> tuple[str, dict[str, Any]]:

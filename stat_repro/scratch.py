@@ -5,6 +5,7 @@ killed one left, and removes it. Where a file system has no such locks, leftover
 ever removed that might be in use.
 """
 
+import errno
 import glob
 import logging
 import os
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout, lock_descriptor
+from filelock import FileLock, SoftFileLock, Timeout, lock_descriptor
 
 log = logging.getLogger("stat_repro")
 
@@ -32,6 +33,7 @@ def locked(
 
     Raises:
         TimeoutError: Another process holds it, and `waiting` is None.
+        OSError: The file cannot be made, or its file system has no locks.
     """
     lock = FileLock(path)
     try:
@@ -40,8 +42,16 @@ def locked(
         if waiting is None:
             raise
         if waiting:
-            tell(waiting)
+            # In place of a lock it is a note, which outlives its process on another machine.
+            note = isinstance(lock, SoftFileLock)
+            tell(f"{waiting}; if it runs no more, delete {path}" if note else waiting)
         lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            raise
+        path.unlink(missing_ok=True)  # nobody can hold it
+        what = f"expected a file system with locks; got: {error.strerror}; choose another folder"
+        raise OSError(error.errno, what, str(path.parent)) from error
     try:
         yield
     finally:

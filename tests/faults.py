@@ -154,6 +154,7 @@ def _others(kind: str, table: str) -> tuple[Other, ...]:
 
 _SIGNALS = """
 Ctrl-C | one line with what is done, exit 130 | test_entry.py::test_signals_end_the_work_with_its_account
+Ctrl-C when a record has just got its name | it keeps its values per example | test_result_examples.py::test_ctrl_c_when_the_record_has_just_got_its_name_leaves_both_files
 Ctrl-C while libraries are loaded | one line, exit 130 | test_entry.py::test_ctrl_c_while_libraries_are_loaded_is_one_line
 SIGTERM | one line with what is done, exit 143 | test_entry.py::test_signals_end_the_work_with_its_account
 a second SIGTERM | the process ends at once | test_entry.py::test_a_second_sigterm_finds_the_system_s_own_handler
@@ -166,6 +167,8 @@ temporary files and folders of killed processes | go with the next run; those of
 half-written checkpoints and spill folders | go with the next run | test_scratch.py::test_big_folders_of_killed_runs_go_with_the_next_run
 half-made entries of the cache | go with the next command | test_assets.py::test_remains_of_a_killed_process_are_removed
 a file system without locks | leftovers stay, nothing in use is removed | test_scratch.py::test_nothing_is_removed_where_there_are_no_locks
+a folder where locks fail | named, exit 1 | test_scratch.py::test_a_folder_without_locks_is_named
+a lock that is a note of another machine | the file to delete is named | test_scratch.py::test_a_lock_that_is_a_note_of_another_machine_can_be_found
 """
 
 _DAMAGE = """
@@ -175,6 +178,12 @@ a read-only cache, damaged | named, exit 1 | test_cache_damage.py::test_a_read_o
 a record edited by hand | refused by name, set aside, measured again | test_edited_records.py::test_an_edited_record_is_refused_by_name_and_measured_again
 a file that is no record | refused by name, set aside | test_edited_records.py::test_what_is_no_record_is_named_and_set_aside
 a record copied to another place | refused by name | test_results.py::test_file_out_of_place_is_named
+a record that is a link to nowhere | named, exit 1; not measured again | test_points.py::test_a_record_that_is_a_link_to_nowhere_is_told
+the record in the folder of a pruned model | refused by name | test_edited_records.py::test_the_damaged_record_of_a_saved_model_is_named
+the folder of a pruned model that lost weights or plan | named, exit 1 | test_points.py::test_what_is_left_of_a_model_is_told
+the state of a recovery that was killed: cut, one bit | told, the recovery begins anew | test_recovery.py::test_a_state_of_other_labels_or_a_damaged_one_is_not_gone_on_with
+files of model or data, changed while a run reads them | refused, nothing is stored under their old name | test_pipeline.py::test_files_that_change_while_a_run_reads_them_are_not_stored_under_its_name
+the same while a run computes | the run goes on with what it read | test_pipeline.py::test_files_that_change_after_a_run_has_read_them_change_nothing
 a calibration of other batches | refused | test_batches.py::test_a_calibration_of_other_batches_is_refused
 a calibration of another model, or of this one before training | refused | test_batches.py::test_a_calibration_of_another_model_is_refused
 """

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -204,3 +206,27 @@ def test_build_of_a_damaged_study_names_the_file_and_builds_the_others(
     assert build.main(["--results", str(root), "--out", str(tmp_path / "out")]) == 1
     assert str(path) in capsys.readouterr().err
     assert (tmp_path / "out" / "fine" / "table.md").is_file()
+
+
+def test_an_interrupted_build_waits_for_no_study_that_has_not_begun(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = [], threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, jobs: int, context: object) -> None:
+            super().__init__(jobs)
+
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            go.set()
+            super().shutdown()
+
+    monkeypatch.setattr(build, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(build, "build_study", lambda _, study: begun.append(study) or go.wait(9))
+    studies = [f"study_{i}" for i in range(20)]
+    options = build._parse(["--jobs", "2", "--study", *studies])
+    waiting = build._started(options)
+    next(waiting)
+    waiting.close()
+    assert len(begun) == 2

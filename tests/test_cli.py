@@ -108,7 +108,7 @@ def test_a_taken_place_is_told_before_the_work(tmp_path, run):
     (taken / "notes.txt").write_text("mine")
     done = run([*overrides, f"save_to={tmp_path / 'models'}"], tmp_path)
     assert done.returncode == 1
-    assert "is no saved model" in done.stdout
+    assert "is no whole saved model" in done.stdout
     assert [p.name for p in taken.iterdir()] == ["notes.txt"]
 
 

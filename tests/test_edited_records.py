@@ -11,8 +11,10 @@ from stat_repro.config import DatasetConfig, ModelConfig, run_id
 from stat_repro.reporting.variants import ReportError, with_variants
 from stat_repro.results import RecordError
 from stat_repro.results.speed_record import SpeedRecord, save_speed
-from stat_repro.results.store import claimed
+from stat_repro.results.store import StudyError, claimed
 from stat_repro.results.strict_json import CONTENT, check_stamp
+from stat_repro.run import own_model
+from stat_repro.run.lookup import find_run, runs
 
 COUNTS = {
     "prunable_macs_per_token": {"dense": 100.0, "pruned": 49.0},
@@ -159,3 +161,24 @@ def test_an_edited_measurement_of_speed_is_refused_by_name(tmp_path):
     edited(paths[1], "protocol.layers", 3)
     with pytest.raises(RecordError, match=r"repeat-1\.json: content: expected sha256"):
         results.load_speed(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"null", bytes(range(256)), b'{"config": 1}'])
+def test_the_damaged_record_of_a_saved_model_is_named(tmp_path, content):
+    file = tmp_path / "record.json"
+    file.write_bytes(content)
+    for read in (lambda: find_run(str(tmp_path), tmp_path), lambda: own_model._made(tmp_path)):
+        with pytest.raises(RecordError, match=rf"^{file}: "):
+            read()
+    file.unlink()
+    assert own_model._made(tmp_path) == {}
+
+
+def test_a_measurement_of_speed_is_not_compared_with_runs(tmp_path):
+    sizes = {"examples": 1, "length": 2, "layers": 3}
+    speed = SpeedRecord(
+        shape="one", protocol=sizes, seconds={}, ratios={}, memory={}, provenance={}
+    )
+    path = save_speed(speed, tmp_path)
+    with pytest.raises(StudyError, match=r"expected a run; got .*one.*, a measurement of speed"):
+        runs(tmp_path, None, (), [str(path), str(path)])

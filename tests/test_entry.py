@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -146,13 +147,17 @@ def test_signals_end_the_work_with_its_account(number, status, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize("command", [["run.py"], ["-m", "stat_repro.sharded"]])
+@pytest.mark.parametrize("command", ["run.py", "-m stat_repro.sharded", "stat-repro show"])
 def test_ctrl_c_while_libraries_are_loaded_is_one_line(command, tmp_path):
-    for name in ("torch", "transformers"):
+    for name in ("torch", "transformers", "hydra"):
         (tmp_path / f"{name}.py").write_text("import os, signal; os.kill(os.getpid(), 2)")
     root = Path(__file__).resolve().parents[1]
+    entry = tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]["stat-repro"]
+    module, _, function = entry.partition(":")
+    program = tmp_path / "stat-repro"  # as pip writes it
+    program.write_text(f"import sys\nfrom {module} import {function}\nsys.exit({function}())")
     ended = subprocess.run(
-        [sys.executable, *command],
+        [sys.executable, *command.replace("stat-repro", str(program)).split()],
         cwd=root,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])},
         capture_output=True,

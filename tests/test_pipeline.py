@@ -1,6 +1,7 @@
 """One experiment in process: sharing, and what every option changes."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from pico_runs import compose_here, findings, run_one
 
 from stat_repro.allocation.costs import BudgetError
 from stat_repro.calibration.capture import collect_statistics
-from stat_repro.config import METHODS
+from stat_repro.config import METHODS, ConfigError
+from stat_repro.finetune import recovery
+from stat_repro.run import pipeline, sweep_cache
 from stat_repro.run.identity import identify
 from stat_repro.run.sweep_cache import SweepCache
 
@@ -217,6 +220,58 @@ def test_files_that_change_during_a_sweep_are_read_again(name, tmp_path):
         assert again.workload.fingerprint[part] != dense.workload.fingerprint[part]
     else:
         assert again.base_hash != dense.base_hash
+
+
+@pytest.mark.parametrize("name", ["train.csv", "test.csv", "bert/model.safetensors"])
+def test_files_that_change_while_a_run_reads_them_are_not_stored_under_its_name(
+    name, tmp_path, monkeypatch
+):
+    config = compose_here(sentence_overrides(tmp_path))
+
+    def change(*arguments):
+        content = bytearray((tmp_path / name).read_bytes())
+        content[12 if name.endswith("csv") else -3] ^= 1  # a word, or a weight
+        (tmp_path / name).write_bytes(content)
+        return read(*arguments)
+
+    before = "load_data" if name.endswith("csv") else "within_positions"
+    read = getattr(sweep_cache, before)
+    monkeypatch.setattr(sweep_cache, before, change)
+    with pytest.raises(ConfigError, match=r"expected files .* that stay as they are .* once more"):
+        run_one(config)
+
+
+def test_files_that_change_after_a_run_has_read_them_change_nothing(tmp_path, monkeypatch):
+    config, rest = compose_here(sentence_overrides(tmp_path)), pipeline._compressed
+    whole = run_one(config)
+
+    def change(*arguments):
+        for file in tmp_path.glob("*.csv"):
+            file.write_text("\n".join(file.read_text().splitlines()[:-5]))
+        return rest(*arguments)
+
+    monkeypatch.setattr(pipeline, "_compressed", change)
+    record = run_one(config)
+    assert findings(record) == findings(whole)
+    assert record.config == whole.config
+
+
+def test_a_run_that_is_killed_after_its_recovery_does_not_train_again(
+    tmp_path, monkeypatch, own_cache
+):
+    monkeypatch.setattr(recovery, "SAVE_SECONDS", 0.0)
+    small = ["recovery=distill", "recovery.steps=3", "recovery.batch_size=8"]
+    config, steps = compose_here([*sentence_overrides(tmp_path), *small]), []
+    whole, step = run_one(config), recovery.Optimization.step
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_costs", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_one(config)
+    monkeypatch.setattr(recovery.Optimization, "step", lambda *a: steps.append(1) or step(*a))
+    record = run_one(config)
+    assert not steps
+    assert findings(record) == findings(whole)
+    assert not list((own_cache / "recovery").iterdir())
 
 
 def test_a_moved_file_is_the_same_run(tmp_path):

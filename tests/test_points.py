@@ -1,19 +1,23 @@
 """One point of the program: what is stored in which order, once, whoever else is at work."""
 
 import runpy
+import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from faults import KILLS
 from kills import KILLED, files, in_child, points_of
 from made_up_records import make_config, make_record
 
-from stat_repro.config import TrackingConfig
+from stat_repro.config import ConfigError, TrackingConfig
 from stat_repro.results import load_records
 from stat_repro.run import pipeline, points
 from stat_repro.run.pipeline import Experiment
 from stat_repro.surgery.checkpoint import complete_folder
+
+MODEL = ("model.safetensors", "plan.json")
 
 
 class Killed(BaseException):
@@ -33,7 +37,8 @@ def project(tmp_path, monkeypatch):
     def save(config, experiment, folder):
         done.append("saved")
         with complete_folder(folder) as partial:
-            (partial / pipeline.PLAN_FILE).write_text("{}")
+            for name in MODEL:
+                (partial / name).write_text("{}")
 
     def again(config, cache, record, folder):
         assert record.run_id == folder.name
@@ -80,7 +85,7 @@ def test_a_point_that_is_killed_anywhere_ends_as_one_that_is_not(
     assert project.done == then
     (record,) = load_records(tmp_path / "results", "made_up", failed=True, repeats=True)
     assert names(tmp_path) == [
-        f"models/{record.run_id}/{pipeline.PLAN_FILE}",
+        *(f"models/{record.run_id}/{name}" for name in MODEL),
         f"results/made_up/{record.run_id}.json",
     ]
 
@@ -95,7 +100,7 @@ def test_a_sweep_that_is_killed_goes_on(project, tmp_path):
             assert project(ratio=ratio, **places).error is None
 
     calls = in_child(lambda: sweep("whole"))
-    assert len(files(tmp_path / "whole")) == 4
+    assert len(files(tmp_path / "whole")) == 6
     assert abs(calls - case.points) <= case.points / 4, calls
     for point in points_of(calls, case.default):
         assert in_child(lambda k=point: sweep(str(k)), point) == KILLED
@@ -116,6 +121,27 @@ def test_a_full_disk_for_the_model_costs_no_measurement(project, tmp_path, monke
     assert project().status == "stored"
     assert project.done == ["measured", "saved"]
     assert len(load_records(tmp_path / "results", "made_up", failed=True, repeats=True)) == 1
+
+
+@pytest.mark.parametrize("lost", MODEL)
+def test_what_is_left_of_a_model_is_told(lost, project, tmp_path):
+    folder = tmp_path / "models" / Path(project().record).stem
+    (folder / lost).unlink()
+    with pytest.raises(ConfigError, match=f"save_to: {folder} exists and is no whole saved model"):
+        project()
+    shutil.rmtree(folder)
+    assert project().status == "stored"
+    assert sorted(path.name for path in folder.iterdir()) == list(MODEL)
+
+
+def test_a_record_that_is_a_link_to_nowhere_is_told(project, tmp_path):
+    """As of results in another store that is not there; measured again it would stay so."""
+    path = Path(project().record)
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=str(path)):
+        project()
+    assert project.done == ["measured", "saved"]
 
 
 def test_a_point_in_two_processes_is_measured_once(project, tmp_path, caplog):

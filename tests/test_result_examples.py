@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -100,6 +102,29 @@ def test_interrupted_write_leaves_neither_file(
         results.save_record(record, tmp_path, data)
     assert calls == [f"{record.run_id}.examples.safetensors", f"{record.run_id}.json"]
     assert list((tmp_path / "made_up").iterdir()) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_ctrl_c_when_the_record_has_just_got_its_name_leaves_both_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    record, data = with_examples([1.0])
+    name = "link" if links else "replace"
+    real = getattr(os, name)
+
+    def interrupted(source: Path, target: Path) -> None:
+        real(source, target)
+        if str(target).endswith(".json"):
+            raise KeyboardInterrupt
+
+    if not links:
+        monkeypatch.setattr(os, "link", Mock(side_effect=PermissionError(1, "no hard links here")))
+    monkeypatch.setattr(os, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        results.save_record(record, tmp_path, data)
+    path = results.find_record(tmp_path, record.study, record.run_id)
+    assert results.read_examples(record, path)["kl"].tolist() == [1.0]
+    assert len(list((tmp_path / "made_up").iterdir())) == 2
 
 
 def test_values_without_a_record_are_replaced(tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 import errno
 import os
 import signal
+import socket
 import tempfile
 from contextlib import ExitStack
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from stat_repro.calibration.batches import CalibrationError
 from stat_repro.methods import stat_layers
-from stat_repro.scratch import replace_file, scratch
+from stat_repro.scratch import locked, replace_file, scratch
 from stat_repro.surgery.checkpoint import complete_folder
 
 CPU = torch.device("cpu")
@@ -24,7 +26,7 @@ def killed(make):
         try:
             with ExitStack() as stack:
                 made = stack.enter_context(make())
-                if made.is_dir():
+                if made is not None and made.is_dir():
                     (made / "model.safetensors").write_bytes(b"half")
                 os.kill(os.getpid(), signal.SIGKILL)
         finally:  # after an error the fork must not go on with the tests
@@ -99,3 +101,28 @@ def test_nothing_is_removed_where_there_are_no_locks(tmp_path, monkeypatch):
     with scratch(tmp_path, "work", folder=True):
         assert len(list(tmp_path.iterdir())) == 2
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_folder_without_locks_is_named(tmp_path, monkeypatch, number):
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(number, os.strerror(number))))
+    said = f"expected a file system with locks; got: {os.strerror(number)}; choose another folder"
+    with pytest.raises(OSError, match=f"{said}: '{tmp_path}'"), locked(tmp_path / ".run.lock"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_lock_that_is_a_note_of_another_machine_can_be_found(tmp_path, monkeypatch):
+    """Where flock is not there at all, nobody can tell whether its process is alive."""
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOSYS, "no flock")))
+    note, told = tmp_path / ".run.lock", []
+
+    def tell(line):
+        told.append(line)
+        note.unlink()
+
+    killed(lambda: locked(note))
+    note.write_text(note.read_text().replace(socket.gethostname(), "another"))
+    with locked(note, "waiting", tell):
+        assert told == [f"waiting; if it runs no more, delete {note}"]

@@ -207,7 +207,7 @@ def test_a_study_without_points_is_no_success(project, capsys):
 
 
 def test_what_cannot_be_measured_any_more_differs(verify, monkeypatch):
-    def fail(config, name):
+    def fail(config):
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr("stat_repro.run.verify.measured", fail)

@@ -34,7 +34,7 @@ from stat_repro.models.loading import (
 from stat_repro.models.modeling_stat import LAYOUTS
 from stat_repro.models.modes import seeded
 from stat_repro.models.positions import positions_of
-from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, ShardedCheckpoint
+from stat_repro.models.tensor_files import ShardedCheckpoint, has_weights
 from stat_repro.paths import cache_dir
 from stat_repro.progress import quiet_transformers
 
@@ -85,9 +85,7 @@ def has_task_head(folder: Path, task: str) -> bool:
         )
     if not _HEADS[task] or any(name.endswith(_HEADS[task]) for name in architectures):
         return True
-    weights = task in _TRAINED_PARTS and any(
-        (folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)
-    )
+    weights = task in _TRAINED_PARTS and has_weights(folder)
     other = any("For" in name for name in architectures)
     for name in ShardedCheckpoint(folder).entries if weights else ():
         if name.startswith(_TRAINED_PARTS[task]):

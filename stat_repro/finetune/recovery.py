@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -28,11 +27,12 @@ from stat_repro.finetune.loop import Optimization
 from stat_repro.models.modes import evaluating, seeded
 from stat_repro.paths import cache_dir
 from stat_repro.progress import Progress
-from stat_repro.scratch import replace_file
+from stat_repro.scratch import complete
 
 log = logging.getLogger("stat_repro")
 # The state of a recovery is written when so much time has passed.
 SAVE_SECONDS = 60.0
+_FACTS = "facts"  # among the tensors of a state: what `recover` returns, as JSON
 _OUTPUTS = ("logits", "start_logits", "end_logits")
 _NO_TOKEN = -1e4
 
@@ -72,7 +72,8 @@ def recover(
 
     Returns:
         `steps`, `examples` and `tokens` seen; `s` and `cpu_s`, wall and processor seconds of the
-        training (without the time of what was lost when the process was killed).
+        training (without the time of what was lost when the process was killed); `state`, the file
+        from which it goes on, for `forget`.
 
     Raises:
         TrainingError: The loss is no longer finite.
@@ -83,7 +84,7 @@ def recover(
             begun.update(batch["labels"].numpy().tobytes())
     for name, tensor in pruned.state_dict().items():
         begun.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().data)
-    kept = cache_dir() / "recovery" / f"{begun.hexdigest()[:20]}.safetensors"
+    kept = cache_dir() / "recovery" / f"{begun.hexdigest()[:20]}.state"
     trained = [parameter.requires_grad for parameter in pruned.parameters()]
     with seeded(config.seed, device_of(pruned)), evaluating(dense), evaluating(pruned):
         if config.method == "lora":
@@ -94,9 +95,14 @@ def recover(
                 parameter.requires_grad_(before)
         else:
             facts = _train(dense, pruned, batches, config, kept)
-    with suppress(OSError):
-        kept.unlink()
-    return facts
+    return {**facts, "state": kept}
+
+
+def forget(kept: Path | None) -> None:
+    """Remove the state of a recovery, if there is one: what followed it is done too."""
+    if kept is not None:
+        with suppress(OSError):
+            kept.unlink()
 
 
 def _with_adapters(model: PreTrainedModel, rank: int) -> Any:
@@ -140,15 +146,19 @@ def _train(
             facts["s"], facts["cpu_s"] = now - wall, time.process_time() - cpu
             progress.advance(1, f"loss {value:.3f}")
             if now - saved > SAVE_SECONDS:
-                _keep(kept, save(optimization.state(), {"facts": json.dumps(facts)}))
+                _keep(kept, optimization.state(), facts)
                 saved = now
     return facts
 
 
-def _keep(file: Path, state: bytes) -> None:
-    """Write the state of a training, which goes on where that is not possible."""
+def _keep(file: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write the state of a training, behind its sha256; one that cannot be written is told."""
+    known = torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8)
+    content = save({**state, _FACTS: known})
     try:
-        replace_file(file, state)
+        with complete(file) as temporary, temporary.open("wb") as out:
+            out.write(hashlib.sha256(content).digest())
+            out.write(content)
     except OSError as error:
         log.warning("a recovery that is killed begins anew, its state cannot be written: %s", error)
 
@@ -159,15 +169,17 @@ def _resumed(optimization: Optimization, kept: Path) -> dict[str, Any]:
     if not kept.is_file():
         return facts
     try:
-        with safe_open(kept, "pt") as file:
-            read = json.loads(file.metadata()["facts"])
-            names = file.keys()  # the file itself has no iterator
-            state = {k: file.get_tensor(k) for k in names}
-    except (OSError, SafetensorError) as error:
+        with kept.open("rb") as file:
+            digest, content = file.read(hashlib.sha256().digest_size), file.read()
+        if hashlib.sha256(content).digest() != digest:
+            raise OSError("it is not what was written")
+    except OSError as error:
         log.warning("%s: the recovery begins anew, its state is damaged: %s", kept, error)
         return facts
-    optimization.resume(state, read["steps"])
-    return dict(read)
+    state = load(content)
+    facts = json.loads(bytes(state.pop(_FACTS).tolist()))
+    optimization.resume(state, facts["steps"])
+    return facts
 
 
 def _distance(

@@ -25,7 +25,7 @@ from stat_repro.assets.packages import model_folder
 from stat_repro.config import ModelConfig
 from stat_repro.entry import one_line
 from stat_repro.models.adapter import drop_pooler
-from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, shard_names
+from stat_repro.models.tensor_files import INDEX_FILE, SINGLE_FILE, has_weights, shard_names
 from stat_repro.progress import quiet_transformers
 
 log = logging.getLogger("stat_repro")
@@ -99,7 +99,7 @@ def _checked(folder: Path, path: str) -> Path:
             f"model.path={path}: expected a Hugging Face folder; got {folder}, which has no "
             "config.json"
         )
-    if not any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
+    if not has_weights(folder):
         raise ModelLoadError(
             f"model.path={path}: expected weights as *.safetensors, in {SINGLE_FILE} or in the "
             f"files that {INDEX_FILE} lists (pickled weights are not loaded); got {folder}, which "

@@ -118,6 +118,11 @@ def add_metadata(path: Path, notes: Mapping[str, str]) -> None:
     os.replace(longer, path)
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has safetensors weights, in one file or by an index."""
+    return any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE))
+
+
 def shard_names(folder: Path) -> tuple[list[str], dict[str, str] | None]:
     """Names of the files with a folder's weights, and the file of each tensor if there is an index.
 

@@ -139,7 +139,7 @@ def write_outputs(outputs: Outputs, folder: Path, *, figures: bool = True) -> li
     owned = re.compile(_OWNED if figures else _OWNED_TABLES)
     for path in set(folder.iterdir()) - set(files):
         if owned.fullmatch(path.name):
-            path.unlink()
+            path.unlink(missing_ok=True)  # of two builds at once, both want to
     return files
 
 

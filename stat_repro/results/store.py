@@ -75,9 +75,10 @@ def find_record(root: Path, study: str, run_id: str) -> Path | None:
 
     Raises:
         RecordError: There is one that is damaged, or whose values per example are; names it.
+        OSError: There is one that cannot be read, such as a link to what is not there.
     """
     path = root / study / f"{run_id}.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     read_examples(read_record(path), path)
     return path
@@ -131,8 +132,12 @@ def _set_aside(path: Path) -> str:
     return f"{path.name}{ending}"
 
 
-def read_record(path: Path) -> RunRecord:
-    """Read one file and check that it is where it belongs, and in agreement with itself.
+def read_record(path: Path, *, placed: bool = True) -> RunRecord:
+    """Read one file and check that it is in agreement with itself.
+
+    Args:
+        path: The file.
+        placed: Whether it must also be where a study has it.
 
     Raises:
         RecordError: A damaged file, or one whose content is not what its place says; names it.
@@ -140,7 +145,8 @@ def read_record(path: Path) -> RunRecord:
     try:
         record = RunRecord.from_json(path.read_text(encoding="utf-8"))
         check_consistency(record)
-        _check_place(record, path)
+        if placed:
+            _check_place(record, path)
     except ValueError as err:
         raise RecordError(f"{path}: {err}") from err
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as err:

@@ -56,18 +56,18 @@ def _write_pair(folder: Path, path: Path, data: bytes, examples: bytes | None) -
     replaced.
     """
     path.parent.mkdir(exist_ok=True)
-    beside, stored = examples_path(path), False
+    beside = examples_path(path)
     beside.unlink(missing_ok=True)
     with _written(folder, data) as record:
         try:
             if examples is not None:
                 with _written(folder, examples) as values:
                     _publish(values, beside)
-            stored = _publish(record, path)
+            return _publish(record, path)
         finally:
-            if not stored:
+            # Ctrl-C may come when the record has its name, and before anybody was told.
+            if not os.path.lexists(path):
                 beside.unlink(missing_ok=True)
-    return stored
 
 
 @contextmanager

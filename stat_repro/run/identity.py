@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stat_repro.config import DatasetConfig, RunConfig, run_id
+from stat_repro.config import ConfigError, DatasetConfig, RunConfig, run_id
 from stat_repro.data.corpora import CORPORA
 from stat_repro.data.corpus_files import files_of, release_names
 from stat_repro.data.errors import DataError
@@ -33,7 +33,7 @@ def identify(config: RunConfig) -> str:
     return run_id(replace(_with_contents(config), model=model))
 
 
-def recorded(config: RunConfig, base_hash: str) -> dict[str, Any]:
+def recorded(config: RunConfig, base_hash: str, name: str | None = None) -> dict[str, Any]:
     """The configuration as a record holds it, which may be passed on.
 
     A path to something local is cut to the name at its end. What is read from there is still told
@@ -42,10 +42,19 @@ def recorded(config: RunConfig, base_hash: str) -> dict[str, Any]:
     Args:
         config: The run.
         base_hash: sha256 of the checkpoint.
+        name: What `identify` gave before the files were read.
+
+    Raises:
+        ConfigError: They have another content than then.
     """
     content = _with_contents(config)
     if _is_model(config.model.path):
         content = replace(content, model=replace(config.model, path=f"sha256:{base_hash}"))
+    if name not in (None, run_id(content)):
+        raise ConfigError(
+            f"{name}: expected files of model and data that stay as they are while they are read; "
+            "got changed ones; choose the same command once more, which reads them as they are now"
+        )
     return _named(asdict(config), asdict(content))
 
 

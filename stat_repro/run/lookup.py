@@ -28,12 +28,16 @@ def find_run(name: str, root: Path) -> tuple[Path, RunRecord]:
     """The file of a run, and its record; see `find_file`.
 
     Raises:
-        StudyError: No such run, or several.
-        RecordError: A damaged record, or one of the benchmark, which is no run.
+        StudyError: No such run, or several, or a measurement of the benchmark.
+        RecordError: A damaged record.
     """
     path = find_file(name, root)
-    saved = path.name == RECORD_FILE  # not in the place that a study gives it
-    return path, RunRecord.from_json(path.read_text("utf-8")) if saved else store.read_record(path)
+    if path.parent.name == SPEED_STUDY:
+        raise store.StudyError(
+            f"run {name!r}: expected a run; got {path}, a measurement of speed; choose "
+            "`stat-repro show`, which prints it"
+        )
+    return path, store.read_record(path, placed=path.name != RECORD_FILE)
 
 
 def find_file(name: str, root: Path) -> Path:

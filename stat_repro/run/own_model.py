@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import json
 import logging
 import re
 import unicodedata
@@ -36,6 +35,7 @@ from stat_repro.models.outputs import output_names
 from stat_repro.models.tensor_files import ShardedCheckpoint
 from stat_repro.paths import RECORD_FILE, name_of
 from stat_repro.reporting.tables import before_and_after, to_text
+from stat_repro.results.store import read_record
 from stat_repro.run.compose import compose_run, options_of
 from stat_repro.run.dry_run import forecast
 from stat_repro.run.points import prune_into
@@ -253,10 +253,13 @@ def _calibrated_on(made: dict[str, Any], config: RunConfig) -> bool:
 
 
 def _made(folder: Path) -> dict[str, Any]:
-    """The data set that a saved model was made with; empty where its folder has no record."""
+    """The data set that a saved model was made with; empty where its folder has no record.
+
+    Raises:
+        RecordError: A damaged record.
+    """
     file = folder / RECORD_FILE
-    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return dict(record.get("config", {}).get("dataset", {}))
+    return read_record(file, placed=False).config["dataset"] if file.is_file() else {}
 
 
 def _whole_file(config: RunConfig, loaded: LoadedModel) -> Data:

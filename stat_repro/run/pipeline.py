@@ -11,8 +11,9 @@ from stat_repro.api import Compression, compress
 from stat_repro.config import CalibrationConfig, ConfigError, RunConfig
 from stat_repro.cost.compare import counted_costs, measured_costs, timed_length
 from stat_repro.evaluation.example_values import Evaluation
-from stat_repro.finetune.recovery import check_recovery, recover
+from stat_repro.finetune.recovery import check_recovery, forget, recover
 from stat_repro.models.loading import load_tokenizer
+from stat_repro.models.tensor_files import has_weights
 from stat_repro.parallel import world
 from stat_repro.paths import without_paths
 from stat_repro.progress import quiet_transformers
@@ -59,17 +60,22 @@ def run_experiment(
     watch = measure.Stopwatch()
     measure.reset_cuda_peak_memory(measure.resolve_device(config.device))
     with watch.stage("total_s"):
-        dense, calibrated, compression = _compressed(config, cache, watch)
+        with watch.stage("load_s"):
+            dense = cache.dense(config)
+        # From here on files may be changed: what was read of them is used, and described.
+        described = recorded(config, dense.base_hash, name)
+        calibrated, compression = _compressed(config, cache, dense, watch)
         if world().rank > 0:
             return None
 
         def evaluated() -> Evaluation:
             with watch.stage("evaluate_s"):
-                outputs, model = cache.dense_outputs(config), dense.loaded.model
+                outputs, model = cache.dense_outputs(config, dense), dense.loaded.model
                 return dense.workload.evaluate(model, compression.model, outputs, config.evaluation)
 
         before = {} if config.recovery.method == "none" else evaluated().metrics
         recovery = _finished(config, dense, compression)
+        state = recovery.pop("state", None)
         evaluation = evaluated()
         if recovery:
             watch.seconds |= {f"recover_{key}": recovery.pop(key) for key in ("cpu_s", "s")}
@@ -80,6 +86,7 @@ def run_experiment(
             costs = _costs(config, dense, compression)
             if recovery:
                 costs["recovery"] = recovery
+    forget(state)  # a process that is killed before this need not train again
     kept = encode_examples(evaluation.examples) if config.evaluation.keep_examples else None
     report = compression.report
     record = RunRecord(
@@ -94,23 +101,21 @@ def run_experiment(
         memory=memory,
         site_errors=[asdict(error) for error in report.site_errors],
         plan=compression.plan.to_masks(),
-        config=recorded(config, dense.base_hash),
+        config=described,
         provenance=_provenance(config, dense, calibrated, kept),
     )
     return Experiment(record, compression, dense.given, kept)
 
 
 def _compressed(
-    config: RunConfig, cache: SweepCache, watch: measure.Stopwatch
-) -> tuple[DenseModel, CalibratedModel, Compression]:
+    config: RunConfig, cache: SweepCache, dense: DenseModel, watch: measure.Stopwatch
+) -> tuple[CalibratedModel, Compression]:
     """The part of a run that ends with the pruned model."""
-    with watch.stage("load_s"):
-        dense = cache.dense(config)
     check_recovery(config.recovery)
     if config.cost.enabled:  # refuses a wrong length before the work
         mean = dense.workload.sequence_length
         timed_length(config.cost.sequence_length, dense.loaded.model, mean)
-    calibrated = cache.calibrated(config)
+    calibrated = cache.calibrated(config, dense)
     compression = compress(
         dense.loaded.model,
         calibrated.examples.batches,
@@ -124,7 +129,7 @@ def _compressed(
         engine=config.calibration.engine,
         **asdict(config.pruning),
     )
-    return dense, calibrated, compression
+    return calibrated, compression
 
 
 def _finished(config: RunConfig, dense: DenseModel, compression: Compression) -> dict[str, Any]:
@@ -162,7 +167,8 @@ def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder:
     Raises:
         ConfigError: The plan is not that of the record.
     """
-    dense, _, compression = _compressed(config, cache, measure.Stopwatch())
+    dense = cache.dense(config)
+    _, compression = _compressed(config, cache, dense, measure.Stopwatch())
     if compression.plan.layers != record.layers:
         raise ConfigError(
             f"save_to: expected the plan of the stored record {record.run_id}; got another one, as "
@@ -170,9 +176,10 @@ def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder:
             "the model that is saved"
         )
     if world().rank == 0:
-        _finished(config, dense, compression)
+        recovery = _finished(config, dense, compression)
         experiment = Experiment(record, compression, dense.given, None)
         save_model(config, experiment, folder)
+        forget(recovery.get("state"))
 
 
 def _costs(config: RunConfig, dense: DenseModel, compression: Compression) -> dict[str, Any]:
@@ -229,13 +236,16 @@ def output_folder(config: RunConfig, name: str) -> Path | None:
     """The folder for the pruned model of this run; None if it is not saved.
 
     Raises:
-        ConfigError: Something else has this name.
+        ConfigError: Something else has this name, or what is left of a model.
     """
     if config.save_to is None:
         return None
     folder = Path(config.save_to).expanduser() / name
-    if folder.exists() and not (folder / PLAN_FILE).is_file():
-        raise ConfigError(f"save_to: {folder} exists and is no saved model; choose another folder")
+    if folder.exists() and not (has_weights(folder) and (folder / PLAN_FILE).is_file()):
+        raise ConfigError(
+            f"save_to: {folder} exists and is no whole saved model (plan and weights); choose "
+            "another folder, or remove this one to have it made again"
+        )
     return folder
 
 

@@ -103,8 +103,8 @@ def prune_into(config: RunConfig, folder: Path) -> Experiment:
 
 
 @quiet_transformers()
-def measured(config: RunConfig, name: str | None = None) -> Experiment:
+def measured(config: RunConfig) -> Experiment:
     """Run a configuration in this process, which keeps what others share; nothing is stored."""
-    experiment = pipeline.run_experiment(config, _cache, name)
+    experiment = pipeline.run_experiment(config, _cache)
     assert experiment is not None  # there is one process
     return experiment

@@ -106,19 +106,19 @@ class SweepCache:
         """The dense model with its task head, and its data."""
         return self._shared("dense", _dense_key(config), lambda: _load_dense(config))
 
-    def dense_outputs(self, config: RunConfig) -> Any:
-        """Outputs of the dense model, for the evaluations of several pruned ones."""
-        dense = self.dense(config)
-        key = {**_dense_key(config), "evaluation": asdict(config.evaluation)}
+    def dense_outputs(self, config: RunConfig, dense: DenseModel | None = None) -> Any:
+        """Outputs of the dense model (of `dense`, if given) for several pruned ones."""
+        dense = dense or self.dense(config)
+        key = {"of": self._values["dense"][0], "evaluation": asdict(config.evaluation)}
         outputs, model = dense.workload.dense_outputs, dense.loaded.model
         return self._shared("outputs", key, lambda: outputs(model, config.evaluation))
 
-    def calibrated(self, config: RunConfig) -> CalibratedModel:
+    def calibrated(self, config: RunConfig, dense: DenseModel | None = None) -> CalibratedModel:
         """The calibration set of this seed, with what the run's method needs."""
-        dense = self.dense(config)
+        dense = dense or self.dense(config)
         settings = {"calibration": asdict(config.calibration), "seed": config.seed}
         draw = partial(dense.workload.calibration, config.calibration, config.seed)
-        examples = self._shared("examples", _dense_key(config) | settings, draw)
+        examples = self._shared("examples", {"of": self._values["dense"][0]} | settings, draw)
         # By their content: another text may be evaluated after the same calibration.
         where = [config.device, config.dtype, dense.workload.sequence_length]
         key = settings | {"of": [dense.model_hash, examples.digest], "where": where}

@@ -5,6 +5,7 @@ import glob
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,12 @@ def _verdict(record: RunRecord, options: argparse.Namespace) -> tuple[str, str]:
     if missing:
         return NOT_HERE, f"{', '.join(missing)} (--files says below which folder){others}"
     try:
-        experiment = measured(config, record.run_id)
+        experiment = measured(config)
     except _MISSING as error:
         return NOT_HERE, one_line(error)
     except Exception as error:  # the record says that it can be measured
         return DIFFERS, f"it cannot be measured here: {line_of(error)}"
+    again = replace(experiment.record, run_id=record.run_id)
     if options.keep is not None:
-        save_record(experiment.record, options.keep, experiment.examples)
-    return judge(record, experiment.record)
+        save_record(again, options.keep, experiment.examples)
+    return judge(record, again)
