@@ -92,7 +92,9 @@ def test_neurons_that_nothing_reads_change_no_output(name, device):
         expected = logits(model, here)
     with temporarily_pruned(model, wider):
         torch.testing.assert_close(logits(model, here), expected)
-    assert (evenly_sized(edits)[0] is edits[0]) == (device.type == "cpu")
+    assert (evenly_sized(edits, device)[0] is edits[0]) == (device.type == "cpu")
+    there = torch.device("cuda")  # several processes exchange their edits on the CPU
+    assert [len(edit.kept) for edit in evenly_sized(edits, there)] == [20, 0, 20]
 
 
 @pytest.mark.parametrize("statistics", ["exact", "sketch"])

@@ -171,7 +171,7 @@ class LayerwiseStat:
             with self.weights.layer(layer):
                 with watch.stage("fold_ffn_s"):
                     edits = [self._fold_ffn(ffn, sizes.neurons[layer])]
-                with temporarily_pruned(model, evenly_sized(edits)):
+                with temporarily_pruned(model, evenly_sized(edits, self.device)):
                     calibration = self._statistics(layer, [attention], "recalibrate_s")
                 if attention.units:
                     with watch.stage("fold_heads_s"):
