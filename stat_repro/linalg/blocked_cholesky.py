@@ -13,8 +13,6 @@ from functools import cache
 import torch
 
 _PANEL = 128
-# More than the graph of a panel takes, with the workspace of cuBLAS.
-_GRAPH_BYTES = 256 * 2**20
 
 
 def blocked_cholesky(
@@ -111,8 +109,9 @@ class _Panels:
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
         graph, device = torch.cuda.CUDAGraph(), self._schur.device
-        # A graph has memory of its own, for which nothing leaves the allocator's cache meanwhile.
-        if torch.cuda.mem_get_info(device)[0] < _GRAPH_BYTES:
+        # A graph takes less than this, with the workspace of cuBLAS, but nothing that the allocator
+        # has in its cache.
+        if torch.cuda.mem_get_info(device)[0] < 2**28:
             torch.cuda.empty_cache()
         with torch.cuda.stream(_recording_stream(device)):
             graph.capture_begin()
