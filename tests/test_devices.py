@@ -5,6 +5,7 @@ accelerator whose queue must not be waited for.
 """
 
 import ast
+import os
 from collections import Counter
 from contextlib import nullcontext
 from functools import cache, partial
@@ -187,6 +188,10 @@ def test_no_device_but_the_one_that_was_asked_for():
             if isinstance(node, (ast.Assign, ast.AnnAssign)):
                 calls = [ast.unparse(n) for n in ast.walk(node) if isinstance(n, ast.Call)]
                 assert not [c for c in calls if "device" in c or "cuda" in c], f"{path}: {calls}"
+
+
+def test_gpus_are_hidden_from_tests_that_are_not_about_them(request):
+    assert request.config.option.markexpr == "gpu" or os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 @pytest.mark.parametrize("free", [2**20, 2**40])
