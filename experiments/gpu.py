@@ -72,10 +72,16 @@ def ended(process: subprocess.Popen[bytes], seconds: float) -> str:
     try:
         status = process.wait(timeout=max(seconds, 0))
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        stop(process)
         return f"ran out of its {seconds:.0f} s"
     return f"exit status {status}" if status else ""
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a command and its children, if it runs."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def main() -> int:
@@ -111,10 +117,14 @@ def main() -> int:
         # A step may take longer than was thought, but not the time of those behind it.
         limit = begun + max(budget, left - sum(later for later, _ in waiting))
         running = [(n, start(known[n][1])) for n in group] if left >= budget else []
-        for name, process in running:
-            problem = ended(process, limit - time.monotonic())
-            rows.append((name, time.monotonic() - begun, problem))
-            print(f"== {name}: {problem or 'done'}", flush=True)
+        try:
+            for name, process in running:
+                problem = ended(process, limit - time.monotonic())
+                rows.append((name, time.monotonic() - begun, problem))
+                print(f"== {name}: {problem or 'done'}", flush=True)
+        finally:  # Ctrl-C reaches this process alone
+            for _, process in running:
+                stop(process)
         for name in group[len(running) :]:
             rows.append((name, 0.0, f"not started: {left:.0f} s left"))
             print(f"== {name}: {rows[-1][2]}", flush=True)

@@ -43,7 +43,8 @@ def memory_told() -> Iterator[None]:
 def available_devices() -> list[str]:
     """Names that `resolve_device` accepts on this machine, besides `auto`."""
     names = ["cpu"]
-    names += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.cuda.is_available():  # GPUs are counted even where their driver is too old for torch
+        names += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         names.append("mps")
     return names

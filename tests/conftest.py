@@ -32,6 +32,12 @@ from command_server import command_server  # noqa: E402
 THREADS = torch.get_num_threads()
 
 
+def pytest_configure(config):
+    """Without `-m gpu` no test finds a GPU: runs take the CPU, and processes can fork."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Before any fixture, so that those of a module have the threads of their tests."""
@@ -43,7 +49,7 @@ def pytest_runtest_setup(item):
 def device(request):
     """The CPU, and a GPU where there is one (`make gpu` runs the tests marked gpu alone)."""
     if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+        pytest.skip("no CUDA device, or no `-m gpu`")
     return torch.device(request.param)
 
 

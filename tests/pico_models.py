@@ -137,7 +137,7 @@ def pico_model(
         attention = "precise" if dtype == torch.float64 else "eager"
     if config.model_type == "mpnet":
         attention = "eager"
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         model = auto.from_config(config, attn_implementation=attention, dtype=dtype)
     randomise(model, seed)
     for parameter in model.parameters():  # as from_pretrained, which leaves buffers in float32

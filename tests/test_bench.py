@@ -130,6 +130,17 @@ def test_shapes_are_models_with_sites(name):
     }
 
 
+def test_random_weights_leave_other_gpus_alone(monkeypatch):
+    """Torch saves the random state of every GPU unless it is told which, and so starts them all."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: pytest.fail("a GPU was asked"))
+    before = torch.get_rng_state()
+    first, second = (SHAPES["tiny"].build(1, 8, torch.float32, CPU) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_batches_are_full_and_repeatable():
     model = SHAPES["tiny"].build(1, 8, torch.float32, CPU)
     batches = random_batches(model, 5, 8, 2)

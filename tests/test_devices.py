@@ -5,8 +5,12 @@ accelerator whose queue must not be waited for.
 """
 
 import ast
+import os
 from collections import Counter
+from contextlib import nullcontext
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +25,7 @@ from stat_repro.calibration.collectors import BUFFER_ROWS, COLLECTORS
 from stat_repro.calibration.gradients import mask_gradients
 from stat_repro.calibration.influence import layer_influence
 from stat_repro.calibration.sketch import Sketch
+from stat_repro.linalg import blocked_cholesky
 from stat_repro.models.adapter import adapter_for
 from stat_repro.models.projections import linear
 
@@ -183,3 +188,31 @@ def test_no_device_but_the_one_that_was_asked_for():
             if isinstance(node, (ast.Assign, ast.AnnAssign)):
                 calls = [ast.unparse(n) for n in ast.walk(node) if isinstance(n, ast.Call)]
                 assert not [c for c in calls if "device" in c or "cuda" in c], f"{path}: {calls}"
+
+
+def test_gpus_are_hidden_from_tests_that_are_not_about_them(request):
+    assert request.config.option.markexpr == "gpu" or os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize("free", [2**20, 2**40])
+def test_graphs_are_recorded_on_one_stream_and_ended_after_an_error(monkeypatch, free):
+    """On a stand-in for CUDA, which allocates nothing more where a recording was not ended."""
+    calls, name = [], {f"capture_{end}": end for end in ("begin", "end")}
+    graph = SimpleNamespace(**{key: partial(calls.append, word) for key, word in name.items()})
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: calls.append("new stream"))
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**40))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("cache emptied"))
+    monkeypatch.setattr(
+        blocked_cholesky, "_recording_stream", cache(blocked_cholesky._recording_stream.__wrapped__)
+    )
+    panels = blocked_cholesky._Panels(torch.eye(3).double()[None], torch.zeros(1), 2)
+    room = ["cache emptied"] if free < 2**30 else []
+    assert panels._recorded() is graph
+    assert calls == [*room, "new stream", "begin", "end"]
+    calls.clear()
+    panels._factor = None  # any error
+    with pytest.raises(TypeError):
+        panels._recorded()
+    assert calls == [*room, "begin", "end"]

@@ -1,10 +1,12 @@
 """Speed of pruned models and figures of measurements on a GPU, from records of a tiny shape."""
 
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from stat_repro import results
@@ -129,6 +131,20 @@ def test_the_script_for_a_gpu_stores_what_it_measured_in_its_time(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(results.load_speed(tmp_path)) == 1
     assert "its two bare forward passes" in done.stdout
+
+
+def test_an_interrupted_measurement_leaves_the_gpu_to_others(tmp_path):
+    """Ctrl-C reaches the script alone: its measurements have groups of their own."""
+    path = Path(__file__).parents[1] / "experiments" / "gpu.py"
+    small = ["--device", "cpu", "--small", "--steps", "bert_base", "--results", str(tmp_path)]
+    with subprocess.Popen([sys.executable, str(path), *small], stderr=subprocess.PIPE) as script:
+        measuring = []
+        while not (measuring and measuring[0].cpu_times().user > 0.2):  # it is at work
+            assert script.poll() is None
+            measuring = psutil.Process(script.pid).children()
+        script.send_signal(signal.SIGINT)
+        assert script.wait() != 0
+    assert not measuring[0].is_running()
 
 
 def test_studies_of_other_programs_are_named():

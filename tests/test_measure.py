@@ -2,12 +2,21 @@
 
 import io
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
 
 from stat_repro import measure, progress
-from stat_repro.measure import DeviceError, Stopwatch, peak_memory, resolve_device
+from stat_repro.bench import common
+from stat_repro.measure import (
+    DeviceError,
+    DeviceMemoryError,
+    Stopwatch,
+    peak_memory,
+    resolve_device,
+)
+from stat_repro.run import own_model, pipeline
 
 
 class Clock:
@@ -127,6 +136,17 @@ def test_absent_device_is_refused_and_the_others_named(monkeypatch, name):
         resolve_device(name)
 
 
+def test_a_gpu_whose_driver_is_too_old_for_torch_is_not_there(monkeypatch):
+    """The driver's own library counts it; torch cannot use it."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not any(name.startswith("cuda") for name in measure.available_devices())
+    with pytest.raises(DeviceError, match="cuda is not available here"):
+        resolve_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("cuda:0")
+
+
 def test_absent_cuda_is_refused(monkeypatch):
     monkeypatch.setattr(measure, "available_devices", lambda: ["cpu"])
     with pytest.raises(DeviceError, match="cuda is not available here; available: cpu"):
@@ -223,3 +243,18 @@ def test_track_passes_items_through(clock, capsys):
         "reading: 1/3 letters, 0:02 (about 0:04 left)",
         "reading: 3/3 letters, 0:06, done",
     ]
+
+
+def test_commands_that_run_a_model_tell_of_a_full_device(monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0 has 8")
+
+    assert common.measured(Namespace(), ["bert_base"], full) == 1
+    told = "error: device memory: CUDA out of memory. Tried to allocate 9 GiB; choose smaller"
+    assert told in capsys.readouterr().err
+    monkeypatch.setattr(own_model, "run_config", full)
+    with pytest.raises(DeviceMemoryError):
+        own_model.evaluate(Namespace())
+    monkeypatch.setattr(pipeline, "_compressed", full)
+    with pytest.raises(DeviceMemoryError):
+        pipeline.save_stored(None, None, None, None)

@@ -75,7 +75,7 @@ def test_all_tensors_meet_on_the_device_of_the_model():
     script = [sys.executable, str(Path(__file__).with_name("second_device.py"))]
     done = subprocess.run(script, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(re.findall("^.*: as on the CPU$", done.stdout, re.MULTILINE)) == 25
+    assert len(re.findall("^.*: as on the CPU$", done.stdout, re.MULTILINE)) == 27
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
@@ -92,7 +92,9 @@ def test_neurons_that_nothing_reads_change_no_output(name, device):
         expected = logits(model, here)
     with temporarily_pruned(model, wider):
         torch.testing.assert_close(logits(model, here), expected)
-    assert (evenly_sized(edits)[0] is edits[0]) == (device.type == "cpu")
+    assert (evenly_sized(edits, device)[0] is edits[0]) == (device.type == "cpu")
+    there = torch.device("cuda")  # several processes exchange their edits on the CPU
+    assert [len(edit.kept) for edit in evenly_sized(edits, there)] == [20, 0, 20]
 
 
 @pytest.mark.parametrize("statistics", ["exact", "sketch"])

@@ -72,8 +72,9 @@ def by_hand(model, tokenizer, questions):
         for choice in question["choices"]:
             ids = tokenizer(choice, add_special_tokens=False)["input_ids"]
             with torch.no_grad():
-                logits = model(input_ids=torch.tensor([context + ids])).logits[0, :-1]
-            log_p = logits.log_softmax(-1)[len(context) - 1 :]
+                inputs = torch.tensor([context + ids], device=model.device)
+                logits = model(input_ids=inputs).logits[0, :-1]
+            log_p = logits.cpu().log_softmax(-1)[len(context) - 1 :]
             sums.append(float(log_p.gather(1, torch.tensor(ids)[:, None]).sum()))
         lengths = torch.tensor([len(choice) for choice in question["choices"]])
         scores = torch.tensor(sums)

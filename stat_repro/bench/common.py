@@ -6,7 +6,7 @@ from typing import Any
 
 from stat_repro.config.run import DTYPES
 from stat_repro.entry import at_least, folder, guarded
-from stat_repro.measure import describe_hardware, resolve_device
+from stat_repro.measure import describe_hardware, memory_told, resolve_device
 from stat_repro.paths import results_dir
 from stat_repro.results import collect
 from stat_repro.results.speed_record import SpeedRecord, save_speed
@@ -40,7 +40,8 @@ def measured(
 
     def work() -> None:
         for name in asked:
-            record = measure(name, options)
+            with memory_told():
+                record = measure(name, options)
             print(f"{name}: written to {save_speed(record, options.results)}")
             done.append(name)
             for ratio, v in record.ratios.items():

@@ -18,7 +18,7 @@ from stat_repro.bench import common
 from stat_repro.bench.shapes import SHAPES, random_batches
 from stat_repro.cost.latency import spread, time_in_turns
 from stat_repro.entry import at_least, number_list, share
-from stat_repro.measure import memory_told, resolve_device
+from stat_repro.measure import resolve_device
 from stat_repro.progress import track
 from stat_repro.results.speed_record import SpeedRecord
 
@@ -29,7 +29,6 @@ def main(argv: Sequence[str]) -> int:
     return common.measured(options, options.shape, measure)
 
 
-@memory_told()
 def measure(name: str, options: argparse.Namespace) -> SpeedRecord:
     """Times of all pruned forms of one shape."""
     shape, device = SHAPES[name], resolve_device(options.device)

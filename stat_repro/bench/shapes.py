@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import BertForSequenceClassification, LlamaForCausalLM, PreTrainedModel
 
+from stat_repro.models.modes import seeded
+
 _GROWS_WITH_WIDTH = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 _DECODER_VOCABULARY = 512  # the logits are never computed
 
@@ -55,8 +57,7 @@ class Shape:
         values["max_position_embeddings"] = max(512, length)
         config = self.model_class.config_class(**values)
         # Made where it runs: seven billion random numbers take minutes on a CPU.
-        with torch.random.fork_rng(), device:
-            torch.manual_seed(0)
+        with seeded(0, device), device:
             model: PreTrainedModel = self.model_class._from_config(config, dtype=dtype)
         return model.eval()
 

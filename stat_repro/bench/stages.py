@@ -92,7 +92,7 @@ class Bench:
         for site in self.adapter.of_kind("ffn"):
             weight = linear(result.model, site.consumer).weight.detach()
             edits.append(SiteEdit(site, result.plan.layers[site.layer].kept_neurons, weight))
-        return temporarily_pruned(self.model, evenly_sized(edits))
+        return temporarily_pruned(self.model, evenly_sized(edits, self.model.device))
 
     def _ffn_both_ways(self, result: Compression, watch: measure.Stopwatch) -> None:
         """The first layer's FFN after its forward pass: Gram matrix, and QR of what was stored."""

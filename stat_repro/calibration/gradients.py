@@ -171,9 +171,9 @@ def _summed_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     if type(model).__name__.endswith(LANGUAGE_MODELS):
         logits = _precise(model(**inputs).logits[:, :-1])
         wanted = token_mask(inputs)[:, 1:] & token_mask(inputs)[:, :-1]
-        losses = functional.cross_entropy(
-            logits.transpose(1, 2), inputs["input_ids"][:, 1:].long(), reduction="none"
-        )
+        ids = inputs["input_ids"][:, None, 1:].long()
+        # Not `cross_entropy`, which of three dimensions has no deterministic form on a GPU.
+        losses = -logits.transpose(1, 2).log_softmax(dim=1).gather(1, ids).squeeze(1)
         return ((losses * wanted).sum(dim=1) / wanted.sum(dim=1).clamp_min(1)).sum()
     logits = _precise(model(**inputs).logits)
     problem = problem_of(model)

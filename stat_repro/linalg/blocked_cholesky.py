@@ -8,6 +8,7 @@ the device; the host waits for it once per panel, to decide whether to go on.
 """
 
 import math
+from functools import cache
 
 import torch
 
@@ -107,14 +108,17 @@ class _Panels:
         self.waiting[:, size - count :] = size
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._schur.device)
-        current = torch.cuda.current_stream(self._schur.device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
+        graph, device = torch.cuda.CUDAGraph(), self._schur.device
+        # A graph takes less than this, with the workspace of cuBLAS, but nothing that the allocator
+        # has in its cache.
+        if torch.cuda.mem_get_info(device)[0] < 2**28:
+            torch.cuda.empty_cache()
+        with torch.cuda.stream(_recording_stream(device)):
             graph.capture_begin()
-            self._steps(self._panel)
-            graph.capture_end()
-        current.wait_stream(side)
+            try:
+                self._steps(self._panel)
+            finally:  # after an error too: else torch allocates nothing more in this process
+                graph.capture_end()
         return graph
 
     def _steps(self, count: int) -> None:
@@ -137,3 +141,9 @@ class _Panels:
             torch.mul(row[:, 0], scale, out=factor[:, j])
             self._values[:, j : j + 1] = value
             lengths.addcmul_(factor[:, j], factor[:, j], value=-1.0)
+
+
+@cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all graphs of a device: cuBLAS keeps some MB for every stream that it has seen."""
+    return torch.cuda.Stream(device)

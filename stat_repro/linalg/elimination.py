@@ -28,8 +28,8 @@ class Elimination:
     Attributes:
         order: Unit indices, shape (H,); the last one is removed first.
         errors: Squared output error, summed over the tokens, with the first k units of `order` kept
-            and the consumer fitted to them, k = 0..H; shape (H + 1,), float64, never increasing,
-            the last one 0. The ridge is part of it.
+            and the consumer fitted to them, k = 0..H; shape (H + 1,), float64, on the CPU, never
+            increasing, the last one 0. The ridge is part of it.
     """
 
     order: torch.Tensor
@@ -59,6 +59,7 @@ def eliminate(gram: torch.Tensor, weight: torch.Tensor, width: int, ridge: float
         if width == 1
         else _remove_units(inverse, read, columns // width, width)
     )
+    costs = costs.cpu()  # as `PivotedFactor.tail_norms`
     tails = torch.cat([costs.new_zeros(1), costs.cumsum(0)])  # errors with 0, 1, ... removed
     return Elimination(removed.flip(0), tails.flip(0))
 

@@ -69,10 +69,13 @@ class PivotedFactor:
 
     @property
     def tail_norms(self) -> torch.Tensor:
-        """||R[k:, k:]||_F for k = 0..F, shape (F + 1,): what is lost with the first k pivots."""
+        """||R[k:, k:]||_F for k = 0..F, shape (F + 1,), on the CPU: what is lost with k pivots.
+
+        On a GPU sums like these differ from run to run, and torch's deterministic mode has none.
+        """
         squares = self.factor.new_zeros(self.order.shape[0] + 1)
         squares[: self.rank] = torch.linalg.vector_norm(self.factor, dim=1).square()
-        return squares.flip(0).cumsum(0).flip(0).sqrt()
+        return squares.cpu().flip(0).cumsum(0).flip(0).sqrt()
 
 
 def noise_share(rtol: float, size: int) -> float:

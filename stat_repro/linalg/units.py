@@ -87,10 +87,10 @@ def removal_errors(
         width: w.
 
     Returns:
-        Errors of shape (H + 1,); the last one is 0.
+        Errors of shape (H + 1,), on the CPU (`PivotedFactor.tail_norms`); the last one is 0.
     """
     read = factor @ weight.to(factor)[:, unit_columns(column_units, width)].T
-    squares = read.square().sum(dim=1).view(-1, width).sum(dim=1)
+    squares = read.square().sum(dim=1).view(-1, width).sum(dim=1).cpu()
     tails = squares.flip(0).cumsum(0).flip(0)
     return torch.cat([tails, tails.new_zeros(1)]).sqrt()
 

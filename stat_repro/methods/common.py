@@ -101,7 +101,8 @@ def fold_all(
     # Where something is fitted to the heads, it depends on what the FFNs before them do. `bias`
     # takes the dense means, as FLAP does; `stat` has others at hand, by which it orders heads.
     if recalibrate or config.correction in FITTED:
-        with watch.stage("recalibrate_s"), temporarily_pruned(model, evenly_sized(ffn)):
+        wide = evenly_sized(ffn, request.device)
+        with watch.stage("recalibrate_s"), temporarily_pruned(model, wide):
             calibration = collect_statistics(
                 model,
                 adapter,

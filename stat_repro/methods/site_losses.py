@@ -54,7 +54,7 @@ def site_losses(
     for site in track(sites, "measuring what each site matters", unit="sites"):
         elimination, kept = eliminations[site.key], _sizes(site)
         measured = [_loss(request, site, elimination.order[:size], dense) for size in kept]
-        losses[site.key] = fitted_losses(elimination.errors.cpu().numpy(), kept, measured)
+        losses[site.key] = fitted_losses(elimination.errors.numpy(), kept, measured)
     return losses
 
 

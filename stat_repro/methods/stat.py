@@ -158,7 +158,7 @@ def site_analyses(
     for site, factor in zip(wide, factors, strict=True):
         analyses[site.key] = SiteAnalysis(
             errors=factor.magnitudes.cpu().numpy(),
-            tails=factor.tail_norms.cpu().numpy(),
+            tails=factor.tail_norms.numpy(),
             order=factor.order.cpu(),
             norm=statistics[site.key].output_error(weight(site)),
         )
@@ -168,7 +168,7 @@ def site_analyses(
             # The authors put the residual's heads back with the permutation, not its inverse.
             readers = torch.argsort(order) if config.authors_compat else order
             errors = statistics[site.key].removal_errors(order, weight(site), readers, site.width)
-            analyses[site.key] = SiteAnalysis(errors[:-1].cpu().numpy(), np.zeros(0), nothing)
+            analyses[site.key] = SiteAnalysis(errors[:-1].numpy(), np.zeros(0), nothing)
     return analyses
 
 

@@ -171,7 +171,7 @@ class LayerwiseStat:
             with self.weights.layer(layer):
                 with watch.stage("fold_ffn_s"):
                     edits = [self._fold_ffn(ffn, sizes.neurons[layer])]
-                with temporarily_pruned(model, evenly_sized(edits)):
+                with temporarily_pruned(model, evenly_sized(edits, self.device)):
                     calibration = self._statistics(layer, [attention], "recalibrate_s")
                 if attention.units:
                     with watch.stage("fold_heads_s"):
@@ -194,8 +194,7 @@ class LayerwiseStat:
         statistics = calibration.statistics.get((layer, "ffn"))
         if isinstance(statistics, GramStatistics):
             put_gram(self._grams, f"gram-{layer}", statistics.gram)
-            nothing, tokens = torch.empty(0), statistics.tokens
-            self._others[layer] = GramStatistics(nothing, tokens, statistics.dtype, statistics.sums)
+            self._others[layer] = replace(statistics, gram=torch.empty(0))
 
     def _fold_ffn(self, site: Site, kept: int) -> SiteEdit:
         request, analysis = self.request, self._analyses[site.key]
@@ -204,7 +203,6 @@ class LayerwiseStat:
             home = float64_home(self.device)
             gram = get_gram(self._grams, f"gram-{site.layer}", site.columns, home)
             statistics[site.key] = replace(self._others[site.layer], gram=gram)
-        known = request.calibration
-        calibration = Calibration(statistics, known.tokens, known.examples)
+        calibration = replace(request.calibration, statistics=statistics)
         units, config = analysis.order[:kept], request.config
         return fold_site(request.model, site, units, calibration, config, analysis.norm)

@@ -128,7 +128,7 @@ def _analysis(request: MethodInput) -> Analysis:
             with request.watch.stage("sensitivity_s"):
                 losses = site_losses(request, eliminations, config.sensitivity_tokens)
         else:
-            losses = {key: one.errors.cpu().numpy() for key, one in eliminations.items()}
+            losses = {key: one.errors.numpy() for key, one in eliminations.items()}
         return eliminations, losses
 
     return once_per_calibration(request, ("stat_plus", *options), work)

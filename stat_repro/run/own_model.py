@@ -22,7 +22,7 @@ from stat_repro.data.table_files import ENDINGS
 from stat_repro.data.task_data import load_task_data
 from stat_repro.data.text_data import TextData, load_text_data
 from stat_repro.finetune.recipe import has_task_head
-from stat_repro.measure import resolve_device
+from stat_repro.measure import memory_told, resolve_device
 from stat_repro.models.loading import (
     LANGUAGE_MODELS,
     LoadedModel,
@@ -107,6 +107,7 @@ def prune(options: argparse.Namespace) -> None:
     )
 
 
+@memory_told()
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluate a saved model, alone or against its dense one, and print the numbers."""
     config = within_positions(run_config(options))

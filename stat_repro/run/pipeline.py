@@ -153,6 +153,7 @@ def _finished(config: RunConfig, dense: DenseModel, compression: Compression) ->
     return done
 
 
+@measure.memory_told()
 def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder: Path) -> None:
     """Make the pruned model of a stored run once more, to save it; nothing is measured.
 

@@ -156,13 +156,13 @@ def temporarily_pruned(model: nn.Module, edits: Sequence[SiteEdit]) -> Iterator[
         _replace(model, previous)
 
 
-def evenly_sized(edits: Sequence[SiteEdit]) -> list[SiteEdit]:
+def evenly_sized(edits: Sequence[SiteEdit], device: torch.device) -> list[SiteEdit]:
     """Edits of FFNs for forward passes, which are slow on a GPU if a width is odd.
 
     Widths become multiples of `GPU_WIDTH` by dropped neurons that stay and are read by nothing: the
-    output is the same. Edits on the CPU are handed back as they are.
+    output is the same. Where the passes run on the CPU, the edits are handed back as they are.
     """
-    return [_widened(edit) if edit.consumer_weight.is_cuda else edit for edit in edits]
+    return [_widened(edit) if device.type == "cuda" else edit for edit in edits]
 
 
 def _widened(edit: SiteEdit) -> SiteEdit:
