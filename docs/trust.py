@@ -42,7 +42,7 @@ def bad_inputs() -> str:
     text = (
         f"## Bad inputs\n\n{len(CASES)} inputs. Each ends with exit status 1 (2 for wrong "
         "arguments) and a message `error: ...` that matches the pattern shown; nothing is written, "
-        "and no stack trace is shown. `in/` holds made-up files, good ones and damaged ones.\n"
+        "and no stack trace is printed. `in/` has made-up files, good ones and damaged ones.\n"
     )
     for command, cases in groupby(CASES, key=lambda case: case.command):
         group = list(cases)
@@ -84,7 +84,7 @@ def faults() -> str:
     return (
         f"## Faults\n\n{len(cases)} cases, for the works of the table above. Where a test may "
         "mount disks, it mounts one with room for two pages, or a read-only one; elsewhere it "
-        "imitates them. Two faults go unnoticed: a flipped bit in the weights of a folder that the "
+        "imitates them. Two faults are not noticed: a flipped bit in the weights of a folder that the "
         "user gives (safetensors files hold no checksum; the hash in a run's record tells which "
         "weights were read), and a flipped bit in a spill file, which exists for minutes only.\n\n"
         + table(("fault", "work", "exit", "says", "afterwards"), rows)
