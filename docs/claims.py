@@ -38,16 +38,16 @@ DATA, PAGE, REPORT = (DOCS / f"claims.{ending}" for ending in ("yaml", "md", "js
 _COLUMNS = ("measured", "settings", "value", "holds if", "verdict", "taken over", "study")
 _BEFORE = "before_recovery."
 _RULES = """\
-A check compares a number from the records with a bound. Around the number there is an interval. The
-check holds if the whole interval meets the bound, and does not hold if no part of it does. Otherwise
-the check is not testable here: the interval lies on both sides of the bound, or there is no record.
-A claim holds if all of its checks do, and does not hold if one of them does not.
+A check compares a number from the records, and the interval around it, with a bound. The check
+holds if the whole interval meets the bound, and does not hold if no part of it does. Otherwise it
+is not testable here: the interval lies on both sides of the bound, or there is no record. A claim
+holds if all of its checks do, and does not hold if one of them does not.
 
 Every row says what its interval is taken over. Over examples, it is a 95 % paired percentile
 bootstrap interval, with the same draws for both sides and values averaged over the calibration
 seeds; it says nothing about other seeds. Over seeds, it goes from the lowest value to the highest.
-Over turns, it does so for the times of one measurement. A single run has no interval, and the number
-itself decides.
+Over turns, it does so for the times of one measurement. A single run has no interval, and the
+number itself decides.
 """
 INTRODUCTION = f"""# Claims, and whether they hold
 

@@ -22,14 +22,15 @@ This command lists known vulnerabilities of these versions:
 pipx run pip-audit -r requirements.lock --no-deps --disable-pip
 ```
 
-It asks the package index for its advisories (with `-s osv` it asks OSV instead), so it needs a network.
+It asks the package index for its advisories (with `-s osv` it asks OSV instead), so it needs a
+network.
 
-No version was compared with any list of known vulnerabilities, since neither source could be reached
-where this page was written. So run the command before you let this software read files of strangers.
-In any case models, records and tables are read without pickles, and without running code of the
-folder (`model.trust_remote_code=false`). It was checked that pip-audit 2.10.1 reads all 162 lines of
-the lock (`--dry-run`), and that the licences below are those of what is installed. The tests compare
-the lock with `pyproject.toml`.
+No version was compared with any list of known vulnerabilities, since neither source could be
+reached where this page was written. So run the command before you let this software read files of
+strangers. In any case models, records and tables are read without pickles, and without running code
+of the folder (`model.trust_remote_code=false`). It was checked that pip-audit 2.10.1 reads all 162
+lines of the lock (`--dry-run`), and that the licences below are those of what is installed. The
+tests compare the lock with `pyproject.toml`.
 
 <!-- checked by tests/test_project.py -->
 

@@ -84,7 +84,7 @@ def faults() -> str:
     return (
         f"## Faults\n\n{len(cases)} cases, for the works of the table above. Where a test may "
         "mount disks, it mounts one with room for two pages, or a read-only one; elsewhere it "
-        "imitates them. Two faults are not noticed: a flipped bit in the weights of a folder that the "
+        "imitates them. Two faults go unnoticed: a flipped bit in the weights of a folder that the "
         "user gives (safetensors files hold no checksum; the hash in a run's record tells which "
         "weights were read), and a flipped bit in a spill file, which exists for minutes only.\n\n"
         + table(("fault", "work", "exit", "says", "afterwards"), rows)

@@ -112,8 +112,8 @@ def _memory(
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     keys = ("examples", "length", "batch-size", "layers", "width")
-    sizes = dict.fromkeys(keys, "instead of the shape's")
-    sizes["threads"] = "of torch; BLAS takes OPENBLAS_NUM_THREADS"
+    sizes = dict.fromkeys(keys, "another number than the shape has")
+    sizes["threads"] = "threads of torch; for those of BLAS set OPENBLAS_NUM_THREADS"
     parser = common.parser("", __doc__, sizes)
     add: Any = parser.add_argument
     add("shape", nargs="+", choices=sorted(SHAPES), metavar="SHAPE", help=", ".join(SHAPES))
@@ -124,12 +124,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--sweep",
         type=number_list(share),
         default=[],
-        help="ratios that share a calibration: 0.2,0.3",
+        help="also several ratios of one calibration, such as 0.2,0.3",
     )
     add(
         "--authors-tokens",
         type=at_least(0),
-        help="rows of one FFN for the authors' QR (all); 0: none",
+        help="tokens for the authors' QR of one FFN (all); 0 leaves it out",
     )
     add("--engine", choices=ENGINES, default="model", help="as calibration.engine (model)")
     add("--save", type=folder, help="save the pruned model here, timed, and remove it again")

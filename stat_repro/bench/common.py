@@ -24,8 +24,8 @@ def parser(name: str, description: str | None, sizes: dict[str, str]) -> argpars
     made = argparse.ArgumentParser(prog=prog, description=description)
     for key, words in sizes.items():
         made.add_argument(f"--{key}", type=at_least(1), help=words)
-    made.add_argument("--device", default="cpu")
-    made.add_argument("--dtype", default="float32", choices=DTYPES)
+    made.add_argument("--device", default="cpu", help="as of a run (cpu)")
+    made.add_argument("--dtype", default="float32", choices=DTYPES, help="of the model (float32)")
     made.add_argument("--results", type=folder, default=results_dir(), help="folder of the records")
     return made
 
