@@ -16,7 +16,7 @@ def parser(name: str, description: str | None, sizes: dict[str, str]) -> argpars
     """A parser with the options that all benchmarks have.
 
     Args:
-        name: Of the benchmark, behind the module's; empty for the compression itself.
+        name: Name of the benchmark, behind the module's; empty for the compression itself.
         description: Shown by `--help`.
         sizes: Further options that take an integer of at least 1, with their help.
     """
@@ -55,7 +55,7 @@ def record(options: argparse.Namespace, **keys: Any) -> SpeedRecord:
     """A measurement on random weights: its keys, and where it was made.
 
     Args:
-        options: Of the command.
+        options: Options of the command.
         **keys: The other keys of the record.
     """
     device = resolve_device(options.device)

@@ -45,7 +45,7 @@ def write_checkpoint(
     Args:
         folder: An empty folder.
         config: Its shape.
-        dtype: Of all tensors.
+        dtype: Type of all tensors.
         device: Where they are drawn; a GPU takes seconds for what takes a CPU minutes.
 
     Returns:
