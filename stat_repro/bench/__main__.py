@@ -120,17 +120,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--repeats", type=at_least(1), default=5, help="turns that are timed (5)")
     add("--warmup", type=at_least(0), default=1, help="turns before them (1)")
     add("--ratio", type=share, default=0.5, help="share of the prunable MACs removed (0.5)")
-    add(
-        "--sweep",
-        type=number_list(share),
-        default=[],
-        help="also several ratios of one calibration, such as 0.2,0.3",
-    )
-    add(
-        "--authors-tokens",
-        type=at_least(0),
-        help="tokens for the authors' QR of one FFN (all); 0 leaves it out",
-    )
+    what = "also several ratios of one calibration, such as 0.2,0.3"
+    add("--sweep", type=number_list(share), default=[], help=what)
+    what = "tokens for the authors' QR of one FFN (all); 0 leaves it out"
+    add("--authors-tokens", type=at_least(0), help=what)
     add("--engine", choices=ENGINES, default="model", help="as calibration.engine (model)")
     add("--save", type=folder, help="save the pruned model here, timed, and remove it again")
     options = parser.parse_args(argv)
