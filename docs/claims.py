@@ -38,22 +38,23 @@ DATA, PAGE, REPORT = (DOCS / f"claims.{ending}" for ending in ("yaml", "md", "js
 _COLUMNS = ("measured", "settings", "value", "holds if", "verdict", "taken over", "study")
 _BEFORE = "before_recovery."
 _RULES = """\
-A check compares a number from the records with a bound. It holds if the whole interval meets the
-bound, and does not hold if no part of the interval does. Otherwise it is not testable here: the
-interval lies on both sides of the bound, or there is no record. A claim holds if all of its checks
-do; one check that does not hold decides against it.
+A check compares a number from the records, and the interval around it, with a bound. The check
+holds if the whole interval meets the bound, and does not hold if no part of it does. Otherwise it
+is not testable here: the interval lies on both sides of the bound, or there is no record. A claim
+holds if all of its checks do, and does not hold if one of them does not.
 
-Every row says what its interval is taken over. Over examples: 95 % paired percentile bootstrap, the
-same draws for both sides, values averaged over the calibration seeds; it says nothing of other
-seeds. Over seeds: from the lowest to the highest. Over turns: of the times of one measurement. A
-single run has no interval, and the number itself decides.
+Every row says what its interval is taken over. Over examples, it is a 95 % paired percentile
+bootstrap interval, with the same draws for both sides and values averaged over the calibration
+seeds; it says nothing about other seeds. Over seeds, it goes from the lowest value to the highest.
+Over turns, it does so for the times of one measurement. A single run has no interval, and the
+number itself decides.
 """
 INTRODUCTION = f"""# Claims, and whether they hold
 
-Written by `python docs/claims.py` (part of `make paper`) from [the claims and their
+`python docs/claims.py` (part of `make paper`) writes this page from [the claims and their
 rules](claims.yaml) and the stored records; do not edit it. The first part restates, in our words
-and sentence by sentence, what the abstract of the paper (arXiv 2406.00061) claims; its body could
-not be read here. The second part has the claims of this project.
+and sentence by sentence, what the abstract of the paper (arXiv 2406.00061) claims; the body of the
+paper could not be read here. The second part has the claims of this project.
 
 <!-- checked by tests/test_claims.py -->
 

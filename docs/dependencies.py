@@ -12,24 +12,25 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "dependencies.md"
 INTRODUCTION = """# Dependencies
 
-What `make` installs, with the licence that each package states in its metadata. `pyproject.toml`
-says which of them stat_repro uses, and from which version on. Written by
-`python docs/dependencies.py` from `requirements.lock`.
+This table has what `make` installs, with the licence that each package states in its metadata.
+`pyproject.toml` says which of these packages stat_repro uses, and from which version on. `python
+docs/dependencies.py` writes this page from `requirements.lock`.
 
-Known vulnerabilities of these versions are listed by
+This command lists known vulnerabilities of these versions:
 
 ```sh
 pipx run pip-audit -r requirements.lock --no-deps --disable-pip
 ```
 
-which asks the package index for its advisories (`-s osv` asks OSV instead), so it needs a network.
+It asks the package index for its advisories (with `-s osv` it asks OSV instead), so it needs a
+network.
 
-What was checked: pip-audit 2.10.1 reads all 162 lines of the lock (`--dry-run`); the licences
-below are those of what is installed; the tests compare the lock with `pyproject.toml`. What was
-not checked: no version was compared with any list of known vulnerabilities, since neither source
-could be reached where this page was written. Run the command above before you expose anything here
-to files of strangers. Models, records and tables are read without pickles and without code of the
-folder (`model.trust_remote_code=false`), whatever that list says.
+No version was compared with any list of known vulnerabilities, since neither source could be
+reached where this page was written. So run the command before you let this software read files of
+strangers. In any case models, records and tables are read without pickles, and without running code
+of the folder (`model.trust_remote_code=false`). It was checked that pip-audit 2.10.1 reads all 162
+lines of the lock (`--dry-run`), and that the licences below are those of what is installed. The
+tests compare the lock with `pyproject.toml`.
 
 <!-- checked by tests/test_project.py -->
 

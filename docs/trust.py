@@ -42,7 +42,7 @@ def bad_inputs() -> str:
     text = (
         f"## Bad inputs\n\n{len(CASES)} inputs. Each ends with exit status 1 (2 for wrong "
         "arguments) and a message `error: ...` that matches the pattern shown; nothing is written, "
-        "and no stack trace is shown. `in/` holds made-up files, good ones and damaged ones.\n"
+        "and no stack trace is printed. `in/` has made-up files, good ones and damaged ones.\n"
     )
     for command, cases in groupby(CASES, key=lambda case: case.command):
         group = list(cases)

@@ -90,12 +90,12 @@ def main() -> int:
     parser.add_argument(
         "--steps", default=",".join(USUAL), help="names, separated by commas, or all"
     )
-    parser.add_argument("--seconds", type=float, default=3600, help="for all steps together")
+    parser.add_argument("--seconds", type=float, default=3600, help="for all steps together (3600)")
     parser.add_argument("--results", type=Path, default=ROOT / "build/gpu")
     parser.add_argument("--layers", type=int, default=32, help="of Llama-2 7B")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny shapes")
-    parser.add_argument("--list", action="store_true", help="print the commands of all steps only")
+    parser.add_argument("--list", action="store_true", help="only print the commands of all steps")
     options = parser.parse_args()
     options.results = options.results.resolve()
     known = steps(options)

@@ -64,15 +64,15 @@ def _build(options: argparse.Namespace, built: list[dict[str, Any]]) -> int:
             print(f"error: study {study}: {err}", file=sys.stderr)
             # A study of failed runs only matters to the one who asks for it by name.
             damaged |= options.study is not None or not isinstance(err, NothingToShow)
-    if not built:
+    if built and options.report is not None:
+        replace_file(options.report, report_page(built, options.claims or []).encode())
+        print(f"written to {options.report}")
+    elif not built and not damaged:  # nothing has been said yet
         print(
             f"error: no table or figure was built from {options.results}; a run stores a record "
             f"there, for example `python run.py ratio=0.5`",
             file=sys.stderr,
         )
-    elif options.report is not None:
-        replace_file(options.report, report_page(built, options.claims or []).encode())
-        print(f"written to {options.report}")
     return 1 if damaged or not built else 0
 
 

@@ -31,11 +31,11 @@ from stat_repro.scratch import replace_file
 INTRODUCTION = """\
 # Results of every study
 
-`make paper` writes this page from the stored records; do not edit it. What the numbers mean is
-told in [findings](findings.md), what a record holds in [records](records.md). `ratio` is the share
-of the prunable multiply-accumulates (MACs) that is removed, or of their time where
-`budget=latency`. KL is measured from the dense model's predictions, in nats. Full tables have every
-metric and name every record.
+`make paper` writes this page from the stored records; do not edit it. [Findings](findings.md) says
+what the numbers mean, [records](records.md) what a record holds. `ratio` is the share of the
+prunable multiply-accumulates (MACs) that is removed, or of their time where `budget=latency`. KL is
+measured from the dense model's predictions, in nats. STAT+ is the method `stat_plus`. The full
+tables have all metrics and name all records.
 """
 # What a study on time shows beside the metric of its task.
 _TIME_STUDIES = "compression_time"

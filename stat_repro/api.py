@@ -98,7 +98,7 @@ def compress(
             that shuffles gives other batches each time: pass `list(loader)` to both. Those of other
             batches or of another model are refused; of the weights a sample is compared
             (`calibration.batches.model_digest`).
-        seed: Of `method="random"` and `curvature="fisher"`, 0 to 2^32 - 1.
+        seed: Seed of `method="random"` and `curvature="fisher"`, 0 to 2^32 - 1.
         engine: `model` takes the statistics of all sites in one pass. `layers` takes all batches
             through one layer after the other, so that one layer's statistics are in memory at a
             time (`method="stat"`, `statistics="gram"`); the result is the same. The Gram matrices

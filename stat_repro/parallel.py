@@ -81,7 +81,7 @@ def exchange(value: T) -> list[T]:
     """The values of all ranks, in their order.
 
     Args:
-        value: Of this rank; tensors in it must be on the CPU.
+        value: What this rank has; tensors in it must be on the CPU.
 
     Raises:
         RankError: Another rank has failed.

@@ -163,17 +163,17 @@ an error in the program itself | stack trace and one line, exit 1 | test_entry.p
 """
 
 _LEFTOVERS = """
-temporary files and folders of killed processes | go with the next run; those of living ones stay | test_scratch.py::test_leftovers_of_the_killed_go_and_those_of_the_living_stay
-half-written checkpoints and spill folders | go with the next run | test_scratch.py::test_big_folders_of_killed_runs_go_with_the_next_run
-half-made entries of the cache | go with the next command | test_assets.py::test_remains_of_a_killed_process_are_removed
+temporary files and folders of killed processes | the next run removes them; those of living processes stay | test_scratch.py::test_leftovers_of_the_killed_go_and_those_of_the_living_stay
+half-written checkpoints and spill folders | the next run removes them | test_scratch.py::test_big_folders_of_killed_runs_go_with_the_next_run
+half-made entries of the cache | the next command removes them | test_assets.py::test_remains_of_a_killed_process_are_removed
 a file system without locks | leftovers stay, nothing in use is removed | test_scratch.py::test_nothing_is_removed_where_there_are_no_locks
 a folder where locks fail | named, exit 1 | test_scratch.py::test_a_folder_without_locks_is_named
 a lock that is a note of another machine | the file to delete is named | test_scratch.py::test_a_lock_that_is_a_note_of_another_machine_can_be_found
 """
 
 _DAMAGE = """
-an entry of the cache: zeroed, one bit, cut, gone, added, no list | told and made again | test_cache_damage.py::test_a_damaged_entry_is_told_and_made_again
-the same while a process uses it | told and made again | test_cache_damage.py::test_an_entry_that_is_damaged_while_the_process_lives_is_made_again
+an entry of the cache: zeroed, one bit, cut, gone, added, no list | a message, and it is made again | test_cache_damage.py::test_a_damaged_entry_is_told_and_made_again
+the same while a process uses it | a message, and it is made again | test_cache_damage.py::test_an_entry_that_is_damaged_while_the_process_lives_is_made_again
 a read-only cache, damaged | named, exit 1 | test_cache_damage.py::test_a_read_only_cache_that_is_damaged_is_named
 a record edited by hand | refused by name, set aside, measured again | test_edited_records.py::test_an_edited_record_is_refused_by_name_and_measured_again
 a file that is no record | refused by name, set aside | test_edited_records.py::test_what_is_no_record_is_named_and_set_aside
@@ -190,7 +190,7 @@ a calibration of another model, or of this one before training | refused | test_
 
 _FOLDERS = """
 weights, tensors or settings missing | refused by name | test_untrusted_folders.py::test_a_folder_that_lacks_what_its_model_needs_is_refused
-tensors that the model does not have | told | test_untrusted_folders.py::test_tensors_that_the_model_does_not_have_are_told
+tensors that the model does not have | a message names them | test_untrusted_folders.py::test_tensors_that_the_model_does_not_have_are_told
 code in the folder, and somebody who would answer yes | does not run, nothing is asked | test_untrusted_folders.py::test_code_of_a_folder_does_not_run_whoever_answers_yes
 pickled weights beside a decoy | refused before anything is read | test_untrusted_folders.py::test_pickled_weights_beside_a_decoy_are_refused_before_anything_else
 a trained head that the configuration does not name | refused, not trained again | test_untrusted_folders.py::test_a_trained_head_that_the_configuration_does_not_name

@@ -147,6 +147,7 @@ def test_a_decoder_and_text_in_any_form(place, ending, capsys):
     assert model.num_parameters() < pico_model("llama_grouped").num_parameters()
     again = carried_out("eval", "small", *words[1:-2], capsys=capsys)
     assert re.search(rf"token perplexity +{perplexity[1]}$", again, flags=re.MULTILINE)
+    assert '\njoin: "\\n"\n' in again  # a line end, where it can be seen
 
 
 def test_defaults_adapt_to_small_files_and_short_models(place, capsys, caplog):

@@ -1,5 +1,6 @@
 """`stat-repro verify`: points of a stored study are measured again and compared."""
 
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -175,6 +176,27 @@ def test_missing_data_is_named_and_the_others_go_on(edited, verify):
     status, lines = verify("--all", "--files", "bert")
     assert status == 1  # nothing was compared
     assert lines[2].endswith(": 2 not here")
+
+
+def test_folders_that_cannot_be_read_are_passed_over(project, edited, verify, monkeypatch):
+    """As those that another program removes while files are looked for."""
+
+    def change(document):
+        document["config"]["dataset"]["train"] = "gone.csv@0123456789"
+
+    def scandir(place, of=os.scandir):
+        if str(place).endswith("vanished"):
+            raise FileNotFoundError(2, "No such file or directory", "vanished")
+        return of(place)
+
+    (project / "vanished").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", scandir)
+        status, lines = verify("--all", study=edited(change))
+    (project / "vanished").rmdir()
+    assert status == 1
+    assert ': not here: "gone.csv@0123456789" (--files says' in lines[0]
+    assert lines[1] == "1 point: 1 not here"
 
 
 def test_files_of_one_name_are_told_apart_by_their_content(project, verify, tmp_path):

@@ -20,7 +20,7 @@ class _Layer:
     """The counts that one layer may have, and the one it has now.
 
     Attributes:
-        index: Of the layer.
+        index: Number of the layer.
         allowed: Counts it may have, ascending.
         target: Count before rounding.
         scores: Errors of its neurons in the order in which they are kept.

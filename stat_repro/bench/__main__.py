@@ -112,25 +112,18 @@ def _memory(
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     keys = ("examples", "length", "batch-size", "layers", "width")
-    sizes = dict.fromkeys(keys, "instead of the shape's")
-    sizes["threads"] = "of torch; BLAS takes OPENBLAS_NUM_THREADS"
+    sizes = dict.fromkeys(keys, "another number than the shape has")
+    sizes["threads"] = "threads of torch; for those of BLAS set OPENBLAS_NUM_THREADS"
     parser = common.parser("", __doc__, sizes)
     add: Any = parser.add_argument
     add("shape", nargs="+", choices=sorted(SHAPES), metavar="SHAPE", help=", ".join(SHAPES))
     add("--repeats", type=at_least(1), default=5, help="turns that are timed (5)")
     add("--warmup", type=at_least(0), default=1, help="turns before them (1)")
     add("--ratio", type=share, default=0.5, help="share of the prunable MACs removed (0.5)")
-    add(
-        "--sweep",
-        type=number_list(share),
-        default=[],
-        help="ratios that share a calibration: 0.2,0.3",
-    )
-    add(
-        "--authors-tokens",
-        type=at_least(0),
-        help="rows of one FFN for the authors' QR (all); 0: none",
-    )
+    what = "also several ratios of one calibration, such as 0.2,0.3"
+    add("--sweep", type=number_list(share), default=[], help=what)
+    what = "tokens for the authors' QR of one FFN (all); 0 leaves it out"
+    add("--authors-tokens", type=at_least(0), help=what)
     add("--engine", choices=ENGINES, default="model", help="as calibration.engine (model)")
     add("--save", type=folder, help="save the pruned model here, timed, and remove it again")
     options = parser.parse_args(argv)

@@ -16,7 +16,7 @@ def parser(name: str, description: str | None, sizes: dict[str, str]) -> argpars
     """A parser with the options that all benchmarks have.
 
     Args:
-        name: Of the benchmark, behind the module's; empty for the compression itself.
+        name: Name of the benchmark, behind the module's; empty for the compression itself.
         description: Shown by `--help`.
         sizes: Further options that take an integer of at least 1, with their help.
     """
@@ -24,8 +24,8 @@ def parser(name: str, description: str | None, sizes: dict[str, str]) -> argpars
     made = argparse.ArgumentParser(prog=prog, description=description)
     for key, words in sizes.items():
         made.add_argument(f"--{key}", type=at_least(1), help=words)
-    made.add_argument("--device", default="cpu")
-    made.add_argument("--dtype", default="float32", choices=DTYPES)
+    made.add_argument("--device", default="cpu", help="as of a run (cpu)")
+    made.add_argument("--dtype", default="float32", choices=DTYPES, help="of the model (float32)")
     made.add_argument("--results", type=folder, default=results_dir(), help="folder of the records")
     return made
 
@@ -56,7 +56,7 @@ def record(options: argparse.Namespace, **keys: Any) -> SpeedRecord:
     """A measurement on random weights: its keys, and where it was made.
 
     Args:
-        options: Of the command.
+        options: Options of the command.
         **keys: The other keys of the record.
     """
     device = resolve_device(options.device)

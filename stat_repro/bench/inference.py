@@ -87,14 +87,14 @@ def _forward(
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = common.parser("inference", __doc__, {"layers": "instead of the shape's"})
+    parser = common.parser("inference", __doc__, {"layers": "another number than the shape has"})
     add: Any = parser.add_argument
     add("shape", nargs="+", choices=sorted(SHAPES), metavar="SHAPE", help=", ".join(SHAPES))
-    add("--ratios", type=number_list(share), default=[0.3, 0.5, 0.7], help="0.3,0.5,0.7")
-    add("--round-to", type=number_list(at_least(1)), default=[1, 8, 64, 128], help="1,8,64,128")
-    add("--batch-sizes", type=number_list(at_least(1)), default=[1, 32], help="1,32")
-    add("--compile", type=number_list(at_least(1)), default=[], help="also compiled, for these "
-        "values of --round-to: 1,64")  # fmt: skip
+    add("--ratios", type=number_list(share), default=[0.3, 0.5, 0.7], help="(0.3,0.5,0.7)")
+    add("--round-to", type=number_list(at_least(1)), default=[1, 8, 64, 128], help="(1,8,64,128)")
+    add("--batch-sizes", type=number_list(at_least(1)), default=[1, 32], help="(1,32)")
+    add("--compile", type=number_list(at_least(1)), default=[], help="measure compiled models "
+        "too, for these values of --round-to, such as 1,64")  # fmt: skip
     add("--length", type=at_least(2), default=128, help="tokens per example (128)")
     add("--repeats", type=at_least(1), default=10, help="timed passes of each model (10)")
     add("--warmup", type=at_least(0), default=2, help="passes before them (2)")

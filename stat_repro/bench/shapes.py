@@ -78,8 +78,8 @@ def sizes_of(width: int, heads: int, neurons: int, words: int, **others: int) ->
     Args:
         width: Hidden size.
         heads: Attention heads.
-        neurons: Of an FFN.
-        words: Of the vocabulary.
+        neurons: Neurons of an FFN.
+        words: Words of the vocabulary.
         **others: Further values.
     """
     values = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": neurons}

@@ -45,7 +45,7 @@ def write_checkpoint(
     Args:
         folder: An empty folder.
         config: Its shape.
-        dtype: Of all tensors.
+        dtype: Type of all tensors.
         device: Where they are drawn; a GPU takes seconds for what takes a CPU minutes.
 
     Returns:
@@ -155,7 +155,7 @@ def _prune(work: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    threads = {"threads": "of torch; BLAS takes OPENBLAS_NUM_THREADS"}
+    threads = {"threads": "threads of torch; for those of BLAS set OPENBLAS_NUM_THREADS"}
     parser = common.parser("sharded", __doc__, threads)
     # The checkpoint's, if none is given; on the CPU float32.
     parser.set_defaults(dtype=None)

@@ -38,7 +38,7 @@ class Bench:
         model: In evaluation mode; not changed.
         batches: Inputs without padding.
         authors_tokens: Rows of the FFN that is decomposed the authors' way; 0 leaves it out.
-        options: Of the command: `ratio` and `engine` as in `compress`; `sweep`, ratios of a sweep
+        options: `ratio` and `engine` of the command, as in `compress`; `sweep`, ratios of a sweep
             that shares one calibration, may be empty; `save`, a folder that the pruned model is
             saved in and removed from again, or None.
     """

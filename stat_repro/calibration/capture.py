@@ -148,7 +148,7 @@ def collect_statistics(
         sites: Sites wanted; all if None.
         statistics: `gram`, `exact` or `sketch`.
         sketch: Which sketch, for `sketch` only; Gaussian of the default size if None.
-        label: Of the progress line.
+        label: Text of the progress line.
 
     Raises:
         CalibrationError: Unusable masks, non-finite activations, fewer batches than processes, or

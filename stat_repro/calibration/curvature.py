@@ -57,7 +57,8 @@ def output_curvature(
         model: The model with its head; not changed.
         adapter: Its adapter.
         batches: The calibration batches; labels in them are ignored.
-        seed: Of the signs, which an example has by its place among all, however they are batched.
+        seed: Seed of the signs; those of an example depend on its place among all examples, not on
+            its batch.
 
     Returns:
         Per site with units shape (D, D), float64, symmetric, on the device of the consumer: nats
@@ -120,7 +121,7 @@ def _signed(rows: Tensor, counts: Sequence[int], seed: int, probabilities: bool)
     Args:
         rows: `predictions` of one head, (rows, C).
         counts: How many of them every example has.
-        seed: Of the signs of the first example; the next one has this plus 2.
+        seed: Seed of the signs of the first example; the next one has this plus 2.
         probabilities: Whether the rows are log-probabilities; values, each counted with its sign,
             otherwise.
     """

@@ -84,7 +84,7 @@ class LayerPasses:
             layer: The layer that the batches have reached.
             watcher: Sees what happens in the layer. Where it ends a forward pass early, the batch
                 stays in front of the layer.
-            label: Of the progress line.
+            label: Text of the progress line.
         """
         module = self.model.get_submodule(self.adapter.layer_names[layer])
         last = layer == self.adapter.num_layers - 1
@@ -149,7 +149,7 @@ class StreamRecorder(Watcher):
     consumer's own output stands for the stream.
 
     Attributes:
-        adapter: Of the model.
+        adapter: The model's adapter.
         layer: The layer.
         sites: Sites of it that are wanted, attention first.
         receive: Called for every wanted site in every batch.

@@ -103,7 +103,7 @@ def run_backbone(
         batches: Mappings with `input_ids` (B, S) and, where there is padding, `attention_mask`.
         device: Where the inputs go.
         around: Gets the mask of a batch, bool (B, S), and is entered for its forward pass.
-        label: Of the progress line.
+        label: Text of the progress line.
     """
     backbone = model.get_submodule(adapter.backbone)
     with evaluating(model), torch.inference_mode():

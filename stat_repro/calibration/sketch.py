@@ -22,7 +22,7 @@ class Sketch:
     Attributes:
         kind: `gaussian` or `countsketch`.
         size: Rows s of the sketch of every site; None for twice the site's columns.
-        seed: Of S. Every site has a different S, whatever other sites there are.
+        seed: Seed of S. Every site has a different S, whatever other sites there are.
     """
 
     kind: str = "gaussian"

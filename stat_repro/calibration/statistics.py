@@ -199,8 +199,8 @@ def pivots_of(
     """`pivot_columns` of sites with as many columns; Gram matrices on a GPU are factored together.
 
     Args:
-        statistics: Of each site.
-        scales: Of each site, shape (F,).
+        statistics: Statistics of each site.
+        scales: Scales of each site, shape (F,).
     """
     pairs = list(zip(statistics, scales, strict=True))
     on_gpu = [s for s in statistics if isinstance(s, GramStatistics) and s.gram.is_cuda]

@@ -40,13 +40,13 @@ class DatasetConfig(Section, name="dataset"):
             the user, `glue:<task>`, `squad` or `corpus:<name>` for the benchmarks.
         path: Benchmarks: a name on the Hugging Face hub, or a local file or folder.
         revision: Revision on the hub; ignored for local data.
-        train: File of the calibration (and fine-tuning) part; files of the user, corpora, and with
-            `path` null questions, of which it may be a folder of files.
+        train: File of the calibration (and fine-tuning) part: for files of the user, for corpora,
+            and, with `path` null, for questions, where it may be a folder of files.
         validation: File of the validation part, may be null.
         test: File of the evaluated part.
-        held_out: Data given as one file: share of it, fixed, that is evaluated; the rest is the
-            training part. Of questions whole articles are held out, of a table random rows, of
-            running text the end.
+        held_out: For data given as one file: the share that is evaluated, always the same part; the
+            rest is the training part. From questions whole articles are held out, from a table
+            random rows, from running text the end.
         calibration_split: Part that calibration examples are drawn from.
         evaluation_split: Default of `evaluation.split`.
         calibration_corpus: Corpora and packaged text: another corpus, or `nyt_editorials`, to

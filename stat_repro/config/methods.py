@@ -34,8 +34,8 @@ class Method:
         label: Name in tables and figures.
         keeps: Which units it keeps, in a few words.
         papers: Where it was published, the closest first; none for what is made here.
-        colour: Of its curves (hex).
-        marker: Of its curves where it runs as in its paper (a marker of matplotlib).
+        colour: Colour of its curves (hex).
+        marker: Marker of its curves where it runs as in its paper (a marker of matplotlib).
         defaults: Options of its paper where they are not those of STAT (the defaults of
             `PruningConfig`), as in its file in `conf/pruning`.
         split: How heads and neurons share the budget, of methods that rank units by one score.

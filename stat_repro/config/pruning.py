@@ -63,7 +63,7 @@ class PruningConfig(Section, name="pruning"):
 
     Attributes:
         method: Which units are kept: name in the registry of `stat_repro.methods`.
-        recipe: Of STAT's sizes: `encoder` (depth weights 1 + sqrt(L - l + 1)) or `decoder`
+        recipe: How STAT finds sizes: `encoder` (depth weights 1 + sqrt(L - l + 1)) or `decoder`
             (exponential depth fit, late-head bonus); `auto` follows the model.
         allocation: How many units every layer keeps: `global` (one ranking over all layers by the
             method's scores), `uniform` (equal shares in every layer) or `stat` (what STAT's recipe
@@ -74,12 +74,12 @@ class PruningConfig(Section, name="pruning"):
             `scale` gives every kept unit one factor; `none` only selects.
         kinds: Which units may go: `all`, `attention` or `ffn`; the ratio is of all prunable MACs
             whatever goes.
-        scaling: Of STAT's pivots of neurons: `consumer` scales the activations by the norms of the
+        scaling: For STAT's pivots of neurons `consumer` scales the activations by the norms of the
             consumer's columns, `none` does not.
         ridge: Ridge of the least squares, relative to the mean squared column norm. Where it is 0
             and there are few calibration tokens, `stat_plus` sets one and logs a warning.
         min_units: Units that every site keeps at least.
-        balance_factor: Of STAT's sizes: factor of the mean neuron residual in the balance of heads
+        balance_factor: For STAT's sizes: factor of the mean neuron residual in the balance of heads
             and neurons.
         neuron_mac_share: FFN share of the prunable MACs used for the budget; null computes it.
         head_bonus: Decoder recipe: the i-th of H head errors of a layer is scaled by
@@ -89,14 +89,14 @@ class PruningConfig(Section, name="pruning"):
         sensitivity_tokens: Calibration tokens on which `stat_plus` measures what the model's output
             loses by each site, rounded up to whole examples; all of them if there are fewer. The
             first ones are taken, which in a run with sentences are the longest.
-        curvature: Of `stat_plus`: `none` counts errors of all output directions alike and measures
-            sizes; `fisher` weights them, in the choice of units and of sizes, by how much they
-            change the model's output, which takes one backward pass per batch and no labels.
+        curvature: `stat_plus` only: `none` counts errors of all output directions alike, and
+            measures sizes; `fisher` weights them, in the choice of units and of sizes, by how much
+            they change the model's output, which takes one backward pass per batch and no labels.
         authors_compat: Repeat the recorded slips of the authors' BERT script.
         budget: What `ratio` is a share of: `macs`, the prunable MACs; or `latency`, the time that
             all heads and neurons take on this device, from a table that is measured once.
-        latency_batch: Of `budget=latency`: examples per forward pass.
-        latency_length: Of `budget=latency`: tokens per example; null for the mean length at which
+        latency_batch: For `budget=latency`: examples per forward pass.
+        latency_length: For `budget=latency`: tokens per example; null for the mean length at which
             MACs are counted, rounded.
     """
 

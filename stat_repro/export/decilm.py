@@ -25,7 +25,7 @@ def write_decilm(folder: Path, out: Path) -> None:
     """Write a pruned Llama, Mistral without window or Qwen2; vLLM loads it as remote code.
 
     Args:
-        folder: Of the pruned model.
+        folder: Folder of the pruned model.
         out: New folder.
 
     Raises:

@@ -15,7 +15,7 @@ def check_gated(config: Any, form: str, program: str) -> None:
     """Refuse what a program that knows Llama with sizes per layer does not have.
 
     Args:
-        config: Of the model.
+        config: The model's config.
         form: Value of `--format`.
         program: What reads it.
 

@@ -28,7 +28,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocabulary: int) -> Non
     """Write the tokenizer as llama.cpp's own converter does.
 
     Args:
-        writer: Of the file.
+        writer: What writes the file.
         folder: With `tokenizer.json`.
         vocabulary: Rows of the model's embedding; those without a token get a name.
 

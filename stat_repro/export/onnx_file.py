@@ -39,7 +39,7 @@ def write_onnx(folder: Path, out: Path) -> None:
     without a head `last_hidden_state`. bfloat16 becomes float32.
 
     Args:
-        folder: Of the pruned model.
+        folder: Folder of the pruned model.
         out: The file.
 
     Raises:

@@ -59,7 +59,7 @@ def write_stock(folder: Path, out: Path) -> None:
     """Write a pruned model with a stock class of transformers.
 
     Args:
-        folder: Of the pruned model.
+        folder: Folder of the pruned model.
         out: New folder.
 
     Raises:

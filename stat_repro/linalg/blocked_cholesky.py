@@ -22,7 +22,7 @@ def blocked_cholesky(
 
     Args:
         gram: B matrices, shape (B, F, F), float64, symmetric; overwritten.
-        tolerance: Of each matrix, shape (B,): a pivot (squared length) at or below it ends its
+        tolerance: For each matrix, shape (B,): a pivot (squared length) at or below it ends its
             factorisation.
         panel: Pivots between two updates of the Schur complement.
 

@@ -39,7 +39,7 @@ class MethodInput:
         calibration: Dense statistics of all sites over `batches`; empty where
             `PruningConfig.needs_statistics` says so.
         round_to: Neurons kept per layer are a multiple of this where the layer loses any.
-        seed: Of methods that draw at random.
+        seed: Seed of methods that draw at random.
         sketch: Which sketch, where `statistics_kind` is `sketch`.
         latency: What `ratio` is a share of; None for MACs.
         watch: Gets the seconds of the method's stages, as if nothing were shared with other ratios;

@@ -82,7 +82,7 @@ class _Cut:
 
     Attributes:
         site: The site.
-        weight: Of its consumer, (D, F), float64.
+        weight: Weight of its consumer, (D, F), float64.
         statistics: That the correction is fitted to.
         columns: The kept ones, (k,).
     """

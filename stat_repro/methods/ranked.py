@@ -43,7 +43,7 @@ def prune_by_scores(
 
     Args:
         request: What the method was given.
-        scores: Of all units.
+        scores: Scores of all units.
         choice: Another choice of a site's kept units for a given number; by default the highest
             scores, the earlier unit among equals.
     """

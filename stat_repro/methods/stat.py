@@ -74,7 +74,7 @@ class SiteAnalysis:
     """What the dense statistics say of one site, whatever the ratio.
 
     Attributes:
-        errors: Of its units; of an FFN in pivot order, of heads when the first i are kept.
+        errors: Errors of its units: of an FFN in pivot order, of heads when the first i are kept.
         tails: What is lost with the first i neurons kept; of heads nothing.
         order: Pivot order of the neurons; of heads nothing.
         norm: ||A W^T||_F of an FFN; None for heads, which are corrected with other statistics.

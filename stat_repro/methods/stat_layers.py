@@ -76,7 +76,7 @@ def working_folder(
     """A new folder for what waits, removed at the end whatever happens.
 
     Args:
-        adapter: Of the model, for the size of its Gram matrices.
+        adapter: The model's adapter, for the size of its Gram matrices.
         spill: Where the folder is made; None for the system's folder for temporary files.
         device: Where layers run. Without `spill`, a GPU leaves its Gram matrices to the host's
             memory if they take no more than half of what is free there, and there is no folder.

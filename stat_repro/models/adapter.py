@@ -83,7 +83,7 @@ class Adapter:
     """The sites of one model.
 
     Attributes:
-        layout: Of the architecture.
+        layout: Layout of the architecture.
         backbone: Dotted name of the model without its task head ("" if it has no head).
         sites: All sites by layer, attention before FFN.
         layer_names: Dotted names of the transformer layers.
@@ -206,7 +206,7 @@ def layout_of(config: Any, name: str) -> Layout:
     """The layout of a config's `model_type`.
 
     Args:
-        config: Of a model of transformers; None if it has none.
+        config: The config of a model of transformers; None if it has none.
         name: What has it, for messages.
 
     Raises:

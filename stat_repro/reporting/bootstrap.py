@@ -50,7 +50,7 @@ def resampled_sums(values: Floats, resamples: int = RESAMPLES, seed: int = SEED)
     Args:
         values: Finite, (N, K).
         resamples: Number of draws R.
-        seed: Of the draws, which depend on nothing else but N.
+        seed: Seed of the draws, which depend on nothing else but N.
 
     Returns:
         (R, K), each a sum over N drawn examples.

@@ -26,7 +26,7 @@ class Line:
     Attributes:
         label: The variant.
         style: Its look.
-        run_ids: Of every point the runs whose values it shows.
+        run_ids: For every point, the runs whose values it shows.
         x: What the points are drawn against, ascending; empty for a line across the whole panel.
         y: Values, of several seeds their mean.
         low: Lower end of what is shown around them; empty for nothing.
@@ -125,7 +125,7 @@ def mean_line(
     """A line through the means of several runs.
 
     Args:
-        label: Of the line.
+        label: Name of the line.
         style: Its look.
         points: Places, and there the value of every run; one place of None for a level.
         spread: Whether the range from the lowest to the highest value is shown.
@@ -156,7 +156,7 @@ def figure_of(
 
     Args:
         rows: Its runs, as `stat_repro.results.to_frame` gives them.
-        parts: Of its name.
+        parts: Parts of its name.
         title: In words.
         words: The caption, without its last full stop.
         panels: Its panels.

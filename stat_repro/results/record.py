@@ -60,8 +60,8 @@ class RunRecord:
         site_errors: One entry per pruned site: layer, kind, sizes, errors.
         plan: The pruning plan, as `PruningPlan.to_masks` (older records: as `to_dict`), to be read
             as `layers`; empty if failed before it was made.
-        config: The whole configuration, as `stat_repro.config.to_dict`; of absolute paths the name
-            at their end, with the beginning of the content's hash (`stat_repro.run.identity`).
+        config: The whole configuration; of absolute paths the name at their end, with the beginning
+            of the content's hash (`stat_repro.run.identity`).
         provenance: Commit, versions, hardware, hashes and date, see `results.provenance`.
         error: Null, or `type`, `message` and `traceback` of what ended the run.
     """

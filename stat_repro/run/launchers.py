@@ -53,7 +53,7 @@ def check(config: DictConfig) -> None:
         raise SystemExit("hydra.launcher.n_jobs: expected a number of processes or -1; got 0")
     if target.endswith("SlurmLauncher") and shutil.which("srun") is None:
         raise SystemExit(
-            "launcher: slurm expected the commands of Slurm (srun) on this machine; got none; "
+            "launcher: expected the commands of Slurm (srun) on this machine; got none; "
             "choose launcher=slurm_local or joblib"
         )
     if target.endswith("SlurmLauncher"):

@@ -34,6 +34,7 @@ from stat_repro.models.modeling_stat import AUTO_OF
 from stat_repro.models.outputs import output_names
 from stat_repro.models.tensor_files import ShardedCheckpoint
 from stat_repro.paths import RECORD_FILE, name_of
+from stat_repro.reporting.styles import in_line
 from stat_repro.reporting.tables import before_and_after, to_text
 from stat_repro.results.store import read_record
 from stat_repro.run.compose import compose_run, options_of
@@ -153,7 +154,8 @@ def evaluate(options: argparse.Namespace) -> None:
         table = before_and_after(costs, {**metrics, "fidelity": {}})[["", "pruned"]]
         table.columns = ["", folder.name]
     protocol = metrics["protocol"]
-    print(to_text(table), *(f"{key}: {value}" for key, value in protocol.items()), sep="\n")
+    rows = (f"{key}: {in_line(str(value))}" for key, value in protocol.items())
+    print(to_text(table), *rows, sep="\n")
 
 
 def run_config(options: argparse.Namespace, model: str | None = None) -> RunConfig:

@@ -1,11 +1,12 @@
 """`stat-repro verify`: stored points are measured again and compared with their records."""
 
 import argparse
-import glob
+import os
 import random
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ def verify(options: argparse.Namespace) -> int:
         StudyError: No such study or point, or not so many.
     """
     records = chosen(options)
+    points = "1 point" if len(records) == 1 else f"{len(records)} points"
     if options.dry_run:
         for record in records:
             print(f"{record.run_id}: about {_seconds(record):,.0f} s\n  {command_of(record)}")
-        points = "1 point" if len(records) == 1 else f"{len(records)} points"
         print(f"{points}, about {sum(map(_seconds, records)):,.0f} s, ", end="")
         print("and the training of heads that the cache does not have")
         return 0
@@ -60,7 +61,7 @@ def verify(options: argparse.Namespace) -> int:
         print(f"{record.run_id}: {verdict}: {why}", flush=True)
         verdicts[verdict] += 1
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
-    print(f"{len(records)} points: {counts}")
+    print(f"{points}: {counts}")
     return int(DIFFERS in verdicts or not {SAME, WITHIN} & set(verdicts))
 
 
@@ -113,18 +114,20 @@ def _verdict(record: RunRecord, options: argparse.Namespace) -> tuple[str, str]:
         if not isinstance(value, str) or (file := _FILE.fullmatch(value)) is None:
             return value
         name, digits = file["name"] or file["older"], file["digits"] or ""
-        for place in options.files.rglob(glob.escape(name)):
-            if has_content(data, place, digits):
-                return str(place)
-            others += f"; {place} has another content"
+        for folder, *entries in os.walk(options.files):  # goes on where a folder is gone or closed
+            if name in chain(*entries):
+                place = Path(folder, name)
+                if has_content(data, place, digits):
+                    return str(place)
+                others += f"; {place} has another content"
         if not Path(value).exists():
             missing.append(f'"{value}"')
         return value
 
-    config = from_dict(located(record.config))
-    if missing:
-        return NOT_HERE, f"{', '.join(missing)} (--files says below which folder){others}"
     try:
+        config = from_dict(located(record.config))
+        if missing:
+            return NOT_HERE, f"{', '.join(missing)} (--files says below which folder){others}"
         experiment = measured(config)
     except _MISSING as error:
         return NOT_HERE, one_line(error)

@@ -24,7 +24,7 @@ class Skeleton:
     Attributes:
         model: In evaluation mode; its unsaved buffers are real.
         adapter: Its adapter.
-        entries: Of every tensor of its state dict; tied ones share an entry.
+        entries: Where each tensor of its state dict lies; tied ones share an entry.
         dtype: Floating point type of the checkpoint.
     """
 

@@ -46,7 +46,7 @@ class ShardWriter:
 
         Args:
             layer: Its index.
-            edits: Of its sites; one without an edit has no units and stays as it is.
+            edits: Edits of its sites; one without an edit has no units and stays as it is.
 
         Raises:
             SurgeryError: An edited weight that is not finite.

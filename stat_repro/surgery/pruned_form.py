@@ -34,7 +34,7 @@ def pruned_class(model: PreTrainedModel) -> type[PreTrainedModel]:
     layout_of(model.config, type(model).__name__)
     raise UnsupportedModelError(
         f"no pruned form of {type(model).__name__}; supported: "
-        f"{', '.join(heads_like(model.config.model_type))}. Of a model with a head of one's own "
+        f"{', '.join(heads_like(model.config.model_type))}. For a model with a head of your own "
         f"choose the backbone, model.{model.base_model_prefix}, and put the pruned one in its place"
     )
 
