@@ -114,6 +114,8 @@ def test_class_numbers_are_the_checkpoints_own(caplog):
     assert "class numbers taken as the outputs 1 star, 2 stars" in order.note
     assert "[1 star, 2 stars], mnli the classes [1, 2], which are taken in this" in caplog.text
     assert match(("2", "1"), ("1", "2")).columns == (1, 0)
+    assert match(("0", "1"), ("1", "2")).columns is None  # stars, or a class that a file lacks
+    assert "[0, 1], mnli the classes [1, 2], which are taken in this order" in caplog.text
 
 
 def test_numbers_are_names_however_they_are_written():
