@@ -10,6 +10,7 @@ rounding.
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -108,6 +109,7 @@ def task_checkpoint(
     max_length: int,
     device: torch.device,
     stride: int = 0,
+    before_training: Callable[[], None] | None = None,
 ) -> Path:
     """Folder of the encoder with a trained task head; trained on the first call, then cached.
 
@@ -119,6 +121,7 @@ def task_checkpoint(
         max_length: Tokens after which a sentence is cut; question answering: tokens per window.
         device: Where to train.
         stride: Question answering: tokens that neighbouring windows share.
+        before_training: Called where there is no such folder yet.
 
     Returns:
         A folder with model, tokenizer and `recipe.json` (recipe, mean training loss per epoch,
@@ -152,11 +155,13 @@ def task_checkpoint(
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     target = cache_dir() / "checkpoints" / digest[:20]
-    return build_once(
-        f"checkpoint-{target.name}",
-        lambda out: _make(out, base_folder, training_data, config, device, recipe),
-        target,
-    )
+
+    def make(out: Path) -> None:
+        if before_training is not None:
+            before_training()
+        _make(out, base_folder, training_data, config, device, recipe)
+
+    return build_once(f"checkpoint-{target.name}", make, target)
 
 
 def _encoder_positions(base_folder: Path) -> int | None:
