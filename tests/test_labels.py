@@ -50,8 +50,7 @@ def test_case_and_separators_do_not_count(outputs, classes):
 
 def test_another_order_is_read_by_name():
     order = match(("CONTRADICTION", "ENTAILMENT", "NEUTRAL"))
-    # Output of entailment, of neutral, of contradiction.
-    assert order.columns == (1, 2, 0)
+    assert order.columns == (1, 2, 0)  # of entailment, of neutral, of contradiction
     logits = torch.tensor([[10.0, 11.0, 12.0]])
     assert order.arrange(logits).tolist() == [[11.0, 12.0, 10.0]]
     assert "matched by name" in order.note

@@ -27,6 +27,7 @@ from stat_repro.finetune.loop import train
 from stat_repro.finetune.training_data import TrainingData, TrainingQuestions, TrainingSentences
 from stat_repro.models.loading import (
     LANGUAGE_MODELS,
+    TASK_CLASSES,
     load_config,
     load_model,
     load_tokenizer,
@@ -189,7 +190,7 @@ def _make(
     with seeded(config.seed, device):
         model = load_model(
             base_folder,
-            training_data.auto_class,
+            TASK_CLASSES[training_data.data.task],
             torch.float32,
             new=_HEAD_PARTS,
             **training_data.head,

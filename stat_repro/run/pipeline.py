@@ -104,9 +104,9 @@ def _compressed(
     config: RunConfig, cache: SweepCache, watch: measure.Stopwatch
 ) -> tuple[DenseModel, CalibratedModel, Compression]:
     """The part of a run that ends with the pruned model."""
+    check_recovery(config.recovery)
     with watch.stage("load_s"):
         dense = cache.dense(config)
-    check_recovery(config.recovery)
     if config.cost.enabled:  # refuses a wrong length before the work
         mean = dense.workload.sequence_length
         timed_length(config.cost.sequence_length, dense.loaded.model, mean)
