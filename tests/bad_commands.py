@@ -21,6 +21,7 @@ prune in/llama --data in/a.txt --device tpu --out out | device
 prune in/llama --data in/a.txt --seed 4294967296 --out out | and at most 4294967295; got 4294967296
 prune in/llama --data in/a.txt --set rigde=1 --out out | rigde
 prune in/llama --data in/a.txt --set ratio=2 --out out | ratio: expected 0 <= ratio < 1
+prune in/llama --data in/a.txt --set recovery.steps=9 --out out | expected --heal distill, finetune
 prune in/llama --data in/a.txt --set dataset.window=65 --out out | expected at most 64 tokens
 eval in/llama --data in/none.csv | --data: expected a file, or a data set among
 eval in/none --data in/a.txt | model.path=in/none

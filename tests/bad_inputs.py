@@ -91,6 +91,14 @@ recovery=lora dataset=stsb_similarity | expected another dataset.task; got simil
 recovery=distill dtype=bfloat16 | expected dtype=float32 or float64; got bfloat16
 cost.batch_sizes=[] | cost.batch_sizes: expected at least one batch size; got none
 evaluation.zero_shot.tasks=[arc_easy] | expected dataset.task=language_modeling
+dataset=nyt_editorials evaluation.zero_shot.shots=1 | beside include, examples or shots; got none
+dataset.window=64 | does not read it; it is for language_modeling
+dataset.answers.stride=64 | dataset.answers: expected its default .* it is for question_answering
+dataset.calibration_split=test dataset.calibration_corpus=c4 | dataset.calibration_corpus: expected
+dataset=squad dataset.label_column=x | classification, regression, similarity$
+dataset=nyt_editorials dataset.max_length=64 | dataset.max_length: expected its default
+recovery=finetune recovery.temperature=2 | recovery.temperature=2.0 is an option of distill
+recovery=distill recovery.rank=8 | expected recovery.method=lora; got distill
 dataset=nyt_editorials evaluation.split=validation | has only a test part; got 'validation'
 calibration.sketch=gaussian | expected calibration.statistics=sketch; got gram
 calibration.sketch_size=64 | expected calibration.statistics=sketch; got gram

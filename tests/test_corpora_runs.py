@@ -112,7 +112,7 @@ def test_statistics_go_before_another_dense_model_is_loaded(tmp_path, monkeypatc
     assert cache.calibrated(other_text).calibration is kept.calibration
     gone = weakref.ref(kept.calibration)
     del kept
-    monkeypatch.setattr("stat_repro.run.sweep_cache._load_dense", lambda config: gone())
+    monkeypatch.setattr("stat_repro.run.sweep_cache._load_dense", lambda *_: gone())
     assert cache.dense(compose_run(*overrides, "dtype=float64")) is None
 
 

@@ -50,8 +50,7 @@ def test_case_and_separators_do_not_count(outputs, classes):
 
 def test_another_order_is_read_by_name():
     order = match(("CONTRADICTION", "ENTAILMENT", "NEUTRAL"))
-    # Output of entailment, of neutral, of contradiction.
-    assert order.columns == (1, 2, 0)
+    assert order.columns == (1, 2, 0)  # of entailment, of neutral, of contradiction
     logits = torch.tensor([[10.0, 11.0, 12.0]])
     assert order.arrange(logits).tolist() == [[11.0, 12.0, 10.0]]
     assert "matched by name" in order.note
@@ -114,6 +113,8 @@ def test_class_numbers_are_the_checkpoints_own(caplog):
     assert "class numbers taken as the outputs 1 star, 2 stars" in order.note
     assert "[1 star, 2 stars], mnli the classes [1, 2], which are taken in this" in caplog.text
     assert match(("2", "1"), ("1", "2")).columns == (1, 0)
+    assert match(("0", "1"), ("1", "2")).columns is None  # stars, or a class that a file lacks
+    assert "[0, 1], mnli the classes [1, 2], which are taken in this order" in caplog.text
 
 
 def test_numbers_are_names_however_they_are_written():

@@ -2,10 +2,11 @@
 
 import hashlib
 import itertools
+import weakref
 
 import numpy as np
 import pytest
-from pico_project import save_checkpoint, sentence_overrides, text_overrides
+from pico_project import save_checkpoint, sentence_overrides, text_overrides, write_table
 from pico_runs import compose_here, run_one, save_one
 from transformers import AutoModelForSequenceClassification
 
@@ -134,3 +135,25 @@ def test_regression_from_a_bare_encoder(tmp_path, monkeypatch):
     assert record.metrics["fidelity"]["mse_to_dense"] > 0
     assert record.provenance["finetuned"] is True
     assert record.provenance["model_hash"] != record.provenance["base_model_hash"]
+
+
+def test_statistics_go_before_a_head_is_trained(tmp_path, monkeypatch, own_cache):
+    arguments = sentence_overrides(tmp_path)
+    bare = save_checkpoint(tmp_path / "bare", "bert", head="Model")
+    arguments += [f"model.path={bare}", "finetune.epochs=1"]
+    cache = SweepCache()
+    kept = cache.calibrated(compose_here(arguments)).calibration
+    other = write_table(tmp_path / "other.csv", 20, seed=2)
+    same_head = compose_here(arguments, f"dataset.test={other}")
+    assert cache.calibrated(same_head).calibration is kept
+    gone = weakref.ref(kept)
+    del kept
+    trained = []
+
+    def train(*args):
+        trained.append(gone())
+        return [0.0]
+
+    monkeypatch.setattr("stat_repro.finetune.recipe.train", train)
+    cache.dense(compose_here(arguments, f"dataset.train={other}"))
+    assert trained == [None]

@@ -17,6 +17,7 @@ from stat_repro.finetune import recovery
 from stat_repro.finetune.loop import TrainingError
 from stat_repro.finetune.recovery import recover
 from stat_repro.run.identity import identify
+from stat_repro.run.sweep_cache import SweepCache
 from stat_repro.surgery.edit import prune_model
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -283,8 +284,10 @@ def test_bfloat16_that_would_do_nothing_is_refused(tmp_path):
 def test_adapters_need_their_package(monkeypatch, tmp_path):
     modules = __import__("sys").modules
     monkeypatch.setitem(modules, "peft", None)
+    config = compose_here([*sentence_overrides(tmp_path), "recovery=lora"])
+    monkeypatch.setattr(SweepCache, "dense", lambda *_: pytest.fail("after a head was trained"))
     with pytest.raises(ConfigError, match=r"expected the package peft; got none .* pip install"):
-        recovery.check_recovery(replace(CONFIG, method="lora"))
+        run_one(config)
     monkeypatch.delitem(modules, "peft")
     (tmp_path / "peft.py").write_text("from transformers import HybridCache")  # a peft of 2025
     monkeypatch.syspath_prepend(tmp_path)

@@ -110,6 +110,37 @@ def test_all_models_read_the_same_solved_examples(folder):
     assert prompts[0][0][0] != QUESTIONS[0]["question"]
 
 
+def test_no_question_finds_its_own_answer(folder):
+    file, alone = folder / "mine.yaml", {"training_split: train\n": ""}
+    same = {str(folder / "solved.jsonl"): str(folder / "mine.jsonl")}
+    for changes, shots, says in (
+        ({}, 5, r"shots: expected at most 4, .* for mine; got 5$"),
+        (same, 1, r"shots: expected solved examples of mine .* got these rows and 1; choose"),
+        (alone, 1, r"shots: expected solved examples of mine .* got these rows and 1; choose"),
+        (alone | {"test_split: test": "test_split: test\nfewshot_split: test"}, 12, "at most 11"),
+    ):
+        text = before = file.read_text()
+        for old, new in changes.items():
+            text = text.replace(old, new)
+        file.write_text(text)
+        with pytest.raises(ZeroShotError, match=says):
+            load_tasks(("mine",), str(folder), shots)
+        file.write_text(before)
+    file.write_text(text)
+    loaded = load_tasks(("mine",), str(folder), 11)
+    evaluate_zero_shot(pico_model("llama_grouped"), plain_tokenizer(), loaded)
+    for instance in loaded.tasks["mine"].instances:
+        assert instance.args[0].count(instance.doc["question"]) == 1
+
+
+def test_metrics_that_do_not_fit_are_told(folder):
+    file = folder / "mine.yaml"
+    file.write_text(file.read_text().replace("metric: acc}", "metric: f1}"))
+    loaded = load_tasks(("mine",), str(folder), 0)
+    with pytest.raises(ZeroShotError, match=r"metrics for such answers; got .*mine.*multiclass"):
+        evaluate_zero_shot(pico_model("llama_grouped"), plain_tokenizer(), loaded)
+
+
 def test_a_head_of_its_own_stays_where_the_configuration_ties_it(folder):
     model = pico_model("llama_tied")
     own = torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))

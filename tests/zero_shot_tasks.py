@@ -11,7 +11,7 @@ TASK = """\
 task: {name}
 dataset_path: json
 dataset_kwargs:
-  data_files: {{test: {data}, train: {data}}}
+  data_files: {{test: {data}, train: {train}}}
 training_split: train
 test_split: test
 output_type: multiple_choice
@@ -27,17 +27,20 @@ QUESTIONS = [
         "choices": [WORDS[(7 * i) % 40], f"{WORDS[(5 * i) % 40]} {WORDS[i]} w1", WORDS[39 - i]],
         "label": i % 3,
     }
-    for i in range(12)
+    for i in range(16)
 ]
+QUESTIONS, SOLVED = QUESTIONS[:12], QUESTIONS[12:]
 
 
 def write_tasks(folder):
     """A folder with the tasks `mine` and `other`."""
     folder.mkdir()
+    train = folder / "solved.jsonl"
+    train.write_text("".join(json.dumps(row) + "\n" for row in SOLVED))
     for name, rows in (("mine", QUESTIONS), ("other", QUESTIONS[:5])):
         data = folder / f"{name}.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / f"{name}.yaml").write_text(TASK.format(name=name, data=data))
+        (folder / f"{name}.yaml").write_text(TASK.format(name=name, data=data, train=train))
     return folder
 
 

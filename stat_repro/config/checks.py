@@ -29,7 +29,7 @@ def setting(default: Any, **notes: Any) -> Any:
             takes no part in the run id. `later`: it joined the schema after runs had been stored;
             at its default, which must never change, it means what those runs did and takes no part
             in the run id. `of`: the method that has this option (other methods too have those of
-            STAT, where they take its sizes).
+            STAT, where they take its sizes). `tasks`: the tasks that read it.
     """
     if callable(default):
         return field(default_factory=default, metadata=notes)

@@ -9,6 +9,8 @@ from stat_repro.config.checks import ConfigError, Section, setting
 TASKS = ("classification", "regression", "similarity", "question_answering", "language_modeling")
 PARTS = ("train", "validation", "test")
 BOS = ("none", "first", "window")
+# Tasks that read a setting.
+_LABELLED, _QUESTIONS, _TEXT = TASKS[:3], TASKS[3:4], TASKS[4:]
 
 
 @dataclass
@@ -82,18 +84,18 @@ class DatasetConfig(Section, name="dataset"):
     held_out: float | None = setting(None, above=0, below=1, later=True)
     calibration_split: str = setting("train", choices=PARTS, later=True)
     evaluation_split: str = setting("test", choices=PARTS[1:], neutral=True, later=True)
-    calibration_corpus: str | None = setting(None, later=True)
-    calibration_path: str | None = setting(None, later=True)
-    text_column: str = "text"
-    text_pair_column: str | None = None
-    label_column: str = "label"
-    max_length: int = setting(128, low=2)
-    window: int = setting(512, low=2)
+    calibration_corpus: str | None = setting(None, later=True, tasks=_TEXT)
+    calibration_path: str | None = setting(None, later=True, tasks=_TEXT)
+    text_column: str = setting("text", tasks=_LABELLED + _TEXT)
+    text_pair_column: str | None = setting(None, tasks=_LABELLED)
+    label_column: str = setting("label", tasks=_LABELLED)
+    max_length: int = setting(128, low=2, tasks=_LABELLED + _QUESTIONS)
+    window: int = setting(512, low=2, tasks=_TEXT)
     usual_length: int | None = setting(None, low=2, neutral=True)
     at_most: bool = setting(False, neutral=True)
-    join: str = "\n"
-    bos: str = setting("none", choices=BOS, later=True)
-    answers: AnswerConfig = setting(AnswerConfig, later=True)
+    join: str = setting("\n", tasks=_TEXT)
+    bos: str = setting("none", choices=BOS, later=True, tasks=_TEXT)
+    answers: AnswerConfig = setting(AnswerConfig, later=True, tasks=_QUESTIONS)
     calibration_examples: int = setting(512, low=1, neutral=True)
     calibration_batch_size: int = setting(32, neutral=True)
 

@@ -52,7 +52,7 @@ class FinetuneConfig(Section, name="finetune"):
     batch_size: int = setting(32, low=1)
     learning_rate: float = setting(5e-5, above=0)
     warmup_fraction: float = setting(0.1, low=0, high=1)
-    weight_decay: float = 0.01
+    weight_decay: float = setting(0.01, low=0)
     seed: int = setting(0, low=0, high=MAX_SEED)
     bfloat16: bool = False
 
@@ -85,9 +85,9 @@ class RecoveryConfig(Section, name="recovery"):
     learning_rate: float = setting(1e-4, above=0)
     warmup_fraction: float = setting(0.1, low=0, high=1)
     weight_decay: float = setting(0.01, low=0)
-    hidden_weight: float = setting(1.0, low=0)
-    temperature: float = setting(1.0, above=0)
-    rank: int = setting(16, low=1)
+    hidden_weight: float = setting(1.0, low=0, of="distill")
+    temperature: float = setting(1.0, above=0, of="distill")
+    rank: int = setting(16, low=1, of="lora")
     seed: int = setting(0, low=0, high=MAX_SEED)
     bfloat16: bool = False
 

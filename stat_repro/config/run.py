@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 
 from stat_repro.config.checks import MAX_SEED, ConfigError, Section, setting
-from stat_repro.config.data import CostConfig, DatasetConfig, EvaluationConfig
+from stat_repro.config.data import CostConfig, DatasetConfig, EvaluationConfig, ZeroShotConfig
 from stat_repro.config.methods import METHODS
 from stat_repro.config.model import FinetuneConfig, ModelConfig, RecoveryConfig
 from stat_repro.config.pruning import CalibrationConfig, PruningConfig, check_target
@@ -96,13 +96,20 @@ class RunConfig(Section):
             raise ConfigError(
                 f"evaluation.split: {data.source} has only a test part; got {split!r}"
             )
+        self._check_read()
         self._check_recovery()
         if METHODS[self.pruning.method].reads_labels and data.task == "question_answering":
             raise ConfigError(
                 f"pruning.method={self.pruning.method} learns from labels of classes, numbers or "
                 f"running text: expected another dataset.task; got {data.task}"
             )
-        if self.evaluation.zero_shot.tasks and data.task != "language_modeling":
+        asked = self.evaluation.zero_shot
+        if asked != ZeroShotConfig() and not asked.tasks:
+            raise ConfigError(
+                "evaluation.zero_shot.tasks: expected names of tasks beside include, examples or "
+                "shots; got none; choose evaluation=zero_shot, or such as [piqa]"
+            )
+        if asked.tasks and data.task != "language_modeling":
             raise ConfigError(
                 "evaluation.zero_shot.tasks run on causal language models: expected "
                 f"dataset.task=language_modeling; got {data.task!r}"
@@ -113,6 +120,25 @@ class RunConfig(Section):
                 f"because a model must not be calibrated on what it is evaluated on; got {split!r} "
                 "for both"
             )
+
+    def _check_read(self) -> None:
+        """Refuse settings that the task or the recovery does not read."""
+        task, usual = self.dataset.task, DatasetConfig()
+        for one in fields(usual):
+            tasks = one.metadata.get("tasks", (task,))
+            if task not in tasks and getattr(self.dataset, one.name) != getattr(usual, one.name):
+                raise ConfigError(
+                    f"dataset.{one.name}: expected its default where dataset.task={task}, which "
+                    f"does not read it; it is for {', '.join(tasks)}"
+                )
+        method = self.recovery.method
+        for one in fields(self.recovery):
+            owner, value = one.metadata.get("of", method), getattr(self.recovery, one.name)
+            if value != one.default and method not in (owner, "none"):  # a sweep may have both
+                raise ConfigError(
+                    f"recovery.{one.name}={value} is an option of {owner}: expected "
+                    f"recovery.method={owner}; got {method}"
+                )
 
     def _check_recovery(self) -> None:
         method, task = self.recovery.method, self.dataset.task

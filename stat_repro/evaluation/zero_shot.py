@@ -101,7 +101,7 @@ def evaluate_zero_shot(
                 bootstrap_iters=0,
                 log_samples=False,
             )
-        except AssertionError as error:  # most of the harness' own have no words
+        except (AssertionError, ValueError) as error:  # most of its own have no words
             raise ZeroShotError(_refused(error, loaded, harness_model.max_length)) from error
     metrics = _metrics(results["results"])
     if broken:
@@ -142,11 +142,12 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, loaded: LoadedTasks) -> 
     return leading
 
 
-def _refused(error: AssertionError, loaded: LoadedTasks, positions: int) -> str:
+def _refused(error: Exception, loaded: LoadedTasks, positions: int) -> str:
     return (
         "evaluation.zero_shot.tasks: expected answers, given or generated, of at least one token "
-        f"of their own that fit into the {positions} tokens that the model reads; got a task among "
-        f"{listed(loaded.tasks)} that lm-eval refuses: {one_line(error)}"
+        f"of their own that fit into the {positions} tokens that the model reads, and metrics for "
+        f"such answers; got a task among {listed(loaded.tasks)} that lm-eval refuses: "
+        f"{one_line(error)}"
     )
 
 

@@ -55,7 +55,8 @@ def load_tasks(names: tuple[str, ...], include: str | None, shots: int) -> Loade
         shots: Solved examples in front of each question, instead of the task's default.
 
     Raises:
-        ZeroShotError: lm-eval is not installed, no such task, or its data cannot be loaded.
+        ZeroShotError: lm-eval is not installed, no such task, its data cannot be loaded, or there
+            are no such solved examples.
     """
     try:
         importlib.import_module("lm_eval.tasks")
@@ -77,6 +78,8 @@ def load_tasks(names: tuple[str, ...], include: str | None, shots: int) -> Loade
                 raise
             except Exception as error:
                 raise ZeroShotError(_no_data(manager, name, error)) from error
+            if shots:
+                _check_shots(name, task, shots)
             task.set_config(key="num_fewshot", value=shots)
             tasks[name] = task
     return LoadedTasks(tasks, tuple(name for name in names if name in local), shots)
@@ -177,6 +180,26 @@ def _check_rows(name: str, task: Any) -> None:
             "or as their texts; %d of %d rows have others, such as row %d with %r, and count as "
             "wrong",
             *(name, len(outside), len(task.eval_docs), *outside[0]),
+        )
+
+
+def _check_shots(name: str, task: Any, shots: int) -> None:
+    """Refuse solved examples that may hold the question itself, and more than there are."""
+    with quiet():  # that the harness takes the evaluated rows where a task names no others
+        pool = list(task.fewshot_docs())
+    # Then the harness leaves the question itself out, and needs another example for it.
+    left_out = task.fewshot_cfg.split == task.config.test_split
+    if not left_out and pool == list(task.eval_docs):
+        raise ZeroShotError(
+            f"evaluation.zero_shot.shots: expected solved examples of {name} that are not the "
+            f"evaluated rows, else questions find their own answers; got these rows and {shots}; "
+            "choose shots=0, or name a training_split, or as fewshot_split the test_split (each "
+            "question is left out then), in its task file"
+        )
+    if shots > (most := len(pool) - left_out):
+        raise ZeroShotError(
+            f"evaluation.zero_shot.shots: expected at most {most}, the solved examples that there "
+            f"are for {name}; got {shots}"
         )
 
 

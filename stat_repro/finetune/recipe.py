@@ -10,6 +10,7 @@ rounding.
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from stat_repro.finetune.loop import train
 from stat_repro.finetune.training_data import TrainingData, TrainingQuestions, TrainingSentences
 from stat_repro.models.loading import (
     LANGUAGE_MODELS,
+    TASK_CLASSES,
     load_config,
     load_model,
     load_tokenizer,
@@ -106,6 +108,7 @@ def task_checkpoint(
     max_length: int,
     device: torch.device,
     stride: int = 0,
+    before_training: Callable[[], None] | None = None,
 ) -> Path:
     """Folder of the encoder with a trained task head; trained on the first call, then cached.
 
@@ -117,6 +120,7 @@ def task_checkpoint(
         max_length: Tokens after which a sentence is cut; question answering: tokens per window.
         device: Where to train.
         stride: Question answering: tokens that neighbouring windows share.
+        before_training: Called where there is no such folder yet.
 
     Returns:
         A folder with model, tokenizer and `recipe.json` (recipe, mean training loss per epoch,
@@ -150,11 +154,13 @@ def task_checkpoint(
     }
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     target = cache_dir() / "checkpoints" / digest[:20]
-    return build_once(
-        f"checkpoint-{target.name}",
-        lambda out: _make(out, base_folder, training_data, config, device, recipe),
-        target,
-    )
+
+    def make(out: Path) -> None:
+        if before_training is not None:
+            before_training()
+        _make(out, base_folder, training_data, config, device, recipe)
+
+    return build_once(f"checkpoint-{target.name}", make, target)
 
 
 def _encoder_positions(base_folder: Path) -> int | None:
@@ -182,7 +188,7 @@ def _make(
     with seeded(config.seed, device):
         model = load_model(
             base_folder,
-            training_data.auto_class,
+            TASK_CLASSES[training_data.data.task],
             torch.float32,
             new=_HEAD_PARTS,
             **training_data.head,

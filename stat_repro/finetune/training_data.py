@@ -10,12 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from stat_repro.data.batching import Batch, Encoded, encode_sentences, sentence_batches
@@ -55,7 +50,6 @@ class TrainingSentences:
 
     data: TaskData
     max_length: int
-    auto_class: Any = AutoModelForSequenceClassification
 
     @property
     def head(self) -> dict[str, Any]:
@@ -116,7 +110,6 @@ class TrainingQuestions:
     data: QuestionData
     max_length: int
     stride: int
-    auto_class: Any = AutoModelForQuestionAnswering
 
     @property
     def head(self) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def match_outputs(
                 f"{both}. Checkpoints disagree on this order and this one has no names; "
                 f"its model card may. Give it: {_override(classes)}"
             )
-        if not numbered:
+        if not numbered or names[0] == "0":  # other numbers than the data's
             log.warning(_IN_ORDER, both, _override(classes))
         return OutputOrder(note=f"outputs have no names, taken as {', '.join(classes)}")
     if columns is None:

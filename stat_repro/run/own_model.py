@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 
-from stat_repro.config import ConfigError, RunConfig
+from stat_repro.config import RECOVERIES, ConfigError, RunConfig
 from stat_repro.cost.compare import counted_costs
 from stat_repro.cost.count import size_bytes
 from stat_repro.data.errors import DataError
@@ -75,6 +75,12 @@ def prune(options: argparse.Namespace) -> None:
     folder = options.out.expanduser()
     check_unused(folder)
     config = run_config(options)
+    unread = [item for item in options.set if item.startswith("recovery.")]
+    if unread and config.recovery.method == "none":
+        raise ConfigError(
+            f"--set {unread[0]}: expected --heal {', '.join(RECOVERIES[1:])} with it; got none, "
+            "so that nothing is trained"
+        )
     task, dense = config.dataset.task, checkpoint_folder(config.model)
     kind = ShardedCheckpoint(dense).float_dtype
     if options.dtype is None and config.save_dtype is None and kind.itemsize < 4:

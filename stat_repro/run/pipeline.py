@@ -57,6 +57,7 @@ def run_experiment(
         name: Its `run_id`, if `identify` was called already.
     """
     name = identify(config) if name is None else name
+    check_recovery(config.recovery)  # before a head is trained
     watch = measure.Stopwatch()
     measure.reset_cuda_peak_memory(measure.resolve_device(config.device))
     with watch.stage("total_s"):
@@ -111,7 +112,6 @@ def _compressed(
     config: RunConfig, cache: SweepCache, dense: DenseModel, watch: measure.Stopwatch
 ) -> tuple[CalibratedModel, Compression]:
     """The part of a run that ends with the pruned model."""
-    check_recovery(config.recovery)
     if config.cost.enabled:  # refuses a wrong length before the work
         mean = dense.workload.sequence_length
         timed_length(config.cost.sequence_length, dense.loaded.model, mean)
@@ -168,6 +168,7 @@ def save_stored(config: RunConfig, cache: SweepCache, record: RunRecord, folder:
     Raises:
         ConfigError: The plan is not that of the record.
     """
+    check_recovery(config.recovery)
     dense = cache.dense(config)
     _, compression = _compressed(config, cache, dense, measure.Stopwatch())
     if compression.plan.layers != record.layers:

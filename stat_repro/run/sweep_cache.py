@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from stat_repro import workloads
 from stat_repro.api import calibrate
 from stat_repro.assets.cache import stamps
@@ -103,8 +101,8 @@ class SweepCache:
         self._values.clear()
 
     def dense(self, config: RunConfig) -> DenseModel:
-        """The dense model with its task head, and its data."""
-        return self._shared("dense", _dense_key(config), lambda: _load_dense(config))
+        """The dense model with its task head, whose training needs the memory of all else."""
+        return self._shared("dense", _dense_key(config), lambda: _load_dense(config, self.clear))
 
     def dense_outputs(self, config: RunConfig, dense: DenseModel | None = None) -> Any:
         """Outputs of the dense model (of `dense`, if given) for several pruned ones."""
@@ -136,16 +134,14 @@ def _dense_key(config: RunConfig) -> dict[str, Any]:
     language = data.task == "language_modeling"
     # Of a text only the evaluated part is loaded, of a table all parts.
     key: dict[str, Any] = {"split": config.evaluation.split if language else None}
-    paths = (
-        *(config.model.path, data.train, data.validation, data.test, data.path),
-        *(data.calibration_path, config.evaluation.zero_shot.include),
-    )
+    paths = [config.model.path, data.train, data.validation, data.test, data.path]
+    paths += [data.calibration_path, config.evaluation.zero_shot.include]
     # Local files may be changed while a long sweep runs.
     key["files"] = [stamps(Path(path).expanduser()) for path in paths if path is not None]
     return key | {name: values[name] for name in (*_OF_MODEL, "dataset")}
 
 
-def _load_dense(config: RunConfig) -> DenseModel:
+def _load_dense(config: RunConfig, before_training: Callable[[], None]) -> DenseModel:
     include = config.evaluation.zero_shot.include
     if include is not None and Path(include).expanduser().exists():  # files may have been changed
         load_tasks.cache_clear()
@@ -154,7 +150,7 @@ def _load_dense(config: RunConfig) -> DenseModel:
         config = within_positions(config)
         given = checkpoint_folder(config.model)
         base_hash = hash_files(given)
-        folder, data = _prepared(config, given, base_hash, device)
+        folder, data = _prepared(config, given, base_hash, before_training)
     model_hash = base_hash if folder == given else hash_files(folder)
     same_everywhere("weights of the dense model (sha256)", model_hash)
     task, code = config.dataset.task, config.model.trust_remote_code
@@ -178,7 +174,7 @@ def within_positions(config: RunConfig) -> RunConfig:
 
 
 def _prepared(
-    config: RunConfig, folder: Path, base_hash: str, device: torch.device
+    config: RunConfig, folder: Path, base_hash: str, before_training: Callable[[], None]
 ) -> tuple[Path, Data]:
     """A checkpoint for the task, and its data; the head is trained if there is none."""
     has_head = has_task_head(folder, config.dataset.task)
@@ -198,7 +194,10 @@ def _prepared(
             "finetune=standard"
         )
     length, stride = config.dataset.max_length, config.dataset.answers.stride
-    return task_checkpoint(folder, base_hash, data, config.finetune, length, device, stride), data
+    device = resolve_device(config.device)
+    return task_checkpoint(
+        folder, base_hash, data, config.finetune, length, device, stride, before_training
+    ), data
 
 
 def load_data(config: RunConfig) -> Data:
@@ -233,9 +232,8 @@ def _check_override(config: RunConfig, has_head: bool) -> None:
     """Refuse names for outputs of a head that is trained here, or that are no classes."""
     task, labels = config.dataset.task, config.model.labels
     if labels is not None and not (has_head and task == "classification"):
-        reason = f"task {task} has no classes"
-        if task == "classification":
-            reason = "the head is trained here and has the data set's names"
+        trained = "the head is trained here and has the data set's names"
+        reason = trained if task == "classification" else f"task {task} has no classes"
         raise ConfigError(f"model.labels: expected null, because {reason}; got {labels}")
 
 
