@@ -9,6 +9,7 @@ import torch
 
 from stat_repro import measure, progress
 from stat_repro.bench import common
+from stat_repro.config import RunConfig
 from stat_repro.measure import (
     DeviceError,
     DeviceMemoryError,
@@ -255,6 +256,5 @@ def test_commands_that_run_a_model_tell_of_a_full_device(monkeypatch, capsys):
     monkeypatch.setattr(own_model, "run_config", full)
     with pytest.raises(DeviceMemoryError):
         own_model.evaluate(Namespace())
-    monkeypatch.setattr(pipeline, "_compressed", full)
     with pytest.raises(DeviceMemoryError):
-        pipeline.save_stored(None, None, None, None)
+        pipeline.save_stored(RunConfig(), Namespace(dense=full), None, None)

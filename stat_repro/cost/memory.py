@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from stat_repro.measure import synchronize
+
 
 class _LiveTensors(TorchDispatchMode):
     """Counts the bytes of the tensors that were made inside and are alive.
@@ -52,10 +54,12 @@ def forward_bytes(forward: Callable[[], object], device: torch.device) -> int:
         forward: Runs the pass; its result is dropped.
         device: Device it runs on. On CUDA the peak of the allocator is started anew.
     """
-    if device.type == "cuda":  # memory is handed out here, whatever the device is at
+    if device.type == "cuda":
+        synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         forward()
+        synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     with _LiveTensors() as tensors:
         forward()

@@ -142,9 +142,9 @@ def protocol_lines(frame: pd.DataFrame) -> list[str]:
         for text in where.index
     ]
     shared = [pair for pair in pairs[0] if all(pair in one for one in pairs)] if pairs[1:] else []
-    own = [[pair for pair in one if pair not in shared] for one in pairs]
+    rest = [[pair for pair in one if pair not in shared] for one in pairs]
     heads = [*(["all"] if shared else []), *map(", ".join, where)]
-    parts = [*([shared] if shared else []), *own]
+    parts = [*([shared] if shared else []), *rest]
     return [f"{head}: {', '.join(part)}" for head, part in zip(heads, parts, strict=True) if part]
 
 
