@@ -133,14 +133,14 @@ def _compressed(
 
 
 def _finished(config: RunConfig, dense: DenseModel, compression: Compression) -> dict[str, Any]:
-    """Train the pruned model on the training part if that is asked for, and round its weights.
+    """Train the pruned model if that is asked for, and round its weights.
 
     Returns:
         What `recover` says of it; nothing without a recovery.
     """
     recovery, done = config.recovery, {}
     if recovery.method != "none":
-        # The whole training part, in an order of its own.
+        # The whole part that calibrates, in an order of its own.
         drawn = CalibrationConfig(examples=dense.workload.rows, batch_size=recovery.batch_size)
         labelled = recovery.method != "distill"
         training = dense.workload.calibration(drawn, recovery.seed, labels=labelled)
