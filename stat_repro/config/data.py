@@ -117,6 +117,14 @@ class ZeroShotConfig(Section, name="evaluation.zero_shot"):
     examples: int | None = setting(None, low=1)
     shots: int = setting(0, low=0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tasks and (self.include, self.examples, self.shots) != (None, None, 0):
+            raise ConfigError(
+                "evaluation.zero_shot.tasks: expected names of tasks beside include, examples or "
+                "shots; got none; choose evaluation=zero_shot, or such as [piqa]"
+            )
+
 
 @dataclass
 class EvaluationConfig(Section, name="evaluation"):

@@ -1,11 +1,11 @@
 """The dense model: where it comes from, how an encoder gets a task head, how pruning is healed."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from omegaconf import MISSING
 
-from stat_repro.config.checks import MAX_SEED, Section, setting
+from stat_repro.config.checks import MAX_SEED, ConfigError, Section, setting
 
 RECOVERIES = ("none", "distill", "finetune", "lora")
 
@@ -90,6 +90,17 @@ class RecoveryConfig(Section, name="recovery"):
     rank: int = setting(16, low=1, of="lora")
     seed: int = setting(0, low=0, high=MAX_SEED)
     bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for one in fields(self):
+            owner, value = one.metadata.get("of", self.method), getattr(self, one.name)
+            # Without a recovery they stay: a sweep may have runs with and without it.
+            if value != one.default and self.method not in (owner, "none"):
+                raise ConfigError(
+                    f"recovery.{one.name}={value} is an option of {owner}: expected "
+                    f"recovery.method={owner}; got {self.method}"
+                )
 
 
 def placeholders(count: int) -> str:

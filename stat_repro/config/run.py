@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue
 
 from stat_repro.config.checks import MAX_SEED, ConfigError, Section, setting
-from stat_repro.config.data import CostConfig, DatasetConfig, EvaluationConfig, ZeroShotConfig
+from stat_repro.config.data import CostConfig, DatasetConfig, EvaluationConfig
 from stat_repro.config.methods import METHODS
 from stat_repro.config.model import FinetuneConfig, ModelConfig, RecoveryConfig
 from stat_repro.config.pruning import CalibrationConfig, PruningConfig, check_target
@@ -103,13 +103,7 @@ class RunConfig(Section):
                 f"pruning.method={self.pruning.method} learns from labels of classes, numbers or "
                 f"running text: expected another dataset.task; got {data.task}"
             )
-        asked = self.evaluation.zero_shot
-        if asked != ZeroShotConfig() and not asked.tasks:
-            raise ConfigError(
-                "evaluation.zero_shot.tasks: expected names of tasks beside include, examples or "
-                "shots; got none; choose evaluation=zero_shot, or such as [piqa]"
-            )
-        if asked.tasks and data.task != "language_modeling":
+        if self.evaluation.zero_shot.tasks and data.task != "language_modeling":
             raise ConfigError(
                 "evaluation.zero_shot.tasks run on causal language models: expected "
                 f"dataset.task=language_modeling; got {data.task!r}"
@@ -122,22 +116,14 @@ class RunConfig(Section):
             )
 
     def _check_read(self) -> None:
-        """Refuse settings that the task or the recovery does not read."""
-        task, usual = self.dataset.task, DatasetConfig()
+        """Refuse settings of the data set that its task does not read."""
+        data, usual = self.dataset, DatasetConfig()
         for one in fields(usual):
-            tasks = one.metadata.get("tasks", (task,))
-            if task not in tasks and getattr(self.dataset, one.name) != getattr(usual, one.name):
+            tasks = one.metadata.get("tasks", (data.task,))
+            if data.task not in tasks and getattr(data, one.name) != getattr(usual, one.name):
                 raise ConfigError(
-                    f"dataset.{one.name}: expected its default where dataset.task={task}, which "
-                    f"does not read it; it is for {', '.join(tasks)}"
-                )
-        method = self.recovery.method
-        for one in fields(self.recovery):
-            owner, value = one.metadata.get("of", method), getattr(self.recovery, one.name)
-            if value != one.default and method not in (owner, "none"):  # a sweep may have both
-                raise ConfigError(
-                    f"recovery.{one.name}={value} is an option of {owner}: expected "
-                    f"recovery.method={owner}; got {method}"
+                    f"dataset.{one.name}: expected its default where dataset.task={data.task}, "
+                    f"which does not read it; it is for {', '.join(tasks)}"
                 )
 
     def _check_recovery(self) -> None:

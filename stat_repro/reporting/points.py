@@ -142,10 +142,11 @@ def protocol_lines(frame: pd.DataFrame) -> list[str]:
         for text in where.index
     ]
     shared = [pair for pair in pairs[0] if all(pair in one for one in pairs)] if pairs[1:] else []
-    rest = [[pair for pair in one if pair not in shared] for one in pairs]
-    heads = [*(["all"] if shared else []), *map(", ".join, where)]
-    parts = [*([shared] if shared else []), *rest]
-    return [f"{head}: {', '.join(part)}" for head, part in zip(heads, parts, strict=True) if part]
+    lines = [("all", shared)] + [
+        (", ".join(names), [pair for pair in one if pair not in shared])
+        for names, one in zip(where, pairs, strict=True)
+    ]
+    return [f"{names}: {', '.join(part)}" for names, part in lines if part]
 
 
 def _sources(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
